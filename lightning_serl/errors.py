@@ -1,0 +1,30 @@
+"""The errors a user can meet: each message is one sentence that says what was wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class SeRLError(Exception):
+    """Base of every error this package raises on purpose.
+
+    ``str(error)`` is a single sentence for a person; the command line prints it after ``error:``.
+    """
+
+
+class InputError(SeRLError, ValueError):
+    """A file, option or model directory given by the user cannot be used (exit status 2)."""
+
+
+class PushMismatch(SeRLError):
+    """The rollout engine does not hold the weights it should (wrong version, names, bytes or log-probs)."""
+
+
+class RankFailure(SeRLError):
+    """A stage failed on some rank; raised with the first rank's message on all ranks."""
+
+
+class EmptyRound(SeRLError):
+    """No group of a round survived its filters after ``max_attempts`` attempts."""
+
+
+class EngineFailure(SeRLError):
+    """The rollout engine cannot generate (gone, refused the model, out of memory)."""

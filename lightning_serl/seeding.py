@@ -1,0 +1,35 @@
+"""Random numbers from counters: the same place in a run draws the same numbers on any rank and after any resume."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+# Every stage that draws random numbers has its own word, so that no two stages share a stream.
+STAGES = ("exemplars", "instruction", "rollout", "greedy", "evaluation", "minibatch", "mix", "order", "random_reward", "context")
+
+
+def seed_for(run_seed: int, stage: str, *counters: int) -> int:
+    """A 63-bit seed for one place of a run.
+
+    Args:
+        run_seed: The seed of the run, any non-negative integer.
+        stage: One of :data:`STAGES`.
+        counters: Where in that stage: round, attempt, global index, sample ...
+
+    Raises:
+        ValueError: for a stage that is not in :data:`STAGES`.
+    """
+    words = np.random.SeedSequence([run_seed, STAGES.index(stage), *counters]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def rng_for(run_seed: int, stage: str, *counters: int) -> random.Random:
+    """A ``random.Random`` seeded by :func:`seed_for`."""
+    return random.Random(seed_for(run_seed, stage, *counters))
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """``count`` float64 draws from [0, 1) that depend on ``seed`` alone; a sampler spends one per token."""
+    return np.random.Generator(np.random.Philox(seed)).random(count)

@@ -1,0 +1,226 @@
+"""What travels between the stages of a round: instructions, completions, groups, verdicts and micro-batches.
+
+Notation used everywhere: ``n`` completions of one group, ``B`` rows of a micro-batch, ``T`` tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Link(NamedTuple):
+    """Where a derived instruction comes from: ``relation`` to the group of ``parent`` (a uid), response ``index``."""
+
+    relation: str
+    parent: str
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One problem to be answered.
+
+    Attributes:
+        prompt: The problem as the user or the policy wrote it, without any template.
+        uid: Unique within a run; made from counters, so equal runs give equal uids.
+        role: Which reward and which solve template apply; ``"solve"`` for ordinary problems.
+        label: Gold answer, if one is known. Never shown to the policy.
+        link: Set on follow-ups made by ``InstructionSource.derive``.
+        train: ``False`` keeps the group out of the loss; it is still rolled out and scored.
+        meta: Free-form facts (``choices``, ``subject``, ``round`` ...): primitives only, they enter checkpoints.
+    """
+
+    prompt: str
+    uid: str
+    role: str = "solve"
+    label: str | None = None
+    link: Link | None = None
+    train: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation.
+
+    Attributes:
+        token_ids: Sampled ids, the end-of-sequence token included when it was sampled.
+        text: The ids decoded without special tokens, and without a stop string that ended it.
+        logprobs: The sampler's log-probability of each token (same length as ``token_ids``), or ``None``.
+        finished: ``True`` if an end token or stop string ended it, ``False`` if it was cut off by length.
+        version: ``Policy.version`` of the weights that wrote it; -1 for recorded text.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...] | None = None
+    finished: bool = True
+    version: int = -1
+
+
+@dataclass
+class Group:
+    """One instruction and its ``n`` completions.
+
+    Attributes:
+        instruction: What was asked.
+        prompt_ids: The tokens the policy saw; empty for recorded text.
+        completions: The ``n`` responses.
+        answers: What each response answers, ``None`` where it answers nothing; filled once by ``answers.cluster``.
+        cluster: Class of each answer, -1 for no answer; classes are numbered by the canonical order of answers.
+        stats: Per-token statistics from the policy's own pass (``"entropy"``, ``"certainty"``): ``n`` float
+            tensors of the completions' lengths, present only if some reward ``needs`` them.
+        links: Related groups of the same round, by ``(relation, response index or None)``.
+    """
+
+    instruction: Instruction
+    prompt_ids: tuple[int, ...]
+    completions: list[Completion]
+    answers: list[str | None] | None = None
+    cluster: list[int] | None = None
+    stats: dict[str, list[Tensor]] = field(default_factory=dict)
+    links: dict[tuple[str, int | None], list[Group]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @property
+    def texts(self) -> list[str]:
+        """The ``n`` response texts."""
+        return [c.text for c in self.completions]
+
+    @classmethod
+    def from_texts(
+        cls,
+        prompt: str,
+        texts: Sequence[str],
+        label: str | None = None,
+        finished: Sequence[bool] | None = None,
+        choices: Sequence[str] | None = None,
+    ) -> Group:
+        """Build a group from recorded responses, to vote on them without a model.
+
+        Args:
+            prompt: The problem.
+            texts: Its ``n`` responses.
+            label: Gold answer, where one is known.
+            finished: ``n`` flags, ``False`` for responses cut off by length; all finished if absent.
+            choices: The options of a multiple-choice problem, in order.
+
+        Raises:
+            ValueError: if ``finished`` and ``texts`` differ in length.
+        """
+        if finished is not None and len(finished) != len(texts):
+            raise ValueError(f"finished has {len(finished)} entries for {len(texts)} texts; give one flag per text")
+        flags = [True] * len(texts) if finished is None else [bool(f) for f in finished]
+        meta = {"choices": list(choices)} if choices is not None else {}
+        instruction = Instruction(prompt=prompt, uid="recorded", label=label, meta=meta)
+        return cls(instruction, (), [Completion((), t, None, f) for t, f in zip(texts, flags, strict=True)])
+
+    def with_completions(self, completions: Sequence[Completion]) -> Group:
+        """The same instruction with other completions and nothing derived from the old ones."""
+        return Group(self.instruction, self.prompt_ids, list(completions))
+
+
+@dataclass
+class Verdict:
+    """What a reward says of one group.
+
+    Attributes:
+        scores: (n,) float32, one score per response.
+        label: The pseudo-label (or gold label) that the scores were measured against, if there is one.
+        confidence: In [0, 1]; for votes the share of responses that agree with the label.
+        weight: (n,) float32; 0 keeps a response out of baseline, spread and denominator.
+        token_scores: Per-token scores, ``n`` float tensors of the completions' lengths, added to the advantage.
+        centred: The scores are advantages already; no baseline is subtracted and nothing is scaled.
+        info: Facts for the log (``"tie"``, ``"unique_answers"`` ...).
+    """
+
+    scores: Tensor
+    label: str | None = None
+    confidence: float = 1.0
+    weight: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
+    token_scores: list[Tensor] | None = None
+    centred: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scores = torch.as_tensor(self.scores, dtype=torch.float32)
+        self.weight = torch.ones_like(self.scores) if self.weight is None else torch.as_tensor(self.weight, dtype=torch.float32)
+        if self.weight.shape != self.scores.shape:
+            raise ValueError(f"weight has shape {tuple(self.weight.shape)}, scores {tuple(self.scores.shape)}; both must be (n,)")
+
+    def scaled(self, factor: float) -> Verdict:
+        """The same verdict with its response weights multiplied by ``factor`` (a group filter's weight)."""
+        return self if factor == 1.0 else replace(self, weight=self.weight * factor)
+
+
+class TokenStats(NamedTuple):
+    """What ``Policy.forward`` returns, each (B, T) float32 and 0 outside the completion mask."""
+
+    logp: Tensor
+    entropy: Tensor | None = None
+    certainty: Tensor | None = None
+
+
+class RolloutBatch:
+    """One micro-batch of an optimizer step.
+
+    A plain class on purpose: under ``bf16-true`` Lightning rounds the floats of dicts and dataclasses.
+    All tensors are right-padded and aligned with the token they speak of: ``logp[b, t]`` belongs to ``input_ids[b, t]``.
+
+    Attributes:
+        input_ids: (B, T) int64, prompt then completion then padding.
+        attention_mask: (B, T) int64, 1 on real tokens.
+        position_ids: (B, T) int64.
+        mask: (B, T) bool, True on completion tokens that enter the loss.
+        advantages: (B, T) float32.
+        old_logp: (B, T) float32 of the policy that starts the round, or ``None`` when the round is a single step.
+        ref_logp: (B, T) float32 of the reference policy, or ``None`` without a KL term.
+        sampler_logp: (B, T) float32 as the engine reported them, or ``None``.
+        num_tokens: Loss tokens of the whole optimizer step, over all ranks and micro-batches.
+        num_sequences: Responses of the whole optimizer step with at least one loss token.
+        uids: Instruction uid of each row; empty for an empty slot.
+    """
+
+    _TENSORS = ("input_ids", "attention_mask", "position_ids", "mask", "advantages", "old_logp", "ref_logp", "sampler_logp")
+
+    def __init__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        mask: Tensor,
+        advantages: Tensor,
+        old_logp: Tensor | None = None,
+        ref_logp: Tensor | None = None,
+        sampler_logp: Tensor | None = None,
+        num_tokens: int = 1,
+        num_sequences: int = 1,
+        uids: Sequence[str] = (),
+    ) -> None:
+        self.input_ids, self.attention_mask, self.position_ids, self.mask = input_ids, attention_mask, position_ids, mask
+        self.advantages, self.old_logp, self.ref_logp, self.sampler_logp = advantages, old_logp, ref_logp, sampler_logp
+        self.num_tokens, self.num_sequences, self.uids = num_tokens, num_sequences, tuple(uids)
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> RolloutBatch:
+        """A copy with every tensor on ``device``; dtypes stay as they are."""
+        moved = {k: v if v is None else v.to(device, non_blocking=non_blocking) for k in self._TENSORS for v in (getattr(self, k),)}
+        return RolloutBatch(**moved, num_tokens=self.num_tokens, num_sequences=self.num_sequences, uids=self.uids)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives only, for a checkpoint read with ``weights_only=True``."""
+        return {k: getattr(self, k) for k in (*self._TENSORS, "num_tokens", "num_sequences")} | {"uids": list(self.uids)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> RolloutBatch:
+        """The inverse of :meth:`state_dict`."""
+        return cls(**state)
