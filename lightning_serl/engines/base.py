@@ -1,0 +1,150 @@
+"""The rollout engine: what a round asks of whatever writes its completions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from lightning_serl.types import Completion
+
+if TYPE_CHECKING:
+    from lightning_serl.policy import Policy
+
+Who = Literal["policy", "reference", "teacher"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Args:
+        max_tokens: Longest completion, in tokens.
+        temperature: Divides the logits; 0 takes the most likely token.
+        top_p: Nucleus share; 1 keeps everything.
+        top_k: Number of most likely tokens kept; 0 keeps everything.
+        stop: Strings that end a completion; they are not part of its text.
+    """
+
+    max_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or above, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 or above, got {self.top_k}")
+
+    def with_stop(self, stop: Sequence[str]) -> Sampling:
+        """The same sampling with these stop strings added."""
+        return replace(self, stop=tuple(dict.fromkeys((*self.stop, *stop))))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the completions wanted for it.
+
+    Attributes:
+        prompt_ids: Token ids, never text: nothing is encoded twice.
+        seeds: One seed per completion; each completion depends on its own seed, not on its neighbours.
+        sampling: How to draw.
+        prompt: The same prompt as text, for engines that look completions up instead of sampling them.
+    """
+
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    prompt: str = ""
+
+    @property
+    def n(self) -> int:
+        """Number of completions."""
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """New weights for an engine.
+
+    Attributes:
+        kind: ``full`` weights under the names of the Hugging Face model, or a LoRA ``adapter``.
+        tensors: (name, tensor) pairs, streamed one at a time.
+        version: ``Policy.version`` of these weights.
+        meta: The adapter's configuration.
+    """
+
+    kind: Literal["full", "adapter"]
+    tensors: Callable[[], Iterator[tuple[str, Tensor]]]
+    version: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RolloutEngine(ABC):
+    """Writes completions for token prompts, with the weights of one policy version.
+
+    The life of an engine: :meth:`start` once, then any number of :meth:`push` and :meth:`generate`, then
+    :meth:`close`. An engine that was closed can be started again.
+    """
+
+    #: False for an engine that replays recordings: it needs no policy, and its version never changes.
+    samples_policy: bool = True
+
+    def __init__(self) -> None:
+        self.poll: Callable[[], None] = _never_interrupted
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """The policy version whose weights the engine samples from."""
+
+    @abstractmethod
+    def start(self, policy: Policy | None, ranks: Any) -> None:
+        """Get ready to generate; called before the first request, after the process group exists.
+
+        Raises:
+            EngineFailure: if the engine cannot run here, with the remedy.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
+        """Complete every request.
+
+        Yields:
+            ``(index of the request, its completions)`` in the order in which requests finish. ``self.poll()`` is
+            called often in between: it raises when the run should stop.
+        """
+
+    @abstractmethod
+    def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
+        """Log-probability of each token given those before it: per row a (len - 1,) float32 tensor."""
+
+    @abstractmethod
+    def push(self, update: WeightUpdate) -> None:
+        """Take new weights; afterwards ``version == update.version``.
+
+        Raises:
+            PushMismatch: if the weights that arrived are not the ones that were sent.
+        """
+
+    def sleep(self) -> None:
+        """Give accelerator memory back while the trainer works; nothing to do for most engines."""
+
+    def wake(self) -> None:
+        """Undo :meth:`sleep`."""
+
+    def close(self) -> None:
+        """Release everything; calling it twice is harmless."""
+
+
+def _never_interrupted() -> None:
+    """The default of :attr:`RolloutEngine.poll`."""

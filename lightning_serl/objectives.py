@@ -1,0 +1,269 @@
+"""Advantages, clipped policy losses and KL estimators: pure tensor functions, free of Lightning and of models.
+
+Notation: ``B`` responses, ``T`` tokens of the longest row. A response of weight 0 enters no statistic and no loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Baseline = Literal["group", "loo", "batch", "none"]
+Scale = Literal["group", "batch", "none"]
+Aggregation = Literal["token", "sequence", "constant"]
+KLKind = Literal["k1", "k2", "k3"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The policy-gradient objective.
+
+    Args:
+        baseline: What is subtracted from a score: the mean of its ``group`` (GRPO), the mean of the other
+            responses of its group (``loo``, RLOO), the mean over the ``batch`` (REINFORCE++), or ``none``.
+        scale: What the difference is divided by: the standard deviation of its ``group`` (GRPO), of the
+            ``batch`` (REINFORCE++), or ``none`` (Dr. GRPO, RLOO).
+        clip_low: Lower clip distance; ratios below ``1 - clip_low`` carry no gradient.
+        clip_high: Upper clip distance; larger than ``clip_low`` is DAPO's clip-higher.
+        dual_clip: Upper bound of the ratio for negative advantages (above 1), or null for none.
+        aggregation: ``token`` divides by all tokens of the optimizer step (DAPO), ``sequence`` averages each
+            response first (GRPO as first published), ``constant`` divides by a constant length (Dr. GRPO).
+        constant_length: Divisor per response under ``aggregation=constant``, in tokens.
+        beta: Weight of the KL divergence to the reference policy; 0 holds no reference at all.
+        kl: Estimator of the divergence: ``k1`` (difference), ``k2`` (half square) or ``k3`` (always positive).
+        kl_in: Whether the divergence is a term of the ``loss`` or is taken off the ``reward``.
+        eps: Added to every standard deviation before dividing.
+    """
+
+    baseline: Baseline = "group"
+    scale: Scale = "group"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    aggregation: Aggregation = "token"
+    constant_length: int = 1024
+    beta: float = 0.0
+    kl: KLKind = "k3"
+    kl_in: Literal["loss", "reward"] = "loss"
+    eps: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low < 1:
+            raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
+        if self.clip_high <= 0:
+            raise ValueError(f"clip_high must be above 0, got {self.clip_high}")
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise ValueError(f"dual_clip must be above 1 or null, got {self.dual_clip}")
+        if self.constant_length < 1:
+            raise ValueError(f"constant_length must be at least 1 token, got {self.constant_length}")
+        if self.beta < 0:
+            raise ValueError(f"beta must be 0 or above, got {self.beta}")
+        if self.eps < 0:
+            raise ValueError(f"eps must be 0 or above, got {self.eps}")
+
+
+def advantages(
+    scores: Tensor,
+    group: Tensor,
+    baseline: Baseline = "group",
+    scale: Scale = "group",
+    weight: Tensor | None = None,
+    eps: float = 1e-4,
+) -> Tensor:
+    """Score minus baseline, over scale; standard deviations are unbiased (divide by count - 1).
+
+    GRPO is (group, group), Dr. GRPO (group, none), RLOO (loo, none), REINFORCE++ (batch, batch) and its baseline
+    variant (group, batch). Under ``scale="batch"`` the spread is that of the differences after the baseline.
+
+    Args:
+        scores: (B,) float.
+        group: (B,) integer, equal for responses to one instruction; rows need not be adjacent.
+        baseline: See :class:`Objective`.
+        scale: See :class:`Objective`.
+        weight: (B,) float; rows of weight 0 leave all statistics untouched and get advantage 0.
+        eps: Added to the standard deviation.
+
+    Returns:
+        (B,) of the dtype of ``scores``. A group (or batch) without spread, or with a single response of
+        positive weight, gets 0 wherever its own statistics are used.
+
+    Raises:
+        ValueError: for an unknown baseline or scale, or shapes that differ.
+    """
+    if scores.shape != group.shape or (weight is not None and weight.shape != scores.shape):
+        raise ValueError("scores, group and weight must all have shape (B,)")
+    live = torch.ones_like(scores) if weight is None else (weight > 0).to(scores.dtype)
+    index = torch.unique(group, return_inverse=True)[1]
+    groups = int(index.max()) + 1 if index.numel() else 0
+
+    def per_group(values: Tensor) -> Tensor:
+        return torch.zeros(groups, dtype=scores.dtype, device=scores.device).index_add_(0, index, values * live)[index]
+
+    count, total = per_group(torch.ones_like(scores)), per_group(scores)
+    number = live.sum()
+    if baseline == "group":
+        centred = scores - total / count.clamp(min=1)
+    elif baseline == "loo":
+        centred = torch.where(count > 1, scores - (total - scores) / (count - 1).clamp(min=1), torch.zeros_like(scores))
+    elif baseline == "batch":
+        centred = scores - (scores * live).sum() / number.clamp(min=1)
+    elif baseline == "none":
+        centred = scores.clone()
+    else:
+        raise ValueError(f"baseline must be group, loo, batch or none, got {baseline!r}")
+
+    if scale == "group":
+        mean = total / count.clamp(min=1)
+        deviation = (per_group((scores - mean) ** 2) / (count - 1).clamp(min=1)).sqrt()
+        # Rounding must not turn a unanimous group into a huge advantage.
+        flat = (count < 2) | ~_spread(scores, index, groups, live)[index]
+        centred = torch.where(flat, torch.zeros_like(centred), centred / (deviation + eps))
+    elif scale == "batch":
+        mean = (centred * live).sum() / number.clamp(min=1)
+        deviation = ((((centred - mean) ** 2) * live).sum() / (number - 1).clamp(min=1)).sqrt()
+        flat_batch = bool(number < 2) or not bool((centred[live > 0] != centred[live > 0][0]).any())
+        centred = torch.zeros_like(centred) if flat_batch else centred / (deviation + eps)
+    elif scale != "none":
+        raise ValueError(f"scale must be group, batch or none, got {scale!r}")
+    return centred * live
+
+
+def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
+    """(groups,) bool: whether the live scores of a group differ at all (exact comparison)."""
+    big = torch.finfo(scores.dtype).max
+    low = torch.full((groups,), big, dtype=scores.dtype, device=scores.device)
+    low.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, big)), "amin")
+    high = torch.full((groups,), -big, dtype=scores.dtype, device=scores.device)
+    high.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, -big)), "amax")
+    return high > low
+
+
+def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
+    """Per-token estimate of KL(policy || reference) from samples of the policy.
+
+    With x = logp - ref: k1 = x, k2 = x^2 / 2, k3 = exp(-x) - 1 + x (Schulman, "Approximating KL divergence").
+
+    Args:
+        logp: Log-probs of the sampled tokens under the policy, any shape.
+        ref: The same under the reference policy.
+        kind: The estimator.
+
+    Returns:
+        The shape of ``logp``.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    x = logp - ref
+    if kind == "k1":
+        return x
+    if kind == "k2":
+        return x * x / 2
+    if kind == "k3":
+        return torch.exp(-x) - 1 + x
+    raise ValueError(f"kl must be k1, k2 or k3, got {kind!r}")
+
+
+def aggregate(
+    values: Tensor,
+    mask: Tensor,
+    aggregation: Aggregation = "token",
+    denominator: float | Tensor | None = None,
+    constant_length: int = 1,
+) -> Tensor:
+    """Sum per-token values into one scalar.
+
+    ``token``: sum over tokens / denominator (tokens). ``sequence``: sum over rows of the row's token mean /
+    denominator (rows). ``constant``: sum over tokens / (denominator x constant_length), denominator in rows.
+
+    Args:
+        values: (B, T) float.
+        mask: (B, T) bool, True on tokens that count.
+        aggregation: See above.
+        denominator: Global count of the whole optimizer step; the count of this batch if absent.
+        constant_length: Tokens per row under ``constant``.
+
+    Returns:
+        () of the dtype of ``values``; exactly 0 (with a graph) when nothing is masked in.
+
+    Raises:
+        ValueError: for an unknown aggregation.
+    """
+    # where, not a product: a padded position may hold a non-finite value
+    kept = torch.where(mask, values, torch.zeros_like(values))
+    lengths = mask.sum(-1)
+    if denominator is None:
+        denominator = mask.sum() if aggregation == "token" else (lengths > 0).sum()
+    divisor = denominator.to(values.dtype).clamp(min=1) if isinstance(denominator, Tensor) else max(denominator, 1)
+    if aggregation == "token":
+        return kept.sum() / divisor
+    if aggregation == "sequence":
+        return (kept.sum(-1) / lengths.clamp(min=1)).sum() / divisor
+    if aggregation == "constant":
+        return kept.sum() / (divisor * constant_length)
+    raise ValueError(f"aggregation must be token, sequence or constant, got {aggregation!r}")
+
+
+def policy_loss(
+    logp: Tensor,
+    old: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    aggregation: Aggregation = "token",
+    denominator: float | Tensor | None = None,
+    constant_length: int = 1,
+) -> Tensor:
+    """The clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
+
+    Args:
+        logp: (B, T) log-probs under the policy being trained.
+        old: (B, T) log-probs under the policy that wrote the responses (no gradient).
+        adv: (B, T) advantages, or (B,) for one per response.
+        mask: (B, T) bool, True on tokens that count.
+        clip_low: Ratios below ``1 - clip_low`` are clipped.
+        clip_high: Ratios above ``1 + clip_high`` are clipped.
+        dual_clip: For negative advantages the ratio counts at most this much (Ye et al. 2020).
+        aggregation: See :func:`aggregate`.
+        denominator: See :func:`aggregate`.
+        constant_length: See :func:`aggregate`.
+
+    Returns:
+        () loss.
+    """
+    adv = adv[:, None] if adv.dim() == 1 else adv
+    ratio = torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)))
+    gain = torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
+    if dual_clip is not None:
+        gain = torch.where(adv < 0, torch.maximum(gain, dual_clip * adv), gain)
+    return aggregate(-gain, mask, aggregation, denominator, constant_length)
+
+
+class ClipCounts(NamedTuple):
+    """Sums over the masked tokens of a micro-batch; divide by the token count of the step for TRL's ``clip_ratio``."""
+
+    low: Tensor
+    high: Tensor
+
+
+def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> ClipCounts:
+    """How many tokens the clip silenced: below with negative, above with positive advantage.
+
+    Args:
+        logp: (B, T).
+        old: (B, T).
+        adv: (B, T) or (B,).
+        mask: (B, T) bool.
+        clip_low: As in :func:`policy_loss`.
+        clip_high: As in :func:`policy_loss`.
+    """
+    adv = adv[:, None] if adv.dim() == 1 else adv
+    ratio = torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)))
+    low = mask & (ratio < 1 - clip_low) & (adv < 0)
+    high = mask & (ratio > 1 + clip_high) & (adv > 0)
+    return ClipCounts(low.sum(), high.sum())
