@@ -1,0 +1,351 @@
+"""Which instructions are rolled out and which groups are trained on."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+from lightning.pytorch import Callback
+
+from lightning_serl.errors import InputError
+from lightning_serl.pool import InstructionPool
+from lightning_serl.prompts import STYLES, has_solution, serl_normalise, split_choices
+from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.words import count_words
+
+# float32 scores, summed: shares of n responses that differ at all differ by far more.
+_ROUNDING = 1e-6
+
+
+class InstructionFilter(Callback, ABC):
+    """Judges a proposed instruction before it is rolled out.
+
+    Filters are asked in the order they are listed; the first reason given rejects the instruction.
+    """
+
+    @abstractmethod
+    def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> str | None:
+        """Why not to use an instruction.
+
+        Args:
+            instruction: The proposal.
+            pool: All instructions accepted so far, seeds included; ``None`` if there is no pool.
+
+        Returns:
+            One of ``lightning_serl.reasons.REASONS``, or ``None`` to let it pass.
+        """
+
+
+class GroupFilter(Callback, ABC):
+    """Judges rolled-out and rewarded groups before they are trained on."""
+
+    @abstractmethod
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[str | None]]:
+        """How much each group counts.
+
+        Args:
+            groups: The groups of a round.
+            verdicts: What the reward said of each.
+
+        Returns:
+            A weight per group, 0 to drop it, and a reason per group: one of ``lightning_serl.reasons.REASONS`` for
+            those dropped, ``None`` for the others.
+        """
+
+
+class QualityFilter(InstructionFilter):
+    """Rejects proposals that are no usable problem: nothing in them, too short or long, unsolvable from their text.
+
+    Proposals that the parser marked as cut off (``meta["truncated"]``) are rejected as such. The style ``default``
+    takes problems of any language and with leading formulas; ``serl`` applies the rules of SeRL's published code.
+
+    Args:
+        style: ``default`` or ``serl``.
+        min_words: The fewest words of a problem (characters in scripts without spaces).
+        max_words: The most words of a problem; by default 600, in the style ``serl`` 150.
+        keywords: Words and phrases that reject a problem; by default those that point to a picture which a text
+            cannot show, in the style ``serl`` SeRL's list.
+        require_choices: Reject problems without options; by default if all seeds have some.
+
+    Raises:
+        InputError: for an unknown style, length bounds out of order or an empty keyword.
+    """
+
+    def __init__(
+        self,
+        style: Literal["default", "serl"] = "default",
+        min_words: int = 4,
+        max_words: int | None = None,
+        keywords: list[str] | None = None,
+        require_choices: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if style not in STYLES:
+            raise InputError(f"QualityFilter: unknown style {style!r}; use default or serl")
+        self.style = style
+        self.min_words = min_words
+        self.max_words = _MAX_WORDS[style] if max_words is None else max_words
+        if not 0 <= self.min_words <= self.max_words:
+            raise InputError(
+                f"QualityFilter: min_words {self.min_words} and max_words {self.max_words} are out of order; "
+                "min_words must be at least 0 and at most max_words"
+            )
+        if isinstance(keywords, str) or any(not k.strip() for k in keywords or ()):
+            raise InputError(f"QualityFilter: keywords must be a list of words, not {keywords!r}; use [] for none")
+        self.keywords = keywords
+        self.require_choices = require_choices
+        chosen = keywords if keywords is not None else _SERL_KEYWORDS if style == "serl" else None
+        self._keyword = _MISSING_PICTURE if chosen is None else _phrases(chosen)
+
+    @property
+    def state_key(self) -> str:
+        """Tells filters of one class apart by their options."""
+        return self._generate_state_key(
+            style=self.style,
+            min_words=self.min_words,
+            max_words=self.max_words,
+            keywords=self.keywords,
+            require_choices=self.require_choices,
+        )
+
+    def reject(self, instruction: Instruction | str, pool: InstructionPool | None = None) -> str | None:
+        """Why a proposal is no usable problem.
+
+        Args:
+            instruction: The proposal; in a plain text options are looked for.
+            pool: Tells whether the seeds have options.
+
+        Returns:
+            A reason or ``None``.
+        """
+        text = instruction if isinstance(instruction, str) else instruction.prompt
+        reason = self._reject_serl(text) if self.style == "serl" else self._reject_default(instruction)
+        if reason is None and self._lacks_choices(instruction, pool):
+            return "no_choices"
+        return reason
+
+    def _reject_default(self, instruction: Instruction | str) -> str | None:
+        if isinstance(instruction, str):
+            text, options = split_choices(instruction)[0], instruction
+        else:
+            text = instruction.prompt
+            if instruction.meta.get("truncated"):
+                return "truncated_item"
+            # What follows the last option, "Answer: B", is found there.
+            options = "\n".join([text, *map(str, instruction.meta.get("choices") or ())])
+        words = count_words(text)
+        if not text.strip():
+            return "empty"
+        if not words:
+            return "punctuation"
+        if words < self.min_words:
+            return "too_short"
+        if words > self.max_words:
+            return "too_long"
+        if self._keyword.search(text):
+            return "keyword"
+        # A program is no answer that votes could agree on.
+        if text.lstrip().lower().startswith("write a program"):
+            return "write_a_program"
+        return "solution_leak" if has_solution(options) else None
+
+    def _reject_serl(self, text: str) -> str | None:
+        text = serl_normalise(text)
+        words = len(text.split())
+        if not text:
+            return "empty"
+        if words < self.min_words:
+            return "too_short"
+        if words > self.max_words:
+            return "too_long"
+        if self._keyword.search(text):
+            return "keyword"
+        if text.startswith("Write a program"):
+            return "write_a_program"
+        if text[0] in string.punctuation:
+            return "punctuation"
+        return None if text[0].isascii() else "non_ascii"
+
+    def _lacks_choices(self, instruction: Instruction | str, pool: InstructionPool | None) -> bool:
+        required = self.require_choices
+        if required is None:
+            # SeRL's code has no such rule.
+            required = self.style == "default" and pool is not None and pool.multiple_choice
+        if not required:
+            return False
+        found = split_choices(instruction)[1] if isinstance(instruction, str) else instruction.meta.get("choices")
+        return len(found or ()) < 2
+
+
+class NoveltyFilter(InstructionFilter):
+    """Rejects proposals that repeat a seed or anything accepted before.
+
+    Args:
+        threshold: The largest ROUGE-L F with any earlier problem that still passes, above 0 and at most 1.
+
+    Raises:
+        InputError: for a threshold outside (0, 1].
+    """
+
+    def __init__(self, threshold: float = 0.7) -> None:
+        super().__init__()
+        if not 0 < threshold <= 1:
+            raise InputError(f"NoveltyFilter: threshold {threshold} is out of range; it must be above 0 and at most 1")
+        self.threshold = threshold
+
+    @property
+    def state_key(self) -> str:
+        """Tells filters of one class apart by their options."""
+        return self._generate_state_key(threshold=self.threshold)
+
+    def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> str | None:
+        """Why a proposal is not new.
+
+        Args:
+            instruction: The proposal.
+            pool: What it is compared with.
+
+        Returns:
+            ``duplicate`` or ``None``.
+        """
+        if pool is None or pool.similar(instruction, self.threshold) is None:
+            return None
+        return "duplicate"
+
+
+class DifficultyFilter(GroupFilter):
+    """Drops groups that nearly all or hardly any responses solve.
+
+    The mean score of the responses that count (weight above 0) must lie in the band, bounds included. Groups whose
+    scores are advantages already are left alone.
+
+    Args:
+        low: The smallest mean score that is trained on.
+        high: The largest mean score that is trained on.
+        style: ``default`` takes the bounds as the numbers they are written as (4 of 5 is 0.8); ``serl`` compares the
+            float32 mean as SeRL's published code does (4 of 5 is above 0.8).
+
+    Raises:
+        InputError: if ``low`` is above ``high``, or for an unknown style.
+    """
+
+    def __init__(self, low: float = 0.2, high: float = 0.8, style: Literal["default", "serl"] = "default") -> None:
+        super().__init__()
+        if not low <= high:
+            raise InputError(f"DifficultyFilter: low {low} is above high {high}; low must be at most high")
+        if style not in STYLES:
+            raise InputError(f"DifficultyFilter: unknown style {style!r}; use default or serl")
+        self.low, self.high, self.style = low, high, style
+
+    @property
+    def state_key(self) -> str:
+        """Tells filters of one class apart by their options."""
+        return self._generate_state_key(low=self.low, high=self.high, style=self.style)
+
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[str | None]]:
+        """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band.
+
+        Args:
+            groups: The groups of a round.
+            verdicts: What the reward said of each.
+
+        Returns:
+            Weights and reasons.
+        """
+        return _weights([self._judge(verdict) for verdict in verdicts])
+
+    def _judge(self, verdict: Verdict) -> str | None:
+        if verdict.centred:
+            return None
+        if _unanswered(verdict):
+            return "no_answer"
+        scores = verdict.scores[verdict.weight > 0]
+        if self.style == "serl":
+            mean, slack = scores.mean().item(), 0.0
+        else:
+            mean, slack = math.fsum(scores.tolist()) / len(scores), _ROUNDING
+        if mean < self.low - slack:
+            return "too_hard"
+        return "too_easy" if mean > self.high + slack else None
+
+
+class ZeroSpread(GroupFilter):
+    """Drops groups whose responses all score the same: they teach nothing, and under batch baselines they lock in.
+
+    Responses of weight 0 do not count. Groups with scores per token, or whose scores are advantages already, are left
+    alone.
+    """
+
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[str | None]]:
+        """Weight 0 and ``no_spread`` or ``no_answer`` for groups without a difference.
+
+        Args:
+            groups: The groups of a round.
+            verdicts: What the reward said of each.
+
+        Returns:
+            Weights and reasons.
+        """
+        return _weights([self._judge(verdict) for verdict in verdicts])
+
+    def _judge(self, verdict: Verdict) -> str | None:
+        if verdict.centred:
+            return None
+        if _unanswered(verdict):
+            return "no_answer"
+        scores = verdict.scores[verdict.weight > 0]
+        equal = bool((scores == scores[0]).all())
+        return "no_spread" if equal and verdict.token_scores is None else None
+
+
+def _unanswered(verdict: Verdict) -> bool:
+    """Whether no response counts, or the reward says that none of them holds an answer."""
+    return not bool((verdict.weight > 0).any()) or verdict.info.get("no_answer", 0) == len(verdict.scores)
+
+
+def _weights(reasons: list[str | None]) -> tuple[list[float], list[str | None]]:
+    return [1.0 if reason is None else 0.0 for reason in reasons], reasons
+
+
+def _phrases(phrases: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of the phrases as whole words; in scripts without spaces, anywhere."""
+    if not phrases:
+        return re.compile(r"(?!)")
+    edged = []
+    for phrase in phrases:
+        words = phrase.split()
+        left = r"\b" if _is_ascii_word(words[0][0]) else ""
+        right = r"\b" if _is_ascii_word(words[-1][-1]) else ""
+        edged.append(left + r"\s+".join(map(re.escape, words)) + right)
+    return re.compile("|".join(edged), re.IGNORECASE)
+
+
+def _is_ascii_word(char: str) -> bool:
+    return char.isascii() and char.isalnum()
+
+
+_MAX_WORDS = {"default": 600, "serl": 150}
+
+_SERL_KEYWORDS = (
+    *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
+    *("draw", "plot", "go to"),
+)
+
+# "The graph of y = x" and "the image of a point" are plain mathematics: only references to something shown count.
+_DRAWN = "figure|diagram|illustration|sketch"
+_SEEN = f"{_DRAWN}|picture|image|photo|photograph|graph|chart|plot|map|drawing"
+_MISSING_PICTURE = re.compile(
+    rf"\b(?:the|this) (?:{_DRAWN})\b"
+    rf"|\b(?:in|from) (?:the|this) (?:picture|photo|photograph|drawing|chart)\b"
+    rf"|\b(?:following|accompanying|attached|given) (?:{_SEEN})\b"
+    rf"|\b(?:{_SEEN})s? (?:is |are )?(?:shown|below|above|provided)\b"
+    rf"|\b(?:shown|pictured|depicted|illustrated) (?:in|on|by) (?:the|this) (?:{_SEEN})\b"
+    rf"|\b(?:below|above|here) (?:is|are) (?:the|a) (?:{_SEEN})s?\b"
+    r"|\bas (?:shown|pictured|depicted|illustrated)\b|\bgraphed (?:below|above|here)\b"
+    r"|\[asy\]|\\includegraphics",
+    re.IGNORECASE,
+)

@@ -1,0 +1,262 @@
+"""The instruction pool: everything that was ever accepted, and an index that says what a new text resembles."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_serl.types import Instruction
+from lightning_serl.words import tokenise
+
+STATUSES = ("seed", "accepted", "kept")
+
+# The bound is 2*overlap/(m+n), the score rouge_score's float operations on p and r: they may differ in the last bits.
+_SLACK = 1e-9
+
+
+def _rouge_l(lcs: int, length: int, other: int) -> float:
+    """ROUGE-L F by the float operations of ``rouge_score``, so that ties at a threshold fall the same way."""
+    if not lcs:
+        return 0.0
+    precision, recall = lcs / other, lcs / length
+    return 2 * precision * recall / (precision + recall)
+
+
+def _full_text(item: str | Instruction) -> str:
+    """What is compared: options are part of a problem, since many share the stem "Which of these is true?"."""
+    if isinstance(item, str):
+        return item
+    return "\n".join([item.prompt, *map(str, item.meta.get("choices") or ())])
+
+
+class _Query:
+    """A text prepared for comparison: its (word, occurrence) features and the positions of each word as bits."""
+
+    def __init__(self, tokens: Sequence[str], vocabulary: Mapping[str, int]) -> None:
+        self.length = len(tokens)
+        self.positions: dict[int, int] = {}
+        self.features: list[tuple[int, int]] = []
+        seen: dict[int, int] = {}
+        for position, token in enumerate(tokens):
+            word = vocabulary.get(token)
+            if word is not None:
+                self.positions[word] = self.positions.get(word, 0) | 1 << position
+                seen[word] = seen.get(word, -1) + 1
+                self.features.append((word, seen[word]))
+
+    def lcs(self, words: Iterable[int]) -> int:
+        """Length of the longest common subsequence with ``words``, one big-integer addition per shared word."""
+        full = (1 << self.length) - 1
+        row = full
+        for word in words:
+            match = self.positions.get(word)
+            if match is not None:
+                hit = row & match
+                row = ((row + hit) | (row - hit)) & full
+        return self.length - row.bit_count()
+
+
+class InstructionPool:
+    """All instructions of a run: the seeds, what was accepted, and of that what was kept for training.
+
+    Novelty compares with all of them; few-shot exemplars come from seeds and kept ones. Labels are not stored.
+
+    Similarity is ROUGE-L with the tokens of :func:`lightning_serl.words.tokenise`. An inverted index over
+    (word, occurrence) pairs gives the number of words two texts share, an upper bound on their common subsequence;
+    only texts whose bound could matter are compared in full.
+
+    Args:
+        seeds: The problems to start from.
+    """
+
+    def __init__(self, seeds: Iterable[str | Instruction] = ()) -> None:
+        self._clear()
+        for seed in seeds:
+            self.add(seed, "seed")
+
+    def _clear(self) -> None:
+        self._items: list[Instruction] = []
+        self._statuses: list[str] = []
+        self._by_uid: dict[str, int] = {}
+        self._by_text: dict[str, int] = {}
+        self._vocabulary: dict[str, int] = {}
+        self._words: list[array[int]] = []
+        self._lengths = array("i")
+        self._holders: dict[tuple[int, int], array[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, uid: object) -> bool:
+        """Whether the pool holds an instruction of this uid."""
+        return uid in self._by_uid
+
+    @property
+    def texts(self) -> list[str]:
+        """The problems, in the order they came."""
+        return [item.prompt for item in self._items]
+
+    @property
+    def statuses(self) -> list[str]:
+        """``seed``, ``accepted`` or ``kept`` for each problem, in the order of :attr:`texts`."""
+        return list(self._statuses)
+
+    @property
+    def multiple_choice(self) -> bool:
+        """Whether every seed carries options, so that a new problem must carry some too."""
+        seeds = self.seeds
+        return bool(seeds) and all(len(seed.meta.get("choices") or ()) > 1 for seed in seeds)
+
+    @property
+    def seeds(self) -> list[Instruction]:
+        """The problems of the user, in the order they came, without labels; few-shot prompts show them."""
+        return self._with_status("seed")
+
+    @property
+    def kept(self) -> list[Instruction]:
+        """The policy's own problems that were trained on, in the order they came; few-shot prompts show them too."""
+        return self._with_status("kept")
+
+    def _with_status(self, status: str) -> list[Instruction]:
+        return [item for item, its in zip(self._items, self._statuses, strict=True) if its == status]
+
+    def add(self, text: str | Instruction, status: str = "accepted") -> int:
+        """Remember an instruction, whether or not it resembles another.
+
+        Args:
+            text: The problem; a plain text gets the uid ``pool-INDEX``.
+            status: ``seed``, ``accepted`` or ``kept``.
+
+        Returns:
+            Its index.
+
+        Raises:
+            ValueError: for an unknown status, or a uid that the pool holds already.
+        """
+        if status not in STATUSES:
+            raise ValueError(f"unknown pool status {status!r}; use one of {', '.join(STATUSES)}")
+        index = len(self._items)
+        item = Instruction(text, f"pool-{index}") if isinstance(text, str) else replace(text, label=None)
+        if item.uid in self._by_uid:
+            raise ValueError(f"the pool already holds an instruction with uid {item.uid!r}; uids must be unique")
+        full = _full_text(item)
+        words = array("i", (self._vocabulary.setdefault(t, len(self._vocabulary)) for t in tokenise(full)))
+        seen: dict[int, int] = {}
+        for word in words:
+            seen[word] = seen.get(word, -1) + 1
+            self._holders.setdefault((word, seen[word]), array("i")).append(index)
+        self._items.append(item)
+        self._statuses.append(status)
+        self._by_uid[item.uid] = index
+        self._by_text.setdefault(_plain(full), index)
+        self._words.append(words)
+        self._lengths.append(len(words))
+        return index
+
+    def mark_kept(self, which: str | int) -> None:
+        """Make an accepted instruction an exemplar, because its group was trained on; a seed stays a seed.
+
+        Args:
+            which: Its uid or its index.
+
+        Raises:
+            KeyError: if the pool has no such uid.
+            IndexError: if the pool has no such index.
+        """
+        index = self._by_uid[which] if isinstance(which, str) else which
+        if self._statuses[index] != "seed":
+            self._statuses[index] = "kept"
+
+    def nearest(self, text: str | Instruction) -> tuple[float, int]:
+        """The largest ROUGE-L F of ``text`` with any entry, and the first entry that reaches it.
+
+        Two texts without any word (only signs or emoji) score 1 if they are the same and 0 otherwise.
+
+        Args:
+            text: The problem to compare; it need not be in the pool.
+
+        Returns:
+            Score and index; ``(0.0, -1)`` for an empty pool.
+        """
+        full = _full_text(text)
+        query = _Query(tokenise(full), self._vocabulary)
+        best, best_index = 0.0, 0 if self._items else -1
+        if not query.length:
+            same = self._by_text.get(_plain(full))
+            return (best, best_index) if same is None else (1.0, same)
+        overlap = self._overlap(query)
+        candidates = np.flatnonzero(overlap)
+        bounds = 2.0 * overlap[candidates] / (np.asarray(self._lengths)[candidates] + query.length)
+        for place in np.argsort(-bounds, kind="stable"):
+            if bounds[place] < best - _SLACK:
+                break
+            index = int(candidates[place])
+            score = self._score(query, index)
+            if score > best or (score == best and index < best_index):
+                best, best_index = score, index
+        return best, best_index
+
+    def similar(self, text: str | Instruction, threshold: float) -> int | None:
+        """An entry that ``text`` repeats: the same text, or the first whose ROUGE-L F exceeds ``threshold``.
+
+        Args:
+            text: The problem to compare.
+            threshold: Scores strictly above it count as a repetition.
+
+        Returns:
+            The index of the entry, or ``None`` if ``text`` is new.
+        """
+        full = _full_text(text)
+        same = self._by_text.get(_plain(full))
+        if same is not None:
+            return same
+        query = _Query(tokenise(full), self._vocabulary)
+        if not query.features:
+            return None
+        overlap = self._overlap(query)
+        possible = 2.0 * overlap >= (threshold - _SLACK) * (np.asarray(self._lengths) + query.length)
+        for index in np.flatnonzero(possible & (overlap > 0)):
+            if self._score(query, int(index)) > threshold:
+                return int(index)
+        return None
+
+    def _overlap(self, query: _Query) -> npt.NDArray[np.int64]:
+        """For every entry the number of words it shares with the query, repeated words counted as often as shared."""
+        holders = [self._holders[f] for f in query.features if f in self._holders]
+        if not holders:
+            return np.zeros(len(self._items), np.int64)
+        return np.bincount(np.concatenate(holders), minlength=len(self._items))
+
+    def _score(self, query: _Query, index: int) -> float:
+        return _rouge_l(query.lcs(self._words[index]), query.length, self._lengths[index])
+
+    def state_dict(self) -> dict[str, list[Any]]:
+        """Everything but the index, which is rebuilt: lists of strings and of the instructions' own facts."""
+        return {
+            "prompts": self.texts,
+            "uids": [item.uid for item in self._items],
+            "roles": [item.role for item in self._items],
+            "metas": [dict(item.meta) for item in self._items],
+            "statuses": self.statuses,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Sequence[Any]]) -> None:
+        """Replace the content by that of another pool.
+
+        Args:
+            state: What :meth:`state_dict` returned.
+        """
+        self._clear()
+        columns = (state[name] for name in ("prompts", "uids", "roles", "metas", "statuses"))
+        for prompt, uid, role, meta, status in zip(*columns, strict=True):
+            self.add(Instruction(prompt, uid, role, meta=dict(meta)), status)
+
+
+def _plain(text: str) -> str:
+    """The text up to case and white space: equal texts have equal tokens, so this never contradicts ROUGE-L."""
+    return " ".join(text.lower().split())

@@ -1,0 +1,35 @@
+"""The embedded default: a tiny language, tokenizer and policy that self-play improves on two CPU cores.
+
+On the command line the packaged files are written ``tiny:base``, ``tiny:seeds`` and ``tiny:held_out``.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from lightning_serl.errors import InputError
+
+_PREFIX = "tiny:"
+_FILES = {"base": "base", "seeds": "seeds.jsonl", "held_out": "held_out.jsonl"}
+
+
+def path(name: str) -> Path:
+    """Where a packaged file lies: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl).
+
+    Raises:
+        InputError: for another name; the message lists the known ones.
+    """
+    if name not in _FILES:
+        known = ", ".join(_PREFIX + n for n in _FILES)
+        raise InputError(f"there is no {_PREFIX + name!r} in this package; the embedded names are {known}")
+    return Path(str(files(__name__) / _FILES[name]))
+
+
+def resolve(name: str) -> str:
+    """The packaged path for ``tiny:NAME``; any other string comes back unchanged.
+
+    Raises:
+        InputError: for an unknown ``tiny:`` name.
+    """
+    return str(path(name.removeprefix(_PREFIX))) if name.startswith(_PREFIX) else name
