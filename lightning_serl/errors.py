@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SeRLError(Exception):
     """Base of every error this package raises on purpose.
@@ -23,7 +25,16 @@ class RankFailure(SeRLError):
 
 
 class EmptyRound(SeRLError):
-    """No group of a round survived its filters after ``max_attempts`` attempts."""
+    """No group of a round survived its filters after ``max_attempts`` attempts.
+
+    Args:
+        message: The sentence for the user.
+        played: The round, whose events say why.
+    """
+
+    def __init__(self, message: str, played: Any = None) -> None:
+        super().__init__(message)
+        self.played = played
 
 
 class EngineFailure(SeRLError):

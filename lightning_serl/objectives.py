@@ -45,7 +45,7 @@ class Objective:
     dual_clip: float | None = None
     aggregation: Aggregation = "token"
     constant_length: int = 1024
-    beta: float = 0.0
+    beta: float = 0.001
     kl: KLKind = "k3"
     kl_in: Literal["loss", "reward"] = "loss"
     eps: float = 1e-4

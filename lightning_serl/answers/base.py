@@ -1,0 +1,25 @@
+"""What a grader is: it reads the answer off a response and says which answers are equal."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class AnswerGrader(Protocol):
+    """Reads answers and compares them; any object with these two methods serves.
+
+    Three methods are optional and found by name:
+
+    - ``extract_truncated(text) -> str | None`` reads a response that was cut off; without it such a response abstains.
+    - ``label(text) -> str | None`` reads a gold label; without it the label is taken as it stands.
+    - ``start_group(seconds=...)`` is called before each group, for graders that spend bounded time on one.
+    """
+
+    def extract(self, text: str) -> str | None:
+        """The answer of a finished response, or ``None`` if it answers nothing. Must not raise on any text."""
+        ...
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two extracted answers are equal. Must be symmetric and must not raise."""
+        ...

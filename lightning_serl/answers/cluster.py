@@ -1,0 +1,62 @@
+"""Sorting the responses of a group into classes of equal answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning_serl.answers.base import AnswerGrader
+
+
+def cluster(
+    texts: Sequence[str],
+    finished: Sequence[bool],
+    grader: AnswerGrader,
+    choices: Sequence[str] | int | None = None,
+) -> tuple[list[str | None], list[int]]:
+    """Read the answers of one group and number their classes.
+
+    Distinct answers are sorted, each is compared with the first of every class so far, and classes are numbered in
+    that order. So the result does not depend on the order of the responses, even where equality is not transitive.
+
+    Args:
+        texts: The ``n`` responses.
+        finished: ``n`` flags, ``False`` for responses cut off by length.
+        grader: Reads and compares the answers.
+        choices: The options of a multiple-choice problem, or how many there are; a letter beyond them is no answer.
+
+    Returns:
+        ``n`` answers (``None`` for no answer) and ``n`` classes (-1 for no answer).
+    """
+    start_group = getattr(grader, "start_group", None)
+    if start_group is not None:
+        start_group()
+    extract_truncated = getattr(grader, "extract_truncated", None)
+    # Each distinct response is read once, and in an order of its own: a grader with bounded time must not favour the
+    # responses that happen to come first.
+    read: dict[tuple[str, bool], str | None] = {}
+    for text, done in sorted(set(zip(texts, map(bool, finished), strict=True))):
+        if done:
+            read[text, done] = grader.extract(text)
+        else:
+            read[text, done] = None if extract_truncated is None else extract_truncated(text)
+    limit = None if choices is None else choices if isinstance(choices, int) else len(choices)
+    answers = [_within(read[text, bool(done)], limit) for text, done in zip(texts, finished, strict=True)]
+
+    representatives: list[str] = []
+    class_of: dict[str, int] = {}
+    for answer in sorted({a for a in answers if a is not None}):
+        for number, representative in enumerate(representatives):
+            if grader.same(representative, answer):
+                class_of[answer] = number
+                break
+        else:
+            class_of[answer] = len(representatives)
+            representatives.append(answer)
+    return answers, [-1 if a is None else class_of[a] for a in answers]
+
+
+def _within(answer: str | None, limit: int | None) -> str | None:
+    """The answer, unless it is a letter beyond the problem's choices."""
+    if limit is None or answer is None or len(answer) != 1 or not "A" <= answer <= "Z":
+        return answer
+    return answer if ord(answer) - ord("A") < limit else None

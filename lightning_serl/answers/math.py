@@ -1,0 +1,159 @@
+r"""Mathematical answers: the last box, plain rules where they decide, math-verify in a worker process where not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_serl.answers.boxed import MAX_ANSWER, last_boxed
+from lightning_serl.answers.client import shared_client
+from lightning_serl.answers.memo import Memo
+from lightning_serl.answers.phrases import announced, is_prose
+from lightning_serl.answers.plain import decide, normal_form
+from lightning_serl.answers.thinking import strip_thinking
+from lightning_serl.errors import InputError
+
+MODES = ("fast", "exact")
+
+# Seconds of the worker's processor time. Together they keep one group below a second, whatever it holds.
+REQUEST_SECONDS = 0.35
+PROBE_SECONDS = 0.15
+GROUP_SECONDS = 0.6
+# An ordinary comparison takes 1 to 20 ms and is free, so that many honest answers never exhaust a group's budget.
+FREE_SECONDS = 0.06
+# Longer answers are compared by their normal form only.
+_MAX_COMPARED = 1000
+# Full extraction reads the end of a response; its regexes are slow on very long texts.
+_MAX_READ = 16_000
+# A neutral partner: an answer that cannot be compared with it in time cannot be compared with anything.
+_NEUTRAL = "7919"
+
+
+class MathGrader:
+    r"""Reads ``\boxed{...}`` or "answer is ...", and compares numbers, LaTeX expressions, sets and equations.
+
+    In ``"fast"`` mode equal normal forms are equal and plain numbers are compared exactly (to six places if one is a
+    decimal); math-verify sees only the pairs that are left. In ``"exact"`` mode it decides every pair of distinct
+    answers. Verdicts are remembered across groups. An answer that math-verify cannot handle in time or memory is
+    remembered as equal to itself only; once a group's budget is spent, what is left counts as different.
+
+    Args:
+        mode: ``"fast"`` or ``"exact"``.
+
+    Attributes:
+        timeouts: How many requests to the worker ended with its death.
+
+    Raises:
+        InputError: for an unknown mode.
+
+    Example:
+        >>> grader = MathGrader()
+        >>> grader.extract(r"Thus $x = \boxed{\dfrac{1}{2}}$.")
+        '\\dfrac{1}{2}'
+        >>> grader.same(r"\dfrac{1}{2}", "0.5")
+        True
+    """
+
+    name = "math"
+
+    def __init__(self, mode: str = "fast") -> None:
+        if mode not in MODES:
+            raise InputError(f"the math grader has no mode {mode!r}; use one of {', '.join(MODES)}")
+        self.mode = mode
+        self.timeouts = 0
+        self._verdicts: Memo[tuple[str, str], bool] = Memo()
+        self._sound: Memo[str, bool] = Memo()
+        self._budget = GROUP_SECONDS
+
+    def warm_up(self) -> None:
+        """Start the worker without waiting for it, so that the first group need not wait for its imports."""
+        shared_client().start()
+
+    def start_group(self, seconds: float = GROUP_SECONDS) -> None:
+        """Grant a new budget of slow processor time."""
+        self._budget = seconds
+
+    def extract(self, text: str) -> str | None:
+        """The last box, else an announced answer, else what math-verify finds; ``None`` if there is nothing."""
+        text = strip_thinking(text)
+        boxed = _tidy(last_boxed(text))
+        if boxed is not None and not is_prose(boxed):
+            return boxed
+        said = announced(text) if boxed is None and self.mode == "fast" else None
+        if said is not None:
+            return _tidy(said)
+        # Whole sentences in a box are read like a response: there may be a formula among them.
+        source = boxed if boxed is not None and self.mode == "fast" else text[-_MAX_READ:]
+        reply = self._ask("read", text=source)
+        return (None if reply is None else _tidy(reply.get("answer"))) or boxed
+
+    def extract_truncated(self, text: str) -> str | None:
+        """The last complete box; a response that was cut off before it says nothing."""
+        return _tidy(last_boxed(strip_thinking(text)))
+
+    def label(self, text: str) -> str | None:
+        r"""A gold label, bare (``\frac{1}{2}``), in dollars, or a whole solution with a box."""
+        return _tidy(last_boxed(text)) or _tidy(text)
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two answers are equal; symmetric, never raises, bounded in time."""
+        if a == b:
+            return True
+        if self.mode == "fast":
+            plain = decide(a, b)
+            if plain is not None:
+                return plain
+        pair = (a, b) if a < b else (b, a)
+        known = self._verdicts.get(pair)
+        return self._compare(*pair) if known is None else known
+
+    def _compare(self, a: str, b: str) -> bool:
+        if (
+            any(len(x) > _MAX_COMPARED or is_prose(x) or self._sound.get(x) is False for x in (a, b))
+            or self._budget <= 0
+        ):
+            return normal_form(a) == normal_form(b)
+        full = self._budget >= REQUEST_SECONDS
+        reply = self._ask("same", a=_box(a), b=_box(b))
+        if reply is not None:
+            # An error inside math-verify means that it cannot equate the two, which is its verdict on them.
+            return self._verdicts.put((a, b), bool(reply.get("same", False)))
+        if full:
+            # A verdict for this pair is final only if it had its full time.
+            self._verdicts.put((a, b), normal_form(a) == normal_form(b))
+            for answer in (a, b):
+                self._probe(answer)
+        return normal_form(a) == normal_form(b)
+
+    def _probe(self, answer: str) -> None:
+        """Find out whether this answer was the one that took too long, so that it costs no further group."""
+        if answer in self._sound or self._budget < PROBE_SECONDS:
+            return
+        self._sound.put(answer, self._ask("same", limit=PROBE_SECONDS, a=_box(answer), b=_box(_NEUTRAL)) is not None)
+
+    def _ask(self, op: str, limit: float = REQUEST_SECONDS, **fields: str) -> dict[str, Any] | None:
+        """One request within the group's budget; ``None`` if it ended with the worker's death or was not made."""
+        if self._budget <= 0:
+            return None
+        limit = min(limit, self._budget)
+        reply = shared_client().ask(op, limit, **fields)
+        if reply is None:
+            self.timeouts += 1
+        spent = limit if reply is None else float(reply["seconds"])
+        if spent > FREE_SECONDS:
+            self._budget -= spent
+        return reply
+
+
+def _box(answer: str) -> str:
+    """The spelling that math-verify reads as one answer."""
+    return "\\boxed{" + answer + "}"
+
+
+def _tidy(answer: str | None) -> str | None:
+    """Without dollar signs and blanks around it; ``None`` if nothing is left or it is far too long."""
+    if answer is None or len(answer) > MAX_ANSWER:
+        return None
+    answer = answer.strip()
+    while len(answer) > 1 and answer[0] == answer[-1] == "$":
+        answer = answer[1:-1].strip()
+    return answer if any(c.isalnum() or c in "\\∅∞" for c in answer) else None

@@ -1,0 +1,45 @@
+"""Checkpoints that an interrupted run continues from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class Checkpoints(ModelCheckpoint):
+    """Keeps the latest checkpoints of a run in ``checkpoints/`` of the run folder, ``last.ckpt`` among them.
+
+    On Ctrl-C, SIGTERM and errors the present state is saved too, before the first optimizer step as well, so that
+    ``--ckpt_path last`` always has something to continue from.
+
+    Args:
+        every_n_train_steps: Optimizer steps between checkpoints.
+        keep: How many of them stay on disk, ``last.ckpt`` not counted.
+    """
+
+    def __init__(self, every_n_train_steps: int = 10, keep: int = 1) -> None:
+        super().__init__(
+            filename="step={step}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=every_n_train_steps,
+            save_top_k=keep,
+            monitor="step" if keep > 0 else None,
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Settle on the folder."""
+        if self.dirpath is None:
+            self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where the run stands; optimizer steps are the clock, so the last whole step counts."""
+        if trainer.state.fn != "fit" or trainer.fast_dev_run or trainer.sanity_checking or trainer.optimizers == []:
+            return
+        assert self.dirpath is not None
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")

@@ -1,0 +1,148 @@
+"""The run's books: what became of every instruction, every step's metrics, and some samples to read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+
+from lightning_serl.callbacks.hooks import RolloutHooks
+from lightning_serl.callbacks.run_files import RunFile
+
+if TYPE_CHECKING:
+    from lightning_serl.datamodules.round import Round
+    from lightning_serl.types import Group, Verdict
+
+_FILES = ("ledger", "metrics", "samples")
+
+
+class Ledger(RolloutHooks):
+    """Writes ``ledger.jsonl``, ``metrics.jsonl`` and ``samples.jsonl`` into the run folder, from rank 0.
+
+    The ledger has one row per event of an instruction: proposed, rejected, accepted, voted, kept, dropped, trained;
+    it holds no clock, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer step or
+    evaluation; what a clock measured stands under ``time/``. A resumed run first forgets the rows written after its
+    checkpoint, then writes them again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[str, RunFile] = {}
+        self._restored: dict[str, int] | None = None
+        self._committed: dict[str, int] = {}
+        self._last_step = 0
+        self._open: dict[str, Any] | None = None  # the round whose steps are being made
+        self._fresh: dict[str, float] = {}
+        self._clock = time.monotonic()
+        #: Events, and reasons of rejected instructions and dropped groups, counted over the run.
+        self.counts: dict[str, int] = {}
+        self.reasons: dict[str, dict[str, int]] = {"rejected": {}, "dropped": {}}
+        self.last_metrics: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Open the files of the run folder."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            root = Path(trainer.default_root_dir)
+            self._files = {name: RunFile(root / f"{name}.jsonl") for name in _FILES}
+            self._committed = {name: f.offset for name, f in self._files.items()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Cut the files back to the checkpoint, if there is one."""
+        self._clock = time.monotonic()
+        self._last_step = trainer.global_step
+        if self._restored is not None:
+            for name, offset in self._restored.items():
+                if name in self._files:
+                    self._files[name].truncate(offset)
+                    self._committed[name] = self._files[name].offset
+            self._restored = None
+
+    def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
+        """Write the round's events, and a few of its groups to read."""
+        for event in played.events:
+            self.counts[event["event"]] = self.counts.get(event["event"], 0) + 1
+            if event["event"] in self.reasons:
+                mine = self.reasons[event["event"]]
+                mine[event["reason"]] = mine.get(event["reason"], 0) + 1
+        self._write("ledger", played.events)
+        self._write("samples", [_sample(played.number, g, v) for g, v in played.samples])
+        if not played.stats:
+            return  # a round that failed: its rows stay to be read, but no checkpoint counts them
+        self._open = {"round": played.number, "uids": [g.instruction.uid for g in played.groups if g.instruction.train]}
+        self._fresh = dict(played.stats)
+        self.last_metrics.update(played.stats)
+        self._commit()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Hand the round's numbers to the user's loggers: logging is not allowed inside the stream."""
+        if self._fresh:
+            pl_module.log_dict(self._fresh, on_step=True, on_epoch=False, batch_size=1)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After an optimizer step: its metrics, and the trained instructions once their round is through."""
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        now = time.monotonic()
+        metrics = {**getattr(pl_module, "step_metrics", {}), **self._fresh}
+        self.last_metrics.update(metrics)
+        self._write("metrics", [{"step": trainer.global_step, **metrics, "time/step": round(now - self._clock, 4)}])
+        self._clock, self._fresh = now, {}
+        steps = getattr(pl_module, "steps_per_round", 1)
+        if self._open is not None and (batch_idx + 1) % (steps * trainer.accumulate_grad_batches) == 0:
+            number = self._open["round"]
+            self._write("ledger", [{"uid": uid, "event": "trained", "round": number} for uid in self._open["uids"]])
+            self.counts["trained"] = self.counts.get("trained", 0) + len(self._open["uids"])
+            self._open = None
+        self._commit()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One row per evaluation."""
+        if trainer.sanity_checking:
+            return
+        results = getattr(pl_module, "last_results", {})
+        row = {f"val/{name}/{k}": v for name, result in results.items() for k, v in result.items()}
+        if row:
+            self._write("metrics", [{"step": trainer.global_step, **row}])
+            self._commit()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the files count, and what was counted."""
+        return {
+            "offsets": dict(self._committed),
+            "counts": dict(self.counts),
+            "reasons": {event: dict(why) for event, why in self.reasons.items()},
+            "open": self._open,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self._restored = state_dict["offsets"]
+        self.counts, self.reasons = state_dict["counts"], state_dict["reasons"]
+        self._open = state_dict["open"]
+
+    def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
+        if name in self._files:
+            self._files[name].append(rows)
+
+    def _commit(self) -> None:
+        self._committed = {name: f.offset for name, f in self._files.items()}
+
+
+def _sample(number: int, group: Group, verdict: Verdict) -> dict[str, Any]:
+    answers = group.answers or [None] * len(group)
+    return {
+        "round": number,
+        "uid": group.instruction.uid,
+        "prompt": group.instruction.prompt,
+        "label": verdict.label,
+        "confidence": round(verdict.confidence, 6),
+        "responses": [
+            {"text": c.text, "answer": a, "score": round(s, 6), "finished": c.finished}
+            for c, a, s in zip(group.completions[:4], answers, verdict.scores.tolist(), strict=False)
+        ],
+    }

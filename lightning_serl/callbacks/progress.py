@@ -1,0 +1,117 @@
+"""What the terminal shows: the phase at hand with its progress, and one line per finished round."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lightning_serl.callbacks.hooks import RolloutHooks
+
+if TYPE_CHECKING:
+    from lightning_serl.datamodules.round import Round
+
+
+class Phases(RolloutHooks):
+    """Shows writing, answering, voting, training and evaluating, on rank 0.
+
+    In a terminal each phase has a bar; under Lightning's ``RichProgressBar`` it becomes a line of that bar. Elsewhere,
+    in a log file say, only the line per round is printed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trainer: pl.Trainer | None = None
+        self._own: Progress | None = None
+        self._training: tuple[Progress, Any] | None = None
+        self._played: Round | None = None
+        self._console = Console(file=sys.stdout)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remember whose terminal it is."""
+        self._trainer = trainer
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show one phase; the yielded function moves its bar.
+
+        Args:
+            name: What is being done.
+            total: How many units it has.
+        """
+        bar = self._bar()
+        if bar is None:
+            yield lambda done: None
+            return
+        task = bar.add_task(name, total=total)
+        try:
+            yield lambda done: bar.advance(task, done)
+        finally:
+            bar.remove_task(task)
+
+    def _bar(self) -> Progress | None:
+        trainer = self._trainer
+        if trainer is None or not trainer.is_global_zero:
+            return None
+        for callback in trainer.callbacks:
+            if isinstance(callback, RichProgressBar):
+                return callback.progress  # None until training starts
+        if not self._console.is_terminal or trainer.progress_bar_callback is not None:
+            return None
+        if self._own is None:
+            columns = TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            self._own = Progress(*columns, console=self._console, transient=True)
+            self._own.start()
+        return self._own
+
+    def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
+        """The round's steps come next."""
+        self._played = played
+        bar = self._bar()
+        if bar is not None and trainer.training:
+            steps = getattr(pl_module, "steps_per_round", 1) * trainer.accumulate_grad_batches
+            self._training = bar, bar.add_task("training", total=steps)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the training bar, and print the round's line after its last step."""
+        if self._training is not None:
+            self._training[0].advance(self._training[1])
+        steps = getattr(pl_module, "steps_per_round", 1) * trainer.accumulate_grad_batches
+        if self._played is None or (batch_idx + 1) % steps:
+            return
+        if self._training is not None:
+            self._training[0].remove_task(self._training[1])
+            self._training = None
+        if trainer.is_global_zero and trainer.progress_bar_callback is None:
+            stats, metrics = self._played.stats, getattr(pl_module, "step_metrics", {})
+            self._console.print(
+                f"round {self._played.number + 1:>4}  wrote {stats['serl/filter/proposed']:.0f}, trained on "
+                f"{stats['serl/round/groups']:.0f} of {stats['serl/round/groups'] / max(1e-9, stats['serl/filter/yield']):.0f} answered; "
+                f"agreement {stats['serl/vote/agreement_mean']:.2f}, no answer {stats['serl/vote/no_answer_frac']:.2f}, "
+                f"length {stats['completions/mean_length']:.0f}"
+                + (f", kl {metrics['kl']:.4f}" if "kl" in metrics else ""),
+                highlight=False,
+                soft_wrap=True,
+            )
+        self._played = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._own is not None:
+            self._own.stop()
+        self._own = self._training = None

@@ -1,0 +1,40 @@
+"""Append-only jsonl files of a run folder that a resumed run continues exactly where its checkpoint was made."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class RunFile:
+    """One jsonl file, appended and flushed row by row.
+
+    Args:
+        path: Where it lies; made on the first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if path.exists() else 0
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows; when this returns, they are out of this process's hands."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if not text:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # lone surrogates can come out of a model: written escaped rather than refused
+        data = text.encode("utf-8", errors="backslashreplace")
+        with self.path.open("ab") as file:
+            file.write(data)
+            file.flush()
+        self.offset += len(data)
+
+    def truncate(self, offset: int) -> None:
+        """Forget what was written after a checkpoint, since it will be written again."""
+        if self.path.exists() and self.path.stat().st_size > offset:
+            os.truncate(self.path, offset)
+        self.offset = self.path.stat().st_size if self.path.exists() else 0

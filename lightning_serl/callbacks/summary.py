@@ -1,0 +1,175 @@
+"""The end of a run: a table for the terminal, ``summary.json``, ``evaluation.json`` and ``curves.png``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.table import Table
+
+from lightning_serl.callbacks.curves import draw_curves
+from lightning_serl.callbacks.ledger import Ledger
+
+Results = dict[str, dict[str, float | None]]
+
+
+class Summary(pl.Callback):
+    """Remembers the first evaluation, compares it with the last, and says what became of the written problems."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Results = {}
+        self.after: Results = {}
+        self._first_round: dict[str, float] = {}
+        self._seconds = 0.0
+        self._began: float | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the results; ``validate`` writes them to ``evaluation.json``."""
+        if trainer.sanity_checking:
+            return
+        results = getattr(pl_module, "last_results", {})
+        if not self.before:
+            self.before = results
+        self.after = results
+        if trainer.state.fn == "validate":
+            self._write_evaluation(trainer, results)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As after ``validate``."""
+        self._write_evaluation(trainer, getattr(pl_module, "last_results", {}))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Where no set is evaluated, the first round stands in for the beginning."""
+        if not self._first_round:
+            self._first_round = dict(_ledger(trainer).last_metrics)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files and print the table."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        root = Path(trainer.default_root_dir)
+        summary = self.summarise(trainer)
+        _write_json(root / "summary.json", summary)
+        draw_curves(root / "metrics.jsonl", root / "curves.png")
+        self._print(summary)
+
+    def summarise(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """The content of ``summary.json``: see the README for its fields."""
+        ledger = _ledger(trainer)
+        name = next(iter(self.after), None)
+        summary: dict[str, Any] = {
+            "before": _short(self.before.get(name, {})) if name else _label_free(self._first_round),
+            "after": _short(self.after.get(name, {})) if name else _label_free(ledger.last_metrics),
+            "set": name,
+            "labels": bool(name and (self.after[name].get("labelled") or 0)),
+            "kl": ledger.last_metrics.get("kl"),
+            "proposed": ledger.counts.get("proposed", 0),
+            "kept": ledger.counts.get("kept", 0),
+            "trained": ledger.counts.get("trained", 0),
+            "rejected": dict(sorted(ledger.reasons["rejected"].items())),
+            "dropped": dict(sorted(ledger.reasons["dropped"].items())),
+            "rounds": int(trainer.global_step // max(1, getattr(trainer.lightning_module, "steps_per_round", 1))),
+            "seconds": round(self._elapsed(), 2),
+        }
+        if len(self.after) > 1:
+            summary["sets"] = {n: {"before": _short(self.before.get(n, {})), "after": _short(self.after[n])} for n in self.after}
+        return summary
+
+    def _print(self, summary: dict[str, Any]) -> None:
+        console = Console(file=sys.stdout, highlight=False)
+        before, after = summary["before"], summary["after"]
+        title = f"held-out problems: {summary['set']}" if summary["set"] else "training rounds"
+        table = Table("", "before", "after", "change", title=title, title_justify="left")
+        names = {"pass@1": "greedy pass@1", "agreement": "agreement of answers", "no_answer": "share without answer"}
+        for key, value in after.items():
+            if key == "n":
+                continue
+            first = before.get(key)
+            change = "" if first is None or value is None else f"{100 * (value - first):+.1f}"
+            table.add_row(names.get(key, key), _percent(first), _percent(value), change)
+        console.print(table)
+        if not summary["labels"]:
+            console.print("no labels here: agreement, answers and KL show health, not accuracy", soft_wrap=True)
+        if summary["kl"] is not None:
+            console.print(f"KL to the starting policy: {summary['kl']:.4f}")
+        else:
+            console.print("KL to the starting policy: not measured (model.objective.beta is 0)")
+        console.print(
+            f"problems: {summary['proposed']} written, {sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
+            f"{sum(summary['dropped'].values())} dropped after the vote{_why(summary['dropped'])}, {summary['kept']} kept",
+            soft_wrap=True,
+        )
+        console.print(f"time: {summary['seconds']:.0f} s for {summary['rounds']} rounds")
+
+    def _write_evaluation(self, trainer: pl.Trainer, results: Results) -> None:
+        if not trainer.is_global_zero:
+            return
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        _write_json(root / "evaluation.json", results)
+        if trainer.state.fn in ("validate", "test") and not getattr(self, "quiet", False):
+            console = Console(file=sys.stdout, highlight=False)
+            for name, result in results.items():
+                facts = ", ".join(f"{k} {_percent(v)}" for k, v in _short(result).items() if k != "n")
+                console.print(f"{name}: {facts} over {result['n']} problems", soft_wrap=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to finish the table."""
+        return {"before": self.before, "first_round": self._first_round, "seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self.before, self._first_round = state_dict["before"], state_dict["first_round"]
+        self._seconds = state_dict["seconds"]
+
+    def _elapsed(self) -> float:
+        return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
+
+
+def _ledger(trainer: pl.Trainer) -> Ledger:
+    return next((c for c in trainer.callbacks if isinstance(c, Ledger)), None) or Ledger()
+
+
+def _short(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one evaluation for the table, with the number of samples in their names."""
+    if not result:
+        return {}
+    k = result["k"]
+    if not result["labelled"]:
+        return {"agreement": result["agreement"], "no_answer": result["no_answer"], "n": result["n"]}
+    sampled = {f"mean@{k}": result["mean@k"], f"maj@{k}": result["maj@k"]} if k else {}
+    return {"pass@1": result["pass@1"], **sampled, "n": result["n"]}
+
+
+def _label_free(metrics: dict[str, float]) -> dict[str, float]:
+    pairs = {"agreement": "serl/vote/agreement_mean", "no_answer": "serl/vote/no_answer_frac"}
+    return {name: metrics[key] for name, key in pairs.items() if key in metrics}
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _why(reasons: dict[str, int]) -> str:
+    top = sorted(reasons.items(), key=lambda r: (-r[1], r[0]))[:4]
+    return f" ({', '.join(f'{name} {count}' for name, count in top)})" if top else ""
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Written beside and moved, so that a reader never meets half a file."""
+    staging = path.with_name(f".{path.name}.tmp")
+    staging.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(staging, path)

@@ -1,0 +1,454 @@
+"""One round of self-play, free of the Trainer: training, validation, predict, benchmarks and tests share it.
+
+Propose, filter, roll out, follow up, reward, filter again: until ``prompts_per_round`` groups survive.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from lightning_serl.answers.base import AnswerGrader
+from lightning_serl.context import Context
+from lightning_serl.engines.base import RolloutEngine, Sampling
+from lightning_serl.errors import EmptyRound
+from lightning_serl.pool import InstructionPool
+from lightning_serl.prompts import SolveTemplate
+from lightning_serl.ranks import Ranks
+from lightning_serl.rewards.base import Reward
+from lightning_serl.sources import InstructionSource
+from lightning_serl.types import Group, Instruction, Verdict
+
+if TYPE_CHECKING:
+    from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
+    from lightning_serl.policy import Policy
+
+# A proposal stage may yield nothing; after this many calls in a row without one accepted instruction it is given up.
+_BARREN_CALLS = 8
+
+
+@dataclass(frozen=True)
+class RoundOptions:
+    """The size of a round.
+
+    Args:
+        prompts_per_round: Groups that a round trains on, over all ranks.
+        samples_per_prompt: Completions of each prompt.
+        max_attempts: A round proposes and answers at most this often to fill up; then it trains on what there is.
+        max_waves: Waves of follow-up instructions after the first answers; 0 for SeRL.
+        max_derived: Follow-ups of one group at most.
+        max_prompt_tokens: Longer solve prompts are skipped and counted, never cut; null allows what fits the model.
+    """
+
+    prompts_per_round: int = 16
+    samples_per_prompt: int = 16
+    max_attempts: int = 4
+    max_waves: int = 0
+    max_derived: int = 4
+    max_prompt_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples_per_prompt < 2:
+            raise ValueError(
+                f"samples_per_prompt must be at least 2, got {self.samples_per_prompt}: one response has nothing to be compared with"
+            )
+        for name in ("prompts_per_round", "max_attempts", "max_derived"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_waves < 0:
+            raise ValueError(f"max_waves must be 0 or above, got {self.max_waves}")
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            raise ValueError(f"max_prompt_tokens must be at least 1 or null, got {self.max_prompt_tokens}")
+
+
+Event = dict[str, Any]
+Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def silent(name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """The phase announcer for callers without a terminal."""
+    return nullcontext(lambda done: None)
+
+
+@dataclass
+class Table:
+    """Everything a round needs, set once per run.
+
+    Attributes:
+        options: The size of a round.
+        source: Proposes instructions; ``None`` where nothing is proposed, as in validation.
+        pool: Remembers them.
+        engine: Writes completions.
+        policy: The live policy, or ``None`` under replay.
+        rewards: Reward of each role, in the order they are asked.
+        gate: The free verdict that ``derive`` sees: the label where one is known, else the vote.
+        grader: Decides which answers are equal.
+        grader_name: Which answer-format sentence solve prompts carry.
+        templates: Solve template of each role.
+        sampling: How answers are drawn.
+        instruction_filters: Asked in order, one instruction at a time.
+        group_filters: Asked in order, on the groups of all ranks.
+        ranks: This process among its peers.
+        seed: The run's seed.
+        phase: Announces what is being done.
+        queue: Accepted instructions that were not answered yet; they are carried from round to round.
+    """
+
+    options: RoundOptions
+    source: InstructionSource | None
+    pool: InstructionPool
+    engine: RolloutEngine
+    policy: Policy | None
+    rewards: Mapping[str, Reward]
+    gate: Reward
+    grader: AnswerGrader
+    grader_name: str
+    templates: Mapping[str, SolveTemplate]
+    sampling: Sampling
+    instruction_filters: Sequence[InstructionFilter] = ()
+    group_filters: Sequence[GroupFilter] = ()
+    ranks: Ranks = field(default_factory=Ranks)
+    seed: int = 0
+    phase: Phase = silent
+    queue: list[Instruction] = field(default_factory=list)
+
+    def context(
+        self, number: int, stage: str, spread: bool = False, tick: Callable[[int], None] = lambda done: None
+    ) -> Context:
+        """The services of round ``number``; see :class:`Context`."""
+        return Context(
+            engine=self.engine,
+            policy=self.policy,
+            ranks=self.ranks,
+            seed=self.seed,
+            round=number,
+            stage=stage,
+            sampling=self.sampling,
+            templates=self.templates,
+            grader_name=self.grader_name,
+            grader=self.grader,
+            spread=spread,
+            tick=tick,
+        )
+
+    def too_long(self, instruction: Instruction) -> bool:
+        """Whether the solve prompt leaves no room for an answer; such prompts are skipped, never cut."""
+        if self.policy is None:
+            return False
+        limit = self.options.max_prompt_tokens
+        context = self.policy.context_length
+        if context is not None:
+            room = context - self.sampling.max_tokens
+            limit = room if limit is None else min(limit, room)
+        return limit is not None and len(self.context(0, "rollout").encode(instruction)) > limit
+
+
+@dataclass
+class Round:
+    """What came of a round; equal on all ranks.
+
+    Attributes:
+        number: From 0.
+        groups: The surviving groups (linked follow-ups included), in the order of their instructions.
+        verdicts: Their verdicts, group weights folded in.
+        events: The ledger's rows, in order.
+        stats: Numbers for the log.
+        samples: A few groups with their verdicts, dropped ones too.
+    """
+
+    number: int
+    groups: list[Group] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    stats: dict[str, float] = field(default_factory=dict)
+    samples: list[tuple[Group, Verdict]] = field(default_factory=list)
+
+
+def play_round(table: Table, number: int) -> Round:
+    """Play one round.
+
+    Args:
+        table: The run's parts; its pool, queue and source move on.
+        number: The round's number, which keys all its random draws.
+
+    Returns:
+        The round, with at most ``prompts_per_round`` root groups.
+
+    Raises:
+        EmptyRound: on all ranks, if nothing survives ``max_attempts`` attempts or no instruction can be had.
+        ValueError: if the table has no source.
+        RankFailure: on all ranks, if a stage failed on one of them.
+    """
+    if table.source is None:
+        raise ValueError("a round needs a source of instructions")
+    return _Play(table, table.source, number).run()
+
+
+class _Play:
+    """The state of one round while it is played."""
+
+    def __init__(self, table: Table, source: InstructionSource, number: int) -> None:
+        self.table, self.source, self.number = table, source, number
+        self.round = Round(number)
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.next_uid = 0
+
+    def run(self) -> Round:
+        options, table = self.table.options, self.table
+        tried = survived = attempts = 0
+        seen: list[tuple[Group, Verdict]] = []
+        while survived < options.prompts_per_round and attempts < options.max_attempts:
+            missing = options.prompts_per_round - survived
+            # what this round has yielded so far says how many prompts the missing groups will take
+            want = missing if not tried else min(options.prompts_per_round, ceil(missing * tried / max(1, survived)))
+            roots = self.take(want)
+            if not roots:
+                break
+            attempts += 1
+            groups, verdicts = self.answer(roots)
+            seen.extend(zip(groups, verdicts, strict=True))
+            tried += len(roots)
+            survived += self.keep(groups, verdicts, missing)
+        self.source.observe([g for g, _ in seen], [v for _, v in seen])
+        self.round.samples = seen[:2] + [pair for pair in seen[2:] if pair[0] in self.round.groups][:2]
+        if not survived:
+            raise EmptyRound(self.explain(attempts, tried), self.round)
+        self.round.stats = self.statistics(seen, attempts, tried, survived)
+        return self.round
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def take(self, want: int) -> list[Instruction | Group]:
+        """Up to ``want`` roots from the queue, which is filled up by bounded calls of the source."""
+        table = self.table
+        ready: list[Instruction | Group] = []
+        barren = 0
+        while len(table.queue) + len(ready) < want and barren < _BARREN_CALLS:
+            missing = want - len(table.queue) - len(ready)
+            with table.phase("writing problems", missing) as tick:
+                # a source's completions count for nothing until they pass; the bar moves by accepted instructions
+                proposals = self.source.propose(missing, table.context(self.number, "instruction", spread=True))
+                before = len(table.queue) + len(ready)
+                for proposal in proposals:
+                    if isinstance(proposal, Group):
+                        ready.append(self.named(proposal))
+                    else:
+                        self.consider(proposal)
+                gained = len(table.queue) + len(ready) - before
+                tick(min(gained, missing))
+            barren = 0 if gained else barren + 1
+        roots = ready + list(table.queue[: want - len(ready)])
+        del table.queue[: max(0, want - len(ready))]
+        return roots
+
+    def named(self, group: Group) -> Group:
+        instruction = group.instruction if group.instruction.uid else replace(group.instruction, uid=self.uid())
+        self.event(instruction.uid, "proposed", prompt=instruction.prompt)
+        self.event(instruction.uid, "accepted")
+        return replace(group, instruction=instruction)
+
+    def uid(self) -> str:
+        self.next_uid += 1
+        return f"r{self.number:05d}-{self.next_uid:05d}"
+
+    def consider(self, instruction: Instruction) -> None:
+        """Put one proposal through the filters and, if it passes, into pool and queue."""
+        table = self.table
+        if not instruction.uid:
+            instruction = replace(instruction, uid=self.uid())
+        self.event(instruction.uid, "proposed", prompt=instruction.prompt)
+        made = instruction.meta.get("origin") != "seed"
+        reason = "truncated_item" if instruction.meta.get("truncated") else None
+        if reason is None and made:
+            for rule in table.instruction_filters:
+                reason = rule.reject(instruction, table.pool)
+                if reason is not None:
+                    break
+        if reason is None and table.too_long(instruction):
+            reason = "over_long_prompt"
+        if reason is not None:
+            self.event(instruction.uid, "rejected", reason=reason)
+            return
+        self.event(instruction.uid, "accepted")
+        if made:
+            table.pool.add(instruction, "accepted")
+        table.queue.append(instruction)
+
+    # -- answering and voting --------------------------------------------------------------------------------------
+
+    def answer(self, roots: Sequence[Instruction | Group]) -> tuple[list[Group], list[Verdict]]:
+        """Roll out, follow up and reward; every rank does its share, then all hold everything."""
+        table, options = self.table, self.table.options
+        mine = table.ranks.share(list(roots))
+        families: list[list[tuple[Group, Verdict]]] = []
+        with table.phase("answering", len(mine) * options.samples_per_prompt) as tick, table.ranks.stage("answering"):
+            ctx = table.context(self.number, "rollout", tick=tick)
+            fresh = [i for i in mine if isinstance(i, Instruction)]
+            rolled = dict(zip((i.uid for i in fresh), ctx.generate(fresh, options.samples_per_prompt), strict=True))
+            groups = [i if isinstance(i, Group) else rolled[i.uid] for i in mine]
+            everyone, wave = {g.instruction.uid: g for g in groups}, groups
+            family = {g.instruction.uid: k for k, g in enumerate(groups)}
+            for _ in range(options.max_waves):
+                wave = self.follow_up(wave, ctx, everyone, family)
+                if not wave:
+                    break
+            self.measure(list(everyone.values()))
+        with table.phase("voting", len(mine)) as tick, table.ranks.stage("voting"):
+            verdicts = self.reward(list(everyone.values()), table.context(self.number, "rollout"))
+            tick(len(mine))
+            families = [[] for _ in mine]
+            for uid, group in everyone.items():
+                families[family[uid]].append((group, verdicts[uid]))
+        gathered = [pair for one in table.ranks.interleave(families) for pair in one]
+        for group, verdict in gathered:
+            self.event(
+                group.instruction.uid,
+                "voted",
+                label=verdict.label,
+                confidence=round(verdict.confidence, 6),
+                scores=[round(s, 6) for s in verdict.scores.tolist()],
+            )
+        return [g for g, _ in gathered], [v for _, v in gathered]
+
+    def follow_up(
+        self, wave: list[Group], ctx: Context, everyone: dict[str, Group], family: dict[str, int]
+    ) -> list[Group]:
+        """Roll out what the source derives from a wave, and link it to its parents."""
+        options = self.table.options
+        verdicts = self.table.gate(wave, ctx)
+        taken: Counter[str] = Counter()
+        children: list[Instruction] = []
+        for child in self.source.derive(wave, verdicts, ctx):
+            if child.link is None or child.link.parent not in everyone:
+                raise ValueError("an instruction from derive() must carry a link to the uid of one of the groups it was given")
+            parent = child.link.parent
+            taken[parent] += 1
+            if taken[parent] <= options.max_derived:
+                uid = child.uid or f"{parent}.{child.link.relation}{taken[parent]}"
+                children.append(replace(child, uid=uid))
+        fresh = ctx.generate(children, options.samples_per_prompt)
+        for group in fresh:
+            link = group.instruction.link
+            assert link is not None
+            everyone[group.instruction.uid] = group
+            family[group.instruction.uid] = family[link.parent]
+            everyone[link.parent].links.setdefault((link.relation, link.index), []).append(group)
+        return fresh
+
+    def measure(self, groups: list[Group]) -> None:
+        """Fill in the token statistics that some reward needs."""
+        needs = frozenset[str]().union(*(getattr(r, "needs", frozenset()) for r in self.table.rewards.values()))
+        if not needs & {"entropy", "certainty"} or self.table.policy is None:
+            return
+        rows = [(g.prompt_ids + c.token_ids, len(g.prompt_ids)) for g in groups for c in g.completions]
+        stats = iter(self.table.policy.stats(rows, certainty="certainty" in needs))
+        for group in groups:
+            mine = [next(stats) for _ in group.completions]
+            for name in sorted(needs & {"entropy", "certainty"}):
+                group.stats[name] = [getattr(s, name) for s in mine]
+
+    def reward(self, groups: list[Group], ctx: Context) -> dict[str, Verdict]:
+        """Ask the reward of each role, in declared order; later ones see the verdicts of earlier ones."""
+        rewards = self.table.rewards
+        for group in groups:
+            if group.instruction.role not in rewards:
+                raise ValueError(f"no reward is declared for role {group.instruction.role!r}; declared: {', '.join(rewards)}")
+        for role, reward in rewards.items():
+            chosen = [g for g in groups if g.instruction.role == role]
+            verdicts = reward(chosen, ctx)
+            if len(verdicts) != len(chosen):
+                raise ValueError(f"the reward of role {role!r} returned {len(verdicts)} verdicts for {len(chosen)} groups")
+            for group, verdict in zip(chosen, verdicts, strict=True):
+                if len(verdict.scores) != len(group):
+                    raise ValueError(f"the reward of role {role!r} gave {len(verdict.scores)} scores to {len(group)} responses")
+                ctx.verdicts[group.instruction.uid] = verdict
+        return ctx.verdicts
+
+    # -- filtering -------------------------------------------------------------------------------------------------
+
+    def keep(self, groups: list[Group], verdicts: list[Verdict], room: int) -> int:
+        """Weigh all groups and keep the survivors; returns how many root groups survived, ``room`` at most."""
+        table = self.table
+        weights = [1.0] * len(groups)
+        reasons: list[str | None] = [None] * len(groups)
+        for rule in table.group_filters:
+            given, why = rule.weigh(groups, verdicts)
+            for i, (weight, reason) in enumerate(zip(given, why, strict=True)):
+                weights[i] *= weight
+                if weight == 0 and reasons[i] is None:
+                    reasons[i] = reason
+        survivors = 0
+        surplus: set[str] = set()
+        for group, verdict, weight, reason in zip(groups, verdicts, weights, reasons, strict=True):
+            uid, link = group.instruction.uid, group.instruction.link
+            root = link is None
+            if (root and survivors == room) or (link is not None and link.parent in surplus):
+                surplus.add(uid)
+                if weight > 0:
+                    weight, reason = 0.0, "stale"  # a surplus group would be a step old when its turn came
+            if weight == 0:
+                self.event(uid, "dropped", reason=reason or "no_spread")
+                continue
+            survivors += root
+            self.event(uid, "kept")
+            if uid in table.pool:
+                table.pool.mark_kept(uid)
+            self.round.groups.append(group)
+            self.round.verdicts.append(verdict.scaled(weight))
+        return survivors
+
+    # -- accounts ----------------------------------------------------------------------------------------------------
+
+    def event(self, uid: str, event: str, **facts: Any) -> None:
+        self.counts[event] += 1
+        if facts.get("reason"):
+            self.reasons[facts["reason"]] += 1
+        self.round.events.append({"uid": uid, "event": event, "round": self.number, **facts})
+
+    def explain(self, attempts: int, tried: int) -> str:
+        common = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common(4)) or "none"
+        if not tried:
+            return (
+                f"round {self.number}: the policy proposed {self.counts['proposed']} problems and none could be used "
+                f"(rejected: {common}); look at ledger.jsonl, then loosen that filter or change data.writing"
+            )
+        return (
+            f"round {self.number}: none of {tried} groups survived {attempts} attempts (dropped or rejected: {common}); "
+            "look at samples.jsonl, then widen the DifficultyFilter or raise data.round.max_attempts"
+        )
+
+    def statistics(self, seen: list[tuple[Group, Verdict]], attempts: int, tried: int, survived: int) -> dict[str, float]:
+        """Numbers of the round, under TRL's names where TRL has one."""
+        lengths = [len(c.token_ids) for g, _ in seen for c in g.completions]
+        finished = [c.finished for g, _ in seen for c in g.completions]
+        scores = [s for _, v in seen for s in v.scores.tolist()]
+        spreads = [float(v.scores.std()) if len(v.scores) > 1 else 0.0 for _, v in seen]
+        responses = max(1, len(finished))
+        proposed = self.counts["proposed"]
+        out = {
+            "reward": sum(scores) / max(1, len(scores)),
+            "reward_std": sum(spreads) / max(1, len(spreads)),
+            "frac_reward_zero_std": sum(s == 0 for s in spreads) / max(1, len(spreads)),
+            "completions/mean_length": sum(lengths) / max(1, len(lengths)),
+            "completions/min_length": float(min(lengths, default=0)),
+            "completions/max_length": float(max(lengths, default=0)),
+            "completions/clipped_ratio": finished.count(False) / responses,
+            "serl/vote/agreement_mean": sum(v.confidence for _, v in seen) / len(seen),
+            "serl/vote/no_answer_frac": sum(v.info.get("no_answer", 0) for _, v in seen) / responses,
+            "serl/vote/unique_answers": sum(v.info.get("unique_answers", 0) for _, v in seen) / len(seen),
+            "serl/filter/proposed": float(proposed),
+            "serl/filter/accepted_rate": self.counts["accepted"] / max(1, proposed),
+            "serl/filter/yield": survived / max(1, tried),
+            "serl/round/attempts": float(attempts),
+            "serl/round/groups": float(survived),
+            "serl/pool/size": float(len(self.table.pool)),
+            "serl/pool/queue": float(len(self.table.queue)),
+        }
+        for reason, count in sorted(self.reasons.items()):
+            out[f"serl/reason/{reason}"] = float(count)
+        return out

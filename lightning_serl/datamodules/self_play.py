@@ -1,0 +1,480 @@
+"""The datamodule: streams freshly written, answered and voted problems, and evaluation sets."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
+from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
+from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream
+from lightning_serl.datamodules.predictions import PredictionStream
+from lightning_serl.datamodules.problems import Fields, read_problems
+from lightning_serl.datamodules.round import Phase, Round, RoundOptions, Table, play_round, silent
+from lightning_serl.engines.base import RolloutEngine, Sampling
+from lightning_serl.engines.transformers import TransformersEngine
+from lightning_serl.errors import EmptyRound, InputError, PushMismatch
+from lightning_serl.pool import InstructionPool
+from lightning_serl.prompts import SolveTemplate
+from lightning_serl.ranks import Ranks
+from lightning_serl.rewards import LabelElseVote, Reward, check_reward
+from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
+from lightning_serl.types import Instruction, RolloutBatch
+
+if TYPE_CHECKING:
+    from lightning_serl.policy import Policy
+
+
+class SelfPlayDataModule(pl.LightningDataModule):
+    """Streams rounds of self-play to any module that offers ``policy`` and ``experience(groups, verdicts)``.
+
+    Each round: the policy writes problems, filters (callbacks of the Trainer) sort them, the policy answers each one
+    several times, the reward grades the answers, and the module turns the graded groups into micro-batches.
+
+    Args:
+        seeds: Problem file (jsonl) to start from; ``tiny:seeds`` is the embedded one.
+        source: ``self`` writes new problems after the seeds, ``seeds`` trains on the seeds themselves,
+            ``mix:RATIO`` takes that share of each round from the seeds and writes the rest; or your own source.
+        fields: Names of the fields of problem files.
+        reward: Your own reward, or one per role in the order they are asked; by default the gold label where
+            a problem carries one (only seeds can), else the majority vote.
+        grader: How answers are read and compared: ``math``, ``choice``, ``text``, your own object, or ``auto``,
+            which looks at the problems and says what it found.
+        engine: What writes completions; by default the live policy itself.
+        round: The size of a round.
+        writing: How new problems are written.
+        solve: How problems are put to the policy.
+        max_tokens: Longest answer, in tokens.
+        rounds_per_epoch: Rounds of one Lightning epoch.
+        evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
+        predict_to: File that ``predict`` writes self-made problems with voted answers to; by default
+            ``predictions.jsonl`` in the run folder.
+        seed: Seed of every random choice of the stream.
+
+    Raises:
+        InputError: in ``__init__`` or ``setup``, before any model loads, if an option or file cannot be used.
+    """
+
+    def __init__(
+        self,
+        seeds: str | None = None,
+        source: str | InstructionSource = "self",
+        fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
+        reward: Reward | dict[str, Reward] | None = None,
+        grader: str | AnswerGrader = "auto",
+        engine: RolloutEngine | None = None,
+        round: RoundOptions = RoundOptions(),  # noqa: A002, B008
+        writing: Writing = Writing(),  # noqa: B008
+        solve: SolveTemplate = SolveTemplate(),  # noqa: B008
+        max_tokens: int = 1024,
+        rounds_per_epoch: int = 20,
+        evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
+        predict_to: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if rounds_per_epoch < 1:
+            raise InputError(f"data.rounds_per_epoch must be at least 1, got {rounds_per_epoch}")
+        if max_tokens < 1:
+            raise InputError(f"data.max_tokens must be at least 1, got {max_tokens}")
+        if seed < 0:
+            raise InputError(f"data.seed must be 0 or above, got {seed}")
+        self.seeds, self.source, self.fields = seeds, source, fields
+        self.mix_ratio = _parse_source(source)
+        self.rewards = _rewards_by_role(reward)
+        self.grader = grader if not isinstance(grader, str) or grader == "auto" else resolve_grader(grader)
+        self.grader_name = grader if isinstance(grader, str) else getattr(grader, "name", type(grader).__name__)
+        self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
+        self.round_options, self.writing, self.solve = round, writing, solve
+        self.sampling = Sampling(max_tokens=max_tokens)
+        self.rounds_per_epoch = rounds_per_epoch
+        self.evaluation, self.predict_to, self.seed = evaluation, predict_to, seed
+
+        self.seed_problems: list[Instruction] = []
+        self.evaluation_problems: dict[str, list[Instruction]] = {}
+        self._table: Table | None = None
+        self._started_for: Policy | None | str = "not started"
+        self._restored: dict[str, Any] | None = None
+        #: The number of rounds played, and the micro-batches of the last one, by rank.
+        self.rounds = 0
+        self._pending: list[list[RolloutBatch]] = []
+        self._before: dict[str, Any] | None = None
+        self._first_step: int | None = None
+        self._first_round = 0
+
+    # -- what the run needs ----------------------------------------------------------------------------------------------
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What rewards and source ask for beyond the policy itself (``reference``, ``teacher``, ``certainty`` ...)."""
+        out = frozenset(getattr(self.source, "needs", frozenset()))
+        for reward in self.rewards.values():
+            out |= frozenset(getattr(reward, "needs", frozenset()))
+        return out
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among its peers."""
+        return Ranks.of(self.trainer)
+
+    def setup(self, stage: str) -> None:
+        """Read and check every file, choose the grader, and say so; no model is loaded yet."""
+        wanted = stage in ("fit", "predict")
+        if self.seeds is None and wanted and not isinstance(self.source, InstructionSource):
+            raise InputError("no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)")
+        if self.seeds is not None and not self.seed_problems and wanted:
+            self.seed_problems = read_problems(self.seeds, self.fields, "seed")
+            self._check_exemplars()
+            self._table = None  # one made by an earlier validation knows no seeds
+        if stage in ("validate", "test") and not self.evaluation.sets:
+            raise InputError(f"{stage} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
+        if not self.evaluation_problems and stage != "predict":
+            self.evaluation_problems = {
+                name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
+            }
+        if self.grader == "auto":
+            problems = self.seed_problems or [p for one in self.evaluation_problems.values() for p in one]
+            if not problems:
+                raise InputError("data.grader is auto but there are no problems to look at; set it to math, choice or text")
+            name, sentence = detect_grader(
+                [p.prompt for p in problems], [p.label for p in problems], [p.meta.get("choices") for p in problems]
+            )
+            self.grader, self.grader_name = resolve_grader(name), name
+            rank_zero_info(sentence)
+        if stage == "fit":
+            self._check_trainer()
+            # another fit in the same process goes on after the rounds played so far, on its own Trainer's clock
+            self._first_step, self._first_round, self._pending = None, self.rounds, []
+        if wanted:
+            self._announce()
+
+    def _check_exemplars(self) -> None:
+        if self.mix_ratio == 1.0 or isinstance(self.source, InstructionSource):
+            return
+        count = len(self.seed_problems)
+        if self.writing.exemplars > count:
+            raise InputError(
+                f"data.writing.exemplars is {self.writing.exemplars} but {self.seeds} holds only {count} problems; "
+                f"set --data.writing.exemplars to at most {count} or add seeds"
+            )
+
+    def _check_trainer(self) -> None:
+        trainer = self.trainer
+        limit = getattr(trainer, "limit_train_batches", 1.0)
+        if isinstance(limit, int) and limit % trainer.accumulate_grad_batches and not trainer.fast_dev_run:
+            raise InputError(
+                f"trainer.limit_train_batches ({limit}) must be a multiple of accumulate_grad_batches "
+                f"({trainer.accumulate_grad_batches}), or the last optimizer step would be cut"
+            )
+
+    def _announce(self) -> None:
+        labelled = sum(p.label is not None for p in self.seed_problems)
+        if self.mix_ratio > 0 and labelled and not self.rewards:
+            rank_zero_info(f"labels: {labelled} of {len(self.seed_problems)} seeds carry one and are scored against it; others vote")
+        filters = [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)]
+        if not self.seed_problems or not filters or self.mix_ratio == 1.0:
+            return
+        reasons: dict[str, int] = {}
+        seen = InstructionPool()
+        for seed in self.seed_problems:
+            reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
+            seen.add(seed, "seed")
+            if reason is not None:
+                reasons[reason] = reasons.get(reason, 0) + 1
+        if reasons:
+            said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
+            bad = sum(reasons.values())
+            message = f"the filters would reject {bad} of your {len(self.seed_problems)} seeds ({said}); seeds are used all the same"
+            if 2 * bad > len(self.seed_problems):
+                rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
+            else:
+                rank_zero_info(message)
+
+    # -- the run's parts -------------------------------------------------------------------------------------------------
+
+    def table(self) -> Table:
+        """The parts of the rounds; made once, when the policy and the callbacks exist."""
+        trainer = self.trainer
+        policy = self._policy()
+        if self._table is None:
+            pool = InstructionPool(self.seed_problems)
+            default = LabelElseVote(self.grader)
+            self._table = Table(
+                options=self.round_options,
+                source=self._make_source(pool),
+                pool=pool,
+                engine=self.engine,
+                policy=policy,
+                rewards=self.rewards or {"solve": default},
+                gate=default,
+                grader=self.grader,  # type: ignore[arg-type]
+                grader_name=self.grader_name,
+                templates={"solve": self.solve},
+                sampling=self.sampling,
+                seed=self.seed,
+            )
+        table = self._table
+        table.policy, table.ranks = policy, self.ranks
+        table.instruction_filters = [c for c in trainer.callbacks if isinstance(c, InstructionFilter)]
+        table.group_filters = [c for c in trainer.callbacks if isinstance(c, GroupFilter)]
+        table.phase = next((c.phase for c in trainer.callbacks if hasattr(c, "phase")), silent)
+        if policy is not None:
+            table.sampling = Sampling(max_tokens=self.sampling.max_tokens, temperature=policy.temperature)
+        if self._restored is not None:
+            state, self._restored = self._restored, None
+            self._restore(table, state)
+        return table
+
+    def _policy(self) -> Policy | None:
+        module = self.trainer.lightning_module
+        if not self.engine.samples_policy and not getattr(module, "has_policy", True):
+            return None
+        return module.policy  # type: ignore[no-any-return]
+
+    def _make_source(self, pool: InstructionPool) -> InstructionSource | None:
+        if isinstance(self.source, InstructionSource):
+            return self.source
+        if not self.seed_problems:
+            return None
+        if self.mix_ratio == 1.0:
+            return PromptSet(self.seed_problems)
+        made = FewShotSelfInstruction(pool, self.writing)
+        return made if self.mix_ratio == 0.0 else Mixture(made, PromptSet(self.seed_problems), self.mix_ratio)
+
+    @contextmanager
+    def rolling(self) -> Iterator[Table]:
+        """The run's parts with the engine started and up to date, inside the policy's gathered context.
+
+        Raises:
+            PushMismatch: if the engine still holds other weights than the policy after ``RolloutRefresh`` had its turn.
+        """
+        trainer, table = self.trainer, self.table()
+        policy, engine = table.policy, self.engine
+        if self._started_for is not policy:
+            engine.start(policy, table.ranks)
+            atexit.register(engine.close)
+            self._started_for = policy
+        engine.poll = self._poll
+        for callback in trainer.callbacks:
+            hook = getattr(callback, "on_rollout_start", None)
+            if hook is not None:
+                hook(trainer, trainer.lightning_module, engine)
+        if policy is None:
+            yield table
+            return
+        if engine.samples_policy and engine.version != policy.version:
+            raise PushMismatch(
+                f"the rollout engine holds weights of version {engine.version}, the policy is at {policy.version}; "
+                "keep a RolloutRefresh callback in the Trainer"
+            )
+        with policy.gathered(trainer):
+            yield table
+
+    def _poll(self) -> None:
+        if self.trainer.received_sigterm:
+            raise SIGTERMException
+
+    # -- streams ---------------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> SelfPlayStream:
+        """The stream of training micro-batches."""
+        return SelfPlayStream(self)
+
+    def val_dataloader(self) -> list[EvaluationStream]:
+        """One stream per evaluation set."""
+        return [EvaluationStream(self, name, problems) for name, problems in self.evaluation_problems.items()]
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> PredictionStream:
+        """Self-made problems with voted answers, written to ``predict_to`` round by round."""
+        target = self.predict_to or str(Path(self.trainer.default_root_dir) / "predictions.jsonl")
+        return PredictionStream(self, Path(target))
+
+    def play(self, filter_groups: bool = True) -> Round:
+        """Play the next round; the state before it stays at hand until it is committed."""
+        with self.rolling() as table:
+            self._before = self._live_state(table)
+            if not filter_groups:
+                table.group_filters = []
+            try:
+                return play_round(table, self.rounds)
+            except EmptyRound as error:
+                self._tell(error.played)
+                raise
+
+    def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
+        """A round is done: count it, keep its micro-batches for the steps to come, and tell the callbacks."""
+        self._pending = self.ranks.gather(batches)
+        self.rounds = played.number + 1
+        self._before = None
+        self._tell(played)
+
+    def _tell(self, played: Round) -> None:
+        for callback in self.trainer.callbacks:
+            hook = getattr(callback, "on_round_end", None)
+            if hook is not None:
+                hook(self.trainer, self.trainer.lightning_module, played)
+
+    # -- state -----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Pool, queue, source, counters and the micro-batches not yet trained on: primitives and tensors, no collective.
+
+        While a round is being played this is the state before it, so that an interrupted round is played again.
+        """
+        if self._restored is not None:
+            return self._restored
+        if self._table is None:
+            return {}
+        return self._before if self._before is not None else self._live_state(self._table)
+
+    def _live_state(self, table: Table) -> dict[str, Any]:
+        played = self.rounds - self._first_round
+        done = self._steps_done() >= played * self._steps_per_round()
+        return {
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "first_step": self._first_step or 0,
+            "first_round": self._first_round,
+            "pool": table.pool.state_dict(),
+            "source": {} if table.source is None else table.source.state_dict(),
+            "queue": [_instruction_state(i) for i in table.queue],
+            "pending": [] if done else [[b.state_dict() for b in one] for one in self._pending],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; applied when the run's parts exist."""
+        self._restored = state_dict or None
+        self._table = None
+
+    def _restore(self, table: Table, state: dict[str, Any]) -> None:
+        if state["seed"] != self.seed:
+            rank_zero_warn(f"data.seed is {self.seed} but the checkpoint was made with {state['seed']}; new rounds draw from the new seed")
+        table.pool.load_state_dict(state["pool"])
+        if table.source is not None:
+            table.source.load_state_dict(state["source"])
+        table.queue[:] = [Instruction(**{**q, "link": None}) for q in state["queue"]]
+        self.rounds, self._first_step, self._first_round = state["rounds"], state["first_step"], state["first_round"]
+        self._pending = [[RolloutBatch.from_state_dict(b) for b in one] for one in state["pending"]]
+        if self._pending and len(self._pending) != self.ranks.size:
+            # another number of ranks cannot share these micro-batches out as they are
+            rank_zero_warn("the checkpoint was made on another number of processes, in mid-round; that round is answered again")
+            self._pending = []
+
+    def _steps_per_round(self) -> int:
+        return int(getattr(self.trainer.lightning_module, "steps_per_round", 1))
+
+    def _steps_done(self) -> int:
+        """Optimizer steps since the stream's first: the only clock there is."""
+        return self.trainer.global_step - (self._first_step or 0)
+
+    # -- ends ------------------------------------------------------------------------------------------------------------
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Lightning skips ``teardown`` after an exception."""
+        self.close()
+
+    def teardown(self, stage: str) -> None:
+        """Release the engine."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the engine; the next stream starts it again."""
+        if self._started_for != "not started":
+            self.engine.close()
+            atexit.unregister(self.engine.close)
+            self._started_for = "not started"
+
+
+class SelfPlayStream:
+    """The training stream: sized, lazy, resumable.
+
+    Sized, so that Lightning reads no batch ahead and a rollout is never a step stale. Its position is derived from the
+    Trainer's optimizer steps: a micro-batch whose window was not finished is given again.
+
+    Args:
+        data: The datamodule that plays the rounds.
+    """
+
+    def __init__(self, data: SelfPlayDataModule) -> None:
+        self.data = data
+
+    def _per_round(self) -> int:
+        module = self.data.trainer.lightning_module
+        return int(getattr(module, "steps_per_round", 1)) * self.data.trainer.accumulate_grad_batches
+
+    def __len__(self) -> int:
+        return self.data.rounds_per_epoch * self._per_round()
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        data = self.data
+        trainer = data.trainer
+        data.table()  # takes over a restored state, the step the stream began at included
+        if data._first_step is None:
+            data._first_step = trainer.global_step
+        per_round = self._per_round()
+        position = data._steps_done() * trainer.accumulate_grad_batches
+        for now in range(position, position + len(self) - position % len(self)):
+            number, place = divmod(now, per_round)
+            number += data._first_round
+            if number != data.rounds - 1 or not data._pending:
+                data.rounds = number
+                played = data.play()
+                data.commit(played, trainer.lightning_module.experience(played.groups, played.verdicts))
+            yield data._pending[data.ranks.rank][place]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the datamodule owns the state. That it exists tells Lightning that the stream can be resumed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+
+
+def _parse_source(source: str | InstructionSource) -> float:
+    """The share of each round that comes from the seeds themselves."""
+    if isinstance(source, InstructionSource):
+        return 0.0
+    if source in ("self", "seeds"):
+        return float(source == "seeds")
+    if isinstance(source, str) and source.startswith("mix:"):
+        try:
+            ratio = float(source[4:])
+        except ValueError:
+            ratio = -1.0
+        if 0 < ratio < 1:
+            return ratio
+        raise InputError(f"data.source {source!r}: the ratio must be a number between 0 and 1, as in mix:0.5")
+    raise InputError(f"data.source must be self, seeds or mix:RATIO, got {source!r}")
+
+
+def _rewards_by_role(reward: Any) -> dict[str, Callable[..., Any]]:
+    if reward is None:
+        return {}
+    if isinstance(reward, Mapping):
+        if not reward:
+            raise InputError("data.reward is an empty mapping; give one reward per role, such as solve")
+        return {str(role): check_reward(one) for role, one in reward.items()}
+    return {"solve": check_reward(reward)}
+
+
+def _instruction_state(instruction: Instruction) -> dict[str, Any]:
+    return {
+        "prompt": instruction.prompt,
+        "uid": instruction.uid,
+        "role": instruction.role,
+        "label": instruction.label,
+        "train": instruction.train,
+        "meta": dict(instruction.meta),
+    }
+
+
+__all__: Sequence[str] = ["SelfPlayDataModule", "SelfPlayStream"]

@@ -1,0 +1,459 @@
+"""The LightningModule: a policy, its objective and its optimizer, from graded groups to gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from lightning_serl import objectives
+from lightning_serl.batching import minibatches, partition
+from lightning_serl.errors import InputError
+from lightning_serl.loading import DType, LoraOptions, check_model_path, load_policy
+from lightning_serl.metrics import EvaluationSet
+from lightning_serl.objectives import Objective
+from lightning_serl.policy import Policy, pad_rows
+from lightning_serl.ranks import Ranks
+from lightning_serl.types import Group, RolloutBatch, Verdict
+
+if TYPE_CHECKING:
+    from lightning_serl.datamodules.evaluation import EvaluationBatch
+
+
+def _adamw(params: Any) -> torch.optim.Optimizer:
+    """AdamW as SeRL uses it: learning rate 1e-6, betas 0.9 and 0.95, no weight decay."""
+    return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+@dataclass
+class _Row:
+    """One response on its way into a micro-batch."""
+
+    ids: tuple[int, ...]
+    start: int
+    uid: str
+    group: int
+    score: float
+    weight: float
+    centred: bool
+    sampler: tuple[float, ...] | None
+    token_scores: Tensor | None
+    advantage: float = 0.0
+    old: Tensor | None = None
+    ref: Tensor | None = None
+
+
+@dataclass
+class _Step:
+    """Sums over the micro-batches of one optimizer step, for the log."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    tokens: int = 1
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+
+
+class SeRLModule(pl.LightningModule):
+    """Trains a language model on graded groups of its own responses.
+
+    Use it with ``SelfPlayDataModule``, or with any training stream that yields ``module.experience(groups, verdicts)``.
+
+    Args:
+        model_name_or_path: Directory or hub name of a causal language model with its tokenizer; ``tiny:base`` is the
+            embedded one.
+        objective: The policy-gradient objective.
+        lora: Train a low-rank adapter instead of all weights.
+        inner_epochs: Passes over each round's responses.
+        minibatches: Optimizer steps per pass.
+        temperature: Of rollouts, and of the log-probs the ratio is made of.
+        dtype: Of the loaded weights; keep ``float32`` under mixed precision.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        attn_implementation: As in transformers, for example ``sdpa``; null lets transformers choose.
+        optimizer: Optimizer class and its options.
+        lr_scheduler: Learning-rate scheduler class and its options, stepped after every optimizer step.
+
+    Raises:
+        InputError: if the model directory is incomplete or an option is out of range.
+    """
+
+    # Under LoRA a checkpoint holds the adapter alone.
+    strict_loading = False
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        objective: Objective = Objective(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
+        lora: LoraOptions | None = None,
+        inner_epochs: int = 1,
+        minibatches: int = 1,
+        temperature: float = 1.0,
+        dtype: DType = "float32",
+        gradient_checkpointing: bool = False,
+        attn_implementation: str | None = None,
+        optimizer: OptimizerCallable = _adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("inner_epochs", inner_epochs), ("minibatches", minibatches)):
+            if value < 1:
+                raise InputError(f"model.{name} must be at least 1, got {value}")
+        if temperature <= 0:
+            raise InputError(f"model.temperature must be above 0, got {temperature}")
+        check_model_path(model_name_or_path)
+        self.model_name_or_path = model_name_or_path
+        self.objective = objective
+        self.lora = lora
+        self.inner_epochs, self.minibatches = inner_epochs, minibatches
+        self.temperature = temperature
+        self._load_options: dict[str, Any] = {
+            "dtype": dtype,
+            "gradient_checkpointing": gradient_checkpointing,
+            "attn_implementation": attn_implementation,
+        }
+        self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
+        self._step = _Step()
+        self.evaluations: dict[str, EvaluationSet] = {}
+        #: What the last optimizer step measured, under TRL's names; ``metrics.jsonl`` is written from it.
+        self.step_metrics: dict[str, float] = {}
+
+    # -- the policy ------------------------------------------------------------------------------------------------
+
+    policy: Policy  # registered by configure_model, so that checkpoints name its weights policy.*
+
+    def __getattr__(self, name: str) -> Any:
+        """Load the policy when it is first asked for; a Trainer does so earlier, through :meth:`configure_model`."""
+        if name == "policy" and "policy" not in self.__dict__["_modules"]:
+            self.configure_model()
+        return super().__getattr__(name)
+
+    @property
+    def steps_per_round(self) -> int:
+        """Optimizer steps made of each round."""
+        return self.inner_epochs * self.minibatches
+
+    def configure_model(self) -> None:
+        """Load the policy and make the frozen copies that the run needs; called again it does nothing."""
+        if "policy" in self._modules:
+            return
+        policy = load_policy(self.model_name_or_path, self.lora, temperature=self.temperature, **self._load_options)
+        self.policy = policy
+        trainer = self._trainer
+        asked = getattr(getattr(trainer, "datamodule", None), "needs", frozenset())
+        needs = set(asked) & {"reference", "teacher"}
+        if self.objective.beta > 0:
+            needs.add("reference")
+        moving = {w for c in getattr(trainer, "callbacks", []) for w in getattr(c, "moves", ())}
+        for who in sorted(needs | moving):
+            if not (who == "reference" and policy.has_adapter and who not in moving):
+                policy.freeze_copy(who)
+
+    def on_fit_start(self) -> None:
+        """Frozen copies are outside the module tree, so they follow the policy's device by hand."""
+        for twin in self.policy.frozen.values():
+            twin.to(self.device)
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """The machinery that is missing from the Trainer's list."""
+        from lightning_serl.callbacks.machinery import missing_callbacks
+
+        return missing_callbacks(self._trainer)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Only trainable weights are optimised; every step raises the policy's version."""
+        optimizer = self._make_optimizer([p for p in self.policy.parameters() if p.requires_grad])
+        policy = self.policy
+
+        def count(*_: Any) -> None:
+            policy.version += 1
+
+        optimizer.register_step_post_hook(count)
+        if self._make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "step"}}
+
+    # -- from groups to micro-batches ------------------------------------------------------------------------------------
+
+    def experience(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[RolloutBatch]:
+        """Turn graded groups into the micro-batches of their optimizer steps.
+
+        Called with the same groups on all ranks; each rank gets its own micro-batches:
+        ``inner_epochs x minibatches x accumulate_grad_batches`` of them, whatever the groups hold. Old and reference
+        log-probs are computed here, without gradient, in the run's precision.
+
+        Args:
+            groups: Groups with token ids (``prompt_ids`` and ``completions``).
+            verdicts: One per group; responses of weight 0 are left out.
+
+        Returns:
+            Micro-batches in training order.
+
+        Raises:
+            InputError: if no response can be trained on.
+        """
+        trainer = self._trainer
+        ranks = Ranks.of(trainer)
+        accumulate = 1 if trainer is None else trainer.accumulate_grad_batches
+        rows = _rows(groups, verdicts)
+        if not rows:
+            raise InputError("no response can be trained on: every weight is 0, every group has train=False, or no token ids")
+        objective = self.objective
+        mine = list(range(len(rows)))[ranks.rank :: ranks.size]
+        parts = [[rows[i] for i in one] for one in minibatches([r.uid for r in rows], self.minibatches, 0)]
+        with self.policy.gathered(trainer) as policy:
+            needs_old = self.steps_per_round > 1
+            in_reward = objective.beta > 0 and objective.kl_in == "reward"
+            if needs_old or objective.beta > 0:
+                # every rank works on its share of rows, then all hold all of them
+                share = [(rows[i].ids, rows[i].start) for i in mine]
+                with ranks.stage("computing log-probs"):
+                    old = [s.logp for s in policy.stats(share)] if needs_old or in_reward else [None] * len(share)
+                    ref = [s.logp for s in policy.stats(share, "reference")] if objective.beta > 0 else [None] * len(share)
+                for row, (o, r) in zip(rows, ranks.interleave(list(zip(old, ref, strict=True))), strict=True):
+                    row.old, row.ref = o, r
+        if in_reward:
+            for row in rows:
+                assert row.old is not None
+                assert row.ref is not None
+                row.score -= objective.beta * float(objectives.kl(row.old, row.ref, objective.kl).sum())
+        self._set_advantages(rows)
+
+        out: list[RolloutBatch] = []
+        for epoch in range(self.inner_epochs):
+            if epoch:
+                parts = [[rows[i] for i in one] for one in minibatches([r.uid for r in rows], self.minibatches, epoch)]
+            for part in parts:
+                tokens = sum(len(r.ids) - r.start for r in part)
+                slots = partition([len(r.ids) for r in part], accumulate * ranks.size)
+                for slot in slots[ranks.rank :: ranks.size]:
+                    out.append(self._micro_batch([part[i] for i in slot], tokens, len(part), needs_old))
+        return out
+
+    def _set_advantages(self, rows: list[_Row]) -> None:
+        objective = self.objective
+        plain = [r for r in rows if not r.centred]
+        if plain:
+            values = objectives.advantages(
+                torch.tensor([r.score for r in plain], dtype=torch.float64),
+                torch.tensor([r.group for r in plain]),
+                objective.baseline,
+                objective.scale,
+                torch.tensor([r.weight for r in plain], dtype=torch.float64),
+                objective.eps,
+            )
+            for row, value in zip(plain, values.tolist(), strict=True):
+                row.advantage = value
+        for row in rows:
+            row.advantage = (row.score if row.centred else row.advantage) * row.weight
+
+    def _micro_batch(self, rows: list[_Row], tokens: int, sequences: int, with_old: bool) -> RolloutBatch:
+        batch = pad_rows([r.ids for r in rows], [r.start for r in rows], self.policy.pad_id)
+        batch.num_tokens, batch.num_sequences, batch.uids = tokens, sequences, tuple(r.uid for r in rows)
+        shape = batch.mask.shape
+        dtype = torch.float64 if next(self.policy.parameters()).dtype == torch.float64 else torch.float32
+        batch.advantages = torch.zeros(shape, dtype=dtype)
+
+        def table(values: list[Tensor | None]) -> Tensor:
+            out = torch.zeros(shape, dtype=dtype)
+            for i, (row, value) in enumerate(zip(rows, values, strict=True)):
+                assert value is not None
+                out[i, row.start : len(row.ids)] = value
+            return out
+
+        for i, row in enumerate(rows):
+            batch.advantages[i, row.start : len(row.ids)] = row.advantage
+            if row.token_scores is not None:
+                batch.advantages[i, row.start : len(row.ids)] += row.token_scores.to(dtype)
+        if with_old:
+            batch.old_logp = table([r.old for r in rows])
+        if self.objective.beta > 0 and self.objective.kl_in == "loss":
+            batch.ref_logp = table([r.ref for r in rows])
+        if rows and all(r.sampler is not None for r in rows):
+            batch.sampler_logp = table([torch.tensor(r.sampler) for r in rows])
+        return batch
+
+    # -- one micro-batch -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
+        """The loss of one micro-batch, scaled so that the step's gradient is that of all its responses at once.
+
+        Returns:
+            () loss; Lightning divides it by the accumulation count and data parallelism by the world size, so it is
+            multiplied by both.
+        """
+        objective = self.objective
+        stats = self.policy(batch)
+        logp = stats.logp
+        old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
+        adv = batch.advantages.to(logp.dtype)
+        divisor = batch.num_tokens if objective.aggregation == "token" else batch.num_sequences
+        length = objective.constant_length
+        loss = objectives.policy_loss(
+            logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
+            objective.aggregation, divisor, length,
+        )  # fmt: skip
+        step = self._step
+        if batch.ref_logp is not None:
+            per_token = objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl)
+            loss = loss + objective.beta * objectives.aggregate(per_token, batch.mask, objective.aggregation, divisor, length)
+            step.add(kl=torch.where(batch.mask, per_token, 0.0).sum())
+        low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
+        assert stats.entropy is not None
+        step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
+        step.tokens = batch.num_tokens
+        if batch.sampler_logp is not None and batch.mask.any():
+            gap = (logp.detach() - batch.sampler_logp.to(logp.dtype)).abs()[batch.mask]
+            step.add(gap=gap.sum())
+            step.peaks["gap"] = max(step.peaks.get("gap", 0.0), float(gap.max()))
+        padded = torch.tensor(float((batch.attention_mask == 0).sum()))
+        step.add(padding=padded, positions=torch.tensor(float(batch.attention_mask.numel())))
+        trainer = self._trainer
+        if trainer is None:
+            return loss
+        return loss * trainer.accumulate_grad_batches * trainer.world_size
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Close the step's accounts: sums over micro-batches and ranks, under TRL's names."""
+        grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        names = ("loss", "entropy", "low", "high", "kl", "gap", "padding", "positions")
+        ranks = Ranks.of(self._trainer)
+        sums = dict(zip(names, ranks.sum(torch.stack([self._step.sums.get(n, torch.zeros((), dtype=torch.float64)) for n in names])).tolist(), strict=True))
+        tokens = max(1, self._step.tokens)
+        metrics = {
+            "loss": sums["loss"] / tokens,
+            "entropy": sums["entropy"] / tokens,
+            "clip_ratio/low_mean": sums["low"] / tokens,
+            "clip_ratio/high_mean": sums["high"] / tokens,
+            "clip_ratio/region_mean": (sums["low"] + sums["high"]) / tokens,
+            "grad_norm": float(norm),
+            "learning_rate": float(optimizer.param_groups[0]["lr"]),
+            "num_tokens": float(tokens),
+            "serl/batch/pad_frac": sums["padding"] / max(1.0, sums["positions"]),
+        }
+        if "kl" in self._step.sums:
+            metrics["kl"] = sums["kl"] / tokens
+        if "gap" in self._step.sums:
+            metrics["sampling/sampling_logp_difference/mean"] = sums["gap"] / tokens
+            metrics["sampling/sampling_logp_difference/max"] = self._step.peaks["gap"]
+        self.step_metrics = metrics
+        self._step = _Step()
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
+
+    # -- evaluation ------------------------------------------------------------------------------------------------------
+
+    def _start_evaluation(self) -> None:
+        self.evaluations = {}
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._start_evaluation()
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count one batch of graded groups."""
+        if batch.set_name not in self.evaluations:
+            self.evaluations[batch.set_name] = EvaluationSet(batch.k).to(self.device)
+        self.evaluations[batch.set_name].update(batch.items)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """The stream did the work: a predict batch is a list of finished rows."""
+        return batch
+
+    def evaluation_results(self) -> dict[str, dict[str, float]]:
+        """Results of the last evaluation by set; every rank must call it, and gets the same."""
+        return {name: one.compute() for name, one in sorted(self.evaluations.items())}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every set's results as ``val/SET/METRIC``."""
+        self._log_results("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log every set's results as ``test/SET/METRIC``."""
+        self._log_results("test")
+
+    def _log_results(self, stage: str) -> None:
+        #: Equal on all ranks already, so nothing is reduced a second time.
+        self.last_results = self.evaluation_results()
+        for name, result in self.last_results.items():
+            self.log_dict({f"{stage}/{name}/{k}": float(v) for k, v in result.items() if v is not None}, batch_size=1)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Only trained weights under LoRA; frozen copies if they moved; progress rounded down to a whole step."""
+        if self.policy.has_adapter:
+            trained = {n for n, p in self.named_parameters() if p.requires_grad}
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["serl_policy"] = {
+            "version": self.policy.version,
+            "frozen": {who: twin.state_dict() for who, twin in self.policy.frozen.items() if twin.moved},
+        }
+        trainer = self._trainer
+        if trainer is not None and "loops" in checkpoint and trainer.accumulate_grad_batches > 1:
+            _round_down(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], trainer.accumulate_grad_batches)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Frozen copies as they were; a version no engine has seen."""
+        saved = checkpoint.get("serl_policy", {"version": 0, "frozen": {}})
+        self.policy.version = max(self.policy.version, saved["version"]) + 1
+        for who, state in saved["frozen"].items():
+            twin = self.policy.freeze_copy(who)
+            twin.load_state_dict(state)
+            twin.moved = True
+
+
+def _rows(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[_Row]:
+    """The responses that enter the loss, in the order of their groups."""
+    return list(_iterate_rows(groups, verdicts))
+
+
+def _iterate_rows(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> Iterator[_Row]:
+    for number, (group, verdict) in enumerate(zip(groups, verdicts, strict=True)):
+        if not group.instruction.train:
+            continue
+        scores, weights = verdict.scores.tolist(), verdict.weight.tolist()
+        for k, completion in enumerate(group.completions):
+            if weights[k] > 0 and completion.token_ids and group.prompt_ids:
+                yield _Row(
+                    ids=tuple(group.prompt_ids) + tuple(completion.token_ids),
+                    start=len(group.prompt_ids),
+                    uid=group.instruction.uid,
+                    group=number,
+                    score=scores[k],
+                    weight=weights[k],
+                    centred=verdict.centred,
+                    sampler=completion.logprobs,
+                    token_scores=None if verdict.token_scores is None else verdict.token_scores[k],
+                )
+
+
+def _round_down(progress: dict[str, Any], accumulate: int) -> None:
+    """Move Lightning's batch counters back to the start of an accumulation window that was left unfinished.
+
+    The gradients of its first micro-batches are not in the checkpoint, so they must be computed again.
+    """
+    done = progress["current"]["processed"]
+    surplus = done % accumulate
+    if not surplus:
+        return
+    for span in ("current", "total"):
+        start = progress[span]["processed"] - surplus
+        for counter in ("ready", "started", "processed", "completed"):
+            progress[span][counter] = start

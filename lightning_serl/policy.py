@@ -1,0 +1,322 @@
+"""The trainable causal language model, and the only way to its token log-probabilities."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import checkpoint
+
+from lightning_serl.errors import InputError
+from lightning_serl.types import RolloutBatch, TokenStats
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+Head = Callable[[Tensor], Tensor]
+
+
+def token_logprobs(
+    hidden: Tensor, head: Head | Tensor, labels: Tensor, temperature: float = 1.0, chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each label, and the entropy of each distribution, without holding all logits at once.
+
+    Args:
+        hidden: (N, H) last hidden states.
+        head: The output layer, called on (k, H) to give (k, V) logits; or its (V, H) weight.
+        labels: (N,) int64 token ids.
+        temperature: Divides the logits, as the sampler's does.
+        chunk: Positions whose logits exist at one time; each chunk is computed again in the backward pass.
+
+    Returns:
+        ``(logp, entropy)``, each (N,), float32 (float64 for a float64 model).
+    """
+    stats = _token_stats(hidden, head, labels, temperature, chunk)
+    return stats[0], stats[1]
+
+
+def _token_stats(
+    hidden: Tensor, head: Head | Tensor, labels: Tensor, temperature: float, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581)."""
+    call: Head = (lambda h: torch.nn.functional.linear(h, head)) if isinstance(head, Tensor) else head
+
+    def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = call(h)
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+        normaliser = torch.logsumexp(logits, -1)
+        logp = logits.gather(-1, y[:, None])[:, 0] - normaliser
+        shifted = logits - normaliser[:, None]
+        entropy = -(shifted.exp() * shifted).sum(-1)
+        return logp, entropy, normaliser - logits.mean(-1)
+
+    if hidden.shape[0] <= chunk:
+        return piece(hidden, labels)
+    parts = []
+    for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+        again = torch.is_grad_enabled() and (h.requires_grad or not isinstance(head, Tensor))
+        parts.append(checkpoint(piece, h, y, use_reentrant=False) if again else piece(h, y))
+    logp, entropy, certainty = (torch.cat(p) for p in zip(*parts, strict=True))
+    return logp, entropy, certainty
+
+
+class Policy(nn.Module):
+    """A Hugging Face causal LM (with or without LoRA) behind one forward: a batch in, log-probs out.
+
+    This module is the root that strategies wrap and shard; the output layer runs inside its forward.
+
+    Args:
+        model: A ``PreTrainedModel`` with a causal-LM head, or a ``PeftModel`` around one.
+        tokenizer: Its tokenizer; an end-of-sequence token is required, a pad token is not.
+        temperature: The temperature rollouts are sampled and scored at; one number for both.
+        chunk: Positions whose logits exist at one time.
+
+    Attributes:
+        version: Rises on every optimizer step and every load, so that an engine can tell stale weights.
+        frozen: Frozen copies by name (``reference``, ``teacher``), outside the module tree on purpose: they enter
+            neither optimizer nor checkpoint nor ``parameters()``.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int = 1024) -> None:
+        super().__init__()
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
+        if temperature <= 0:
+            raise InputError(f"model.temperature must be above 0, got {temperature}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.chunk = chunk
+        self.version = 0
+        self.frozen: dict[str, Policy] = {}
+        #: Set on a frozen copy once it left its first weights; only then it enters checkpoints.
+        self.moved = False
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the trainable weights are a LoRA adapter."""
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def causal_lm(self) -> Any:
+        """The Hugging Face model itself, with LoRA layers still inside."""
+        return self.model.get_base_model() if self.has_adapter else self.model  # type: ignore[operator]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        """The padding id; any id serves, since padding is masked everywhere."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: the tokenizer's and those of the generation config."""
+        extra = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
+        ids = [self.tokenizer.eos_token_id, *(extra if isinstance(extra, (list, tuple)) else [extra])]
+        return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+    @property
+    def context_length(self) -> int | None:
+        """Most positions the model was built for, if its configuration says."""
+        length = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        return None if length is None else int(length)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., H) hidden states to (..., V) logits, with the model's own scaling and soft cap, before temperature."""
+        lm = self.causal_lm
+        config = lm.config.get_text_config()
+        logits: Tensor = lm.get_output_embeddings()(hidden)
+        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def forward(self, batch: RolloutBatch, certainty: bool = False) -> TokenStats:
+        """Log-probabilities of the completion tokens of a micro-batch.
+
+        Args:
+            batch: (B, T) ids, masks and positions; an empty slot (no mask at all) still runs, so that every rank
+                takes part in every collective.
+            certainty: Also compute self-certainty.
+
+        Returns:
+            (B, T) statistics, 0 outside ``batch.mask``.
+        """
+        hidden = self.causal_lm.base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        mask = batch.mask.clone()
+        mask[:, 0] = False  # nothing predicts the first token of a row
+        empty = not bool(mask.any())
+        if empty:
+            mask[0, 1] = True
+        predicting = hidden[:, :-1][mask[:, 1:]]
+        values = _token_stats(predicting, self.head, batch.input_ids[mask], self.temperature, self.chunk)
+        wanted = (True, True, certainty)
+        spread: list[Tensor | None] = []
+        for value, want in zip(values, wanted, strict=True):
+            if not want:
+                spread.append(None)
+                continue
+            value = value * 0 if empty else value
+            spread.append(torch.zeros(mask.shape, dtype=value.dtype, device=value.device).masked_scatter(mask, value))
+        return TokenStats(spread[0], spread[1], spread[2])  # type: ignore[arg-type]
+
+    # -- other selves ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def acting_as(self, who: str) -> Iterator[Policy]:
+        """The policy, its ``reference`` or its ``teacher``, for one or more forward passes.
+
+        Under LoRA the reference is the model with its adapter disabled; otherwise it is a frozen copy.
+
+        Raises:
+            InputError: if no such copy was made.
+        """
+        if who == "policy":
+            yield self
+        elif who in self.frozen:
+            yield self.frozen[who]
+        elif who == "reference" and self.has_adapter:
+            with self.model.disable_adapter():  # type: ignore[operator]
+                yield self
+        else:
+            raise InputError(
+                f"no {who} policy exists in this run; list {who!r} in the `needs` of the reward or source that asks for it"
+            )
+
+    def freeze_copy(self, who: str) -> Policy:
+        """Keep a frozen copy of the present weights under a name; made once, later calls return the first."""
+        if who not in self.frozen:
+            if self.has_adapter:
+                raise InputError(f"a {who} policy that moves is not available with LoRA; train full weights or drop it")
+            twin = Policy(copy.deepcopy(self.model), self.tokenizer, self.temperature, self.chunk)
+            self.frozen[who] = twin.requires_grad_(False).eval()
+        return self.frozen[who]
+
+    # -- use outside of training_step ----------------------------------------------------------------------------
+
+    @contextmanager
+    def gathered(self, trainer: pl.Trainer | None = None) -> Iterator[Policy]:
+        """For forward passes outside ``training_step``: whole weights, eval mode, no gradients, the run's precision.
+
+        Plain ``no_grad`` and not inference mode, whose tensors cannot enter a later backward pass.
+        """
+        modes = [(m, m.training) for m in self.modules()]
+        self.eval()
+        context: AbstractContextManager[Any] = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(_unsharded(self))
+                for twin in self.frozen.values():
+                    stack.enter_context(_unsharded(twin))
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(context)
+                yield self
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def stats(self, rows: Sequence[tuple[Sequence[int], int]], who: str = "policy", certainty: bool = False,
+              rows_per_pass: int = 64) -> list[TokenStats]:  # fmt: skip
+        """Statistics of given tokens, in length-sorted passes; call inside :meth:`gathered`.
+
+        Args:
+            rows: ``(token ids, start)``; positions from ``start`` on are scored, ``start`` at least 1.
+            who: ``policy``, ``reference`` or ``teacher``.
+            certainty: Also compute self-certainty.
+            rows_per_pass: Rows of one forward pass.
+
+        Returns:
+            Per row, (len - start,) tensors on the CPU.
+        """
+        out: list[TokenStats] = [TokenStats(torch.zeros(0))] * len(rows)
+        order = sorted((i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1]), key=lambda i: (len(rows[i][0]), i))
+        with self.acting_as(who) as actor:
+            for k in range(0, len(order), rows_per_pass):
+                chosen = order[k : k + rows_per_pass]
+                batch = pad_rows([rows[i][0] for i in chosen], [rows[i][1] for i in chosen], self.pad_id).to(self.device)
+                result = actor(batch, certainty=certainty)
+                for line, i in enumerate(chosen):
+                    piece = slice(rows[i][1], len(rows[i][0]))
+                    out[i] = TokenStats(*(None if v is None else v[line, piece].cpu() for v in result))  # type: ignore[arg-type]
+        return out
+
+    # -- weights for engines and export --------------------------------------------------------------------------
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of the base model under its Hugging Face names, one at a time, sharded ones gathered.
+
+        The output layer is always named, also where it is tied to the embedding: engines keep their own copy.
+        All ranks must walk this iterator in step.
+        """
+        for name, tensor in self.causal_lm.state_dict().items():
+            if ".lora_" in name or "lora_embedding" in name:
+                continue
+            full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            yield name.replace(".base_layer.", "."), full.detach()
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The LoRA adapter's tensors under peft's names, sharded ones gathered (all ranks in step)."""
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(self.model)
+        return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach() for k, v in state.items()}
+
+
+@contextmanager
+def _unsharded(module: nn.Module) -> Iterator[None]:
+    """FSDP2 weights gathered once for many forward passes; without it every token would gather them again."""
+    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(True, recurse=False)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:
+    """Right-pad token rows into a batch whose mask covers each row from its start on.
+
+    Args:
+        rows: B lists of token ids.
+        starts: First masked position of each row.
+        pad_id: Filler, masked everywhere.
+
+    Returns:
+        (B, T) batch with advantages 0.
+    """
+    length = max(2, *(len(r) for r in rows)) if rows else 2
+    input_ids = torch.full((max(1, len(rows)), length), pad_id, dtype=torch.long)
+    attention = torch.zeros_like(input_ids)
+    mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        attention[i, : len(row)] = 1
+        mask[i, start : len(row)] = True
+    if not rows:
+        attention[:, :] = 1  # an empty slot is a real forward pass over fillers
+    positions = torch.arange(length).expand_as(input_ids).contiguous()
+    return RolloutBatch(input_ids, attention, positions, mask, torch.zeros(input_ids.shape))

@@ -1,0 +1,20 @@
+"""Rewards: votes without labels, checks against labels, controls, and the seam for your own."""
+
+from __future__ import annotations
+
+from lightning_serl.rewards.base import Reward, check_reward, fill_answers
+from lightning_serl.rewards.majority import MajorityVote
+from lightning_serl.rewards.pairwise import PairwiseVote
+from lightning_serl.rewards.random import RandomReward
+from lightning_serl.rewards.verifiable import LabelElseVote, VerifiableReward
+
+__all__ = [
+    "LabelElseVote",
+    "MajorityVote",
+    "PairwiseVote",
+    "RandomReward",
+    "Reward",
+    "VerifiableReward",
+    "check_reward",
+    "fill_answers",
+]

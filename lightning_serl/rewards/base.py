@@ -1,0 +1,96 @@
+"""What a reward is, and the help that rewards share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from lightning_serl.answers import AnswerGrader, cluster
+from lightning_serl.errors import InputError
+from lightning_serl.types import Group, Verdict
+
+# Per-token statistics of the policy's own pass that a reward may ask for.
+STATISTICS = frozenset({"entropy", "certainty"})
+_PARAMETERS = ("groups", "ctx")
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores groups; a plain function with the same two parameters serves too.
+
+    Attributes:
+        needs: Names from :data:`STATISTICS` that must be in ``Group.stats``; a function may lack the attribute.
+    """
+
+    needs: frozenset[str]
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group, in order; ``ctx`` may be ``None`` outside of a run."""
+        ...
+
+
+def check_reward(reward: object) -> Callable[[Sequence[Group], Any], list[Verdict]]:
+    """Check a user's reward before the run begins.
+
+    Args:
+        reward: A function or object that is called as ``reward(groups, ctx)``.
+
+    Returns:
+        The same object.
+
+    Raises:
+        InputError: if it cannot be called so, naming the parameter at fault; if a class was passed in place of an
+            object; or if ``needs`` asks for something that nothing provides.
+    """
+    name = getattr(reward, "__name__", type(reward).__name__)
+    wanted = f"a reward is called as {name}(groups, ctx)"
+    if isinstance(reward, type):
+        raise InputError(f"the reward is the class {name}; pass an object, as in {name}()")
+    if not callable(reward):
+        raise InputError(f"the reward {name} cannot be called; {wanted}")
+    needs: Any = getattr(reward, "needs", frozenset())
+    if isinstance(needs, str) or not set(needs) <= STATISTICS:
+        known = ", ".join(sorted(STATISTICS))
+        raise InputError(f"the reward {name} needs {needs!r}, which nothing provides; give a set with any of {known}")
+    _check_signature(name, inspect.signature(reward), wanted)
+    return reward
+
+
+def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> None:
+    """Two positional parameters named ``groups`` and ``ctx``; whatever follows has a default."""
+    parameters = list(signature.parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    for place, expected in enumerate(_PARAMETERS):
+        if place >= len(positional):
+            if not takes_any:
+                raise InputError(f"the reward {name} lacks the parameter {expected!r}; {wanted}")
+            break
+        given = positional[place].name
+        # An underscore says that a parameter is not used.
+        if given.lstrip("_") not in (expected, ""):
+            raise InputError(f"parameter {place + 1} of the reward {name} is {given!r}, not {expected!r}; {wanted}")
+    for parameter in parameters:
+        extra = parameter not in positional[: len(_PARAMETERS)]
+        variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if extra and not variable and parameter.default is parameter.empty:
+            raise InputError(f"the reward {name} requires the parameter {parameter.name!r}; {wanted}")
+
+
+def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
+    """Set ``answers`` and ``cluster`` of every group that lacks them.
+
+    Groups filled by the same kind of grader, or by their maker, are left alone; those filled by another kind of
+    grader here are read again, because a vote must count the answers that its own grader sees.
+    """
+    kind = (type(grader), getattr(grader, "mode", None))
+    for group in groups:
+        # Not a field: who read the answers is nobody's business but this function's.
+        read_by = getattr(group, "_read_by", kind)
+        if group.answers is not None and group.cluster is not None and read_by == kind:
+            continue
+        finished = [completion.finished for completion in group.completions]
+        choices = group.instruction.meta.get("choices")
+        group.answers, group.cluster = cluster(group.texts, finished, grader, choices or None)
+        group._read_by = kind  # type: ignore[attr-defined]

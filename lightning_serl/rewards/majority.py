@@ -1,0 +1,94 @@
+"""Majority vote: the answer most responses agree on is the pseudo-label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.errors import InputError
+from lightning_serl.rewards.base import fill_answers
+from lightning_serl.types import Group, Verdict
+
+TIES = ("smallest", "abstain")
+
+
+class MajorityVote:
+    r"""Scores 1 for the answer that most responses of a group give, 0 for every other and for no answer.
+
+    The verdict does not depend on the order of the responses. Its ``confidence`` is the share of all responses in the
+    winning class, its ``label`` that class's smallest answer. ``info`` holds ``tie`` (two classes share the top),
+    ``unique_answers`` (classes) and ``no_answer`` (responses without an answer).
+
+    Args:
+        grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
+        ties: ``"smallest"`` decides for the smaller answer; ``"abstain"`` gives no label and every weight 0.
+        min_share: A winner with a smaller share of the responses is no label, and every weight is 0.
+        soft: Scores each response by the share of its own class (EMPO) in place of 1 and 0; all 0 when all differ.
+
+    Raises:
+        InputError: for an unknown grader, mode or tie rule, or a share outside [0, 1].
+
+    Example:
+        >>> from lightning_serl.types import Group
+        >>> group = Group.from_texts("1+1?", ["\\boxed{2}", "\\boxed{3}", "\\boxed{2.0}"])
+        >>> verdict = MajorityVote()([group], None)[0]
+        >>> verdict.label, verdict.scores.tolist()
+        ('2', [1.0, 0.0, 1.0])
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        grader: str | AnswerGrader = "math",
+        mode: str = "fast",
+        ties: str = "smallest",
+        min_share: float = 0.0,
+        soft: bool = False,
+    ) -> None:
+        if ties not in TIES:
+            raise InputError(f"ties cannot be {ties!r}; use one of {', '.join(TIES)}")
+        if not 0.0 <= min_share <= 1.0:
+            raise InputError(f"min_share is {min_share}; it is a share of the responses, from 0 to 1")
+        self.grader = resolve_grader(grader, mode)
+        self.ties, self.min_share, self.soft = ties, min_share, soft
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group; fills ``answers`` and ``cluster``."""
+        fill_answers(groups, self.grader)
+        return [self._vote(group) for group in groups]
+
+    def _vote(self, group: Group) -> Verdict:
+        assert group.answers is not None
+        assert group.cluster is not None
+        n = len(group)
+        sizes: dict[int, int] = {}
+        for number in group.cluster:
+            if number >= 0:
+                sizes[number] = sizes.get(number, 0) + 1
+        info = {"tie": False, "unique_answers": len(sizes), "no_answer": n - sum(sizes.values())}
+        if not sizes:
+            return Verdict(torch.zeros(n), confidence=0.0, info=info)
+        top = max(sizes.values())
+        # Classes are numbered by their smallest answer.
+        winners = sorted(number for number, size in sizes.items() if size == top)
+        info["tie"] = len(winners) > 1
+        confidence = top / n
+        if (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
+            return Verdict(torch.zeros(n), confidence=confidence, weight=torch.zeros(n), info=info)
+        label = min(
+            a for a, number in zip(group.answers, group.cluster, strict=True) if a is not None and number == winners[0]
+        )
+        return Verdict(self._scores(group.cluster, sizes, winners[0]), label, confidence, info=info)
+
+    def _scores(self, classes: Sequence[int], sizes: dict[int, int], winner: int) -> torch.Tensor:
+        """(n,) float32 scores from the class of each response."""
+        if not self.soft:
+            return torch.tensor([float(number == winner) for number in classes])
+        if max(sizes.values()) == 1:
+            return torch.zeros(len(classes))
+        return torch.tensor([sizes.get(number, 0) / len(classes) for number in classes])

@@ -1,0 +1,42 @@
+"""The control: rewards that know nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_serl.seeding import rng_for
+from lightning_serl.types import Group, Verdict
+
+
+class RandomReward:
+    """Scores each response 1 or 0 with equal chance, whatever it says.
+
+    What a run gains with this reward it gains from something other than its reward. Scores depend on the seed, the
+    round, the instruction and the response's index alone, so they are the same for any order of groups and any rank.
+
+    Args:
+        seed: The seed of the run.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group."""
+        # A fixed problem met again in a later round gets other scores.
+        current = int(getattr(ctx, "round", 0) or 0)
+        return [self._draw(group, current) for group in groups]
+
+    def _draw(self, group: Group, current: int) -> Verdict:
+        # Recorded groups share one uid, hence the prompt as well.
+        name = f"{group.instruction.uid}\0{group.instruction.prompt}".encode("utf-8", "surrogatepass")
+        key = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
+        rng = rng_for(self.seed, "random_reward", current, key)
+        scores = torch.tensor([float(rng.random() < 0.5) for _ in range(len(group))])
+        return Verdict(scores, confidence=float(scores.sum()) / max(len(group), 1), info={"tie": False})

@@ -1,0 +1,104 @@
+"""Rewards against gold labels, and the default reward: the label where there is one, else the vote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.rewards.base import fill_answers
+from lightning_serl.rewards.majority import MajorityVote
+from lightning_serl.types import Group, Verdict
+
+# The votes on a group leave this much of the second that a group may cost.
+_LABEL_SECONDS = 0.2
+
+
+class VerifiableReward:
+    r"""Scores 1 for answers equal to ``instruction.label``, 0 for others and for no answer.
+
+    A math label is read as if boxed, so bare LaTeX such as ``\frac{\pi}{2}`` is understood whole. A group without a
+    label, or with one that the grader cannot read, gets weight 0 throughout and says why in ``info["reason"]``.
+
+    Args:
+        grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
+
+    Raises:
+        InputError: for an unknown grader or mode.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, grader: str | AnswerGrader = "math", mode: str = "fast") -> None:
+        self.grader = resolve_grader(grader, mode)
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group; fills ``answers`` and ``cluster``."""
+        return [self._score(group) for group in groups]
+
+    def _score(self, group: Group) -> Verdict:
+        fill_answers([group], self.grader)
+        assert group.answers is not None
+        assert group.cluster is not None
+        n = len(group)
+        info: dict[str, Any] = {
+            "tie": False,
+            "unique_answers": len({number for number in group.cluster if number >= 0}),
+            "no_answer": group.answers.count(None),
+        }
+        gold = group.instruction.label
+        if gold is None:
+            return _unscored(n, info, "the instruction has no label")
+        read = getattr(self.grader, "label", None)
+        label = gold if read is None else read(gold)
+        if label is None:
+            return _unscored(n, info, "the grader cannot read the label")
+        start_group = getattr(self.grader, "start_group", None)
+        if start_group is not None:
+            start_group(_LABEL_SECONDS)
+        right = {
+            answer: self.grader.same(label, answer) for answer in sorted({a for a in group.answers if a is not None})
+        }
+        scores = torch.tensor([float(answer is not None and right[answer]) for answer in group.answers])
+        return Verdict(scores, label, float(scores.sum()) / max(n, 1), info=info)
+
+
+class LabelElseVote:
+    """The default reward: groups with a label are scored against it, all others by majority vote.
+
+    Args:
+        grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        mode: ``"fast"`` or ``"exact"``.
+        ties: As in :class:`MajorityVote`.
+        min_share: As in :class:`MajorityVote`.
+        soft: As in :class:`MajorityVote`; labelled groups always score 1 and 0.
+
+    Raises:
+        InputError: as :class:`MajorityVote` does.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        grader: str | AnswerGrader = "math",
+        mode: str = "fast",
+        ties: str = "smallest",
+        min_share: float = 0.0,
+        soft: bool = False,
+    ) -> None:
+        self.vote = MajorityVote(grader, mode, ties, min_share, soft)
+        # One grader for both, so that they share what they remember.
+        self.verify = VerifiableReward(self.vote.grader)
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group, in order; fills ``answers`` and ``cluster``."""
+        return [(self.vote if g.instruction.label is None else self.verify)([g], ctx)[0] for g in groups]
+
+
+def _unscored(n: int, info: dict[str, Any], reason: str) -> Verdict:
+    """A verdict that keeps a group out of training."""
+    return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), info={**info, "reason": reason})

@@ -1,0 +1,221 @@
+"""Where the instructions of a round come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_serl.context import Context
+from lightning_serl.engines.base import Request, Sampling
+from lightning_serl.errors import InputError
+from lightning_serl.pool import InstructionPool
+from lightning_serl.prompts import InstructionTemplate, split_choices, split_items
+from lightning_serl.seeding import rng_for
+from lightning_serl.types import Group, Instruction, Verdict
+
+
+class InstructionSource(ABC):
+    """Proposes instructions, follows up on answered ones, and learns from what came of them.
+
+    Every method runs alike on all ranks: same arguments, same results. An instruction without a uid gets one from the
+    round. Filters and the pool are applied by the round, never here.
+    """
+
+    #: Policies beside the live one that the source's rollouts need (``reference``, ``teacher``).
+    needs: frozenset[str] = frozenset()
+
+    #: Whether proposals pass the instruction filters and enter the pool.
+    filtered: bool = True
+
+    @abstractmethod
+    def propose(self, k: int, ctx: Context) -> Sequence[Instruction | Group]:
+        """About ``k`` fresh instructions; fewer, more or none are fine.
+
+        A returned :class:`Group` was rolled out already (through ``ctx.generate``) and is rewarded as it stands: so a
+        proposal can itself be trained on.
+        """
+
+    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Sequence[Instruction]:
+        """Follow-ups to this wave's groups, each with a ``link`` to its parent's uid; asked only if ``max_waves`` > 0.
+
+        Args:
+            groups: The groups of one rank's share of the wave.
+            verdicts: Their gate verdicts: the label if one is known, else the vote.
+            ctx: Works on this rank alone.
+        """
+        return ()
+
+    def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
+        """See every group of a finished round, those that were dropped too."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives and tensors only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How the policy writes new instructions.
+
+    Args:
+        exemplars: Problems shown in each few-shot prompt.
+        from_kept: At most this many of them come from the policy's own kept problems.
+        prompts_per_call: Few-shot prompts sent at a time.
+        template: Wording of the few-shot prompt.
+        sampling: How instructions are drawn; independent of how answers are.
+    """
+
+    exemplars: int = 8
+    from_kept: int = 2
+    prompts_per_call: int = 8
+    template: InstructionTemplate = field(default_factory=InstructionTemplate)
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024, temperature=0.8, top_p=0.95))
+
+    def __post_init__(self) -> None:
+        if self.exemplars < 1:
+            raise ValueError(f"writing.exemplars must be at least 1, got {self.exemplars}")
+        if not 0 <= self.from_kept <= self.exemplars:
+            raise ValueError(f"writing.from_kept must lie between 0 and exemplars ({self.exemplars}), got {self.from_kept}")
+        if self.prompts_per_call < 1:
+            raise ValueError(f"writing.prompts_per_call must be at least 1, got {self.prompts_per_call}")
+
+
+class FewShotSelfInstruction(InstructionSource):
+    """The policy writes new problems after few-shot exemplars from the pool (SeRL, 2505.20347, section 3.1).
+
+    Args:
+        pool: Exemplars come from its seeds and its kept problems.
+        writing: Options.
+
+    Raises:
+        InputError: if more exemplars are asked for than there are seeds.
+    """
+
+    def __init__(self, pool: InstructionPool, writing: Writing | None = None) -> None:
+        self.pool = pool
+        self.writing = writing or Writing()
+        seeds = len(pool.seeds)
+        if self.writing.exemplars > seeds:
+            raise InputError(
+                f"writing.exemplars is {self.writing.exemplars} but there are only {seeds} seeds; "
+                f"set --data.writing.exemplars to at most {seeds} or add seeds"
+            )
+        self._calls = 0
+
+    def propose(self, k: int, ctx: Context) -> list[Instruction]:
+        """One call of ``prompts_per_call`` few-shot prompts; how many problems come of it is up to the policy."""
+        requests, call = [], self._calls
+        self._calls += 1
+        template = self.writing.template
+        seeds, kept = self.pool.seeds, self.pool.kept
+        for number in range(self.writing.prompts_per_call):
+            rng = rng_for(ctx.seed, "exemplars", call, number)
+            own = rng.sample(kept, min(self.writing.from_kept, len(kept)))
+            shown = own + rng.sample(seeds, self.writing.exemplars - len(own))
+            rng.shuffle(shown)
+            ids: tuple[int, ...] = ()
+            sampling = self.writing.sampling
+            if ctx.policy is not None:
+                ids = tuple(template.encode(ctx.policy.tokenizer, shown))
+                sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
+            requests.append(Request(ids, ctx.seeds(f"instruction {call} {number}", 1), sampling))
+        first = self.writing.exemplars + 1 if template.dangling else None
+        out: list[Instruction] = []
+        for (completion,) in filter(None, ctx.complete(requests)):
+            for item in split_items(completion.text, first=first, finished=completion.finished):
+                meta: dict[str, Any] = {"origin": "self"}
+                problem = item.text
+                if item.truncated:
+                    meta["truncated"] = True
+                if self.pool.multiple_choice:
+                    problem, options = split_choices(item.text)
+                    if options:
+                        meta["choices"] = options
+                out.append(Instruction(prompt=problem, uid="", meta=meta))
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of calls so far: it keys every random choice."""
+        return {"calls": self._calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self._calls = state["calls"]
+
+
+class PromptSet(InstructionSource):
+    """A fixed set of prompts, shuffled anew each time through; labels they carry travel with them.
+
+    Args:
+        prompts: At least one instruction.
+    """
+
+    filtered = False
+
+    def __init__(self, prompts: Sequence[Instruction]) -> None:
+        if not prompts:
+            raise InputError("a prompt set needs at least one prompt")
+        self.prompts = list(prompts)
+        self._position = 0
+
+    def propose(self, k: int, ctx: Context) -> list[Instruction]:
+        """The next ``k`` prompts."""
+        out = []
+        for _ in range(k):
+            lap, place = divmod(self._position, len(self.prompts))
+            order = list(range(len(self.prompts)))
+            rng_for(ctx.seed, "order", lap).shuffle(order)
+            prompt = self.prompts[order[place]]
+            out.append(Instruction(prompt.prompt, "", prompt.role, prompt.label, None, prompt.train, {**prompt.meta, "origin": "seed"}))
+            self._position += 1
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the endless shuffled sequence."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self._position = state["position"]
+
+
+class Mixture(InstructionSource):
+    """Some prompts of a fixed set among self-made ones.
+
+    Args:
+        made: Writes new instructions.
+        fixed: A fixed set.
+        ratio: Share of each round that comes from the fixed set, in (0, 1).
+    """
+
+    def __init__(self, made: InstructionSource, fixed: PromptSet, ratio: float) -> None:
+        self.made, self.fixed, self.ratio = made, fixed, ratio
+        self._owed = 0.0
+
+    def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
+        """``ratio`` of ``k`` from the fixed set, what rounding leaves is owed to the next call; the rest self-made."""
+        self._owed += k * self.ratio
+        count = min(k, int(self._owed))
+        self._owed -= count
+        made = list(self.made.propose(k - count, ctx)) if count < k else []
+        return [*self.fixed.propose(count, ctx), *made]
+
+    def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
+        """Both halves see everything."""
+        self.made.observe(groups, verdicts)
+        self.fixed.observe(groups, verdicts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both halves and what is owed."""
+        return {"made": self.made.state_dict(), "fixed": self.fixed.state_dict(), "owed": self._owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self.made.load_state_dict(state["made"])
+        self.fixed.load_state_dict(state["fixed"])
+        self._owed = state["owed"]

@@ -1,0 +1,141 @@
+"""Reading the answer off a response: thinking, boxes, announcements, letters, short texts."""
+
+import pytest
+
+from lightning_serl.answers import ChoiceGrader, MathGrader, TextGrader, strip_thinking
+from lightning_serl.answers.boxed import last_boxed
+from lightning_serl.answers.phrases import announced
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("plain", "plain"),
+        ("<think>a</think>b", "b"),
+        ("a<think>b</think>c<think>d", "ac"),
+        ("a</think>b", "b"),
+        ("<think>only", ""),
+        ("<think>a<think>b</think>c", "c"),
+        ("a</think>b</think>c", "c"),
+    ],
+)
+def test_thinking_is_no_answer(text, rest):
+    assert strip_thinking(text) == rest
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (r"\boxed{1} then \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"$x=\boxed{1}$ or $x=\boxed{2}$", "1,2"),
+        (r"\boxed{1} \quad \text{and} \quad \boxed{2}", "1,2"),
+        (r"\boxed{3} = \boxed{3.0}", "3.0"),
+        (r"\boxed{1}, cut off: \boxed{2", "1"),
+        (r"\boxed{}", None),
+        (r"\boxed{5} and \boxed{ }", "5"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        ("no box", None),
+        ("\\boxed{" + "{" * 10**6, None),
+        ("\\boxed{" * 10**5, None),
+    ],
+)
+def test_last_box(text, box):
+    assert last_boxed(text) == box
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 18.", "18"),
+        ("**Answer:** $\\frac{1}{2}$", "\\frac{1}{2}"),
+        ("the answer is $1,234 dollars", "1,234"),
+        ("The answer is 4+3\\sqrt{2}.", "4+3\\sqrt{2}"),
+        ("The answer is 5. No, the answer is \\(x=6\\).", "x=6"),
+        ("The answer is $3$ or $-3$.", None),
+        ("The answer is the sum of both.", None),
+        ("Nothing here", None),
+    ],
+)
+def test_announced_answer(text, answer):
+    assert announced(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"... so \boxed{42}.", "42"),
+        (r"\boxed{1}</think>Therefore $\boxed{2}$", "2"),
+        ("First 3 apples, then 4, which makes 7 apples.", "7"),
+        ("A: 610", "610"),
+        ("nothing to see", None),
+        (r"\boxed{___}", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_math_extraction(text, answer, mode):
+    assert MathGrader(mode).extract(text) == answer
+
+
+def test_truncated_math_abstains_without_a_box():
+    grader = MathGrader()
+    assert grader.extract_truncated("we get 3 and then 4") is None
+    assert grader.extract_truncated(r"\boxed{3}, checking: 3 =") == "3"
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is (C).", "C"),
+        ("the answer is: **B**", "B"),
+        (r"\boxed{\text{(D)}}", "D"),
+        (r"\boxed{b}", "B"),
+        ("Answer: A. Paris", "A"),
+        ("Because of it.\n\nJ", "J"),
+        ("答案是 C。", "C"),
+        ("答案：B", "B"),
+        ("Therefore it must be (E).", "E"),
+        ("The answer is a dog.", None),
+        ("I think so", None),
+        ("<think>The answer is (A).</think>", None),
+        ("The answer is (A). Wait, the answer is (D).", "D"),
+        ("The answer is A because it is.", "A"),
+        ("", None),
+    ],
+)
+def test_choice_extraction(text, letter):
+    assert ChoiceGrader().extract(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It is in Europe.\nAnswer: **Paris**.", "paris"),
+        (r"\boxed{\text{Acute  Appendicitis}}", "acute appendicitis"),
+        ("因此，答案是：北京。", "北京"),
+        ("La respuesta es: Sí.", "sí"),
+        ("ответ: Москва!", "москва"),
+        ("Explanation.\nＮａＣｌ", "nacl"),
+        (r"\boxed{\ce{H2O}}", "h2o"),
+        ("x" * 5000, None),
+        ("...", None),
+        ("", None),
+    ],
+)
+def test_text_extraction(text, answer):
+    assert TextGrader().extract(text) == answer
+
+
+def test_text_keeps_the_order_of_letters():
+    grader = TextGrader()
+    assert not grader.same(grader.extract("NaCl"), grader.extract("ClNa"))
+
+
+@pytest.mark.parametrize("grader", [MathGrader(), ChoiceGrader(), TextGrader()], ids=lambda g: g.name)
+@pytest.mark.parametrize("label", ["C", "(C)", "$C$", r"\boxed{C}"])
+def test_labels_bare_and_boxed(grader, label):
+    read = grader.label(label)
+    assert read is not None
+    if grader.name == "choice" or "(" not in label:
+        assert grader.same(grader.extract(r"\boxed{C}"), read)
