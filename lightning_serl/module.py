@@ -69,7 +69,7 @@ class SeRLModule(pl.LightningModule):
 
     Args:
         model_name_or_path: Directory or hub name of a causal language model with its tokenizer; ``tiny:base`` is the
-            embedded one.
+            embedded one. Only replayed evaluations can do without.
         objective: The policy-gradient objective.
         lora: Train a low-rank adapter instead of all weights.
         inner_epochs: Passes over each round's responses.
@@ -90,7 +90,7 @@ class SeRLModule(pl.LightningModule):
 
     def __init__(
         self,
-        model_name_or_path: str,
+        model_name_or_path: str | None = None,
         objective: Objective = Objective(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
         lora: LoraOptions | None = None,
         inner_epochs: int = 1,
@@ -108,7 +108,8 @@ class SeRLModule(pl.LightningModule):
                 raise InputError(f"model.{name} must be at least 1, got {value}")
         if temperature <= 0:
             raise InputError(f"model.temperature must be above 0, got {temperature}")
-        check_model_path(model_name_or_path)
+        if model_name_or_path is not None:
+            check_model_path(model_name_or_path)
         self.model_name_or_path = model_name_or_path
         self.objective = objective
         self.lora = lora
@@ -140,9 +141,23 @@ class SeRLModule(pl.LightningModule):
         """Optimizer steps made of each round."""
         return self.inner_epochs * self.minibatches
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether there is a model at all; recordings can be evaluated without one."""
+        return self.model_name_or_path is not None
+
     def configure_model(self) -> None:
-        """Load the policy and make the frozen copies that the run needs; called again it does nothing."""
+        """Load the policy and make the frozen copies that the run needs; called again it does nothing.
+
+        Raises:
+            InputError: if no model was named and the run needs one.
+        """
         if "policy" in self._modules:
+            return
+        if self.model_name_or_path is None:
+            engine = getattr(getattr(self._trainer, "datamodule", None), "engine", None)
+            if getattr(engine, "samples_policy", True) or self._trainer.state.fn == "fit":
+                raise InputError("no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base")
             return
         policy = load_policy(self.model_name_or_path, self.lora, temperature=self.temperature, **self._load_options)
         self.policy = policy
@@ -158,7 +173,7 @@ class SeRLModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Frozen copies are outside the module tree, so they follow the policy's device by hand."""
-        for twin in self.policy.frozen.values():
+        for twin in self.policy.frozen.values() if self.has_policy else ():
             twin.to(self.device)
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         predict_to: File that ``predict`` writes self-made problems with voted answers to; by default
             ``predictions.jsonl`` in the run folder.
-        seed: Seed of every random choice of the stream.
+        seed: Seed of every random choice of the stream; by default the one of ``seed_everything``, else 0.
 
     Raises:
         InputError: in ``__init__`` or ``setup``, before any model loads, if an option or file cannot be used.
@@ -77,14 +78,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
         rounds_per_epoch: int = 20,
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
         predict_to: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if rounds_per_epoch < 1:
             raise InputError(f"data.rounds_per_epoch must be at least 1, got {rounds_per_epoch}")
         if max_tokens < 1:
             raise InputError(f"data.max_tokens must be at least 1, got {max_tokens}")
-        if seed < 0:
+        if seed is not None and seed < 0:
             raise InputError(f"data.seed must be 0 or above, got {seed}")
         self.seeds, self.source, self.fields = seeds, source, fields
         self.mix_ratio = _parse_source(source)
@@ -95,7 +96,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.round_options, self.writing, self.solve = round, writing, solve
         self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch = rounds_per_epoch
-        self.evaluation, self.predict_to, self.seed = evaluation, predict_to, seed
+        self.evaluation, self.predict_to = evaluation, predict_to
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
 
         self.seed_problems: list[Instruction] = []
         self.evaluation_problems: dict[str, list[Instruction]] = {}
@@ -126,19 +128,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and check every file, choose the grader, and say so; no model is loaded yet."""
-        wanted = stage in ("fit", "predict")
-        if self.seeds is None and wanted and not isinstance(self.source, InstructionSource):
-            raise InputError("no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)")
-        if self.seeds is not None and not self.seed_problems and wanted:
-            self.seed_problems = read_problems(self.seeds, self.fields, "seed")
-            self._check_exemplars()
-            self._table = None  # one made by an earlier validation knows no seeds
-        if stage in ("validate", "test") and not self.evaluation.sets:
-            raise InputError(f"{stage} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
-        if not self.evaluation_problems and stage != "predict":
-            self.evaluation_problems = {
-                name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
-            }
+        self.check_files(stage)
         if self.grader == "auto":
             problems = self.seed_problems or [p for one in self.evaluation_problems.values() for p in one]
             if not problems:
@@ -152,8 +142,31 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._check_trainer()
             # another fit in the same process goes on after the rounds played so far, on its own Trainer's clock
             self._first_step, self._first_round, self._pending = None, self.rounds, []
-        if wanted:
+        if stage in ("fit", "predict"):
             self._announce()
+
+    def check_files(self, stage: str) -> None:
+        """Read the problem files that a stage needs.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            InputError: with file and line.
+        """
+        wanted = stage in ("fit", "predict")
+        if self.seeds is None and wanted and not isinstance(self.source, InstructionSource):
+            raise InputError("no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)")
+        if self.seeds is not None and not self.seed_problems and wanted:
+            self.seed_problems = read_problems(self.seeds, self.fields, "seed")
+            self._check_exemplars()
+            self._table = None  # one made by an earlier validation knows no seeds
+        if stage in ("validate", "test") and not self.evaluation.sets:
+            raise InputError(f"{stage} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
+        if not self.evaluation_problems and stage != "predict":
+            self.evaluation_problems = {
+                name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
+            }
 
     def _check_exemplars(self) -> None:
         if self.mix_ratio == 1.0 or isinstance(self.source, InstructionSource):

@@ -12,6 +12,8 @@ from lightning_serl.types import Group, Verdict
 
 # Per-token statistics of the policy's own pass that a reward may ask for.
 STATISTICS = frozenset({"entropy", "certainty"})
+# Policies beside the live one that a reward may ask to answer or score.
+POLICIES = frozenset({"reference", "teacher"})
 _PARAMETERS = ("groups", "ctx")
 
 
@@ -20,7 +22,8 @@ class Reward(Protocol):
     """Scores groups; a plain function with the same two parameters serves too.
 
     Attributes:
-        needs: Names from :data:`STATISTICS` that must be in ``Group.stats``; a function may lack the attribute.
+        needs: Names from :data:`STATISTICS`, which then are in ``Group.stats``, and from :data:`POLICIES`, which then
+            serve as ``who`` in ``ctx.generate`` and ``ctx.score``; a function may lack the attribute.
     """
 
     needs: frozenset[str]
@@ -50,8 +53,8 @@ def check_reward(reward: object) -> Callable[[Sequence[Group], Any], list[Verdic
     if not callable(reward):
         raise InputError(f"the reward {name} cannot be called; {wanted}")
     needs: Any = getattr(reward, "needs", frozenset())
-    if isinstance(needs, str) or not set(needs) <= STATISTICS:
-        known = ", ".join(sorted(STATISTICS))
+    if isinstance(needs, str) or not set(needs) <= STATISTICS | POLICIES:
+        known = ", ".join(sorted(STATISTICS | POLICIES))
         raise InputError(f"the reward {name} needs {needs!r}, which nothing provides; give a set with any of {known}")
     _check_signature(name, inspect.signature(reward), wanted)
     return reward

@@ -1,0 +1,308 @@
+"""The command line: ``lightning-serl fit | validate | test | predict``.
+
+LightningCLI in direct mode, with packaged presets (``-c preset:NAME``), a run folder, one-sentence errors and exit
+statuses: 2 for bad input before work began, 1 for a failure during it, 130 and 143 for Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lightning_serl.errors import InputError, SeRLError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from lightning.pytorch.cli import LightningCLI
+
+_RUN_VARIABLE = "LIGHTNING_SERL_RUN"
+_MOST = 300
+
+
+class _Refused(Exception):
+    """The command line or a configuration file was refused; the message is the parser's."""
+
+
+class _Watch:
+    """What the exit status depends on: whether work began, and what ended it."""
+
+    def __init__(self) -> None:
+        self.began = False
+        self.ended_by: BaseException | None = None
+        self.root: Path | None = None
+
+
+def presets() -> list[str]:
+    """Names of the packaged presets."""
+    return sorted(p.name.removesuffix(".yaml") for p in (files("lightning_serl") / "configs").iterdir() if p.name.endswith(".yaml"))
+
+
+def _preset_path(name: str) -> str:
+    if name not in presets():
+        raise _Refused(f"there is no preset {name!r}; the presets are {', '.join(presets())}")
+    return str(files("lightning_serl") / "configs" / f"{name}.yaml")
+
+
+def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
+    """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli`` is cheap."""
+    import lightning.pytorch as pl
+    from jsonargparse import ActionConfigFile
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+    from lightning_serl import callbacks as parts
+    from lightning_serl.callbacks.hooks import RolloutHooks
+    from lightning_serl.datamodules.self_play import SelfPlayDataModule
+    from lightning_serl.module import SeRLModule
+
+    class PresetConfig(ActionConfigFile):
+        """A configuration file, or ``preset:NAME`` for a packaged one."""
+
+        def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+            if str(values).startswith("preset:"):
+                values = _preset_path(str(values).removeprefix("preset:"))
+            super().__call__(parser, cfg, str(values), option_string)
+
+    class Parser(LightningArgumentParser):
+        """Raises what it would print, so that there is one place where errors are told."""
+
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise _Refused(message) from ex
+
+    class SaveConfig(SaveConfigCallback):
+        """``config.yaml`` in the run folder, whatever logger is used."""
+
+        def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+            target = Path(trainer.default_root_dir) / "config.yaml"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, target, skip_none=False, overwrite=True, multifile=False)
+
+    class Watcher(RolloutHooks):
+        """Tells the command line how far the run came."""
+
+        def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: Any) -> None:
+            watch.began = True
+
+        def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+            watch.ended_by = exception
+
+    class CLI(LightningCLI):
+        """LightningCLI with presets, a run folder and evaluations around the fit."""
+
+        def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+            parser = Parser(**kwargs)
+            parser.add_argument(
+                "-c",
+                "--config",
+                action=PresetConfig,
+                help=f"Configuration file, or preset:NAME with one of: {', '.join(presets())}. May be given several times.",
+            )
+            return parser
+
+        def _parse_ckpt_path(self) -> None:
+            # LightningCLI would merge options stored in the checkpoint over the command line without a word. Ours
+            # stores none, and the command line always means what it says.
+            return
+
+        def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+            trainer = super().instantiate_trainer(**kwargs)
+            present = {type(c) for c in trainer.callbacks}  # type: ignore[attr-defined]
+            for kind in (parts.Summary, parts.Export, parts.Checkpoints):
+                if kind not in present:
+                    trainer.callbacks.append(kind())  # type: ignore[attr-defined]
+            trainer.callbacks.append(Watcher())  # type: ignore[attr-defined]
+            return trainer
+
+        def before_instantiate_classes(self) -> None:
+            options = self.config[self.subcommand]
+            root = options.trainer.default_root_dir
+            watch.root = _run_folder(root)
+            options.trainer.default_root_dir = str(watch.root)
+            _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
+            if options.ckpt_path == "last":
+                options.ckpt_path = _last_checkpoint(watch.root)
+            elif options.ckpt_path and not str(options.ckpt_path).startswith(("best", "hpc", "registry")):
+                if not Path(options.ckpt_path).exists():
+                    raise InputError(f"--ckpt_path {options.ckpt_path} does not exist; give a file, or last")
+            options.weights_only = True
+
+        def before_fit(self) -> None:
+            if self.config_init.fit.ckpt_path is None and self.datamodule.evaluation.sets and not self.trainer.fast_dev_run:
+                self.datamodule.check_files("fit")  # what is wrong with the seeds is said before anything is evaluated
+                self.trainer.validate(self.model, self.datamodule, verbose=False)
+
+        def before_validate(self) -> None:
+            self.config_init.validate.verbose = False
+
+        def before_test(self) -> None:
+            self.config_init.test.verbose = False
+
+    return CLI(
+        SeRLModule,
+        SelfPlayDataModule,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        trainer_defaults={
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "max_epochs": 10,
+            "gradient_clip_val": 1.0,
+            "log_every_n_steps": 1,
+            # its tensors could not enter a later backward pass
+            "inference_mode": False,
+        },
+        parser_kwargs={"prog": "lightning-serl", "description": "Self-play reinforcement learning of language models without labels."},
+        args=None if args is None else list(args),
+    )
+
+
+def _run_folder(given: Any) -> Path:
+    """The run folder: what the user named, else a new one under ``runs/``; equal on all processes of a run."""
+    if given is not None:
+        return Path(str(given)).expanduser().absolute()
+    shared = os.environ.get(_RUN_VARIABLE)
+    if shared:
+        return Path(shared)
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    root = Path("runs") / name
+    number = 1
+    while root.exists():
+        number += 1
+        root = Path("runs") / f"{name}-{number}"
+    os.environ[_RUN_VARIABLE] = str(root.absolute())
+    return root.absolute()
+
+
+def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
+    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
+        return  # the first process has looked, and may be writing by now
+    if command == "fit" and ckpt_path is None and (root / "ledger.jsonl").exists():
+        raise InputError(
+            f"{root} holds a run already; continue it with --ckpt_path last, or name another --trainer.default_root_dir"
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"the run folder {root} cannot be written: {error.strerror or error}; name another one") from error
+
+
+def _last_checkpoint(root: Path) -> str:
+    last = root / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
+    return str(last)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Arguments without the program's name; those of the process if absent.
+
+    Returns:
+        The exit status; see the module's docstring. The last line on stdout is ``run: PATH``, the last line on stderr
+        of a failed command is ``error: ...``. With ``LIGHTNING_SERL_DEBUG=1`` the traceback stands above it.
+    """
+    _quiet()
+    watch = _Watch()
+    status, message = 0, ""
+    try:
+        _build(args, watch)
+    except _Refused as error:
+        status, message = 2, _short_refusal(str(error))
+        _debug()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if watch.ended_by is not None:
+            status, message = _interrupted(watch)
+        elif isinstance(error.code, str):
+            message = error.code
+    except KeyboardInterrupt as error:
+        watch.ended_by = watch.ended_by or error
+        status, message = _interrupted(watch)
+    except Exception as error:
+        status = 1 if watch.began or not _is_input(error) else 2
+        message = _sentence(error)
+        _debug()
+    finally:
+        shared = os.environ.pop(_RUN_VARIABLE, None)
+        del shared
+    sys.stdout.flush()
+    if watch.root is not None and (status == 0 or watch.began):
+        print(f"run: {watch.root}", flush=True)
+    if status:
+        print(f"error: {message or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
+    return status
+
+
+def _interrupted(watch: _Watch) -> tuple[int, str]:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    terminated = isinstance(watch.ended_by, SIGTERMException)
+    how = "stopped by SIGTERM" if terminated else "interrupted"
+    saved = watch.root is not None and (watch.root / "checkpoints" / "last.ckpt").exists()
+    advice = f"; continue with --ckpt_path last --trainer.default_root_dir {watch.root}" if saved else ""
+    return (143 if terminated else 130), how + advice
+
+
+def _is_input(error: BaseException) -> bool:
+    """Whether an error before the first rollout is the user's input; a bug of ours is not."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    return isinstance(error, (InputError, ValueError, TypeError, MisconfigurationException, OSError, ImportError))
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, SeRLError):
+        return text
+    if isinstance(error, ModuleNotFoundError):
+        return f"{text}; install the package that provides it"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_NOISE = re.compile(r"^(Parser key |Problem with given class_path |Does not validate against any of the Union subtypes)", re.M)
+
+
+def _short_refusal(text: str) -> str:
+    """The parser's message as one line: what key, and the innermost reason."""
+    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip()]
+    if len(lines) <= 1:
+        return " ".join(text.split())
+    key = re.search(r'key "([^"]+)"', text)
+    reasons = [line for line in lines if not _NOISE.match(line) and not line.startswith(("Subtypes", "Errors", "Given value"))]
+    reason = reasons[-1] if reasons else lines[-1]
+    return f"{key[1]}: {reason}" if key and key[1] not in reason else reason
+
+
+def _debug() -> None:
+    if os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
+        traceback.print_exc()
+
+
+def _quiet() -> None:
+    """Mute what a user can do nothing about."""
+    # Lightning looks into its own tree specs by a name that torch has deprecated
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
+    # the stream generates in the main process on purpose
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    sys.exit(main())
