@@ -6,8 +6,8 @@ statuses: 2 for bad input before work began, 1 for a failure during it, 130 and 
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_serl.errors import InputError, SeRLError
+from lightning_serl.refusals import option_names, refusal
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -74,7 +75,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
         """Raises what it would print, so that there is one place where errors are told."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise _Refused(message) from ex
+            raise _Refused(refusal(message, option_names(self))) from ex
 
     class SaveConfig(SaveConfigCallback):
         """``config.yaml`` in the run folder, whatever logger is used."""
@@ -163,7 +164,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             "inference_mode": False,
         },
         parser_kwargs={"prog": "lightning-serl", "description": "Self-play reinforcement learning of language models without labels."},
-        args=None if args is None else list(args),
+        args=None if args is None or list(args) == sys.argv[1:] else list(args),
     )
 
 
@@ -223,7 +224,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         _build(args, watch)
     except _Refused as error:
-        status, message = 2, _short_refusal(str(error))
+        status, message = 2, str(error)
         _debug()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -239,9 +240,10 @@ def main(args: Sequence[str] | None = None) -> int:
         message = _sentence(error)
         _debug()
     finally:
-        shared = os.environ.pop(_RUN_VARIABLE, None)
-        del shared
+        os.environ.pop(_RUN_VARIABLE, None)
     sys.stdout.flush()
+    if status and not watch.began and watch.root is not None and watch.root.is_dir() and not any(watch.root.iterdir()):
+        watch.root.rmdir()  # made to see whether it can be written
     if watch.root is not None and (status == 0 or watch.began):
         print(f"run: {watch.root}", flush=True)
     if status:
@@ -267,26 +269,13 @@ def _is_input(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, SeRLError):
+    # what a class refuses in its __init__ comes back from the parser with its own words around it
+    text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
+    if isinstance(error, (SeRLError, ValueError)) and text:
         return text
     if isinstance(error, ModuleNotFoundError):
         return f"{text}; install the package that provides it"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-_NOISE = re.compile(r"^(Parser key |Problem with given class_path |Does not validate against any of the Union subtypes)", re.M)
-
-
-def _short_refusal(text: str) -> str:
-    """The parser's message as one line: what key, and the innermost reason."""
-    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip()]
-    if len(lines) <= 1:
-        return " ".join(text.split())
-    key = re.search(r'key "([^"]+)"', text)
-    reasons = [line for line in lines if not _NOISE.match(line) and not line.startswith(("Subtypes", "Errors", "Given value"))]
-    reason = reasons[-1] if reasons else lines[-1]
-    return f"{key[1]}: {reason}" if key and key[1] not in reason else reason
 
 
 def _debug() -> None:
@@ -296,6 +285,9 @@ def _debug() -> None:
 
 def _quiet() -> None:
     """Mute what a user can do nothing about."""
+    # advertisements
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.getMessage())
     # Lightning looks into its own tree specs by a name that torch has deprecated
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
     # the stream generates in the main process on purpose

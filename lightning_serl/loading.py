@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ class LoraOptions:
             raise ValueError(f"lora.dropout must lie in [0, 1), got {self.dropout}")
 
 
+# What the hub takes for a name, with or without its organisation.
+_HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 
@@ -53,28 +57,39 @@ def check_model_path(name: str) -> str:
     Raises:
         InputError: if a local directory lacks a configuration, weights or a tokenizer, or a path does not exist.
     """
-    resolved = tiny.resolve(name)
+    resolved = os.path.expanduser(tiny.resolve(name))
+    said = _short(name)
     path = Path(resolved)
-    if not path.is_dir():
-        if path.is_file():
-            raise InputError(f"model {name!r} is a file; give the directory that holds config.json and the weights")
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1 or path.parent.is_dir()
-        if looks_local and not _looks_like_hub_name(name):
-            raise InputError(f"model directory {name!r} does not exist; give a directory or a hub name such as org/model")
+    # os.path, whose questions answer no where pathlib's raise (a name too long for the file system)
+    if not name.strip() or not os.path.isdir(resolved):
+        if os.path.isfile(resolved):
+            raise InputError(f"model {said} is a file; give the directory that holds config.json and the weights")
+        if not _HUB_NAME.fullmatch(name):
+            raise InputError(f"model directory {said} does not exist; give a directory or a hub name such as org/model")
         return resolved
     wanted = {
-        "a config.json": ["config.json"],
+        "config.json": ["config.json"],
         "weights (*.safetensors or *.bin)": ["*.safetensors", "*.bin"],
-        "a tokenizer (tokenizer.json or tokenizer_config.json)": ["tokenizer.json", "tokenizer_config.json", "*.model"],
+        "tokenizer (tokenizer.json or tokenizer_config.json)": ["tokenizer.json", "tokenizer_config.json", "*.model"],
     }
     for what, patterns in wanted.items():
         if not any(next(path.glob(p), None) for p in patterns):
-            raise InputError(f"model directory {name!r} has no {what}; save model and tokenizer there with save_pretrained")
+            raise InputError(
+                f"model directory {said} has no {what}; save model and tokenizer there with save_pretrained"
+            )
     return resolved
 
 
-def _looks_like_hub_name(name: str) -> bool:
-    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and bool(name.strip())
+def _short(name: str) -> str:
+    """The name in quotes, its start left out where it is long, so that a message keeps its remedy."""
+    return repr(name if len(name) <= 100 else f"...{name[-97:]}")
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of another library's message, short enough to stand in a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    first = " ".join(lines[0].split()).rstrip(".: ") if lines else type(error).__name__
+    return first if len(first) <= 120 else f"{first[:117]}..."
 
 
 def load_policy(
@@ -102,14 +117,25 @@ def load_policy(
     from transformers.utils import logging as hf_logging
 
     where = check_model_path(name)
+    said = _short(name)
     hf_logging.disable_progress_bar()
     extra: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model {name!r} cannot be loaded: {first}") from error
+        # False, not the default: that one asks on the terminal whether to run the code
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, trust_remote_code=False, output_loading_info=True, **extra
+        )
+    except Exception as error:  # damaged files raise whatever the library that reads them raises
+        raise InputError(_unloadable(said, where, error)) from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise InputError(
+            f"the weights of model {said} lack {len(missing)} tensors that its config.json describes (first "
+            f"{missing[0]}); save the whole model with save_pretrained"
+        )
+    _check_head(model, said)
+    _mend_generation_config(model)
     model.config.use_cache = False
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -117,10 +143,60 @@ def load_policy(
             model.enable_input_require_grads()
     if lora is not None:
         model = _with_lora(model, lora)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of model {said} has no end token; set eos_token in its tokenizer_config.json")
     policy = Policy(model, tokenizer, temperature)
     # from_pretrained returns eval mode and Lightning keeps what it finds
     policy.train()
     return policy
+
+
+def _unloadable(said: str, where: str, error: Exception) -> str:
+    """Why transformers did not load a model, as one sentence."""
+    if "trust_remote_code" in str(error):
+        return f"model {said} brings code of its own, which is never run here; give a model that transformers knows"
+    if isinstance(error, ImportError):
+        return f"model {said} needs a package that is not installed: {_reason(error)}"
+    if not os.path.isdir(where):
+        return f"model {said} is no directory here and the hub did not give it ({_reason(error)}); check name and network"
+    return f"model {said} cannot be loaded ({_reason(error)}); check the options, or save the model again"
+
+
+@torch.no_grad()
+def _check_head(model: Any, said: str) -> None:
+    """Refuse a model whose logits are more than its output layer and the scalings that ``Policy.head`` knows.
+
+    Its log-probs would be wrong without a word.
+    """
+    if getattr(model.config, "_attn_implementation", None) not in ("eager", "sdpa"):
+        return  # cannot run where the weights are loaded
+    ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    probe = Policy(model, _NoTokenizer())
+    try:
+        hidden = model.base_model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=torch.arange(4)[None], use_cache=False
+        ).last_hidden_state
+        ours, theirs = probe.head(hidden).float(), model(input_ids=ids, use_cache=False).logits.float()
+        same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"model {said} ({type(model).__name__}) does not run as a causal LM here: {_reason(error)}") from error
+    if not same:
+        raise InputError(
+            f"model {said} ({type(model).__name__}) does more to its logits than its output layer; it cannot be trained here"
+        )
+
+
+class _NoTokenizer:
+    eos_token_id = 0
+
+
+def _mend_generation_config(model: Any) -> None:
+    """Published models often set a temperature without ``do_sample``, which save_pretrained refuses at the end of a run."""
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
 
 
 def _with_lora(model: torch.nn.Module, lora: LoraOptions) -> torch.nn.Module:
@@ -133,34 +209,56 @@ def _with_lora(model: torch.nn.Module, lora: LoraOptions) -> torch.nn.Module:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
+    linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    known = _short(", ".join(linear))[1:-1]
+    if not isinstance(lora.target_modules, str):
+        for target in lora.target_modules:
+            # peft is content if one of the list matches
+            if not any(n == target or n.endswith(f".{target}") for n, _ in model.named_modules()):
+                raise InputError(f"model.lora.target_modules {_short(target)} matches no layer; linear layers: {known}")
     try:
         return get_peft_model(model, config)  # type: ignore[no-any-return]
-    except ValueError as error:
-        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    except re.error as error:
         raise InputError(
-            f"model.lora.target_modules {lora.target_modules!r} matches no layer; linear layers here are: {', '.join(names)}"
+            f"model.lora.target_modules {_short(str(lora.target_modules))} is no pattern ({_reason(error)}); "
+            f"linear layers: {known}"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"model.lora.target_modules {_short(str(lora.target_modules))} cannot be adapted ({_reason(error)}); "
+            f"linear layers: {known}"
         ) from error
 
 
 def export(policy: Policy, directory: Path) -> None:
     """Write a directory that ``AutoModelForCausalLM.from_pretrained`` opens; LoRA is merged into a copy.
 
-    Written beside its destination and moved there, so that an interrupted export never looks finished.
+    Written beside its destination and moved there, so that an interrupted export never looks finished and a failed
+    one leaves the last in place.
     """
     import copy
 
-    model = policy.model
+    model: Any = policy.model
     if policy.has_adapter:
         model = copy.deepcopy(model).merge_and_unload()
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    former = staging.with_name(f"{staging.name}.former")
+    config = model.config
     try:
-        model.save_pretrained(staging)  # type: ignore[operator]
+        # off while training, but not what whoever opens the export wants
+        config.use_cache = True
+        model.save_pretrained(staging)
         policy.tokenizer.save_pretrained(staging)
         os.chmod(staging, 0o755)
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(former)
         staging.rename(directory)
     except BaseException:
+        if former.exists() and not directory.exists():
+            former.rename(directory)
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    finally:
+        config.use_cache = False
+    shutil.rmtree(former, ignore_errors=True)

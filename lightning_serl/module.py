@@ -172,9 +172,9 @@ class SeRLModule(pl.LightningModule):
                 policy.freeze_copy(who)
 
     def on_fit_start(self) -> None:
-        """Frozen copies are outside the module tree, so they follow the policy's device by hand."""
+        """Frozen copies are outside the module tree, so they follow the policy's device and precision by hand."""
         for twin in self.policy.frozen.values() if self.has_policy else ():
-            twin.to(self.device)
+            self.trainer.precision_plugin.convert_module(twin).to(self.device)
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 

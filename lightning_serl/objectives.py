@@ -16,6 +16,9 @@ Scale = Literal["group", "batch", "none"]
 Aggregation = Literal["token", "sequence", "constant"]
 KLKind = Literal["k1", "k2", "k3"]
 
+# Far outside every clip range, and finite in float32 and bfloat16.
+_LARGEST_LOG_RATIO = 60.0
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -91,11 +94,15 @@ def advantages(
         positive weight, gets 0 wherever its own statistics are used.
 
     Raises:
-        ValueError: for an unknown baseline or scale, or shapes that differ.
+        ValueError: for an unknown baseline or scale, integer scores, or shapes that differ.
     """
     if scores.shape != group.shape or (weight is not None and weight.shape != scores.shape):
         raise ValueError("scores, group and weight must all have shape (B,)")
+    if not scores.is_floating_point():
+        raise ValueError(f"scores must be floating point, got {scores.dtype}")
     live = torch.ones_like(scores) if weight is None else (weight > 0).to(scores.dtype)
+    # where, not a product: a row of weight 0 may hold a non-finite score
+    scores = torch.where(live > 0, scores, torch.zeros_like(scores))
     index = torch.unique(group, return_inverse=True)[1]
     groups = int(index.max()) + 1 if index.numel() else 0
 
@@ -104,12 +111,16 @@ def advantages(
 
     count, total = per_group(torch.ones_like(scores)), per_group(scores)
     number = live.sum()
+    # Compared exactly: rounding must not turn a unanimous group into an advantage.
+    flat = (count < 2) | ~_spread(scores, index, groups, live)[index]
     if baseline == "group":
-        centred = scores - total / count.clamp(min=1)
+        centred = torch.where(flat, 0.0, scores - total / count.clamp(min=1))
     elif baseline == "loo":
-        centred = torch.where(count > 1, scores - (total - scores) / (count - 1).clamp(min=1), torch.zeros_like(scores))
+        centred = torch.where(flat, 0.0, scores - (total - scores) / (count - 1).clamp(min=1))
     elif baseline == "batch":
-        centred = scores - (scores * live).sum() / number.clamp(min=1)
+        whole = torch.zeros_like(index)
+        differs = bool(_spread(scores, whole, 1, live)) if index.numel() else False
+        centred = scores - (scores * live).sum() / number.clamp(min=1) if differs else torch.zeros_like(scores)
     elif baseline == "none":
         centred = scores.clone()
     else:
@@ -118,8 +129,6 @@ def advantages(
     if scale == "group":
         mean = total / count.clamp(min=1)
         deviation = (per_group((scores - mean) ** 2) / (count - 1).clamp(min=1)).sqrt()
-        # Rounding must not turn a unanimous group into a huge advantage.
-        flat = (count < 2) | ~_spread(scores, index, groups, live)[index]
         centred = torch.where(flat, torch.zeros_like(centred), centred / (deviation + eps))
     elif scale == "batch":
         mean = (centred * live).sum() / number.clamp(min=1)
@@ -141,7 +150,7 @@ def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
     return high > low
 
 
-def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
+def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = None) -> Tensor:
     """Per-token estimate of KL(policy || reference) from samples of the policy.
 
     With x = logp - ref: k1 = x, k2 = x^2 / 2, k3 = exp(-x) - 1 + x (Schulman, "Approximating KL divergence").
@@ -150,6 +159,7 @@ def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
         logp: Log-probs of the sampled tokens under the policy, any shape.
         ref: The same under the reference policy.
         kind: The estimator.
+        mask: True on tokens that count; elsewhere value and gradient are 0, whatever ``logp`` and ``ref`` hold there.
 
     Returns:
         The shape of ``logp``.
@@ -158,6 +168,9 @@ def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
         ValueError: for an unknown kind.
     """
     x = logp - ref
+    if mask is not None:
+        # before the exponential: masking its result would leave a gradient of 0 x inf
+        x = torch.where(mask, x, torch.zeros_like(x))
     if kind == "k1":
         return x
     if kind == "k2":
@@ -237,11 +250,16 @@ def policy_loss(
         () loss.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
-    ratio = torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)))
+    ratio = _ratio(logp, old, mask)
     gain = torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
     if dual_clip is not None:
         gain = torch.where(adv < 0, torch.maximum(gain, dual_clip * adv), gain)
     return aggregate(-gain, mask, aggregation, denominator, constant_length)
+
+
+def _ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """Probability ratio, 1 outside the mask; an infinite one would make the gradient of clipped tokens 0 x inf."""
+    return torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)).clamp(max=_LARGEST_LOG_RATIO))
 
 
 class ClipCounts(NamedTuple):
@@ -263,7 +281,7 @@ def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: 
         clip_high: As in :func:`policy_loss`.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
-    ratio = torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)))
+    ratio = _ratio(logp, old, mask)
     low = mask & (ratio < 1 - clip_low) & (adv < 0)
     high = mask & (ratio > 1 + clip_high) & (adv > 0)
     return ClipCounts(low.sum(), high.sum())

@@ -200,7 +200,8 @@ class Policy(nn.Module):
                 yield self
         else:
             raise InputError(
-                f"no {who} policy exists in this run; list {who!r} in the `needs` of the reward or source that asks for it"
+                f"no {who} policy exists in this run; list {who!r} in the `needs` of the reward or source that asks "
+                "for it"
             )
 
     def freeze_copy(self, who: str) -> Policy:
@@ -222,7 +223,9 @@ class Policy(nn.Module):
         """
         modes = [(m, m.training) for m in self.modules()]
         self.eval()
-        context: AbstractContextManager[Any] = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+        context: AbstractContextManager[Any] = nullcontext()
+        if trainer is not None:
+            context = trainer.precision_plugin.forward_context()
         try:
             with ExitStack() as stack:
                 stack.enter_context(_unsharded(self))
@@ -249,12 +252,13 @@ class Policy(nn.Module):
             Per row, (len - start,) tensors on the CPU.
         """
         out: list[TokenStats] = [TokenStats(torch.zeros(0))] * len(rows)
-        order = sorted((i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1]), key=lambda i: (len(rows[i][0]), i))
+        scored = (i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1])
+        order = sorted(scored, key=lambda i: (len(rows[i][0]), i))
         with self.acting_as(who) as actor:
             for k in range(0, len(order), rows_per_pass):
                 chosen = order[k : k + rows_per_pass]
-                batch = pad_rows([rows[i][0] for i in chosen], [rows[i][1] for i in chosen], self.pad_id).to(self.device)
-                result = actor(batch, certainty=certainty)
+                batch = pad_rows([rows[i][0] for i in chosen], [rows[i][1] for i in chosen], self.pad_id)
+                result = actor(batch.to(self.device), certainty=certainty)
                 for line, i in enumerate(chosen):
                     piece = slice(rows[i][1], len(rows[i][0]))
                     out[i] = TokenStats(*(None if v is None else v[line, piece].cpu() for v in result))  # type: ignore[arg-type]

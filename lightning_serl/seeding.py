@@ -7,7 +7,12 @@ import random
 import numpy as np
 
 # Every stage that draws random numbers has its own word, so that no two stages share a stream.
-STAGES = ("exemplars", "instruction", "rollout", "greedy", "evaluation", "minibatch", "mix", "order", "random_reward", "context")
+# fmt: off
+STAGES = (
+    "exemplars", "instruction", "rollout", "greedy", "evaluation",
+    "minibatch", "mix", "order", "random_reward", "context",
+)
+# fmt: on
 
 
 def seed_for(run_seed: int, stage: str, *counters: int) -> int:

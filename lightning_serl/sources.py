@@ -13,7 +13,7 @@ from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import InstructionTemplate, split_choices, split_items
 from lightning_serl.seeding import rng_for
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Completion, Group, Instruction, Verdict
 
 
 class InstructionSource(ABC):
@@ -109,34 +109,51 @@ class FewShotSelfInstruction(InstructionSource):
 
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
         """One call of ``prompts_per_call`` few-shot prompts; how many problems come of it is up to the policy."""
-        requests, call = [], self._calls
+        requests, firsts, call = [], [], self._calls
         self._calls += 1
-        template = self.writing.template
         seeds, kept = self.pool.seeds, self.pool.kept
         for number in range(self.writing.prompts_per_call):
             rng = rng_for(ctx.seed, "exemplars", call, number)
             own = rng.sample(kept, min(self.writing.from_kept, len(kept)))
             shown = own + rng.sample(seeds, self.writing.exemplars - len(own))
             rng.shuffle(shown)
-            ids: tuple[int, ...] = ()
-            sampling = self.writing.sampling
-            if ctx.policy is not None:
-                ids = tuple(template.encode(ctx.policy.tokenizer, shown))
-                sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
-            requests.append(Request(ids, ctx.seeds(f"instruction {call} {number}", 1), sampling))
-        first = self.writing.exemplars + 1 if template.dangling else None
+            request = self._request(shown, ctx.seeds(f"instruction {call} {number}", 1), ctx)
+            if request is not None:
+                requests.append(request)
+                firsts.append(len(shown) + 1 if self.writing.template.dangling else None)
         out: list[Instruction] = []
-        for (completion,) in filter(None, ctx.complete(requests)):
-            for item in split_items(completion.text, first=first, finished=completion.finished):
-                meta: dict[str, Any] = {"origin": "self"}
-                problem = item.text
-                if item.truncated:
-                    meta["truncated"] = True
-                if self.pool.multiple_choice:
-                    problem, options = split_choices(item.text)
-                    if options:
-                        meta["choices"] = options
-                out.append(Instruction(prompt=problem, uid="", meta=meta))
+        for first, completions in zip(firsts, ctx.complete(requests), strict=True):
+            for completion in completions:  # none, if a recording has run out
+                out += self._read(completion, first)
+        return out
+
+    def _request(self, shown: list[Instruction], seeds: tuple[int, ...], ctx: Context) -> Request | None:
+        """The few-shot prompt; exemplars too long for the model's context are left out of it (and of ``shown``)."""
+        template, sampling = self.writing.template, self.writing.sampling
+        if ctx.policy is None:
+            return Request((), seeds, sampling)
+        context = ctx.policy.context_length
+        sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
+        while shown:
+            ids = tuple(template.encode(ctx.policy.tokenizer, shown))
+            if context is None or len(ids) + sampling.max_tokens <= context:
+                return Request(ids, seeds, sampling)
+            shown.remove(max(shown, key=lambda i: len(i.prompt)))
+        return None
+
+    def _read(self, completion: Completion, first: int | None) -> list[Instruction]:
+        """The problems in one completion."""
+        out = []
+        for item in split_items(completion.text, first=first, finished=completion.finished):
+            meta: dict[str, Any] = {"origin": "self"}
+            problem = item.text
+            if item.truncated:
+                meta["truncated"] = True
+            if self.pool.multiple_choice:
+                problem, options = split_choices(item.text)
+                if options:
+                    meta["choices"] = options
+            out.append(Instruction(prompt=problem, uid="", meta=meta))
         return out
 
     def state_dict(self) -> dict[str, Any]:

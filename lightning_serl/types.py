@@ -151,9 +151,11 @@ class Verdict:
 
     def __post_init__(self) -> None:
         self.scores = torch.as_tensor(self.scores, dtype=torch.float32)
-        self.weight = torch.ones_like(self.scores) if self.weight is None else torch.as_tensor(self.weight, dtype=torch.float32)
+        weight = torch.ones_like(self.scores) if self.weight is None else self.weight
+        self.weight = torch.as_tensor(weight, dtype=torch.float32)
         if self.weight.shape != self.scores.shape:
-            raise ValueError(f"weight has shape {tuple(self.weight.shape)}, scores {tuple(self.scores.shape)}; both must be (n,)")
+            shapes = tuple(self.weight.shape), tuple(self.scores.shape)
+            raise ValueError(f"weight has shape {shapes[0]}, scores {shapes[1]}; both must be (n,)")
 
     def scaled(self, factor: float) -> Verdict:
         """The same verdict with its response weights multiplied by ``factor`` (a group filter's weight)."""
@@ -172,7 +174,8 @@ class RolloutBatch:
     """One micro-batch of an optimizer step.
 
     A plain class on purpose: under ``bf16-true`` Lightning rounds the floats of dicts and dataclasses.
-    All tensors are right-padded and aligned with the token they speak of: ``logp[b, t]`` belongs to ``input_ids[b, t]``.
+    All tensors are right-padded and aligned with the token they speak of: ``logp[b, t]`` is that of
+    ``input_ids[b, t]``.
 
     Attributes:
         input_ids: (B, T) int64, prompt then completion then padding.
@@ -188,7 +191,9 @@ class RolloutBatch:
         uids: Instruction uid of each row; empty for an empty slot.
     """
 
-    _TENSORS = ("input_ids", "attention_mask", "position_ids", "mask", "advantages", "old_logp", "ref_logp", "sampler_logp")
+    _TENSORS = (
+        "input_ids", "attention_mask", "position_ids", "mask", "advantages", "old_logp", "ref_logp", "sampler_logp",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -204,7 +209,8 @@ class RolloutBatch:
         num_sequences: int = 1,
         uids: Sequence[str] = (),
     ) -> None:
-        self.input_ids, self.attention_mask, self.position_ids, self.mask = input_ids, attention_mask, position_ids, mask
+        self.input_ids, self.attention_mask = input_ids, attention_mask
+        self.position_ids, self.mask = position_ids, mask
         self.advantages, self.old_logp, self.ref_logp, self.sampler_logp = advantages, old_logp, ref_logp, sampler_logp
         self.num_tokens, self.num_sequences, self.uids = num_tokens, num_sequences, tuple(uids)
 
@@ -213,12 +219,14 @@ class RolloutBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RolloutBatch:
         """A copy with every tensor on ``device``; dtypes stay as they are."""
-        moved = {k: v if v is None else v.to(device, non_blocking=non_blocking) for k in self._TENSORS for v in (getattr(self, k),)}
+        held = {k: getattr(self, k) for k in self._TENSORS}
+        moved = {k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in held.items()}
         return RolloutBatch(**moved, num_tokens=self.num_tokens, num_sequences=self.num_sequences, uids=self.uids)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, for a checkpoint read with ``weights_only=True``."""
-        return {k: getattr(self, k) for k in (*self._TENSORS, "num_tokens", "num_sequences")} | {"uids": list(self.uids)}
+        held = {k: getattr(self, k) for k in (*self._TENSORS, "num_tokens", "num_sequences")}
+        return held | {"uids": list(self.uids)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RolloutBatch:

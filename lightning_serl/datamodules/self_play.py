@@ -25,12 +25,23 @@ from lightning_serl.errors import EmptyRound, InputError, PushMismatch
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.ranks import Ranks
-from lightning_serl.rewards import LabelElseVote, Reward, check_reward
+from lightning_serl.rewards import (
+    LabelElseVote,
+    MajorityVote,
+    PairwiseVote,
+    RandomReward,
+    Reward,
+    VerifiableReward,
+    check_reward,
+)
 from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
 from lightning_serl.types import Instruction, RolloutBatch
 
 if TYPE_CHECKING:
     from lightning_serl.policy import Policy
+
+
+_NAMED_REWARDS = ("MajorityVote", "VerifiableReward", "RandomReward", "PairwiseVote")
 
 
 class SelfPlayDataModule(pl.LightningDataModule):
@@ -44,8 +55,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         source: ``self`` writes new problems after the seeds, ``seeds`` trains on the seeds themselves,
             ``mix:RATIO`` takes that share of each round from the seeds and writes the rest; or your own source.
         fields: Names of the fields of problem files.
-        reward: Your own reward, or one per role in the order they are asked; by default the gold label where
-            a problem carries one (only seeds can), else the majority vote.
+        reward: A reward of this package by name (``MajorityVote``, ``RandomReward`` ...), your own as a class path or
+            object, or one per role in the order they are asked; by default the gold label where a problem carries
+            one (only seeds can), else the majority vote.
         grader: How answers are read and compared: ``math``, ``choice``, ``text``, your own object, or ``auto``,
             which looks at the problems and says what it found.
         engine: What writes completions; by default the live policy itself.
@@ -68,8 +80,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         seeds: str | None = None,
         source: str | InstructionSource = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
-        reward: Reward | dict[str, Reward] | None = None,
-        grader: str | AnswerGrader = "auto",
+        reward: Reward | dict[str, Reward] | str | None = None,
+        grader: AnswerGrader | str = "auto",
         engine: RolloutEngine | None = None,
         round: RoundOptions = RoundOptions(),  # noqa: A002, B008
         writing: Writing = Writing(),  # noqa: B008
@@ -89,7 +101,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.seed must be 0 or above, got {seed}")
         self.seeds, self.source, self.fields = seeds, source, fields
         self.mix_ratio = _parse_source(source)
-        self.rewards = _rewards_by_role(reward)
+        self._reward_name = reward if isinstance(reward, str) else None
+        self.rewards = {} if self._reward_name is not None else _rewards_by_role(reward)
+        if self._reward_name is not None and self._reward_name not in _NAMED_REWARDS:
+            known = ", ".join(_NAMED_REWARDS)
+            raise InputError(f"data.reward: there is no {reward!r}; use {known}, or the class path of your own")
         self.grader = grader if not isinstance(grader, str) or grader == "auto" else resolve_grader(grader)
         self.grader_name = grader if isinstance(grader, str) else getattr(grader, "name", type(grader).__name__)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
@@ -117,7 +133,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def needs(self) -> frozenset[str]:
         """What rewards and source ask for beyond the policy itself (``reference``, ``teacher``, ``certainty`` ...)."""
         out = frozenset(getattr(self.source, "needs", frozenset()))
-        for reward in self.rewards.values():
+        for reward in self.rewards.values():  # the named ones need nothing
             out |= frozenset(getattr(reward, "needs", frozenset()))
         return out
 
@@ -162,7 +178,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._check_exemplars()
             self._table = None  # one made by an earlier validation knows no seeds
         if stage in ("validate", "test") and not self.evaluation.sets:
-            raise InputError(f"{stage} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
+            raise InputError(f"{getattr(stage, 'value', stage)} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
                 name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
@@ -225,7 +241,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 pool=pool,
                 engine=self.engine,
                 policy=policy,
-                rewards=self.rewards or {"solve": default},
+                rewards=self.rewards or {"solve": self._named_reward(default)},
                 gate=default,
                 grader=self.grader,  # type: ignore[arg-type]
                 grader_name=self.grader_name,
@@ -244,6 +260,15 @@ class SelfPlayDataModule(pl.LightningDataModule):
             state, self._restored = self._restored, None
             self._restore(table, state)
         return table
+
+    def _named_reward(self, default: Reward) -> Reward:
+        """A reward asked for by its bare name works with the run's grader and seed."""
+        if self._reward_name == "RandomReward":
+            return RandomReward(self.seed)
+        if self._reward_name == "PairwiseVote":
+            return PairwiseVote()
+        kinds = {"MajorityVote": MajorityVote, "VerifiableReward": VerifiableReward}
+        return kinds[self._reward_name](self.grader) if self._reward_name else default
 
     def _policy(self) -> Policy | None:
         module = self.trainer.lightning_module
@@ -271,6 +296,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         trainer, table = self.trainer, self.table()
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
+            self._check_lengths(policy)
             engine.start(policy, table.ranks)
             atexit.register(engine.close)
             self._started_for = policy
@@ -289,6 +315,18 @@ class SelfPlayDataModule(pl.LightningDataModule):
             )
         with policy.gathered(trainer):
             yield table
+
+    def _check_lengths(self, policy: Policy | None) -> None:
+        """Say before the first rollout what cannot fit the model's context."""
+        context = None if policy is None else policy.context_length
+        if context is None:
+            return
+        asked = [("data.max_tokens", self.sampling.max_tokens)]
+        if self.seed_problems and self.mix_ratio < 1 and not isinstance(self.source, InstructionSource):
+            asked.append(("data.writing.sampling.max_tokens", self.writing.sampling.max_tokens))
+        for name, tokens in asked:
+            if tokens >= context:
+                raise InputError(f"{name} is {tokens} but the model's context holds {context} tokens, prompt included; lower it")
 
     def _poll(self) -> None:
         if self.trainer.received_sigterm:

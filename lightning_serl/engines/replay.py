@@ -50,27 +50,40 @@ class ReplayEngine(RolloutEngine):
 
     def _read(self, path: Path, prompt_field: str, responses_field: str) -> None:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"recordings {path} cannot be read: {error}") from error
+            data = path.read_bytes()
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{path}:{line} is not UTF-8 text; convert the recordings to UTF-8") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"recordings {path} cannot be read: {reason}") from error
+        # str.splitlines would also split at form feeds and other signs that JSON strings may hold
+        lines = text.split("\n")
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(f"{where} is not JSON: {error}") from error
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
+            except (RecursionError, ValueError) as error:
+                raise InputError(f"{where} is not JSON that can be read ({type(error).__name__})") from error
             if not isinstance(row, dict) or not isinstance(row.get(responses_field), list):
                 raise InputError(f"{where} has no list {responses_field!r}; name the field with responses_field")
             self._add(row.get(prompt_field), row[responses_field], where)
 
     def _add(self, prompt: Any, responses: Sequence[Any], where: str) -> None:
         parsed = []
+        if isinstance(responses, str):
+            raise InputError(f"{where}: the responses to {prompt!r:.80} must be a list, got one string")
         for response in responses:
             text = response.get("text") if isinstance(response, Mapping) else response
             if not isinstance(text, str):
                 raise InputError(f"{where}: a response must be a string or an object with a string `text`")
+            if not _is_unicode(text):
+                raise InputError(f"{where}: a response holds half of a surrogate pair; mend the encoding of the file")
             finished = bool(response.get("finished", True)) if isinstance(response, Mapping) else True
             parsed.append((text, finished))
         if prompt is None:
@@ -119,3 +132,12 @@ class ReplayEngine(RolloutEngine):
             return Completion((), text, None, finished)
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return Completion((*ids, *([self._tokenizer.eos_token_id] if finished else [])), text, None, finished)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8; a JSON escape can put half of a surrogate pair into a string."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -17,7 +17,7 @@ from lightning_serl.types import Completion
 if TYPE_CHECKING:
     from lightning_serl.policy import Policy
 
-# A stop string is looked for in the text of this many latest tokens.
+# A stop string is looked for in the text of at least this many latest tokens.
 _TAIL = 24
 
 
@@ -77,18 +77,21 @@ class TransformersEngine(RolloutEngine):
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""
         # Similar lengths travel together; the order of work does not change what is sampled.
-        order = sorted(range(len(requests)), key=lambda i: (_batch_key(requests[i].sampling), len(requests[i].prompt_ids), i))
+        keys = [(_batch_key(r.sampling), len(r.prompt_ids), i) for i, r in enumerate(requests)]
+        order = [i for _, _, i in sorted(keys)]
+        yield from ((i, []) for i in order if not requests[i].n)
         written: dict[int, list[Completion]] = {}
-        with self.policy.acting_as(who) as actor:
-            for chunk in _chunks(order, requests, self.max_rows):
-                rows = [(requests[i].prompt_ids, seed) for i, first, last in chunk for seed in requests[i].seeds[first:last]]
-                owners = [i for i, first, last in chunk for _ in range(first, last)]
-                sampling = requests[chunk[0][0]].sampling
-                for owner, completion in zip(owners, self._sample(actor, rows, sampling), strict=True):
-                    written.setdefault(owner, []).append(completion)
-                for i, _, last in chunk:
-                    if last == requests[i].n:
-                        yield i, written.pop(i)
+        for chunk in _chunks(order, requests, self.max_rows):
+            rows = [(requests[i].prompt_ids, seed) for i, first, last in chunk for seed in requests[i].seeds[first:last]]
+            owners = [i for i, first, last in chunk for _ in range(first, last)]
+            # not around the yield: the caller must not find the policy with its adapter switched off
+            with self.policy.acting_as(who) as actor:
+                completions = self._sample(actor, rows, requests[chunk[0][0]].sampling)
+            for owner, completion in zip(owners, completions, strict=True):
+                written.setdefault(owner, []).append(completion)
+            for i, _, last in chunk:
+                if last == requests[i].n:
+                    yield i, written.pop(i)
 
     def _sample(self, actor: Policy, rows: list[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Completion]:
         """Sample one completion per (prompt ids, seed) row; rows of one prompt are adjacent."""
@@ -106,19 +109,23 @@ class TransformersEngine(RolloutEngine):
         )
         cache = out.past_key_values
         repeat = torch.tensor([place[ids_] for ids_, _ in rows], device=device)
-        cache.batch_select_indices(repeat)
+        _keep_rows(cache, repeat)
         logits, mask = actor.head(out.last_hidden_state[:, -1])[repeat], mask[repeat]
         position = mask.sum(-1)
 
         total, limit = len(rows), sampling.max_tokens
-        draws = torch.from_numpy(np.stack([uniforms(seed, limit) for _, seed in rows])) if sampling.temperature else None
+        draws = None
+        if sampling.temperature:
+            draws = torch.from_numpy(np.stack([uniforms(seed, limit) for _, seed in rows]))
         tokens = torch.full((total, limit), pad, dtype=torch.long)
         logps = torch.zeros(total, limit)
         lengths = torch.zeros(total, dtype=torch.long)
         ended = torch.zeros(total, dtype=torch.bool)
         texts: dict[int, str] = {}
         live = torch.arange(total)  # the row of `tokens` behind each row of the batch
-        ends = torch.tensor(self.policy.end_ids)
+        # special tokens are not decoded, so a stop string that is one can only be met by its id
+        special = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content in sampling.stop]
+        ends = torch.tensor([*self.policy.end_ids, *special])
         for step in range(limit):
             self.poll()
             chosen, logp = _choose(logits, sampling, None if draws is None else draws[live, step].to(device))
@@ -136,7 +143,7 @@ class TransformersEngine(RolloutEngine):
                 live, chosen = live[keep], chosen[keep]
                 keep = keep.to(device)
                 mask, position = mask[keep], position[keep]
-                cache.batch_select_indices(keep)
+                _keep_rows(cache, keep)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], -1)
             out = lm.base_model(
                 input_ids=chosen.to(device)[:, None],
@@ -165,12 +172,14 @@ class TransformersEngine(RolloutEngine):
         tokens: Tensor, live: Tensor, step: int, stop: tuple[str, ...], texts: dict[int, str], tokenizer: Any
     ) -> Tensor:
         """(rows,) bool: rows whose text now holds a stop string; their text up to it is kept in ``texts``."""
-        first = max(0, step + 1 - _TAIL)
-        tails = tokenizer.batch_decode(tokens[live, first : step + 1].tolist(), skip_special_tokens=True)
+        how = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        # a token holds at least one byte of text
+        first = max(0, step + 1 - max(_TAIL, *(2 * len(s.encode()) for s in stop)))
+        tails = tokenizer.batch_decode(tokens[live, first : step + 1].tolist(), **how)
         found = torch.zeros(len(live), dtype=torch.bool)
         for k, tail in enumerate(tails):
             if any(s in tail for s in stop):
-                whole = tokenizer.decode(tokens[live[k], : step + 1].tolist(), skip_special_tokens=True)
+                whole = tokenizer.decode(tokens[live[k], : step + 1].tolist(), **how)
                 cut = min((p for s in stop if (p := whole.find(s)) >= 0), default=None)
                 if cut is not None:
                     found[k] = True
@@ -182,9 +191,12 @@ def _batch_key(sampling: Sampling) -> tuple[Any, ...]:
     return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens, sampling.stop)
 
 
-def _chunks(
-    order: list[int], requests: Sequence[Request], max_rows: int
-) -> Iterator[list[tuple[int, int, int]]]:
+def _keep_rows(cache: Any, rows: Tensor) -> None:
+    """Select rows of a cache; unlike ``batch_select_indices``, every kind of layer implements this one."""
+    cache.reorder_cache(rows)
+
+
+def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Iterator[list[tuple[int, int, int]]]:
     """Pieces ``(request, first sample, last sample)`` of at most ``max_rows`` rows with one way of sampling."""
     chunk: list[tuple[int, int, int]] = []
     rows = 0
