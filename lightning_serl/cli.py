@@ -6,6 +6,7 @@ statuses: 2 for bad input before work began, 1 for a failure during it, 130 and 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -128,7 +129,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             options.trainer.default_root_dir = str(watch.root)
             _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
             if options.ckpt_path == "last":
-                options.ckpt_path = _last_checkpoint(watch.root)
+                options.ckpt_path = _last_checkpoint(watch.root, self.subcommand)
             elif options.ckpt_path and not str(options.ckpt_path).startswith(("best", "hpc", "registry")):
                 if not Path(options.ckpt_path).exists():
                     raise InputError(f"--ckpt_path {options.ckpt_path} does not exist; give a file, or last")
@@ -201,11 +202,17 @@ def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
         raise InputError(f"the run folder {root} cannot be written: {error.strerror or error}; name another one") from error
 
 
-def _last_checkpoint(root: Path) -> str:
+def _last_checkpoint(root: Path, command: str) -> str | None:
+    """The checkpoint that ``last`` means; ``None`` for a run that ended before its first one, so it begins again."""
     last = root / "checkpoints" / "last.ckpt"
-    if not last.exists():
+    if last.exists():
+        return str(last)
+    if command != "fit" or not (root / "config.yaml").exists():
         raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
-    return str(last)
+    print(f"{root} holds a run that ended before its first checkpoint; it begins again", file=sys.stderr)
+    for name in ("ledger.jsonl", "metrics.jsonl", "samples.jsonl"):
+        (root / name).unlink(missing_ok=True)
+    return None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -219,6 +226,8 @@ def main(args: Sequence[str] | None = None) -> int:
         of a failed command is ``error: ...``. With ``LIGHTNING_SERL_DEBUG=1`` the traceback stands above it.
     """
     _quiet()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each round as it ends
     watch = _Watch()
     status, message = 0, ""
     try:

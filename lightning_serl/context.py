@@ -100,8 +100,10 @@ class Context:
         """
         how = replace(self.sampling, **sampling)
         prompts = [self.encode(i) for i in instructions]
+        # Draws of their own: a teacher that still equals the policy must not repeat the policy's responses.
+        draws = "" if who == "policy" else f"{who} "
         requests = [
-            Request(ids, self.seeds(i.uid, n), how.with_stop(self.stops(i.role)), i.prompt)
+            Request(ids, self.seeds(draws + i.uid, n), how.with_stop(self.stops(i.role)), i.prompt)
             for i, ids in zip(instructions, prompts, strict=True)
         ]
         written = self.complete(requests, who)

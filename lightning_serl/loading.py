@@ -87,8 +87,8 @@ def _short(name: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """The first line of another library's message, short enough to stand in a sentence of ours."""
-    lines = str(error).strip().splitlines()
-    first = " ".join(lines[0].split()).rstrip(".: ") if lines else type(error).__name__
+    lines = [" ".join(line.split()) for line in str(error).strip().splitlines()] or [type(error).__name__]
+    first = (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".: ")
     return first if len(first) <= 120 else f"{first[:117]}..."
 
 
@@ -158,7 +158,9 @@ def _unloadable(said: str, where: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"model {said} needs a package that is not installed: {_reason(error)}"
     if not os.path.isdir(where):
-        return f"model {said} is no directory here and the hub did not give it ({_reason(error)}); check name and network"
+        return (
+            f"model {said} is no directory here and the hub did not give it ({_reason(error)}); check name and network"
+        )
     return f"model {said} cannot be loaded ({_reason(error)}); check the options, or save the model again"
 
 
@@ -171,7 +173,7 @@ def _check_head(model: Any, said: str) -> None:
     if getattr(model.config, "_attn_implementation", None) not in ("eager", "sdpa"):
         return  # cannot run where the weights are loaded
     ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
-    probe = Policy(model, _NoTokenizer())
+    probe, kind = Policy(model, _NoTokenizer()), type(model).__name__
     try:
         hidden = model.base_model(
             input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=torch.arange(4)[None], use_cache=False
@@ -179,11 +181,9 @@ def _check_head(model: Any, said: str) -> None:
         ours, theirs = probe.head(hidden).float(), model(input_ids=ids, use_cache=False).logits.float()
         same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
     except (AttributeError, TypeError) as error:
-        raise InputError(f"model {said} ({type(model).__name__}) does not run as a causal LM here: {_reason(error)}") from error
+        raise InputError(f"model {said} ({kind}) does not run as a causal LM here: {_reason(error)}") from error
     if not same:
-        raise InputError(
-            f"model {said} ({type(model).__name__}) does more to its logits than its output layer; it cannot be trained here"
-        )
+        raise InputError(f"model {said} ({kind}) does more to its logits than is known here; give another architecture")
 
 
 class _NoTokenizer:
@@ -191,7 +191,7 @@ class _NoTokenizer:
 
 
 def _mend_generation_config(model: Any) -> None:
-    """Published models often set a temperature without ``do_sample``, which save_pretrained refuses at the end of a run."""
+    """Published models often set a temperature without ``do_sample``, which save_pretrained would refuse on export."""
     config = model.generation_config
     try:
         config.validate(strict=True)

@@ -99,7 +99,8 @@ class EvaluationSet(Metric):
             return float(part / whole) if whole > 0 else None
 
         greedy = bool(self.greedy_asked > 0)  # type: ignore[operator]
-        sampled_labelled = self.labelled if bool(self.samples > 0) else torch.zeros(())  # type: ignore[operator]
+        # not the samples there are: where every prompt was too long there are none, and all problems are wrong
+        sampled_labelled = self.labelled if self.k else torch.zeros(())
         return {
             "n": int(self.problems),  # type: ignore[arg-type]
             "labelled": int(self.labelled),  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def _token_stats(
     if hidden.shape[0] <= chunk:
         return piece(hidden, labels)
     parts = []
-    for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+    for h, y in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True):
         again = torch.is_grad_enabled() and (h.requires_grad or not isinstance(head, Tensor))
         parts.append(checkpoint(piece, h, y, use_reentrant=False) if again else piece(h, y))
     logp, entropy, certainty = (torch.cat(p) for p in zip(*parts, strict=True))
@@ -142,6 +142,8 @@ class Policy(nn.Module):
             logits = logits * scale
         if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
             logits = logits / scaling
+        if (factor := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
+            logits = logits * factor
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
             logits = torch.tanh(logits / cap) * cap
         return logits

@@ -127,7 +127,10 @@ class _Grade:
             right = tuple(bool(s > 0) for s in self.verify([sampled], None)[0].scores)
             if vote.label is not None:
                 chosen = Group.from_texts(
-                    problem.prompt, [f"\\boxed{{{vote.label}}}"], label=problem.label, choices=problem.meta.get("choices")
+                    problem.prompt,
+                    [f"\\boxed{{{vote.label}}}"],
+                    label=problem.label,
+                    choices=problem.meta.get("choices"),
                 )
                 vote_right = bool(self.verify([chosen], None)[0].scores[0] > 0)
         return GradedProblem(

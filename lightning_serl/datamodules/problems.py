@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     Args:
         name: Path of a jsonl or JSON file, or ``tiny:seeds`` / ``tiny:held_out``.
         fields: Names of its fields.
-        prefix: Start of the uids, which are ``PREFIX-LINE``.
+        prefix: Start of the uids, which are ``PREFIX-LINE`` (in a JSON list ``PREFIX-ITEM``).
 
     Raises:
         InputError: with file and line, if the file is missing, empty, not JSON, or a row lacks the problem.
@@ -46,40 +48,105 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     path = Path(tiny.resolve(name))
     rows = _rows(path, name)
     out = []
-    for number, row in rows:
-        out.append(_problem(row, fields, f"{name}:{number}", f"{prefix}-{number:05d}"))
+    for number, line, row in rows:
+        out.append(_problem(row, fields, f"{name}:{line}", f"{prefix}-{number:05d}"))
     if not out:
         raise InputError(f"{name} holds no problems; give one JSON object with a {fields.problem!r} field per line")
     return out
 
 
-def _rows(path: Path, name: str) -> list[tuple[int, Any]]:
-    if path.is_dir():
-        raise InputError(f"{name} is a directory; give a jsonl file of problems")
+def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
+    """(number, line, value) of every row of a file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if path.is_dir():
+            raise InputError(f"{name} is a directory; give a jsonl file of problems")
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"problem file {name} does not exist; check the path (it is looked up from {Path.cwd().name}/)") from None
+        raise InputError(
+            f"problem file {name} does not exist; check the path (it is looked up from {Path.cwd().name}/)"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"problem file {name[:100]!r} cannot be read: {getattr(error, 'strerror', error)}") from error
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text (byte {error.start}); convert it to UTF-8") from error
-    except OSError as error:
-        raise InputError(f"problem file {name} cannot be read: {error.strerror or error}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}:{line} is not UTF-8 text (byte {error.start}); convert the file to UTF-8") from error
     if text.lstrip().startswith("["):
-        listed = _parse(text, name)
-        if not isinstance(listed, list):
-            raise InputError(f"{name} must hold a JSON list or one JSON object per line")
-        return list(enumerate(listed, 1))
+        listed = _listed(text, name)
+        if listed is not None:
+            return listed
     # str.splitlines would also split at form feeds and other signs that JSON strings may hold
-    return [(i, _parse(line, f"{name}:{i}")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = enumerate(text.split("\n"), 1)
+    return [(i, i, _parse(line, f"{name}:{i}")) for i, line in lines if line.strip()]
+
+
+def _listed(text: str, name: str) -> list[tuple[int, int, Any]] | None:
+    """The rows of a file that is one JSON list; ``None`` if its first line is a value of its own."""
+    start = text.index("[") + 1
+    rows: list[tuple[int, int, Any]] = []
+    while True:
+        start = _blanks(text, start)
+        line = text.count("\n", 0, start) + 1
+        if text[start : start + 1] == "]":
+            break
+        if rows:
+            if text[start : start + 1] != ",":
+                raise InputError(f"{name}:{line} does not go on with a comma or the end of the list; mend the JSON")
+            start = _blanks(text, start + 1)
+            line = text.count("\n", 0, start) + 1
+        value, start = _decode(text, start, f"{name}:{line}")
+        rows.append((len(rows) + 1, line, value))
+    end = _blanks(text, start + 1)
+    if end == len(text):
+        return rows
+    if "\n" not in text[text.index("[") : start]:
+        return None
+    raise InputError(f"{name}:{text.count(chr(10), 0, end) + 1} goes on after the end of its list; give one JSON list")
+
+
+def _blanks(text: str, start: int) -> int:
+    """Where the white space that JSON allows ends."""
+    match = _BLANKS.match(text, start)
+    assert match is not None
+    return match.end()
 
 
 def _parse(text: str, where: str) -> Any:
+    value, end = _decode(text, _blanks(text, 0), where)
+    if _blanks(text, end) != len(text):
+        raise InputError(f"{where} holds more than one JSON value (column {end + 1}); write one JSON object per line")
+    return value
+
+
+def _decode(text: str, start: int, where: str) -> tuple[Any, int]:
+    """One JSON value and where it ends."""
     try:
-        return json.loads(text)
+        return _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON ({error.msg} at column {error.colno}); write one JSON object per line") from error
+        said = f"{error.msg} at column {error.colno}"
+        raise InputError(f"{where} is not JSON ({said}); write one JSON object per line") from error
     except (RecursionError, ValueError) as error:
-        raise InputError(f"{where} is not JSON that can be read ({type(error).__name__})") from error
+        said = str(error) if isinstance(error, _Twice) else type(error).__name__
+        raise InputError(f"{where} is not JSON that can be read ({said}); mend or remove it") from error
+
+
+class _Twice(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(f"field {next(n for n in names if names.count(n) > 1)!r:.40} is there twice")
+    return made
+
+
+_BLANKS = re.compile("[ \t\n\r]*")
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
@@ -89,25 +156,26 @@ def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
     if field not in row and field == Fields.problem:
         field = next((f for f in _OTHER_PROBLEM_FIELDS if f in row), field)
     if field not in row:
-        has = ", ".join(sorted(map(str, row))[:8]) or "no fields"
+        has = ", ".join(name[:20] for name in sorted(row)[:8]) or "no fields"
         raise InputError(f"{where} has no field {field!r} (it has {has}); set --data.fields.problem")
     problem = row[field]
     if not isinstance(problem, str):
         raise InputError(f"{where}: field {field!r} holds {_kind(problem)}, not a string")
     if not problem.strip():
         raise InputError(f"{where}: field {field!r} is empty; write a problem or remove the line")
-    try:
-        problem.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: field {field!r} holds half of a surrogate pair; mend the encoding of the file") from None
+    _check_unicode(problem, field, where)
     meta: dict[str, Any] = {}
     choices = row.get(fields.choices)
     if choices is not None:
-        if not isinstance(choices, list) or not all(isinstance(c, (str, int, float)) for c in choices):
+        if not isinstance(choices, list):
             raise InputError(f"{where}: field {fields.choices!r} must be a list of strings, got {_kind(choices)}")
         if not 2 <= len(choices) <= len(_LETTERS):
-            raise InputError(f"{where}: field {fields.choices!r} must hold 2 to {len(_LETTERS)} options, got {len(choices)}")
-        meta["choices"] = [str(c) for c in choices]
+            least = f"2 to {len(_LETTERS)}"
+            raise InputError(f"{where}: field {fields.choices!r} must hold {least} options, got {len(choices)}")
+        for choice in choices:
+            if isinstance(choice, bool) or not isinstance(choice, (str, int, float)):
+                raise InputError(f"{where}: field {fields.choices!r} must be a list of strings, one is {_kind(choice)}")
+        meta["choices"] = [_check_unicode(str(c), fields.choices, where) for c in choices]
     return Instruction(problem, uid, label=_label(row, fields, where), meta=meta)
 
 
@@ -117,9 +185,23 @@ def _label(row: dict[str, Any], fields: Fields, where: str) -> str | None:
         return None
     if isinstance(label, bool) or not isinstance(label, (str, int, float)):
         raise InputError(f"{where}: field {fields.answer!r} must be a string or a number, got {_kind(label)}")
-    return str(label).strip() or None
+    if isinstance(label, float) and not math.isfinite(label):
+        raise InputError(f"{where}: field {fields.answer!r} holds {label}; write null where no answer is known")
+    return _check_unicode(str(label).strip(), str(fields.answer), where) or None
+
+
+def _check_unicode(text: str, field: str, where: str) -> str:
+    """The text itself, unless a JSON escape put half of a surrogate pair into it, which no file can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        said = f"field {field!r} holds half of a surrogate pair"
+        raise InputError(f"{where}: {said}; mend the encoding of the file") from None
+    return text
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"} | dict.fromkeys(
+        (int, float), "a number"
+    )
     return "null" if value is None else names.get(type(value), type(value).__name__)

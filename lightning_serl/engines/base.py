@@ -136,13 +136,13 @@ class RolloutEngine(ABC):
             PushMismatch: if the weights that arrived are not the ones that were sent.
         """
 
-    def sleep(self) -> None:
+    def sleep(self) -> None:  # noqa: B027 - most engines have nothing to do here
         """Give accelerator memory back while the trainer works; nothing to do for most engines."""
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # noqa: B027
         """Undo :meth:`sleep`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release everything; calling it twice is harmless."""
 
 

@@ -53,8 +53,8 @@ class ReplayEngine(RolloutEngine):
             data = path.read_bytes()
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}:{line} is not UTF-8 text; convert the recordings to UTF-8") from error
+            bad = data.count(b"\n", 0, error.start) + 1
+            raise InputError(f"{path}:{bad} is not UTF-8 text; convert the recordings to UTF-8") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"recordings {path} cannot be read: {reason}") from error

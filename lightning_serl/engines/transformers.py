@@ -60,7 +60,7 @@ class TransformersEngine(RolloutEngine):
     def start(self, policy: Policy | None, ranks: Any = None) -> None:
         """Remember the policy."""
         if policy is None:
-            raise EngineFailure("the transformers engine needs a policy to sample from; use ReplayEngine for recordings")
+            raise EngineFailure("the transformers engine needs a policy; use ReplayEngine for recordings")
         self._policy = policy
 
     def push(self, update: WeightUpdate) -> None:
@@ -82,7 +82,7 @@ class TransformersEngine(RolloutEngine):
         yield from ((i, []) for i in order if not requests[i].n)
         written: dict[int, list[Completion]] = {}
         for chunk in _chunks(order, requests, self.max_rows):
-            rows = [(requests[i].prompt_ids, seed) for i, first, last in chunk for seed in requests[i].seeds[first:last]]
+            rows = [(requests[i].prompt_ids, s) for i, first, last in chunk for s in requests[i].seeds[first:last]]
             owners = [i for i, first, last in chunk for _ in range(first, last)]
             # not around the yield: the caller must not find the policy with its adapter switched off
             with self.policy.acting_as(who) as actor:
@@ -237,7 +237,7 @@ def _choose(logits: Tensor, sampling: Sampling, draw: Tensor | None) -> tuple[Te
         kth = logits.topk(min(sampling.top_k, logits.shape[-1]), -1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1:
-        ranked, index = logits.softmax(-1).sort(-1, descending=True, stable=True)
+        ranked, index = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
         # keep the smallest set that reaches top_p: drop a token if those before it already do
         drop = ranked.cumsum(-1) - ranked >= sampling.top_p
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)

@@ -1,6 +1,7 @@
 """Three rounds of the tiny policy through a real Trainer, on record."""
 
 import copy
+from collections import Counter
 
 import lightning.pytorch as pl
 import pytest
@@ -23,7 +24,7 @@ class Record(GroupFilter):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         # A round is one optimizer step here, so these weights wrote and scored what is trained on now.
-        self.trained.append(set(batch.uids))
+        self.trained.append(Counter(batch.uids))
         self.models.append(copy.deepcopy(pl_module.policy.causal_lm).eval())
         if "teacher" in pl_module.policy.frozen:
             self.teachers.append(copy.deepcopy(pl_module.policy.frozen["teacher"].causal_lm))

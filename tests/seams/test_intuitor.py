@@ -40,7 +40,7 @@ def test_certainty_is_rewarded(three_rounds):
     for number, pairs in enumerate(record.rounds):
         assert [len(group) for group, _ in pairs] == [8] * 4
         assert min(float(verdict.scores.std()) for _, verdict in pairs) > 1e-2  # scores differ inside every group
-        assert record.trained[number] == {group.instruction.uid for group, _ in pairs}
+        assert record.trained[number] == {group.instruction.uid: 8 for group, _ in pairs}
         for group, verdict in pairs:
             assert [len(tokens) for tokens in group.stats["certainty"]] == [len(c.token_ids) for c in group.completions]
             assert verdict.scores.tolist() == pytest.approx(
