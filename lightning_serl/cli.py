@@ -17,6 +17,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from zipfile import is_zipfile
 
 from lightning_serl.errors import InputError, SeRLError
 from lightning_serl.refusals import option_names, refusal
@@ -56,7 +57,9 @@ def _preset_path(name: str) -> str:
 def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
     """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli`` is cheap."""
     import lightning.pytorch as pl
+    import torch
     from jsonargparse import ActionConfigFile
+    from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
     from lightning_serl import callbacks as parts
@@ -108,6 +111,13 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             )
             return parser
 
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            # a parser takes half a second to make: only the one that was asked for, if one was
+            every = LightningCLI.subcommands()
+            named = (sys.argv[1:] if args is None else list(args))[:1]
+            return {n: every[n] for n in named if n in every} or every
+
         def _parse_ckpt_path(self) -> None:
             # LightningCLI would merge options stored in the checkpoint over the command line without a word. Ours
             # stores none, and the command line always means what it says.
@@ -115,6 +125,11 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
             trainer = super().instantiate_trainer(**kwargs)
+            options = self.config_init[self.subcommand].trainer
+            listed = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
+            if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
+                # Lightning's own would write a second series of checkpoints beside ours
+                trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]  # type: ignore[attr-defined]
             present = {type(c) for c in trainer.callbacks}  # type: ignore[attr-defined]
             for kind in (parts.Summary, parts.Export, parts.Checkpoints):
                 if kind not in present:
@@ -131,14 +146,26 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             if options.ckpt_path == "last":
                 options.ckpt_path = _last_checkpoint(watch.root, self.subcommand)
             elif options.ckpt_path and not str(options.ckpt_path).startswith(("best", "hpc", "registry")):
-                if not Path(options.ckpt_path).exists():
-                    raise InputError(f"--ckpt_path {options.ckpt_path} does not exist; give a file, or last")
+                _check_checkpoint(Path(options.ckpt_path))
             options.weights_only = True
 
         def before_fit(self) -> None:
+            self._check_fit()
             if self.config_init.fit.ckpt_path is None and self.datamodule.evaluation.sets and not self.trainer.fast_dev_run:
-                self.datamodule.check_files("fit")  # what is wrong with the seeds is said before anything is evaluated
                 self.trainer.validate(self.model, self.datamodule, verbose=False)
+
+        def _check_fit(self) -> None:
+            """Refuse what a fit would refuse only after its first evaluation."""
+            self.datamodule.check_files("fit")
+            self.datamodule.trainer = self.trainer
+            self.trainer.strategy.connect(self.model)
+            self.datamodule._check_trainer()
+            try:
+                optimizer = self.model._make_optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+                if self.model._make_scheduler is not None:
+                    self.model._make_scheduler(optimizer)
+            except (ValueError, TypeError) as error:
+                raise InputError(f"model.optimizer or model.lr_scheduler cannot be made: {error}") from error
 
         def before_validate(self) -> None:
             self.config_init.validate.verbose = False
@@ -215,6 +242,13 @@ def _last_checkpoint(root: Path, command: str) -> str | None:
     return None
 
 
+def _check_checkpoint(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"--ckpt_path {path} does not exist; give a file, or last")
+    if path.is_file() and not is_zipfile(path):  # sharded ones are directories
+        raise InputError(f"--ckpt_path {path} is no checkpoint, or a damaged one; give another file, or last")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -245,8 +279,11 @@ def main(args: Sequence[str] | None = None) -> int:
         watch.ended_by = watch.ended_by or error
         status, message = _interrupted(watch)
     except Exception as error:
-        status = 1 if watch.began or not _is_input(error) else 2
+        restoring = not watch.began and _while_restoring(error)
+        status = 1 if watch.began or not (restoring or _is_input(error)) else 2
         message = _sentence(error)
+        if restoring:
+            message = f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it was made with"
         _debug()
     finally:
         os.environ.pop(_RUN_VARIABLE, None)
@@ -277,10 +314,20 @@ def _is_input(error: BaseException) -> bool:
     return isinstance(error, (InputError, ValueError, TypeError, MisconfigurationException, OSError, ImportError))
 
 
+def _while_restoring(error: BaseException) -> bool:
+    """Whether Lightning was reading a checkpoint; what is wrong with it raises whatever the part at hand raises."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return not isinstance(error, SeRLError) and any(f.filename.endswith("checkpoint_connector.py") for f in frames)
+
+
 def _sentence(error: BaseException) -> str:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     # what a class refuses in its __init__ comes back from the parser with its own words around it
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
-    if isinstance(error, (SeRLError, ValueError)) and text:
+    if "numpy accepts from" in text:
+        text = f"--seed_everything: {text}"
+    if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
         return text
     if isinstance(error, ModuleNotFoundError):
         return f"{text}; install the package that provides it"
@@ -301,6 +348,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
     # the stream generates in the main process on purpose
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    # a run without evaluation sets is a choice
+    warnings.filterwarnings("ignore", message=r".*Total length of `list` across ranks is zero.*")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

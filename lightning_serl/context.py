@@ -97,7 +97,13 @@ class Context:
 
         Returns:
             One group per instruction, in their order.
+
+        Raises:
+            ValueError: if two instructions share a uid or one has none: their completions would share their seeds.
         """
+        uids = [i.uid for i in instructions]
+        if len(set(uids)) < len(uids) or "" in uids:
+            raise ValueError("every instruction given to ctx.generate needs a uid of its own, because the uid keys its seeds")
         how = replace(self.sampling, **sampling)
         prompts = [self.encode(i) for i in instructions]
         # Draws of their own: a teacher that still equals the policy must not repeat the policy's responses.

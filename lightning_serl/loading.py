@@ -156,7 +156,7 @@ def _unloadable(said: str, where: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"model {said} brings code of its own, which is never run here; give a model that transformers knows"
     if isinstance(error, ImportError):
-        return f"model {said} needs a package that is not installed: {_reason(error)}"
+        return f"model {said} needs a package that is not installed ({_reason(error)}); install it or choose without"
     if not os.path.isdir(where):
         return (
             f"model {said} is no directory here and the hub did not give it ({_reason(error)}); check name and network"
@@ -216,8 +216,9 @@ def _with_lora(model: torch.nn.Module, lora: LoraOptions) -> torch.nn.Module:
             # peft is content if one of the list matches
             if not any(n == target or n.endswith(f".{target}") for n, _ in model.named_modules()):
                 raise InputError(f"model.lora.target_modules {_short(target)} matches no layer; linear layers: {known}")
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[operator]
     try:
-        return get_peft_model(model, config)  # type: ignore[no-any-return]
+        adapted = get_peft_model(model, config)
     except re.error as error:
         raise InputError(
             f"model.lora.target_modules {_short(str(lora.target_modules))} is no pattern ({_reason(error)}); "
@@ -228,6 +229,13 @@ def _with_lora(model: torch.nn.Module, lora: LoraOptions) -> torch.nn.Module:
             f"model.lora.target_modules {_short(str(lora.target_modules))} cannot be adapted ({_reason(error)}); "
             f"linear layers: {known}"
         ) from error
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
+    if tied and any(hasattr(end, "base_layer") for end in ends):
+        raise InputError(
+            "model.lora.target_modules adapts the embedding or output layer, which share one tensor in this model; "
+            "leave both out, since merging one would change the other"
+        )
+    return adapted
 
 
 def export(policy: Policy, directory: Path) -> None:

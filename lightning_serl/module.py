@@ -125,8 +125,12 @@ class SeRLModule(pl.LightningModule):
         self.evaluations: dict[str, EvaluationSet] = {}
         #: What the last optimizer step measured, under TRL's names; ``metrics.jsonl`` is written from it.
         self.step_metrics: dict[str, float] = {}
+        #: Whether the optimizer is changing the weights: no time for a checkpoint.
+        self.updating = False
+        #: The step of the last evaluation inside ``fit`` that came to its end.
+        self.evaluated_at: int | None = None
 
-    # -- the policy ------------------------------------------------------------------------------------------------
+    # -- the policy --------------------------------------------------------------------------------------------------
 
     policy: Policy  # registered by configure_model, so that checkpoints name its weights policy.*
 
@@ -153,15 +157,22 @@ class SeRLModule(pl.LightningModule):
             InputError: if no model was named and the run needs one.
         """
         if "policy" in self._modules:
+            self._freeze_copies()
             return
         if self.model_name_or_path is None:
             engine = getattr(getattr(self._trainer, "datamodule", None), "engine", None)
             if getattr(engine, "samples_policy", True) or self._trainer.state.fn == "fit":
-                raise InputError("no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base")
+                raise InputError(
+                    "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
+                )
             return
         policy = load_policy(self.model_name_or_path, self.lora, temperature=self.temperature, **self._load_options)
         self.policy = policy
-        trainer = self._trainer
+        self._freeze_copies()
+
+    def _freeze_copies(self) -> None:
+        """Make the frozen copies that this run needs and that do not exist yet."""
+        policy, trainer = self.policy, self._trainer
         asked = getattr(getattr(trainer, "datamodule", None), "needs", frozenset())
         needs = set(asked) & {"reference", "teacher"}
         if self.objective.beta > 0:
@@ -169,7 +180,19 @@ class SeRLModule(pl.LightningModule):
         moving = {w for c in getattr(trainer, "callbacks", []) for w in getattr(c, "moves", ())}
         for who in sorted(needs | moving):
             if not (who == "reference" and policy.has_adapter and who not in moving):
-                policy.freeze_copy(who)
+                self._freeze_copy(who)
+
+    def _freeze_copy(self, who: str) -> Policy:
+        """A frozen copy in the run's precision: Lightning converts the module tree alone, and the copy is outside."""
+        twin, trainer = self.policy.freeze_copy(who), self._trainer
+        if trainer is not None:
+            trainer.precision_plugin.convert_module(twin)
+        return twin
+
+    def setup(self, stage: str) -> None:
+        """Forget what an earlier run of this module left unfinished."""
+        if stage == "fit":
+            self._step, self.evaluated_at, self.updating = _Step(), None, False
 
     def on_fit_start(self) -> None:
         """Frozen copies are outside the module tree, so they follow the policy's device and precision by hand."""
@@ -191,13 +214,15 @@ class SeRLModule(pl.LightningModule):
 
         def count(*_: Any) -> None:
             policy.version += 1
+            self.updating = False
 
         optimizer.register_step_post_hook(count)
         if self._make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_scheduler(optimizer), "interval": "step"}}
+        scheduler = self._make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    # -- from groups to micro-batches ------------------------------------------------------------------------------------
+    # -- from groups to micro-batches --------------------------------------------------------------------------------
 
     def experience(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[RolloutBatch]:
         """Turn graded groups into the micro-batches of their optimizer steps.
@@ -221,7 +246,9 @@ class SeRLModule(pl.LightningModule):
         accumulate = 1 if trainer is None else trainer.accumulate_grad_batches
         rows = _rows(groups, verdicts)
         if not rows:
-            raise InputError("no response can be trained on: every weight is 0, every group has train=False, or no token ids")
+            raise InputError(
+                "no response can be trained on: every weight is 0, every group has train=False, or no token ids"
+            )
         objective = self.objective
         mine = list(range(len(rows)))[ranks.rank :: ranks.size]
         parts = [[rows[i] for i in one] for one in minibatches([r.uid for r in rows], self.minibatches, 0)]
@@ -232,8 +259,12 @@ class SeRLModule(pl.LightningModule):
                 # every rank works on its share of rows, then all hold all of them
                 share = [(rows[i].ids, rows[i].start) for i in mine]
                 with ranks.stage("computing log-probs"):
-                    old = [s.logp for s in policy.stats(share)] if needs_old or in_reward else [None] * len(share)
-                    ref = [s.logp for s in policy.stats(share, "reference")] if objective.beta > 0 else [None] * len(share)
+                    old: list[Tensor | None] = [None] * len(share)
+                    ref: list[Tensor | None] = [None] * len(share)
+                    if needs_old or in_reward:
+                        old = [s.logp for s in policy.stats(share)]
+                    if objective.beta > 0:
+                        ref = [s.logp for s in policy.stats(share, "reference")]
                 for row, (o, r) in zip(rows, ranks.interleave(list(zip(old, ref, strict=True))), strict=True):
                     row.old, row.ref = o, r
         if in_reward:
@@ -297,7 +328,7 @@ class SeRLModule(pl.LightningModule):
             batch.sampler_logp = table([torch.tensor(r.sampler) for r in rows])
         return batch
 
-    # -- one micro-batch -------------------------------------------------------------------------------------------------
+    # -- one micro-batch ---------------------------------------------------------------------------------------------
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch, scaled so that the step's gradient is that of all its responses at once.
@@ -319,8 +350,9 @@ class SeRLModule(pl.LightningModule):
         )  # fmt: skip
         step = self._step
         if batch.ref_logp is not None:
-            per_token = objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl)
-            loss = loss + objective.beta * objectives.aggregate(per_token, batch.mask, objective.aggregation, divisor, length)
+            per_token = objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl, batch.mask)
+            divergence = objectives.aggregate(per_token, batch.mask, objective.aggregation, divisor, length)
+            loss = loss + objective.beta * divergence
             step.add(kl=torch.where(batch.mask, per_token, 0.0).sum())
         low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
         assert stats.entropy is not None
@@ -328,7 +360,7 @@ class SeRLModule(pl.LightningModule):
         step.tokens = batch.num_tokens
         if batch.sampler_logp is not None and batch.mask.any():
             gap = (logp.detach() - batch.sampler_logp.to(logp.dtype)).abs()[batch.mask]
-            step.add(gap=gap.sum())
+            step.add(gap=gap.sum(), sampled=batch.mask.sum())
             step.peaks["gap"] = max(step.peaks.get("gap", 0.0), float(gap.max()))
         padded = torch.tensor(float((batch.attention_mask == 0).sum()))
         step.add(padding=padded, positions=torch.tensor(float(batch.attention_mask.numel())))
@@ -342,9 +374,13 @@ class SeRLModule(pl.LightningModule):
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        names = ("loss", "entropy", "low", "high", "kl", "gap", "padding", "positions")
+        names = ("loss", "entropy", "low", "high", "kl", "gap", "sampled", "padding", "positions")
         ranks = Ranks.of(self._trainer)
-        sums = dict(zip(names, ranks.sum(torch.stack([self._step.sums.get(n, torch.zeros((), dtype=torch.float64)) for n in names])).tolist(), strict=True))
+        values = [float(self._step.sums.get(n, 0.0)) for n in names]
+        # every rank fills in its own place, so that one sum also brings the peaks together
+        peaks = [self._step.peaks.get("gap", 0.0) if r == ranks.rank else 0.0 for r in range(ranks.size)]
+        summed = ranks.sum(torch.tensor(values + peaks, dtype=torch.float64)).tolist()
+        sums = dict(zip(names, summed, strict=False))
         tokens = max(1, self._step.tokens)
         metrics = {
             "loss": sums["loss"] / tokens,
@@ -359,14 +395,15 @@ class SeRLModule(pl.LightningModule):
         }
         if "kl" in self._step.sums:
             metrics["kl"] = sums["kl"] / tokens
-        if "gap" in self._step.sums:
-            metrics["sampling/sampling_logp_difference/mean"] = sums["gap"] / tokens
-            metrics["sampling/sampling_logp_difference/max"] = self._step.peaks["gap"]
+        if sums["sampled"]:
+            metrics["sampling/sampling_logp_difference/mean"] = sums["gap"] / sums["sampled"]
+            metrics["sampling/sampling_logp_difference/max"] = max(summed[len(names) :])
         self.step_metrics = metrics
         self._step = _Step()
+        self.updating = True  # clipping and the update come next
         self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
 
-    # -- evaluation ------------------------------------------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------------------------------------
 
     def _start_evaluation(self) -> None:
         self.evaluations = {}
@@ -398,6 +435,9 @@ class SeRLModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log every set's results as ``val/SET/METRIC``."""
         self._log_results("val")
+        trainer = self.trainer
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.evaluated_at = trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         """Log every set's results as ``test/SET/METRIC``."""
@@ -409,27 +449,29 @@ class SeRLModule(pl.LightningModule):
         for name, result in self.last_results.items():
             self.log_dict({f"{stage}/{name}/{k}": float(v) for k, v in result.items() if v is not None}, batch_size=1)
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Only trained weights under LoRA; frozen copies if they moved; progress rounded down to a whole step."""
+        """Only trained weights under LoRA; frozen copies if they moved; progress as of the last whole step."""
         if self.policy.has_adapter:
             trained = {n for n, p in self.named_parameters() if p.requires_grad}
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["serl_policy"] = {
             "version": self.policy.version,
             "frozen": {who: twin.state_dict() for who, twin in self.policy.frozen.items() if twin.moved},
+            "evaluated_at": self.evaluated_at,
         }
         trainer = self._trainer
-        if trainer is not None and "loops" in checkpoint and trainer.accumulate_grad_batches > 1:
-            _round_down(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], trainer.accumulate_grad_batches)
+        if trainer is not None and trainer.state.fn == "fit" and "loops" in checkpoint:
+            _settle(checkpoint["loops"]["fit_loop"], trainer, self.evaluated_at)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Frozen copies as they were; a version no engine has seen."""
-        saved = checkpoint.get("serl_policy", {"version": 0, "frozen": {}})
+        saved = checkpoint.get("serl_policy", {"version": 0, "frozen": {}, "evaluated_at": None})
         self.policy.version = max(self.policy.version, saved["version"]) + 1
+        self.evaluated_at = saved["evaluated_at"]
         for who, state in saved["frozen"].items():
-            twin = self.policy.freeze_copy(who)
+            twin = self._freeze_copy(who)
             twin.load_state_dict(state)
             twin.moved = True
 
@@ -459,16 +501,51 @@ def _iterate_rows(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> Itera
                 )
 
 
-def _round_down(progress: dict[str, Any], accumulate: int) -> None:
-    """Move Lightning's batch counters back to the start of an accumulation window that was left unfinished.
+def _settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None) -> None:
+    """Put Lightning's saved counters at the last whole optimizer step, whatever was going on when they were saved.
 
-    The gradients of its first micro-batches are not in the checkpoint, so they must be computed again.
+    The gradients of an unfinished accumulation window are not in the checkpoint, so its micro-batches must come again.
+    Lightning's own counters, taken in mid-flight, also lose an evaluation that was due, or a whole epoch if it had just
+    begun.
+
+    Args:
+        loops: State of the fit loop; changed in place.
+        trainer: The trainer that is being saved.
+        evaluated_at: Step of the last evaluation that came to its end.
     """
-    done = progress["current"]["processed"]
-    surplus = done % accumulate
-    if not surplus:
-        return
-    for span in ("current", "total"):
-        start = progress[span]["processed"] - surplus
-        for counter in ("ready", "started", "processed", "completed"):
-            progress[span][counter] = start
+    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    current, total = batches["current"], batches["total"]
+    evaluation = loops["epoch_loop.val_loop.batch_progress"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    due = False
+    if epochs["total"]["started"] == epochs["total"]["processed"]:  # between two epochs
+        for span in ("current", "total"):
+            epochs[span]["ready"] = epochs[span]["started"]
+        _count(current, 0)
+        _count(total, total["processed"])
+        steps["current"]["ready"] = steps["current"]["completed"] = 0
+        batches["is_last_batch"] = False
+    else:
+        accumulate = trainer.accumulate_grad_batches
+        whole = int(min(steps["current"]["completed"] * accumulate, trainer.num_training_batches))
+        surplus = current["processed"] - whole
+        if abs(surplus) > accumulate:  # not a clock that ticks once in `accumulate` batches: leave it alone
+            return
+        fetcher, loop = trainer.fit_loop._data_fetcher, trainer.fit_loop.epoch_loop
+        if current["ready"] > whole:
+            batches["is_last_batch"] = False  # it speaks of a batch that will come again
+        elif whole and fetcher is not None and evaluated_at != trainer.global_step:
+            due = loop._should_check_val_fx(fetcher)
+        _count(total, total["processed"] - surplus)
+        _count(current, whole)
+    # what Lightning reads as "stopped in the middle of an evaluation" makes it evaluate, from the first batch on
+    _count(evaluation["current"], 0)
+    _count(evaluation["total"], 0)
+    if due:
+        evaluation["total"]["ready"] = evaluation["total"]["started"] = 1
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - due
+
+
+def _count(counters: dict[str, int], value: int) -> None:
+    for name in counters:
+        counters[name] = value

@@ -56,15 +56,16 @@ class Objective:
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
             raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
-        if self.clip_high <= 0:
+        # not the opposite comparison, which NaN would pass
+        if not self.clip_high > 0:
             raise ValueError(f"clip_high must be above 0, got {self.clip_high}")
-        if self.dual_clip is not None and self.dual_clip <= 1:
+        if self.dual_clip is not None and not self.dual_clip > 1:
             raise ValueError(f"dual_clip must be above 1 or null, got {self.dual_clip}")
         if self.constant_length < 1:
             raise ValueError(f"constant_length must be at least 1 token, got {self.constant_length}")
-        if self.beta < 0:
+        if not self.beta >= 0:
             raise ValueError(f"beta must be 0 or above, got {self.beta}")
-        if self.eps < 0:
+        if not self.eps >= 0:
             raise ValueError(f"eps must be 0 or above, got {self.eps}")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 X = TypeVar("X")
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     @classmethod
     def of(cls, trainer: pl.Trainer | None) -> Ranks:
@@ -76,7 +77,8 @@ class Ranks:
     def stage(self, doing: str) -> Iterator[None]:
         """A piece of work without collectives; if it fails on any rank, every rank raises within seconds.
 
-        The rank that failed raises its own error, the others a :class:`RankFailure` with its message.
+        The rank that failed raises its own error, the others a :class:`RankFailure` with its message, or the same
+        interrupt. The attribute ``on_every_rank`` of what is raised tells that all ranks are on their way out.
 
         Args:
             doing: What the ranks were at, for the message.
@@ -84,14 +86,22 @@ class Ranks:
         if self.size == 1:
             yield
             return
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             yield
-        except Exception as caught:
+        except GeneratorExit:
+            raise
+        except BaseException as caught:  # Ctrl-C and SIGTERM must reach the others too
             error = caught
-        messages = self.gather(None if error is None else f"{type(error).__name__}: {error}")
+        report = None
         if error is not None:
-            raise error
-        for rank, message in enumerate(messages):
-            if message is not None:
-                raise RankFailure(f"rank {rank} failed while {doing}: {message}")
+            report = type(error) if not isinstance(error, Exception) else None, f"{type(error).__name__}: {error}"
+        reports = self.gather(report)
+        first = next(((rank, *r) for rank, r in enumerate(reports) if r is not None), None)
+        if first is None:
+            return
+        rank, kind, message = first
+        if error is None:
+            error = kind() if kind is not None else RankFailure(f"rank {rank} failed while {doing}: {message}")
+        error.on_every_rank = True  # type: ignore[attr-defined]  # so a checkpoint may be saved together
+        raise error

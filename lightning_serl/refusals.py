@@ -7,13 +7,18 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_EXPECTED = re.compile(r"[Ee]xpected an? <class '([\w.]+)'>\.?")
+_KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
+_ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
+_OPTION = re.compile(r"(?:(?:Subcommand|Group) '([\w.]+)' does not accept option|Option) '([^']+)'(?: is not accepted)?")
+_EXPECTED = re.compile(r"[Ee]xpected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\.|$)")
 # Alternatives of a union that nobody meant: "nothing at all", or "a whole mapping".
 _IDLE = re.compile(r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type)")
-_UNKNOWN = re.compile(
-    r"[Uu]nrecognized arguments: (\S+)|(?:[Kk]ey|accept option) ['\"]([\w.]+)['\"]|Option ['\"]\w+['\"] is not accepted"
-)
-_HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any", "Unable to load config")
+# What a class path may be, and no more: advice of the parser, line by line.
+_ADVICE = ("Subclass types expect one of", "a class path (str)", "a dict with", "a dict without")
+_NAMES = {"NoneType": "null", "str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
+_NAMES |= {"dict": "a mapping", "list": "a list"}
 
 
 def refusal(text: str, options: Iterable[str] = ()) -> str:
@@ -23,30 +28,56 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         text: The message.
         options: All known option names, to suggest the nearest for a mistyped one.
     """
-    unknown = _UNKNOWN.search(text)
-    key = re.search(r'[Pp]arser key "([^"]+)"', text)
-    where = f"{key[1]}: " if key else ""
-    if unknown and unknown[1]:
-        return f"unrecognized arguments: {unknown[1]}{_nearest(unknown[1], options)}"
-    if unknown and unknown[2]:
-        nearest = _nearest("--" + unknown[2], options).replace("--", "")
-        return f"{where}there is no option {unknown[2]!r}{nearest}"
+    arguments = _ARGUMENTS.search(text)
+    if arguments:
+        said = arguments[1].split()
+        name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0]
+        return f"unrecognized arguments: {name}{_nearest(name, options)}"
+    keys = [key for key in _KEY.findall(text) if key]
+    where = f"{keys[0]}: " if keys else ""
+    unknown = _OPTION.search(text)
+    if unknown:
+        name = unknown[2]
+        said_nearest = _nearest("--" + name, options).replace("--", "") if "." in name or not keys else ""
+        return f"{where}there is no option {name!r}{said_nearest}"
+    reason = _reason(_KEY.sub("", text))
+    given = re.search(r"^\s*Given value: (.*)$", text, re.MULTILINE)
+    if given and reason.startswith("expected") and "but got" not in reason:
+        reason = f"{reason}, but got {_cut(given[1])}"
+    return " ".join((where + reason).split())
+
+
+def _reason(text: str) -> str:
+    """Of the alternatives that a value was held against, what is wrong with the likeliest."""
     lines = [line.strip(" -\t") for line in text.splitlines()]
-    lines = [line for line in lines if line and not re.fullmatch(r'[Pp]arser key "[^"]+":', line)]
+    lines = [line for line in lines if line and not line.startswith(_ADVICE)]
     reasons = [line for line in lines if not line.startswith(_HEADINGS) and "either not accessible or invalid" not in line]
     reasons = [r for r in dict.fromkeys(reasons) if not _IDLE.match(r)] or reasons or lines
     reason = reasons[0]
     if reason.startswith("Problem with given class_path") and len(reasons) > 1:
-        reason = f"{reason.rstrip(':')}: {reasons[1]}"
-    missing = re.match(r"Expected a dot import path string: (\S+)", reason)
+        return f"{reason.rstrip(':')}: {reasons[1]}"
+    missing = _NO_CLASS.match(reason)
+    simple = [m for m in map(_EXPECTED.match, reasons) if m]
+    if simple and all(_EXPECTED.match(r) or _NO_CLASS.match(r) for r in reasons):  # plain values: name them all
+        kinds = " or ".join(dict.fromkeys(_NAMES.get(m[1], m[1]) if m[1] else f"one of {m[2]}" for m in simple))
+        got = re.search(r"Got value: (.*)$", reason)
+        return f"expected {kinds}" + (f", but got {_cut(got[1])}" if got else "")
     if missing:
-        reason = f"there is no {missing[1]!r}; give a known name or a full class path such as package.module.Name"
-    reason = _EXPECTED.sub(r"expected \1", reason).replace("Got value:", "but got")
-    return " ".join((reason if key is None or key[1] in reason else where + reason).split())
+        return f"there is no {_cut(missing[1])!r}; give a known name or a full class path such as package.module.Name"
+    return reason.replace("Got value:", "but got")
+
+
+def _cut(value: str, most: int = 80) -> str:
+    return value if len(value) <= most else f"{value[: most - 3]}..."
 
 
 def _nearest(name: str, options: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name.split("=")[0], list(options), n=1, cutoff=0.6)
+    """The option a mistyped one may have meant: of the same group if one there is alike, else of all."""
+    known = list(options)
+    parent, _, leaf = name.rpartition(".")
+    group = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == parent} if parent else {}
+    beside = difflib.get_close_matches(leaf, group, n=1, cutoff=0.45)
+    found = [group[beside[0]]] if beside else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
 
@@ -54,7 +85,7 @@ def option_names(parser: Any) -> list[str]:
     """All option names of a parser and of its subcommands."""
     names: list[str] = []
     for action in parser._actions:
-        names += [o for o in action.option_strings if o.startswith("--")]
+        names += [o for o in action.option_strings if o.startswith("--") and not o.endswith((".help", "+"))]
         choices = getattr(action, "choices", None)
         if isinstance(choices, dict):
             for sub in choices.values():

@@ -19,14 +19,15 @@ from lightning_serl.types import Completion, Group, Instruction, Verdict
 class InstructionSource(ABC):
     """Proposes instructions, follows up on answered ones, and learns from what came of them.
 
-    Every method runs alike on all ranks: same arguments, same results. An instruction without a uid gets one from the
+    ``propose`` and ``observe`` run alike on all ranks: same arguments, same results; ``derive`` sees one rank's groups.
+    To sample proposals in their own way, roll them out in ``propose`` and return the groups. An instruction without a uid gets one from the
     round. Filters and the pool are applied by the round, never here.
     """
 
     #: Policies beside the live one that the source's rollouts need (``reference``, ``teacher``).
     needs: frozenset[str] = frozenset()
 
-    #: Whether proposals pass the instruction filters and enter the pool.
+    #: Whether proposed problems (role ``solve``) pass the instruction filters and enter the pool.
     filtered: bool = True
 
     @abstractmethod

@@ -220,7 +220,9 @@ class RolloutBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RolloutBatch:
         """A copy with every tensor on ``device``; dtypes stay as they are."""
         held: dict[str, Any] = {k: getattr(self, k) for k in self._TENSORS}
-        moved: dict[str, Any] = {k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in held.items()}
+        moved: dict[str, Any] = {
+            k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in held.items()
+        }
         return RolloutBatch(**moved, num_tokens=self.num_tokens, num_sequences=self.num_sequences, uids=self.uids)
 
     def state_dict(self) -> dict[str, Any]:

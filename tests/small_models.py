@@ -21,7 +21,7 @@ from transformers import (
 from lightning_serl import tiny
 from lightning_serl.policy import Policy
 
-VOCABULARY = 384
+VOCABULARY = 448
 _COMMON = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,

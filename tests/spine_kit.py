@@ -1,5 +1,6 @@
 """Small real runs for the tests of gradient, stream, resume and ranks: models, recorded rounds, trainers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -49,7 +50,7 @@ def tiny_llama(directory):
     return str(directory)
 
 
-# -- a recorded round ----------------------------------------------------------------------------------------------------
+# -- a recorded round ----------------------------------------------------------------------------------------
 
 
 def recorded_round(seed=0, vocab=400):
@@ -60,7 +61,8 @@ def recorded_round(seed=0, vocab=400):
         return tuple(torch.randint(1, vocab, (count,), generator=draw).tolist())
 
     groups, verdicts = [], []
-    for number, (prompt, lengths) in enumerate([(5, (3, 11, 7, 2)), (9, (6, 1, 14)), (3, (4, 4, 9)), (7, (12, 5, 8, 8, 3))]):
+    sizes = [(5, (3, 11, 7, 2)), (9, (6, 1, 14)), (3, (4, 4, 9)), (7, (12, 5, 8, 8, 3))]
+    for number, (prompt, lengths) in enumerate(sizes):
         completions = [Completion(ids(n), "", tuple((-torch.rand(n, generator=draw)).tolist())) for n in lengths]
         groups.append(Group(Instruction("", f"g{number}"), ids(prompt), completions))
         verdicts.append(Verdict(torch.rand(len(lengths), generator=draw)))
@@ -176,31 +178,32 @@ def distance(a, b):
     return float((a - b).norm() / b.norm())
 
 
-# -- self-play runs ------------------------------------------------------------------------------------------------------
+# -- self-play runs ------------------------------------------------------------------------------------------
 
 
-def selfplay(steps=(1, 1), beta=0.01, kl_in="loss", engine=None, rounds_per_epoch=2, lr=1e-3, scheduler=None, **data):
+def selfplay(steps=(1, 1), beta=0.01, engine=None, rounds_per_epoch=2, optimizer=torch.optim.AdamW, scheduler=None,
+             **data):  # fmt: skip
     """A real module and datamodule on the embedded base, small enough for a third of a second per round."""
     module = SeRLModule(
         "tiny:base",
-        objective=Objective(beta=beta, kl_in=kl_in),
+        objective=Objective(beta=beta),
         inner_epochs=steps[0],
         minibatches=steps[1],
-        optimizer=lambda p: torch.optim.AdamW(p, lr=lr),
+        optimizer=lambda p: optimizer(p, lr=1e-3),
         lr_scheduler=scheduler,
     )
     options = {
         "seeds": "tiny:seeds",
         "grader": "math",
         "round": RoundOptions(prompts_per_round=3, samples_per_prompt=4, max_attempts=2),
-        "max_tokens": 32,
+        "max_tokens": 24,
         "solve": SolveTemplate(answer_format=""),
         "writing": Writing(
             exemplars=4,
             from_kept=1,
             prompts_per_call=2,
             template=InstructionTemplate(header="Write new math questions."),
-            sampling=Sampling(max_tokens=80),
+            sampling=Sampling(max_tokens=64),
         ),
     }
     return module, SelfPlayDataModule(**options | data, engine=engine, rounds_per_epoch=rounds_per_epoch)
@@ -244,7 +247,7 @@ class FailingEngine(TransformersEngine):
             yield one
 
 
-# -- other processes -----------------------------------------------------------------------------------------------------
+# -- other processes -----------------------------------------------------------------------------------------
 
 
 def run_script(script, *arguments, limit):
@@ -253,7 +256,8 @@ def run_script(script, *arguments, limit):
     Returns:
         ``(exit status, stdout, stderr)``; status ``None`` if it was killed.
     """
-    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    ours = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    env = {k: v for k, v in os.environ.items() if k not in ours}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)],
@@ -269,10 +273,8 @@ def run_script(script, *arguments, limit):
     except subprocess.TimeoutExpired:
         status, out, err = None, "", ""
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     if status is None:
         out, err = process.communicate()
     return status, out, err

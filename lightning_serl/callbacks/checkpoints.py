@@ -6,6 +6,8 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class Checkpoints(ModelCheckpoint):
@@ -38,8 +40,20 @@ class Checkpoints(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where the run stands; optimizer steps are the clock, so the last whole step counts."""
+        """Save where the run stands; optimizer steps are the clock, so the last whole step counts.
+
+        Not while the optimizer was changing the weights: half a step is no state to continue from, and the checkpoint
+        before it stays. A rank that fails on its own cannot count on the others to save with it: rank 0 saves alone.
+        """
         if trainer.state.fn != "fit" or trainer.fast_dev_run or trainer.sanity_checking or trainer.optimizers == []:
             return
+        if getattr(pl_module, "updating", False):
+            return
         assert self.dirpath is not None
-        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+        path = Path(self.dirpath) / "last.ckpt"
+        together = getattr(exception, "on_every_rank", False) or isinstance(exception, SIGTERMException)
+        if trainer.world_size == 1 or together:
+            trainer.save_checkpoint(path)
+        elif trainer.is_global_zero and isinstance(trainer.strategy, DDPStrategy):
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(checkpoint, path)

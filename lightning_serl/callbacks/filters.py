@@ -220,8 +220,9 @@ class NoveltyFilter(InstructionFilter):
 class DifficultyFilter(GroupFilter):
     """Drops groups that nearly all or hardly any responses solve.
 
-    The mean score of the responses that count (weight above 0) must lie in the band, bounds included. Groups whose
-    scores are advantages already are left alone.
+    The mean score of the responses that count (weight above 0) must lie in the band, bounds included. Only problems
+    (role ``solve``) whose scores are shares, between 0 and 1, are judged: a mean log-prob or the score of a proposal
+    says nothing of difficulty. Groups whose scores are advantages already are left alone.
 
     Args:
         low: The smallest mean score that is trained on.
@@ -256,14 +257,16 @@ class DifficultyFilter(GroupFilter):
         Returns:
             Weights and reasons.
         """
-        return _weights([self._judge(verdict) for verdict in verdicts])
+        return _weights([self._judge(g, v) for g, v in zip(groups, verdicts, strict=True)])
 
-    def _judge(self, verdict: Verdict) -> str | None:
-        if verdict.centred:
+    def _judge(self, group: Group, verdict: Verdict) -> str | None:
+        if verdict.centred or group.instruction.role != "solve":
             return None
         if _unanswered(verdict):
             return "no_answer"
         scores = verdict.scores[verdict.weight > 0]
+        if bool((scores < 0).any()) or bool((scores > 1).any()):
+            return None
         if self.style == "serl":
             mean, slack = scores.mean().item(), 0.0
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,10 @@ class Ledger(RolloutHooks):
         super().__init__()
         self._files: dict[str, RunFile] = {}
         self._restored: dict[str, int] | None = None
-        self._committed: dict[str, int] = {}
-        self._last_step = 0
+        self._state: dict[str, Any] = {}  # what a checkpoint holds: the books as they were last closed
+        self._previous: dict[str, Any] | None = None  # the same before the round at hand
+        self._last_step: int | None = None  # the last step with a row; None until training starts
+        self._last_evaluation: int | None = None  # the same of evaluations
         self._open: dict[str, Any] | None = None  # the round whose steps are being made
         self._fresh: dict[str, float] = {}
         self._clock = time.monotonic()
@@ -46,7 +49,8 @@ class Ledger(RolloutHooks):
         if trainer.is_global_zero and not trainer.fast_dev_run:
             root = Path(trainer.default_root_dir)
             self._files = {name: RunFile(root / f"{name}.jsonl") for name in _FILES}
-            self._committed = {name: f.offset for name, f in self._files.items()}
+        self._last_step = self._last_evaluation = None
+        self._commit()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Cut the files back to the checkpoint, if there is one."""
@@ -56,11 +60,12 @@ class Ledger(RolloutHooks):
             for name, offset in self._restored.items():
                 if name in self._files:
                     self._files[name].truncate(offset)
-                    self._committed[name] = self._files[name].offset
             self._restored = None
+            self._commit()
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Write the round's events, and a few of its groups to read."""
+        self._previous = self._state
         for event in played.events:
             self.counts[event["event"]] = self.counts.get(event["event"], 0) + 1
             if event["event"] in self.reasons:
@@ -70,12 +75,18 @@ class Ledger(RolloutHooks):
         self._write("samples", [_sample(played.number, g, v) for g, v in played.samples])
         if not played.stats:
             return  # a round that failed: its rows stay to be read, but no checkpoint counts them
-        self._open = {"round": played.number, "uids": [g.instruction.uid for g in played.groups if g.instruction.train]}
+        self._open = {
+            "round": played.number,
+            "uids": [g.instruction.uid for g in played.groups if g.instruction.train],
+            "steps": getattr(pl_module, "steps_per_round", 1),
+        }
         self._fresh = dict(played.stats)
         self.last_metrics.update(played.stats)
         self._commit()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Hand the round's numbers to the user's loggers: logging is not allowed inside the stream."""
         if self._fresh:
             pl_module.log_dict(self._fresh, on_step=True, on_epoch=False, batch_size=1)
@@ -84,53 +95,80 @@ class Ledger(RolloutHooks):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After an optimizer step: its metrics, and the trained instructions once their round is through."""
-        if trainer.global_step == self._last_step:
+        self._enter_step(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Catch up with a step or an evaluation that was done before another callback failed."""
+        if getattr(trainer.datamodule, "playing", False) and self._previous is not None:
+            self._state = self._previous  # another callback failed over a round that will be played again
+        elif trainer.state.fn == "fit" and self._last_step is not None:
+            self._enter_step(trainer, pl_module)
+            if getattr(pl_module, "evaluated_at", None) is not None:
+                self._enter_evaluation(pl_module.evaluated_at, pl_module)
+
+    def _enter_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._last_step is None or trainer.global_step == self._last_step:
             return
-        self._last_step = trainer.global_step
+        self._last_step, self._previous = trainer.global_step, None
         now = time.monotonic()
         metrics = {**getattr(pl_module, "step_metrics", {}), **self._fresh}
         self.last_metrics.update(metrics)
         self._write("metrics", [{"step": trainer.global_step, **metrics, "time/step": round(now - self._clock, 4)}])
         self._clock, self._fresh = now, {}
-        steps = getattr(pl_module, "steps_per_round", 1)
-        if self._open is not None and (batch_idx + 1) % (steps * trainer.accumulate_grad_batches) == 0:
-            number = self._open["round"]
-            self._write("ledger", [{"uid": uid, "event": "trained", "round": number} for uid in self._open["uids"]])
-            self.counts["trained"] = self.counts.get("trained", 0) + len(self._open["uids"])
-            self._open = None
+        if self._open is not None:
+            self._open["steps"] -= 1
+            if self._open["steps"] <= 0:
+                number = self._open["round"]
+                self._write("ledger", [{"uid": uid, "event": "trained", "round": number} for uid in self._open["uids"]])
+                self.counts["trained"] = self.counts.get("trained", 0) + len(self._open["uids"])
+                self._open = None
         self._commit()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row per evaluation."""
-        if trainer.sanity_checking:
+        if trainer.state.fn != "fit":
+            self._last_evaluation = None
+        if not trainer.sanity_checking:
+            self._enter_evaluation(trainer.global_step, pl_module)
+
+    def _enter_evaluation(self, step: int, pl_module: pl.LightningModule) -> None:
+        if step == self._last_evaluation:
             return
+        self._last_evaluation = step
         results = getattr(pl_module, "last_results", {})
         row = {f"val/{name}/{k}": v for name, result in results.items() for k, v in result.items()}
         if row:
-            self._write("metrics", [{"step": trainer.global_step, **row}])
-            self._commit()
+            self._write("metrics", [{"step": step, **row}])
+        self._commit()
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the files count, and what was counted."""
-        return {
-            "offsets": dict(self._committed),
-            "counts": dict(self.counts),
-            "reasons": {event: dict(why) for event, why in self.reasons.items()},
-            "open": self._open,
-        }
+        """How far the files count, what was counted, and what waits for the next step's row."""
+        return self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`."""
-        self._restored = state_dict["offsets"]
-        self.counts, self.reasons = state_dict["counts"], state_dict["reasons"]
-        self._open = state_dict["open"]
+        state = copy.deepcopy(state_dict)
+        self._state, self._restored = state_dict, state["offsets"]
+        self.counts, self.reasons, self._open = state["counts"], state["reasons"], state["open"]
+        self._fresh, self.last_metrics = state["fresh"], state["last_metrics"]
+        self._last_evaluation = state["last_evaluation"]
 
     def _write(self, name: str, rows: list[dict[str, Any]]) -> None:
         if name in self._files:
             self._files[name].append(rows)
 
     def _commit(self) -> None:
-        self._committed = {name: f.offset for name, f in self._files.items()}
+        """Close the books: a checkpoint counts what was written so far."""
+        state = {
+            "offsets": {name: f.offset for name, f in self._files.items()},
+            "counts": self.counts,
+            "reasons": self.reasons,
+            "open": self._open,
+            "fresh": self._fresh,
+            "last_metrics": self.last_metrics,
+            "last_evaluation": self._last_evaluation,
+        }
+        self._state = copy.deepcopy(state)
 
 
 def _sample(number: int, group: Group, verdict: Verdict) -> dict[str, Any]:

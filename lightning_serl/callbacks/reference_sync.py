@@ -57,11 +57,23 @@ class ReferenceSync(pl.Callback):
         """See :meth:`state_dict`."""
         self._last = state_dict["last"]
 
-    @torch.no_grad()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Steps made before are done with."""
+        self._last = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the copy if it is time."""
+        self._move(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The last step may have been made without this callback hearing of it."""
+        if trainer.state.fn == "fit" and trainer.training:
+            self._move(trainer, pl_module)
+
+    @torch.no_grad()
+    def _move(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = trainer.global_step
         if self.mode == "never" or step == self._last or step % self.every_n_steps:
             return

@@ -40,8 +40,10 @@ class EvaluationOptions:
             raise ValueError(f"evaluation.samples must be 0 or above, got {self.samples}")
         if self.batch_size < 1:
             raise ValueError(f"evaluation.batch_size must be at least 1, got {self.batch_size}")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"evaluation.temperature must be above 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"evaluation.top_p must lie in (0, 1], got {self.top_p}")
 
 
 class EvaluationBatch:
@@ -142,4 +144,3 @@ class _Grade:
             samples=len(sampled),
             no_answer=0 if vote is None else int(vote.info.get("no_answer", 0)),
         )
-

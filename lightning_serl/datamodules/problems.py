@@ -151,7 +151,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
     if not isinstance(row, dict):
-        raise InputError(f"{where} holds {_kind(row)}, not an object; write {{\"{fields.problem}\": \"...\"}}")
+        raise InputError(f'{where} holds {_kind(row)}, not an object; write {{"{fields.problem}": "..."}}')
     field = fields.problem
     if field not in row and field == Fields.problem:
         field = next((f for f in _OTHER_PROBLEM_FIELDS if f in row), field)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_serl.answers.base import AnswerGrader
 from lightning_serl.context import Context
 from lightning_serl.engines.base import RolloutEngine, Sampling
@@ -215,7 +217,8 @@ class _Play:
             tried += len(roots)
             survived += self.keep(groups, verdicts, missing)
         self.source.observe([g for g, _ in seen], [v for _, v in seen])
-        self.round.samples = seen[:2] + [pair for pair in seen[2:] if pair[0] in self.round.groups][:2]
+        kept = {g.instruction.uid for g in self.round.groups}
+        self.round.samples = seen[:2] + [pair for pair in seen[2:] if pair[0].instruction.uid in kept][:2]
         if not survived:
             raise EmptyRound(self.explain(attempts, tried), self.round)
         self.round.stats = self.statistics(seen, attempts, tried, survived)
@@ -262,7 +265,7 @@ class _Play:
         if not instruction.uid:
             instruction = replace(instruction, uid=self.uid())
         self.event(instruction.uid, "proposed", prompt=instruction.prompt)
-        made = instruction.meta.get("origin") != "seed"
+        made = self.source.filtered and instruction.role == "solve" and instruction.meta.get("origin") != "seed"
         reason = "truncated_item" if instruction.meta.get("truncated") else None
         if reason is None and made:
             for rule in table.instruction_filters:
@@ -285,26 +288,33 @@ class _Play:
         """Roll out, follow up and reward; every rank does its share, then all hold everything."""
         table, options = self.table, self.table.options
         mine = table.ranks.share(list(roots))
-        families: list[list[tuple[Group, Verdict]]] = []
+        followed: list[tuple[str, Event]] = []
         with table.phase("answering", len(mine) * options.samples_per_prompt) as tick, table.ranks.stage("answering"):
             ctx = table.context(self.number, "rollout", tick=tick)
             fresh = [i for i in mine if isinstance(i, Instruction)]
             rolled = dict(zip((i.uid for i in fresh), ctx.generate(fresh, options.samples_per_prompt), strict=True))
             groups = [i if isinstance(i, Group) else rolled[i.uid] for i in mine]
             everyone, wave = {g.instruction.uid: g for g in groups}, groups
-            family = {g.instruction.uid: k for k, g in enumerate(groups)}
+            root_of = {uid: uid for uid in everyone}
             for _ in range(options.max_waves):
-                wave = self.follow_up(wave, ctx, everyone, family)
+                wave = self.follow_up(wave, ctx, everyone, root_of, followed)
                 if not wave:
                     break
             self.measure(list(everyone.values()))
         with table.phase("voting", len(mine)) as tick, table.ranks.stage("voting"):
-            verdicts = self.reward(list(everyone.values()), table.context(self.number, "rollout"))
+            verdicts = self.reward(list(everyone.values()), table.context(self.number, "reward"))
             tick(len(mine))
-            families = [[] for _ in mine]
-            for uid, group in everyone.items():
-                families[family[uid]].append((group, verdicts[uid]))
-        gathered = [pair for one in table.ranks.interleave(families) for pair in one]
+        # a family is a root with all that was derived from it; families travel whole, in the order of their roots
+        families: dict[str, tuple[list[Event], list[tuple[Group, Verdict]]]] = {g.instruction.uid: ([], []) for g in groups}
+        for root, event in followed:
+            families[root][0].append(event)
+        for uid, group in everyone.items():
+            families[root_of[uid]][1].append((group, verdicts[uid]))
+        gathered: list[tuple[Group, Verdict]] = []
+        for events, pairs in table.ranks.interleave(list(families.values())):
+            for event in events:
+                self.event(**event)
+            gathered += pairs
         for group, verdict in gathered:
             self.event(
                 group.instruction.uid,
@@ -316,29 +326,45 @@ class _Play:
         return [g for g, _ in gathered], [v for _, v in gathered]
 
     def follow_up(
-        self, wave: list[Group], ctx: Context, everyone: dict[str, Group], family: dict[str, int]
+        self,
+        wave: list[Group],
+        ctx: Context,
+        everyone: dict[str, Group],
+        root_of: dict[str, str],
+        followed: list[tuple[str, Event]],
     ) -> list[Group]:
         """Roll out what the source derives from a wave, and link it to its parents."""
-        options = self.table.options
-        verdicts = self.table.gate(wave, ctx)
         taken: Counter[str] = Counter()
         children: list[Instruction] = []
-        for child in self.source.derive(wave, verdicts, ctx):
+        for child in self.source.derive(wave, self.gate(wave, ctx), ctx):
             if child.link is None or child.link.parent not in everyone:
                 raise ValueError("an instruction from derive() must carry a link to the uid of one of the groups it was given")
             parent = child.link.parent
             taken[parent] += 1
-            if taken[parent] <= options.max_derived:
-                uid = child.uid or f"{parent}.{child.link.relation}{taken[parent]}"
-                children.append(replace(child, uid=uid))
-        fresh = ctx.generate(children, options.samples_per_prompt)
+            if taken[parent] > self.table.options.max_derived:
+                continue
+            child = replace(child, uid=child.uid or f"{parent}.{child.link.relation}{taken[parent]}")
+            root = root_of[child.uid] = root_of[parent]
+            followed.append((root, {"uid": child.uid, "event": "proposed", "prompt": child.prompt}))
+            if self.table.too_long(child):
+                followed.append((root, {"uid": child.uid, "event": "rejected", "reason": "over_long_prompt"}))
+                continue
+            followed.append((root, {"uid": child.uid, "event": "accepted"}))
+            children.append(child)
+        fresh = ctx.generate(children, self.table.options.samples_per_prompt)
         for group in fresh:
             link = group.instruction.link
             assert link is not None
             everyone[group.instruction.uid] = group
-            family[group.instruction.uid] = family[link.parent]
             everyone[link.parent].links.setdefault((link.relation, link.index), []).append(group)
         return fresh
+
+    def gate(self, wave: list[Group], ctx: Context) -> list[Verdict]:
+        """The free verdict on problems; other roles (proposals, say) answer nothing that could be compared."""
+        solved = iter(self.table.gate([g for g in wave if g.instruction.role == "solve"], ctx))
+        return [
+            next(solved) if g.instruction.role == "solve" else Verdict(torch.zeros(len(g)), confidence=0.0) for g in wave
+        ]
 
     def measure(self, groups: list[Group]) -> None:
         """Fill in the token statistics that some reward needs."""
@@ -372,7 +398,7 @@ class _Play:
     # -- filtering -------------------------------------------------------------------------------------------------
 
     def keep(self, groups: list[Group], verdicts: list[Verdict], room: int) -> int:
-        """Weigh all groups and keep the survivors; returns how many root groups survived, ``room`` at most."""
+        """Weigh all groups and keep the survivors; returns how many families survived, ``room`` at most."""
         table = self.table
         weights = [1.0] * len(groups)
         reasons: list[str | None] = [None] * len(groups)
@@ -382,25 +408,30 @@ class _Play:
                 weights[i] *= weight
                 if weight == 0 and reasons[i] is None:
                     reasons[i] = reason
-        survivors = 0
-        surplus: set[str] = set()
-        for group, verdict, weight, reason in zip(groups, verdicts, weights, reasons, strict=True):
+        # a family survives if anything in it is left to train on; derived groups follow their parents in the list
+        family_of: dict[str, int] = {}
+        for group in groups:
             uid, link = group.instruction.uid, group.instruction.link
-            root = link is None
-            if (root and survivors == room) or (link is not None and link.parent in surplus):
-                surplus.add(uid)
-                if weight > 0:
-                    weight, reason = 0.0, "stale"  # a surplus group would be a step old when its turn came
+            family_of[uid] = family_of[link.parent] if link is not None else len(family_of)
+        alive: dict[int, bool] = {}
+        for group, weight in zip(groups, weights, strict=True):
+            family = family_of[group.instruction.uid]
+            alive[family] = alive.get(family, False) or (weight > 0 and group.instruction.train)
+        chosen = [family for family, left in alive.items() if left][:room]
+        for group, verdict, weight, reason in zip(groups, verdicts, weights, reasons, strict=True):
+            uid = group.instruction.uid
+            if weight > 0 and family_of[uid] not in chosen:
+                # a surplus group would be a step old when its turn came
+                weight, reason = 0.0, "stale" if alive[family_of[uid]] else "no_spread"
             if weight == 0:
                 self.event(uid, "dropped", reason=reason or "no_spread")
                 continue
-            survivors += root
             self.event(uid, "kept")
             if uid in table.pool:
                 table.pool.mark_kept(uid)
             self.round.groups.append(group)
             self.round.verdicts.append(verdict.scaled(weight))
-        return survivors
+        return len(chosen)
 
     # -- accounts ----------------------------------------------------------------------------------------------------
 
@@ -449,6 +480,10 @@ class _Play:
             "serl/pool/size": float(len(self.table.pool)),
             "serl/pool/queue": float(len(self.table.queue)),
         }
+        roles = dict.fromkeys(g.instruction.role for g, _ in seen)
+        for role in roles if len(roles) > 1 else ():
+            means = [float(v.scores.mean()) for g, v in seen if g.instruction.role == role and len(g)]
+            out[f"serl/role/{role}/reward"] = sum(means) / max(1, len(means))
         for reason, count in sorted(self.reasons.items()):
             out[f"serl/reason/{reason}"] = float(count)
         return out

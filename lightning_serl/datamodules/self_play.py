@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -127,7 +128,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self._first_step: int | None = None
         self._first_round = 0
 
-    # -- what the run needs ----------------------------------------------------------------------------------------------
+    # -- what the run needs ------------------------------------------------------------------------------------------
 
     @property
     def needs(self) -> frozenset[str]:
@@ -156,6 +157,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
             rank_zero_info(sentence)
         if stage == "fit":
             self._check_trainer()
+            if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
+                self._restored, self._before, self._table = self._before, None, None
+                self.rounds = self._restored["rounds"]
+                self._restored |= {"pending": [], "first_step": None, "first_round": self.rounds}
             # another fit in the same process goes on after the rounds played so far, on its own Trainer's clock
             self._first_step, self._first_round, self._pending = None, self.rounds, []
         if stage in ("fit", "predict"):
@@ -196,11 +201,17 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def _check_trainer(self) -> None:
         trainer = self.trainer
-        limit = getattr(trainer, "limit_train_batches", 1.0)
-        if isinstance(limit, int) and limit % trainer.accumulate_grad_batches and not trainer.fast_dev_run:
+        limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        batches = limit if isinstance(limit, int) else int(limit * len(SelfPlayStream(self)))
+        if batches % accumulate and not trainer.fast_dev_run:
+            which = f"({limit})" if isinstance(limit, int) else f"({limit}, which is {batches} micro-batches)"
             raise InputError(
-                f"trainer.limit_train_batches ({limit}) must be a multiple of accumulate_grad_batches "
-                f"({trainer.accumulate_grad_batches}), or the last optimizer step would be cut"
+                f"trainer.limit_train_batches {which} must be a multiple of accumulate_grad_batches "
+                f"({accumulate}), or the last optimizer step would be cut"
+            )
+        if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
+            raise InputError(
+                "GradientAccumulationScheduler does not work here: a round is cut into a fixed number of micro-batches"
             )
 
     def _announce(self) -> None:
@@ -226,7 +237,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             else:
                 rank_zero_info(message)
 
-    # -- the run's parts -------------------------------------------------------------------------------------------------
+    # -- the run's parts ---------------------------------------------------------------------------------------------
 
     def table(self) -> Table:
         """The parts of the rounds; made once, when the policy and the callbacks exist."""
@@ -297,7 +308,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
             self._check_lengths(policy)
-            engine.start(policy, table.ranks)
+            with table.ranks.stage("starting the engine"):
+                engine.start(policy, table.ranks)
             atexit.register(engine.close)
             self._started_for = policy
         engine.poll = self._poll
@@ -332,7 +344,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if self.trainer.received_sigterm:
             raise SIGTERMException
 
-    # -- streams ---------------------------------------------------------------------------------------------------------
+    # -- streams -----------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> SelfPlayStream:
         """The stream of training micro-batches."""
@@ -362,11 +374,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 raise
 
     def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
-        """A round is done: count it, keep its micro-batches for the steps to come, and tell the callbacks."""
-        self._pending = self.ranks.gather(batches)
-        self.rounds = played.number + 1
-        self._before = None
-        self._tell(played)
+        """A round is done: tell the callbacks, count it, and keep its micro-batches for the steps to come."""
+        pending = self.ranks.gather(batches)
+        with self.ranks.stage("closing the round"):
+            self._tell(played)
+        # in one go and last, so that whatever fails above leaves a round that is played again
+        self._pending, self.rounds, self._before = pending, played.number + 1, None
 
     def _tell(self, played: Round) -> None:
         for callback in self.trainer.callbacks:
@@ -374,7 +387,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
             if hook is not None:
                 hook(self.trainer, self.trainer.lightning_module, played)
 
-    # -- state -----------------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def playing(self) -> bool:
+        """Whether a round was begun and is not committed; a resumed run plays it again."""
+        return self._before is not None
 
     def state_dict(self) -> dict[str, Any]:
         """Pool, queue, source, counters and the micro-batches not yet trained on: primitives and tensors, no collective.
@@ -393,7 +411,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return {
             "seed": self.seed,
             "rounds": self.rounds,
-            "first_step": self._first_step or 0,
+            "steps_per_round": self._steps_per_round(),
+            "first_step": self._first_step,
             "first_round": self._first_round,
             "pool": table.pool.state_dict(),
             "source": {} if table.source is None else table.source.state_dict(),
@@ -415,10 +434,16 @@ class SelfPlayDataModule(pl.LightningDataModule):
         table.queue[:] = [Instruction(**{**q, "link": None}) for q in state["queue"]]
         self.rounds, self._first_step, self._first_round = state["rounds"], state["first_step"], state["first_round"]
         self._pending = [[RolloutBatch.from_state_dict(b) for b in one] for one in state["pending"]]
-        if self._pending and len(self._pending) != self.ranks.size:
-            # another number of ranks cannot share these micro-batches out as they are
-            rank_zero_warn("the checkpoint was made on another number of processes, in mid-round; that round is answered again")
-            self._pending = []
+        steps = self._steps_per_round()
+        sizes = [steps * self.trainer.accumulate_grad_batches] * self.ranks.size
+        if state["steps_per_round"] != steps or (self._pending and [len(one) for one in self._pending] != sizes):
+            # these micro-batches cannot be shared out as they are; the clock starts anew at the next round
+            if self._pending:
+                rank_zero_warn(
+                    "the checkpoint was made in mid-round with another number of processes, accumulate_grad_batches, "
+                    "inner_epochs or minibatches; what is left of that round is skipped"
+                )
+            self._pending, self._first_step, self._first_round = [], self.trainer.global_step, self.rounds
 
     def _steps_per_round(self) -> int:
         return int(getattr(self.trainer.lightning_module, "steps_per_round", 1))
@@ -427,7 +452,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         """Optimizer steps since the stream's first: the only clock there is."""
         return self.trainer.global_step - (self._first_step or 0)
 
-    # -- ends ------------------------------------------------------------------------------------------------------------
+    # -- ends --------------------------------------------------------------------------------------------------------
 
     def on_exception(self, exception: BaseException) -> None:
         """Lightning skips ``teardown`` after an exception."""
@@ -473,7 +498,7 @@ class SelfPlayStream:
             data._first_step = trainer.global_step
         per_round = self._per_round()
         position = data._steps_done() * trainer.accumulate_grad_batches
-        for now in range(position, position + len(self) - position % len(self)):
+        for now in range(position, position + len(self)):  # Lightning stops where its epoch ends
             number, place = divmod(now, per_round)
             number += data._first_round
             if number != data.rounds - 1 or not data._pending:

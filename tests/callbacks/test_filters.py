@@ -209,11 +209,12 @@ def test_difficulty_band(votes: int, n: int, default: str | None, serl: str | No
 
 
 def test_difficulty_bounds_are_inclusive_for_every_share() -> None:
+    problem = Group.from_texts("p", [])
     for n in range(1, 40):
         for k in range(n + 1):
             share = DifficultyFilter(k / n, k / n)
             for votes in range(n + 1):
-                reason = share.weigh([], [ones(votes, n)])[1]
+                reason = share.weigh([problem], [ones(votes, n)])[1]
                 assert reason == [None if votes == k else "too_hard" if votes < k else "too_easy"]
 
 
@@ -223,10 +224,22 @@ def test_difficulty_counts_only_responses_with_weight_and_takes_soft_scores() ->
     advantages = verdict(1, 1, 1, centred=True)
     nobody = verdict(0, 0, weight=[0, 0])
     said = verdict(0, 0, info={"no_answer": 2})
-    weights, reasons = DifficultyFilter(0.2, 0.75).weigh([], [kept_out, advantages, nobody, said])
+    problem = Group.from_texts("p", [])
+    weights, reasons = DifficultyFilter(0.2, 0.75).weigh([problem] * 4, [kept_out, advantages, nobody, said])
     assert reasons == [None, None, "no_answer", "no_answer"]
     assert weights == [1.0, 1.0, 0.0, 0.0]
-    assert DifficultyFilter().weigh([], [soft]) == ([1.0], [None])
+    assert DifficultyFilter().weigh([problem], [soft]) == ([1.0], [None])
+
+
+def test_difficulty_judges_only_problems_with_scores_that_are_shares() -> None:
+    problem = Group.from_texts("p", [])
+    proposal = Group(Instruction("q", "u", role="propose"), (), [])
+    certainty, all_solved = verdict(19.0, 18.5), verdict(1, 1)
+    assert DifficultyFilter().weigh([problem, proposal, problem], [certainty, all_solved, all_solved])[1] == [
+        None,
+        None,
+        "too_easy",
+    ]
 
 
 def test_zero_spread() -> None:

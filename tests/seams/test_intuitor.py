@@ -39,8 +39,13 @@ def test_certainty_is_rewarded(three_rounds):
     assert len(record.rounds) == 3
     for number, pairs in enumerate(record.rounds):
         assert [len(group) for group, _ in pairs] == [8] * 4
-        assert min(float(verdict.scores.std()) for _, verdict in pairs) > 1e-2  # scores differ inside every group
-        assert record.trained[number] == {group.instruction.uid: 8 for group, _ in pairs}
+        # Scores differ inside every group whose responses do; those groups, and no others, are trained on.
+        differing = {
+            group.instruction.uid: 8 for group, _ in pairs if len({c.token_ids for c in group.completions}) > 1
+        }
+        assert differing == {g.instruction.uid: 8 for g, verdict in pairs if verdict.scores.std() > 1e-3}
+        assert record.trained[number] == differing
+        assert len(differing) > 1
         for group, verdict in pairs:
             assert [len(tokens) for tokens in group.stats["certainty"]] == [len(c.token_ids) for c in group.completions]
             assert verdict.scores.tolist() == pytest.approx(

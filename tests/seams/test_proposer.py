@@ -13,16 +13,16 @@ from lightning_serl.tiny.language import seed_questions
 from lightning_serl.types import Link, Verdict
 
 SHOWN, PROPOSALS, ANSWERS = 4, 6, 8
+SEEDS = [Instruction(question, uid="") for question in seed_questions(40)]
 
 
 class Proposer(InstructionSource):
     """Asks for problems with few-shot prompts; every problem that a completion holds is then put to the policy."""
 
     template = InstructionTemplate(header="Write new math questions.")
-    seeds = [Instruction(question, uid="") for question in seed_questions(40)]
 
     def propose(self, k, ctx):
-        texts = [self.template.render(ctx.rng.sample(self.seeds, SHOWN)) for _ in range(k)]
+        texts = [self.template.render(ctx.rng.sample(SEEDS, SHOWN)) for _ in range(k)]
         prompts = [Instruction(t, f"propose {ctx.round} {i}", role="propose") for i, t in enumerate(texts)]
         return ctx.generate(prompts, PROPOSALS, stop=("\n",), max_tokens=24)
 
@@ -71,6 +71,6 @@ def test_proposals_are_paid_by_their_children(three_rounds):
                     assert scores[index] == 0
                 else:
                     assert child.instruction.prompt == text.strip()
-                    most = max(Counter(a for a in child.answers if a is not None).values())
+                    most = max(Counter(a for a in child.answers if a is not None).values(), default=0)
                     assert scores[index] == min(most, ANSWERS - most) / ANSWERS
     assert 0 < sum(weights) < len(weights)  # some proposals hold no problem

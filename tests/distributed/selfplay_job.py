@@ -1,0 +1,40 @@
+"""Self-play on two ranks; under ``fail`` rank 1's engine raises in the second round, under ``fail-step`` a step."""
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from spine_kit import FailingEngine, selfplay, trainer_for, weights
+
+from lightning_serl.callbacks import Checkpoints
+
+
+def main(root, what):
+    torch.set_num_threads(1)
+
+    def gone(text):
+        Path(root, "raised").touch()
+        return RuntimeError(text)
+
+    engine = FailingEngine(fail_at=4 if what == "fail" else None, error=gone, rank=1)
+    module, data = selfplay(steps=(1, 2), engine=engine)
+    if what == "fail-step":
+        whole, calls = module.training_step, []
+
+        def training_step(batch, batch_idx):
+            calls.append(batch_idx)
+            if len(calls) == 3 and module.global_rank == 1:
+                Path(root, "raised").touch()
+                raise MemoryError("rank 1 has no room")
+            return whole(batch, batch_idx)
+
+        module.training_step = training_step
+    strategy = DDPStrategy(process_group_backend="gloo")
+    trainer = trainer_for(root, [Checkpoints(100)], devices=2, strategy=strategy, gradient_clip_val=1.0)
+    trainer.fit(module, data, ckpt_path=f"{root}/checkpoints/last.ckpt" if what == "resume" else None)
+    torch.save({"weights": weights(module), "metrics": module.step_metrics}, f"{root}/rank{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
