@@ -24,8 +24,10 @@ class RolloutRefresh(RolloutHooks):
 
     def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: RolloutEngine) -> None:
         """Push if the versions differ."""
+        if not engine.samples_policy:
+            return  # recordings; there may be no policy at all
         policy = pl_module.policy
-        if not engine.samples_policy or engine.version == policy.version:
+        if engine.version == policy.version:
             return
         began = time.monotonic()
         if policy.has_adapter:

@@ -176,7 +176,27 @@ def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
             if isinstance(choice, bool) or not isinstance(choice, (str, int, float)):
                 raise InputError(f"{where}: field {fields.choices!r} must be a list of strings, one is {_kind(choice)}")
         meta["choices"] = [_check_unicode(str(c), fields.choices, where) for c in choices]
-    return Instruction(problem, uid, label=_label(row, fields, where), meta=meta)
+    label = _label(row, fields, where)
+    if label is not None and "choices" in meta:
+        label = _letter(label, meta["choices"], fields, where)
+    return Instruction(problem, uid, label=label, meta=meta)
+
+
+def _letter(label: str, choices: list[str], fields: Fields, where: str) -> str:
+    """A multiple-choice label as its letter, also where the file gives the option's text."""
+    letters = _LETTERS[: len(choices)]
+    bare = label.strip("()[]. ").upper()
+    if len(bare) == 1 and bare in letters:
+        return bare
+    same = [
+        letter for letter, choice in zip(letters, choices, strict=True) if choice.strip().casefold() == label.casefold()
+    ]
+    if len(same) == 1:
+        return same[0]
+    raise InputError(
+        f"{where}: field {fields.answer!r} must be one of the letters {letters} or the text of one option, got {label[:40]!r}; "
+        "--data.fields.answer null ignores labels"
+    )
 
 
 def _label(row: dict[str, Any], fields: Fields, where: str) -> str | None:

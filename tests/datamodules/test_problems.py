@@ -53,9 +53,9 @@ def test_labels(tmp_path, answer, label):
 
 
 def test_fields_are_options(tmp_path):
-    content = b'{"problem": "wrong", "q": "right", "gold": "7", "answer": "8", "opts": ["a", "b"]}'
+    content = b'{"problem": "wrong", "q": "right", "gold": "b", "answer": "8", "opts": ["a", "b"]}'
     (out,) = read(tmp_path, content, fields=Fields("q", "gold", "opts"))
-    assert (out.prompt, out.label, out.meta["choices"]) == ("right", "7", ["a", "b"])
+    assert (out.prompt, out.label, out.meta["choices"]) == ("right", "B", ["a", "b"])
     assert read(tmp_path, content, fields=Fields(answer=None))[0].label is None
 
 
@@ -177,3 +177,17 @@ def test_lines_of_a_pretty_printed_list(tmp_path):
     line = text[: text.index('"other"')].rindex("{")
     with pytest.raises(InputError, match=f":{text.count(chr(10), 0, line) + 1} has no field"):
         read(tmp_path, text.encode())
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [("B", "B"), ("(b)", "B"), ("blue", "B"), ("Blue ", "B"), (7, "C"), ("D", None), ("green", None), (1, None)],
+)
+def test_a_choice_label_is_a_letter_or_an_options_text(tmp_path, answer, label):
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"problem": "Which?", "choices": ["red", "blue", 7], "answer": answer}))
+    if label is None:
+        with pytest.raises(InputError, match=r"p.jsonl:1: field 'answer' must be one of the letters ABC or the text"):
+            read_problems(str(file), Fields(), "p")
+    else:
+        assert read_problems(str(file), Fields(), "p")[0].label == label
