@@ -58,7 +58,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
     """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli`` is cheap."""
     import lightning.pytorch as pl
     import torch
-    from jsonargparse import ActionConfigFile
+    from jsonargparse import ActionConfigFile, Namespace
     from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -139,6 +139,9 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def before_instantiate_classes(self) -> None:
             options = self.config[self.subcommand]
+            for part in ("trainer", "model", "data"):
+                if not isinstance(options[part], Namespace):
+                    raise InputError(f"{part} must hold options by name, got {str(options[part])[:100]!r}")
             root = options.trainer.default_root_dir
             watch.root = _run_folder(root)
             options.trainer.default_root_dir = str(watch.root)
@@ -261,7 +264,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each round as it ends
+        # a log file shows each round as it ends; names of files may hold what no encoding can
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     watch = _Watch()
     status, message = 0, ""
     try:
@@ -271,7 +275,9 @@ def main(args: Sequence[str] | None = None) -> int:
         _debug()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if watch.ended_by is not None:
+        if isinstance(watch.ended_by, SystemExit):
+            message = "nobody reads the output any more" if isinstance(error.__context__, BrokenPipeError) else ""
+        elif watch.ended_by is not None:
             status, message = _interrupted(watch)
         elif isinstance(error.code, str):
             message = error.code
@@ -293,7 +299,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if watch.root is not None and (status == 0 or watch.began):
         print(f"run: {watch.root}", flush=True)
     if status:
-        print(f"error: {message or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
+        print(f"error: {' '.join(message.split()) or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
     return status
 
 

@@ -173,7 +173,7 @@ class SeRLModule(pl.LightningModule):
     def _freeze_copies(self) -> None:
         """Make the frozen copies that this run needs and that do not exist yet."""
         policy, trainer = self.policy, self._trainer
-        asked = getattr(getattr(trainer, "datamodule", None), "needs", frozenset())
+        asked: frozenset[str] = getattr(getattr(trainer, "datamodule", None), "needs", frozenset())
         needs = set(asked) & {"reference", "teacher"}
         if self.objective.beta > 0:
             needs.add("reference")

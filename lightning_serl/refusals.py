@@ -32,7 +32,7 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
     if arguments:
         said = arguments[1].split()
         name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0]
-        return f"unrecognized arguments: {name}{_nearest(name, options)}"
+        return f"unrecognized arguments: {name}{_nearest(name, options) or '; --help lists the options of a command'}"
     keys = [key for key in _KEY.findall(text) if key]
     where = f"{keys[0]}: " if keys else ""
     unknown = _OPTION.search(text)
@@ -64,6 +64,10 @@ def _reason(text: str) -> str:
         return f"expected {kinds}" + (f", but got {_cut(got[1])}" if got else "")
     if missing:
         return f"there is no {_cut(missing[1])!r}; give a known name or a full class path such as package.module.Name"
+    if reason.startswith(("Unexpected config", "Problems parsing config")):
+        why = re.search(r"^\s*in .*?, (line \d+)", text, re.MULTILINE)
+        rest = " ".join(reason.partition(":")[2].split()) or "nothing"
+        return f"a configuration must be YAML with options by name; this holds {_cut(rest)}{f' ({why[1]})' if why else ''}"
     return reason.replace("Got value:", "but got")
 
 
@@ -76,8 +80,8 @@ def _nearest(name: str, options: Iterable[str]) -> str:
     known = list(options)
     parent, _, leaf = name.rpartition(".")
     group = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == parent} if parent else {}
-    beside = difflib.get_close_matches(leaf, group, n=1, cutoff=0.45)
-    found = [group[beside[0]]] if beside else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    beside = difflib.get_close_matches(leaf.lower(), group, n=1, cutoff=0.45)
+    found = [group[beside[0]]] if beside else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
 

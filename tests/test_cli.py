@@ -1,7 +1,6 @@
 """The command line from end to end: what a run leaves behind, and what it depends on."""
 
 import dataclasses
-import importlib
 import inspect
 import json
 import re
@@ -10,7 +9,7 @@ import typing
 import pytest
 import torch
 import yaml
-from cli_kit import cli, environment, finish, problems, rows, small, start, write_rows
+from cli_kit import cli, finish, problems, rows, small, start, write_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -450,15 +449,6 @@ def test_another_seed_is_another_run(tmp_path, fitted, held_out):
     assert ours[1] != theirs[1]
 
 
-def test_the_console_script_is_this_command_line():
-    from importlib.metadata import entry_points
-
-    script = next(e for e in entry_points(group="console_scripts") if e.name == "lightning-serl")
-    assert script.value == "lightning_serl.cli:entry"
-    assert callable(script.load())
-    importlib.import_module("lightning_serl.__main__")
-
-
 # -- failures ------------------------------------------------------------------------------------------------
 
 
@@ -548,7 +538,3 @@ def test_without_a_folder_a_new_one_is_made_under_runs(tmp_path, monkeypatch):
     assert ended.status == 0, ended.err
     assert ended.run.parent == tmp_path / "runs"
     assert (ended.run / "summary.json").exists()
-
-
-def test_other_processes_start_clean():
-    assert "PL_GLOBAL_SEED" not in environment()

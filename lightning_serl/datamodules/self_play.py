@@ -19,7 +19,7 @@ from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
 from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.datamodules.problems import Fields, read_problems
-from lightning_serl.datamodules.round import Phase, Round, RoundOptions, Table, play_round, silent
+from lightning_serl.datamodules.round import Round, RoundOptions, Table, play_round, silent
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import EmptyRound, InputError, PushMismatch
@@ -84,7 +84,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         reward: Reward | dict[str, Reward] | str | None = None,
         grader: AnswerGrader | str = "auto",
         engine: RolloutEngine | None = None,
-        round: RoundOptions = RoundOptions(),  # noqa: A002, B008
+        round: RoundOptions = RoundOptions(),  # noqa: B008
         writing: Writing = Writing(),  # noqa: B008
         solve: SolveTemplate = SolveTemplate(),  # noqa: B008
         max_tokens: int = 1024,
@@ -119,7 +119,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.seed_problems: list[Instruction] = []
         self.evaluation_problems: dict[str, list[Instruction]] = {}
         self._table: Table | None = None
-        self._started_for: Policy | None | str = "not started"
+        self._started_for: Policy | str | None = "not started"
         self._restored: dict[str, Any] | None = None
         #: The number of rounds played, and the micro-batches of the last one, by rank.
         self.rounds = 0
@@ -149,7 +149,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if self.grader == "auto":
             problems = self.seed_problems or [p for one in self.evaluation_problems.values() for p in one]
             if not problems:
-                raise InputError("data.grader is auto but there are no problems to look at; set it to math, choice or text")
+                raise InputError(
+                    "data.grader is auto but there are no problems to look at; set it to math, choice or text"
+                )
             name, sentence = detect_grader(
                 [p.prompt for p in problems], [p.label for p in problems], [p.meta.get("choices") for p in problems]
             )
@@ -183,7 +185,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._check_exemplars()
             self._table = None  # one made by an earlier validation knows no seeds
         if stage in ("validate", "test") and not self.evaluation.sets:
-            raise InputError(f"{getattr(stage, 'value', stage)} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
+            what = getattr(stage, "value", stage)
+            raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
                 name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
@@ -217,7 +220,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def _announce(self) -> None:
         labelled = sum(p.label is not None for p in self.seed_problems)
         if self.mix_ratio > 0 and labelled and not self.rewards:
-            rank_zero_info(f"labels: {labelled} of {len(self.seed_problems)} seeds carry one and are scored against it; others vote")
+            seeds = len(self.seed_problems)
+            rank_zero_info(f"labels: {labelled} of {seeds} seeds carry one and are scored against it; others vote")
         filters = [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)]
         if not self.seed_problems or not filters or self.mix_ratio == 1.0:
             return
@@ -229,9 +233,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             if reason is not None:
                 reasons[reason] = reasons.get(reason, 0) + 1
         if reasons:
-            said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
+            ranked = sorted(reasons.items(), key=lambda r: (-r[1], r[0]))
+            said = ", ".join(f"{reason} {count}" for reason, count in ranked)
             bad = sum(reasons.values())
-            message = f"the filters would reject {bad} of your {len(self.seed_problems)} seeds ({said}); seeds are used all the same"
+            seeds = len(self.seed_problems)
+            message = f"the filters would reject {bad} of your {seeds} seeds ({said}); seeds are used all the same"
             if 2 * bad > len(self.seed_problems):
                 rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
             else:
@@ -338,7 +344,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             asked.append(("data.writing.sampling.max_tokens", self.writing.sampling.max_tokens))
         for name, tokens in asked:
             if tokens >= context:
-                raise InputError(f"{name} is {tokens} but the model's context holds {context} tokens, prompt included; lower it")
+                raise InputError(
+                    f"{name} is {tokens} but the model's context holds {context} tokens, prompt included; lower it"
+                )
 
     def _poll(self) -> None:
         if self.trainer.received_sigterm:
@@ -395,7 +403,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return self._before is not None
 
     def state_dict(self) -> dict[str, Any]:
-        """Pool, queue, source, counters and the micro-batches not yet trained on: primitives and tensors, no collective.
+        """Pool, queue, source, counters and micro-batches not yet trained on: primitives and tensors, no collective.
 
         While a round is being played this is the state before it, so that an interrupted round is played again.
         """
@@ -427,7 +435,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def _restore(self, table: Table, state: dict[str, Any]) -> None:
         if state["seed"] != self.seed:
-            rank_zero_warn(f"data.seed is {self.seed} but the checkpoint was made with {state['seed']}; new rounds draw from the new seed")
+            rank_zero_warn(
+                f"data.seed is {self.seed} but the checkpoint was made with {state['seed']}; "
+                "new rounds draw from the new seed"
+            )
         table.pool.load_state_dict(state["pool"])
         if table.source is not None:
             table.source.load_state_dict(state["source"])

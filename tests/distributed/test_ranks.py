@@ -6,7 +6,8 @@ from pathlib import Path
 import gradient_job
 import pytest
 import torch
-from spine_kit import distance, rows, run_script, selfplay, tiny_llama, trainer_for, weights
+from selfplay_job import rank_selfplay
+from spine_kit import distance, rows, run_script, tiny_llama, trainer_for, weights
 
 HERE = Path(__file__).parent
 
@@ -38,7 +39,7 @@ def test_two_ranks_take_the_gradient_of_one(tmp_path):
 def alone(tmp_path_factory):
     """The same self-play on one rank: its folder and final weights."""
     root = tmp_path_factory.mktemp("alone")
-    module, data = selfplay(steps=(1, 2))
+    module, data = rank_selfplay()
     trainer_for(root, gradient_clip_val=1.0, enable_checkpointing=False).fit(module, data)
     return root, weights(module)
 
@@ -55,6 +56,7 @@ def test_two_ranks_play_and_train_the_rounds_of_one(tmp_path, alone):
         for name in mine.keys() - {"serl/batch/pad_frac"}:
             assert theirs[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5), name
     first, second = ranks_of(both)
+    assert max(m["grad_norm"] for m in rows(alone)) > 0.05, "too small a step to compare weights after"
     for name, tensor in true_weights.items():
         assert torch.equal(first["weights"][name], second["weights"][name]), name
         assert torch.allclose(first["weights"][name], tensor, rtol=0, atol=1e-5), name
