@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -24,6 +25,7 @@ from lightning_serl.refusals import option_names, refusal
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    import torch
     from lightning.pytorch.cli import LightningCLI
 
 _RUN_VARIABLE = "LIGHTNING_SERL_RUN"
@@ -41,6 +43,7 @@ class _Watch:
         self.began = False
         self.ended_by: BaseException | None = None
         self.root: Path | None = None
+        self.command = ""
 
 
 def presets() -> list[str]:
@@ -56,14 +59,15 @@ def _preset_path(name: str) -> str:
 
 def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
     """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli`` is cheap."""
-    import lightning.pytorch as pl
     import torch
     from jsonargparse import ActionConfigFile, Namespace
+    from jsonargparse._actions import _ActionConfigLoad
     from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
     from lightning_serl import callbacks as parts
     from lightning_serl.callbacks.hooks import RolloutHooks
+    from lightning_serl.datamodules import preflight
     from lightning_serl.datamodules.self_play import SelfPlayDataModule
     from lightning_serl.module import SeRLModule
 
@@ -73,7 +77,11 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
         def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
             if str(values).startswith("preset:"):
                 values = _preset_path(str(values).removeprefix("preset:"))
-            super().__call__(parser, cfg, str(values), option_string)
+            try:
+                super().__call__(parser, cfg, str(values), option_string)
+            except (_Refused, TypeError, ValueError, OSError) as error:
+                said = str(error) if isinstance(error, _Refused) else refusal(_without_key(error), option_names(parser))
+                raise _Refused(said if str(values) in said else f"{str(values)[-120:]}: {said}") from error
 
     class Parser(LightningArgumentParser):
         """Raises what it would print, so that there is one place where errors are told."""
@@ -82,9 +90,11 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             raise _Refused(refusal(message, option_names(self))) from ex
 
     class SaveConfig(SaveConfigCallback):
-        """``config.yaml`` in the run folder, whatever logger is used."""
+        """``config.yaml`` of a fit in its run folder, whatever logger is used."""
 
         def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+            if watch.command != "fit":
+                return  # the folder may hold a run, whose options these are not
             target = Path(trainer.default_root_dir) / "config.yaml"
             target.parent.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, target, skip_none=False, overwrite=True, multifile=False)
@@ -139,11 +149,13 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def before_instantiate_classes(self) -> None:
             options = self.config[self.subcommand]
-            for part in ("trainer", "model", "data"):
-                if not isinstance(options[part], Namespace):
-                    raise InputError(f"{part} must hold options by name, got {str(options[part])[:100]!r}")
+            for group in [a.dest for a in self._parser(self.subcommand)._actions if isinstance(a, _ActionConfigLoad)]:
+                if (value := options.get(group)) is None:
+                    raise InputError(f"{group} is empty in a configuration; give options by name or remove the line")
+                if not isinstance(value, Namespace):
+                    raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
             root = options.trainer.default_root_dir
-            watch.root = _run_folder(root)
+            watch.root, watch.command = _run_folder(root), self.subcommand
             options.trainer.default_root_dir = str(watch.root)
             _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
             if options.ckpt_path == "last":
@@ -162,13 +174,14 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             self.datamodule.check_files("fit")
             self.datamodule.trainer = self.trainer
             self.trainer.strategy.connect(self.model)
-            self.datamodule._check_trainer()
+            preflight.check_trainer(self.trainer, len(self.datamodule.train_dataloader()))
             try:
                 optimizer = self.model._make_optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
                 if self.model._make_scheduler is not None:
                     self.model._make_scheduler(optimizer)
             except (ValueError, TypeError) as error:
                 raise InputError(f"model.optimizer or model.lr_scheduler cannot be made: {error}") from error
+            _check_overrides(optimizer, self.config_init.fit.ckpt_path)
 
         def before_validate(self) -> None:
             self.config_init.validate.verbose = False
@@ -197,6 +210,12 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
         parser_kwargs={"prog": "lightning-serl", "description": "Self-play reinforcement learning of language models without labels."},
         args=None if args is None or list(args) == sys.argv[1:] else list(args),
     )
+
+
+def _without_key(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "this is not UTF-8 text; give a configuration in YAML"
+    return re.sub(r'^[Pp]arser key "c?(onfig)?":\s*', "", str(error))
 
 
 def _run_folder(given: Any) -> Path:
@@ -250,6 +269,25 @@ def _check_checkpoint(path: Path) -> None:
         raise InputError(f"--ckpt_path {path} does not exist; give a file, or last")
     if path.is_file() and not is_zipfile(path):  # sharded ones are directories
         raise InputError(f"--ckpt_path {path} is no checkpoint, or a damaged one; give another file, or last")
+
+
+def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
+    """Refuse optimizer options that the ones stored in the checkpoint would silently replace."""
+    import torch
+
+    if ckpt_path is None or not Path(ckpt_path).is_file():
+        return
+    try:
+        stored = torch.load(ckpt_path, map_location="cpu", mmap=True, weights_only=True)["optimizer_states"][0]["param_groups"][0]
+    except Exception:  # what is wrong with it is told where it is restored
+        return
+    for name, here in optimizer.defaults.items():
+        there = stored.get(f"initial_{name}", stored.get(name))
+        if isinstance(here, (int, float, tuple)) and there is not None and here != (tuple(there) if isinstance(there, list) else there):
+            raise InputError(
+                f"model.optimizer has {name} {here} but the checkpoint was made with {there}, which would win; "
+                "give that value, or begin a new run"
+            )
 
 
 def main(args: Sequence[str] | None = None) -> int:

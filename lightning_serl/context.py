@@ -103,7 +103,7 @@ class Context:
         """
         uids = [i.uid for i in instructions]
         if len(set(uids)) < len(uids) or "" in uids:
-            raise ValueError("every instruction given to ctx.generate needs a uid of its own, because the uid keys its seeds")
+            raise ValueError("every instruction given to ctx.generate needs a uid of its own: the uid keys its seeds")
         how = replace(self.sampling, **sampling)
         prompts = [self.encode(i) for i in instructions]
         # Draws of their own: a teacher that still equals the policy must not repeat the policy's responses.

@@ -428,7 +428,7 @@ class SeRLModule(pl.LightningModule):
         """The stream did the work: a predict batch is a list of finished rows."""
         return batch
 
-    def evaluation_results(self) -> dict[str, dict[str, float]]:
+    def evaluation_results(self) -> dict[str, dict[str, float | int | None]]:
         """Results of the last evaluation by set; every rank must call it, and gets the same."""
         return {name: one.compute() for name, one in sorted(self.evaluations.items())}
 

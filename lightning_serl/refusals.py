@@ -12,7 +12,7 @@ _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
 _OPTION = re.compile(r"(?:(?:Subcommand|Group) '([\w.]+)' does not accept option|Option) '([^']+)'(?: is not accepted)?")
 _EXPECTED = re.compile(r"[Ee]xpected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\.|$)")
 # Alternatives of a union that nobody meant: "nothing at all", or "a whole mapping".
-_IDLE = re.compile(r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type)")
+_IDLE = re.compile(r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type|Expected an instantiatable)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any", "Unable to load config")
 # What a class path may be, and no more: advice of the parser, line by line.
@@ -49,26 +49,37 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
 
 def _reason(text: str) -> str:
     """Of the alternatives that a value was held against, what is wrong with the likeliest."""
-    lines = [line.strip(" -\t") for line in text.splitlines()]
+    lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(_ADVICE)]
     reasons = [line for line in lines if not line.startswith(_HEADINGS) and "either not accessible or invalid" not in line]
     reasons = [r for r in dict.fromkeys(reasons) if not _IDLE.match(r)] or reasons or lines
     reason = reasons[0]
+    if reason.startswith(("Unexpected config", "Problems parsing config")):
+        return _no_configuration(text, reason)
     if reason.startswith("Problem with given class_path") and len(reasons) > 1:
         return f"{reason.rstrip(':')}: {reasons[1]}"
-    missing = _NO_CLASS.match(reason)
+    callable_ = re.search(r"expects a function or a callable class: (.*?)\.* Got value: ", reason)
+    if callable_:
+        return callable_[1]
+    missing = next((m for m in map(_NO_CLASS.match, reasons) if m), None)
     simple = [m for m in map(_EXPECTED.match, reasons) if m]
-    if simple and all(_EXPECTED.match(r) or _NO_CLASS.match(r) for r in reasons):  # plain values: name them all
+    named = missing is not None and (missing[1][0].isupper() or "." in missing[1])  # what looks like a class is meant as one
+    if simple and not named and all(_EXPECTED.match(r) or _NO_CLASS.match(r) or _IDLE.match(r) for r in reasons):
         kinds = " or ".join(dict.fromkeys(_NAMES.get(m[1], m[1]) if m[1] else f"one of {m[2]}" for m in simple))
         got = re.search(r"Got value: (.*)$", reason)
         return f"expected {kinds}" + (f", but got {_cut(got[1])}" if got else "")
     if missing:
         return f"there is no {_cut(missing[1])!r}; give a known name or a full class path such as package.module.Name"
-    if reason.startswith(("Unexpected config", "Problems parsing config")):
-        why = re.search(r"^\s*in .*?, (line \d+)", text, re.MULTILINE)
-        rest = " ".join(reason.partition(":")[2].split()) or "nothing"
-        return f"a configuration must be YAML with options by name; this holds {_cut(rest)}{f' ({why[1]})' if why else ''}"
     return reason.replace("Got value:", "but got")
+
+
+def _no_configuration(text: str, reason: str) -> str:
+    """A configuration that is no YAML, or YAML without options."""
+    line = re.search(r"^\s*in .*?, (line \d+)", text, re.MULTILINE)
+    said = _cut(" ".join(reason.partition(":")[2].split()).rstrip("."))
+    if reason.startswith("Problems") or line:
+        return f"not YAML ({said}{f', {line[1]}' if line else ''}); mend or replace it"
+    return f"a configuration must hold options by name (model, data, trainer), but this one is {said or 'empty'}"
 
 
 def _cut(value: str, most: int = 80) -> str:
@@ -81,7 +92,7 @@ def _nearest(name: str, options: Iterable[str]) -> str:
     parent, _, leaf = name.rpartition(".")
     group = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == parent} if parent else {}
     beside = difflib.get_close_matches(leaf.lower(), group, n=1, cutoff=0.45)
-    found = [group[beside[0]]] if beside else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    found = [group[beside[0]]] if beside else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
     return f"; did you mean {found[0]}?" if found else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_serl.context import Context
@@ -20,8 +20,8 @@ class InstructionSource(ABC):
     """Proposes instructions, follows up on answered ones, and learns from what came of them.
 
     ``propose`` and ``observe`` run alike on all ranks: same arguments, same results; ``derive`` sees one rank's groups.
-    To sample proposals in their own way, roll them out in ``propose`` and return the groups. An instruction without a uid gets one from the
-    round. Filters and the pool are applied by the round, never here.
+    To sample proposals in their own way, roll them out in ``propose`` and return the groups. An instruction without a
+    uid gets one from the round. Filters and the pool are applied by the round, never here.
     """
 
     #: Policies beside the live one that the source's rollouts need (``reference``, ``teacher``).
@@ -48,14 +48,14 @@ class InstructionSource(ABC):
         """
         return ()
 
-    def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
+    def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:  # noqa: B027 - optional
         """See every group of a finished round, those that were dropped too."""
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors only."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional
         """Continue from :meth:`state_dict`."""
 
 
@@ -81,7 +81,9 @@ class Writing:
         if self.exemplars < 1:
             raise ValueError(f"writing.exemplars must be at least 1, got {self.exemplars}")
         if not 0 <= self.from_kept <= self.exemplars:
-            raise ValueError(f"writing.from_kept must lie between 0 and exemplars ({self.exemplars}), got {self.from_kept}")
+            raise ValueError(
+                f"writing.from_kept must lie between 0 and exemplars ({self.exemplars}), got {self.from_kept}"
+            )
         if self.prompts_per_call < 1:
             raise ValueError(f"writing.prompts_per_call must be at least 1, got {self.prompts_per_call}")
 
@@ -189,7 +191,7 @@ class PromptSet(InstructionSource):
             order = list(range(len(self.prompts)))
             rng_for(ctx.seed, "order", lap).shuffle(order)
             prompt = self.prompts[order[place]]
-            out.append(Instruction(prompt.prompt, "", prompt.role, prompt.label, None, prompt.train, {**prompt.meta, "origin": "seed"}))
+            out.append(replace(prompt, uid="", meta={**prompt.meta, "origin": "seed"}))
             self._position += 1
         return out
 

@@ -31,6 +31,7 @@ class Ledger(RolloutHooks):
     def __init__(self) -> None:
         super().__init__()
         self._files: dict[str, RunFile] = {}
+        self._seen_before = False
         self._restored: dict[str, int] | None = None
         self._state: dict[str, Any] = {}  # what a checkpoint holds: the books as they were last closed
         self._previous: dict[str, Any] | None = None  # the same before the round at hand
@@ -62,6 +63,9 @@ class Ledger(RolloutHooks):
                     self._files[name].truncate(offset)
             self._restored = None
             self._commit()
+        elif self._seen_before:  # measured by a `validate` just before this fit
+            self._enter_evaluation(trainer.global_step, pl_module)
+        self._seen_before = False
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Write the round's events, and a few of its groups to read."""
@@ -125,10 +129,11 @@ class Ledger(RolloutHooks):
         self._commit()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One row per evaluation."""
+        """One row per evaluation inside a fit."""
         if trainer.state.fn != "fit":
-            self._last_evaluation = None
-        if not trainer.sanity_checking:
+            # no row: the folder may hold a finished run whose books are closed
+            self._seen_before = True
+        elif not trainer.sanity_checking:
             self._enter_evaluation(trainer.global_step, pl_module)
 
     def _enter_evaluation(self, step: int, pl_module: pl.LightningModule) -> None:

@@ -21,7 +21,6 @@ from lightning_serl.errors import EmptyRound
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.ranks import Ranks
-from lightning_serl.rewards.base import Reward
 from lightning_serl.sources import InstructionSource
 from lightning_serl.types import Group, Instruction, Verdict
 
@@ -68,6 +67,8 @@ class RoundOptions:
 
 
 Event = dict[str, Any]
+# What a reward is when it is called; a plain function is one too, so there is no class to ask for.
+Score = Callable[[Sequence[Group], Any], list[Verdict]]
 Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -105,8 +106,8 @@ class Table:
     pool: InstructionPool
     engine: RolloutEngine
     policy: Policy | None
-    rewards: Mapping[str, Reward]
-    gate: Reward
+    rewards: Mapping[str, Score]
+    gate: Score
     grader: AnswerGrader
     grader_name: str
     templates: Mapping[str, SolveTemplate]

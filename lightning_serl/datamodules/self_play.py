@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
+from lightning_serl.datamodules import preflight
 from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.datamodules.problems import Fields, read_problems
 from lightning_serl.datamodules.round import Round, RoundOptions, Table, play_round, silent
+from lightning_serl.datamodules.stream import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import EmptyRound, InputError, PushMismatch
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.ranks import Ranks
-from lightning_serl.rewards import (
-    LabelElseVote,
-    MajorityVote,
-    PairwiseVote,
-    RandomReward,
-    Reward,
-    VerifiableReward,
-    check_reward,
-)
+from lightning_serl.rewards import LabelElseVote, Reward
+from lightning_serl.rewards.named import check_reward_name, named_reward, rewards_by_role
 from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
 from lightning_serl.types import Instruction, RolloutBatch
 
 if TYPE_CHECKING:
     from lightning_serl.policy import Policy
-
-
-_NAMED_REWARDS = ("MajorityVote", "VerifiableReward", "RandomReward", "PairwiseVote")
 
 
 class SelfPlayDataModule(pl.LightningDataModule):
@@ -65,6 +56,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         round: The size of a round.
         writing: How new problems are written.
         solve: How problems are put to the policy.
+        templates: The same for roles of your own beside ``solve``; a role without one is asked its bare prompt.
         max_tokens: Longest answer, in tokens.
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
@@ -87,6 +79,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         round: RoundOptions = RoundOptions(),  # noqa: B008
         writing: Writing = Writing(),  # noqa: B008
         solve: SolveTemplate = SolveTemplate(),  # noqa: B008
+        templates: dict[str, SolveTemplate] | None = None,
         max_tokens: int = 1024,
         rounds_per_epoch: int = 20,
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
@@ -102,15 +95,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.seed must be 0 or above, got {seed}")
         self.seeds, self.source, self.fields = seeds, source, fields
         self.mix_ratio = _parse_source(source)
-        self._reward_name = reward if isinstance(reward, str) else None
-        self.rewards = {} if self._reward_name is not None else _rewards_by_role(reward)
-        if self._reward_name is not None and self._reward_name not in _NAMED_REWARDS:
-            known = ", ".join(_NAMED_REWARDS)
-            raise InputError(f"data.reward: there is no {reward!r}; use {known}, or the class path of your own")
+        self._reward_name = check_reward_name(reward) if isinstance(reward, str) else None
+        self.rewards = {} if isinstance(reward, str) else rewards_by_role(reward)
         self.grader = grader if not isinstance(grader, str) or grader == "auto" else resolve_grader(grader)
         self.grader_name = grader if isinstance(grader, str) else getattr(grader, "name", type(grader).__name__)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve
+        self.templates = templates or {}
         self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch = rounds_per_epoch
         self.evaluation, self.predict_to = evaluation, predict_to
@@ -127,6 +118,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self._before: dict[str, Any] | None = None
         self._first_step: int | None = None
         self._first_round = 0
+        self._warned = False
 
     # -- what the run needs ------------------------------------------------------------------------------------------
 
@@ -137,6 +129,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
         for reward in self.rewards.values():  # the named ones need nothing
             out |= frozenset(getattr(reward, "needs", frozenset()))
         return out
+
+    @property
+    def writes(self) -> bool:
+        """Whether the policy writes problems of its own after the seeds."""
+        return self.mix_ratio < 1 and self.seeds is not None and not isinstance(self.source, InstructionSource)
 
     @property
     def ranks(self) -> Ranks:
@@ -158,7 +155,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self.grader, self.grader_name = resolve_grader(name), name
             rank_zero_info(sentence)
         if stage == "fit":
-            self._check_trainer()
+            preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
                 self.rounds = self._restored["rounds"]
@@ -166,7 +163,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
             # another fit in the same process goes on after the rounds played so far, on its own Trainer's clock
             self._first_step, self._first_round, self._pending = None, self.rounds, []
         if stage in ("fit", "predict"):
-            self._announce()
+            if not self.rewards and self.mix_ratio > 0:
+                preflight.announce_labels(self.seed_problems)
+            if self.writes:
+                preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
 
     def check_files(self, stage: str) -> None:
         """Read the problem files that a stage needs.
@@ -182,7 +182,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError("no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)")
         if self.seeds is not None and not self.seed_problems and wanted:
             self.seed_problems = read_problems(self.seeds, self.fields, "seed")
-            self._check_exemplars()
+            if self.writes:
+                preflight.check_exemplars(self.seeds, len(self.seed_problems), self.writing.exemplars)
             self._table = None  # one made by an earlier validation knows no seeds
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
@@ -191,57 +192,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self.evaluation_problems = {
                 name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
             }
-
-    def _check_exemplars(self) -> None:
-        if self.mix_ratio == 1.0 or isinstance(self.source, InstructionSource):
-            return
-        count = len(self.seed_problems)
-        if self.writing.exemplars > count:
-            raise InputError(
-                f"data.writing.exemplars is {self.writing.exemplars} but {self.seeds} holds only {count} problems; "
-                f"set --data.writing.exemplars to at most {count} or add seeds"
-            )
-
-    def _check_trainer(self) -> None:
-        trainer = self.trainer
-        limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
-        batches = limit if isinstance(limit, int) else int(limit * len(SelfPlayStream(self)))
-        if batches % accumulate and not trainer.fast_dev_run:
-            which = f"({limit})" if isinstance(limit, int) else f"({limit}, which is {batches} micro-batches)"
-            raise InputError(
-                f"trainer.limit_train_batches {which} must be a multiple of accumulate_grad_batches "
-                f"({accumulate}), or the last optimizer step would be cut"
-            )
-        if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
-            raise InputError(
-                "GradientAccumulationScheduler does not work here: a round is cut into a fixed number of micro-batches"
-            )
-
-    def _announce(self) -> None:
-        labelled = sum(p.label is not None for p in self.seed_problems)
-        if self.mix_ratio > 0 and labelled and not self.rewards:
-            seeds = len(self.seed_problems)
-            rank_zero_info(f"labels: {labelled} of {seeds} seeds carry one and are scored against it; others vote")
-        filters = [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)]
-        if not self.seed_problems or not filters or self.mix_ratio == 1.0:
-            return
-        reasons: dict[str, int] = {}
-        seen = InstructionPool()
-        for seed in self.seed_problems:
-            reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
-            seen.add(seed, "seed")
-            if reason is not None:
-                reasons[reason] = reasons.get(reason, 0) + 1
-        if reasons:
-            ranked = sorted(reasons.items(), key=lambda r: (-r[1], r[0]))
-            said = ", ".join(f"{reason} {count}" for reason, count in ranked)
-            bad = sum(reasons.values())
-            seeds = len(self.seed_problems)
-            message = f"the filters would reject {bad} of your {seeds} seeds ({said}); seeds are used all the same"
-            if 2 * bad > len(self.seed_problems):
-                rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
-            else:
-                rank_zero_info(message)
 
     # -- the run's parts ---------------------------------------------------------------------------------------------
 
@@ -252,17 +202,18 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if self._table is None:
             pool = InstructionPool(self.seed_problems)
             default = LabelElseVote(self.grader)
+            solve_reward = default if self._reward_name is None else named_reward(self._reward_name, self.grader, self.seed)
             self._table = Table(
                 options=self.round_options,
                 source=self._make_source(pool),
                 pool=pool,
                 engine=self.engine,
                 policy=policy,
-                rewards=self.rewards or {"solve": self._named_reward(default)},
+                rewards=self.rewards or {"solve": solve_reward},
                 gate=default,
                 grader=self.grader,  # type: ignore[arg-type]
                 grader_name=self.grader_name,
-                templates={"solve": self.solve},
+                templates={"solve": self.solve, **self.templates},
                 sampling=self.sampling,
                 seed=self.seed,
             )
@@ -278,20 +229,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._restore(table, state)
         return table
 
-    def _named_reward(self, default: Reward) -> Reward:
-        """A reward asked for by its bare name works with the run's grader and seed."""
-        if self._reward_name == "RandomReward":
-            return RandomReward(self.seed)
-        if self._reward_name == "PairwiseVote":
-            return PairwiseVote()
-        kinds = {"MajorityVote": MajorityVote, "VerifiableReward": VerifiableReward}
-        return kinds[self._reward_name](self.grader) if self._reward_name else default
-
     def _policy(self) -> Policy | None:
         module = self.trainer.lightning_module
         if not self.engine.samples_policy and not getattr(module, "has_policy", True):
             return None
-        return module.policy  # type: ignore[no-any-return]
+        return module.policy
 
     def _make_source(self, pool: InstructionPool) -> InstructionSource | None:
         if isinstance(self.source, InstructionSource):
@@ -313,7 +255,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         trainer, table = self.trainer, self.table()
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
-            self._check_lengths(policy)
+            preflight.check_lengths(policy, self.sampling, self.writing.sampling if self.writes else None)
             with table.ranks.stage("starting the engine"):
                 engine.start(policy, table.ranks)
             atexit.register(engine.close)
@@ -333,20 +275,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
             )
         with policy.gathered(trainer):
             yield table
-
-    def _check_lengths(self, policy: Policy | None) -> None:
-        """Say before the first rollout what cannot fit the model's context."""
-        context = None if policy is None else policy.context_length
-        if context is None:
-            return
-        asked = [("data.max_tokens", self.sampling.max_tokens)]
-        if self.seed_problems and self.mix_ratio < 1 and not isinstance(self.source, InstructionSource):
-            asked.append(("data.writing.sampling.max_tokens", self.writing.sampling.max_tokens))
-        for name, tokens in asked:
-            if tokens >= context:
-                raise InputError(
-                    f"{name} is {tokens} but the model's context holds {context} tokens, prompt included; lower it"
-                )
 
     def _poll(self) -> None:
         if self.trainer.received_sigterm:
@@ -386,6 +314,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         pending = self.ranks.gather(batches)
         with self.ranks.stage("closing the round"):
             self._tell(played)
+        clipped = played.stats["completions/clipped_ratio"]
+        self._warned = self._warned or preflight.warn_of_truncation(clipped, self.sampling.max_tokens)
         # in one go and last, so that whatever fails above leaves a round that is played again
         self._pending, self.rounds, self._before = pending, played.number + 1, None
 
@@ -481,51 +411,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._started_for = "not started"
 
 
-class SelfPlayStream:
-    """The training stream: sized, lazy, resumable.
-
-    Sized, so that Lightning reads no batch ahead and a rollout is never a step stale. Its position is derived from the
-    Trainer's optimizer steps: a micro-batch whose window was not finished is given again.
-
-    Args:
-        data: The datamodule that plays the rounds.
-    """
-
-    def __init__(self, data: SelfPlayDataModule) -> None:
-        self.data = data
-
-    def _per_round(self) -> int:
-        module = self.data.trainer.lightning_module
-        return int(getattr(module, "steps_per_round", 1)) * self.data.trainer.accumulate_grad_batches
-
-    def __len__(self) -> int:
-        return self.data.rounds_per_epoch * self._per_round()
-
-    def __iter__(self) -> Iterator[RolloutBatch]:
-        data = self.data
-        trainer = data.trainer
-        data.table()  # takes over a restored state, the step the stream began at included
-        if data._first_step is None:
-            data._first_step = trainer.global_step
-        per_round = self._per_round()
-        position = data._steps_done() * trainer.accumulate_grad_batches
-        for now in range(position, position + len(self)):  # Lightning stops where its epoch ends
-            number, place = divmod(now, per_round)
-            number += data._first_round
-            if number != data.rounds - 1 or not data._pending:
-                data.rounds = number
-                played = data.play()
-                data.commit(played, trainer.lightning_module.experience(played.groups, played.verdicts))
-            yield data._pending[data.ranks.rank][place]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: the datamodule owns the state. That it exists tells Lightning that the stream can be resumed."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`state_dict`."""
-
-
 def _parse_source(source: str | InstructionSource) -> float:
     """The share of each round that comes from the seeds themselves."""
     if isinstance(source, InstructionSource):
@@ -543,16 +428,6 @@ def _parse_source(source: str | InstructionSource) -> float:
     raise InputError(f"data.source must be self, seeds or mix:RATIO, got {source!r}")
 
 
-def _rewards_by_role(reward: Any) -> dict[str, Callable[..., Any]]:
-    if reward is None:
-        return {}
-    if isinstance(reward, Mapping):
-        if not reward:
-            raise InputError("data.reward is an empty mapping; give one reward per role, such as solve")
-        return {str(role): check_reward(one) for role, one in reward.items()}
-    return {"solve": check_reward(reward)}
-
-
 def _instruction_state(instruction: Instruction) -> dict[str, Any]:
     return {
         "prompt": instruction.prompt,
@@ -563,5 +438,3 @@ def _instruction_state(instruction: Instruction) -> dict[str, Any]:
         "meta": dict(instruction.meta),
     }
 
-
-__all__: Sequence[str] = ["SelfPlayDataModule", "SelfPlayStream"]

@@ -1,0 +1,118 @@
+"""What is looked at, and said, before the first rollout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_serl.callbacks.filters import InstructionFilter
+from lightning_serl.engines.base import Sampling
+from lightning_serl.errors import InputError
+from lightning_serl.pool import InstructionPool
+from lightning_serl.types import Instruction
+
+if TYPE_CHECKING:
+    from lightning_serl.policy import Policy
+
+
+def check_exemplars(name: str | None, seeds: int, exemplars: int) -> None:
+    """A few-shot prompt cannot show more problems than there are.
+
+    Raises:
+        InputError: if it would have to.
+    """
+    if exemplars > seeds:
+        raise InputError(
+            f"data.writing.exemplars is {exemplars} but {name} holds only {seeds} problems; "
+            f"set --data.writing.exemplars to at most {seeds} or add seeds"
+        )
+
+
+def check_trainer(trainer: pl.Trainer, length: int) -> None:
+    """Whole optimizer steps only: a step whose last micro-batches are missing would have the wrong gradient.
+
+    Args:
+        trainer: The Trainer of the fit.
+        length: Micro-batches of an epoch.
+
+    Raises:
+        InputError: if limits or schedules would cut an accumulation window.
+    """
+    limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    batches = limit if isinstance(limit, int) else int(limit * length)
+    if batches % accumulate and not trainer.fast_dev_run:
+        which = f"({limit})" if isinstance(limit, int) else f"({limit}, which is {batches} micro-batches)"
+        raise InputError(
+            f"trainer.limit_train_batches {which} must be a multiple of accumulate_grad_batches "
+            f"({accumulate}), or the last optimizer step would be cut"
+        )
+    if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
+        raise InputError(
+            "GradientAccumulationScheduler does not work here: a round is cut into a fixed number of micro-batches"
+        )
+
+
+def check_lengths(policy: Policy | None, answers: Sampling, writing: Sampling | None) -> None:
+    """What cannot fit the model's context is refused before anything is generated.
+
+    Args:
+        policy: The live policy; ``None`` under replay.
+        answers: How answers are drawn.
+        writing: How problems are written; ``None`` if none are.
+
+    Raises:
+        InputError: if completions alone would fill the context.
+    """
+    context = None if policy is None else policy.context_length
+    if context is None:
+        return
+    for name, sampling in (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing)):
+        if sampling is not None and sampling.max_tokens >= context:
+            raise InputError(
+                f"{name} is {sampling.max_tokens} but the model's context holds {context} tokens, prompt included; lower it"
+            )
+
+
+def announce_labels(seeds: Sequence[Instruction]) -> None:
+    """Say so if gold labels take part in training."""
+    labelled = sum(p.label is not None for p in seeds)
+    if labelled:
+        rank_zero_info(f"labels: {labelled} of {len(seeds)} seeds carry one and are scored against it; others vote")
+
+
+def announce_filters(seeds: Sequence[Instruction], callbacks: Sequence[pl.Callback]) -> None:
+    """Run the instruction filters over the seeds and say what they would reject: new problems will be like them."""
+    filters = [c for c in callbacks if isinstance(c, InstructionFilter)]
+    reasons: Counter[str] = Counter()
+    seen = InstructionPool()
+    for seed in seeds:
+        reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
+        seen.add(seed, "seed")
+        if reason is not None:
+            reasons[reason] += 1
+    bad = sum(reasons.values())
+    if not bad:
+        return
+    ranked = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
+    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({ranked}); seeds are used all the same"
+    if 2 * bad > len(seeds):
+        rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
+    else:
+        rank_zero_info(message)
+
+
+def warn_of_truncation(share: float, max_tokens: int) -> bool:
+    """Warn if most answers of a round were cut off: a vote among cut-off answers means little.
+
+    Returns:
+        Whether it warned.
+    """
+    if share <= 0.5:
+        return False
+    rank_zero_warn(f"{100 * share:.0f} % of the answers were cut off at {max_tokens} tokens; raise data.max_tokens")
+    return True

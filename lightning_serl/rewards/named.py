@@ -1,0 +1,52 @@
+"""From what a user wrote for ``reward`` to rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning_serl.answers import AnswerGrader
+from lightning_serl.errors import InputError
+from lightning_serl.rewards.base import Reward, check_reward
+from lightning_serl.rewards.majority import MajorityVote
+from lightning_serl.rewards.pairwise import PairwiseVote
+from lightning_serl.rewards.random import RandomReward
+from lightning_serl.rewards.verifiable import VerifiableReward
+
+_MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
+    "MajorityVote": lambda grader, seed: MajorityVote(grader),
+    "VerifiableReward": lambda grader, seed: VerifiableReward(grader),
+    "RandomReward": lambda grader, seed: RandomReward(seed),
+    "PairwiseVote": lambda grader, seed: PairwiseVote(),
+}
+
+
+def check_reward_name(name: str) -> str:
+    """The name, if a reward of this package has it.
+
+    Raises:
+        InputError: if none does; the message lists the names.
+    """
+    if name not in _MAKERS:
+        raise InputError(f"data.reward: there is no {name!r}; use {', '.join(_MAKERS)}, or the class path of your own")
+    return name
+
+
+def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
+    """A reward asked for by its bare name, with the run's grader and seed."""
+    return _MAKERS[name](grader, seed)
+
+
+def rewards_by_role(reward: Any) -> dict[str, Callable[..., Any]]:
+    """Rewards by role, each checked; a single one is for role ``solve``, none gives an empty dict.
+
+    Raises:
+        InputError: for an empty mapping or a reward that cannot be called as one.
+    """
+    if reward is None:
+        return {}
+    if isinstance(reward, Mapping):
+        if not reward:
+            raise InputError("data.reward is an empty mapping; give one reward per role, such as solve")
+        return {str(role): check_reward(one) for role, one in reward.items()}
+    return {"solve": check_reward(reward)}
