@@ -44,11 +44,13 @@ class _Watch:
         self.ended_by: BaseException | None = None
         self.root: Path | None = None
         self.command = ""
+        self.config: tuple[Path, bytes | None] | None = None  # the file written for this run, and what it replaced
 
 
 def presets() -> list[str]:
     """Names of the packaged presets."""
-    return sorted(p.name.removesuffix(".yaml") for p in (files("lightning_serl") / "configs").iterdir() if p.name.endswith(".yaml"))
+    names = (p.name for p in (files("lightning_serl") / "configs").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def _preset_path(name: str) -> str:
@@ -97,6 +99,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
                 return  # the folder may hold a run, whose options these are not
             target = Path(trainer.default_root_dir) / "config.yaml"
             target.parent.mkdir(parents=True, exist_ok=True)
+            watch.config = target, target.read_bytes() if target.exists() else None
             self.parser.save(self.config, target, skip_none=False, overwrite=True, multifile=False)
 
     class Watcher(RolloutHooks):
@@ -117,7 +120,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
                 "-c",
                 "--config",
                 action=PresetConfig,
-                help=f"Configuration file, or preset:NAME with one of: {', '.join(presets())}. May be given several times.",
+                help=f"Configuration file, or preset:NAME (there are: {', '.join(presets())}); may be given again.",
             )
             return parser
 
@@ -166,7 +169,8 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def before_fit(self) -> None:
             self._check_fit()
-            if self.config_init.fit.ckpt_path is None and self.datamodule.evaluation.sets and not self.trainer.fast_dev_run:
+            begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
+            if begins and self.datamodule.evaluation.sets:
                 self.trainer.validate(self.model, self.datamodule, verbose=False)
 
         def _check_fit(self) -> None:
@@ -207,7 +211,10 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             # its tensors could not enter a later backward pass
             "inference_mode": False,
         },
-        parser_kwargs={"prog": "lightning-serl", "description": "Self-play reinforcement learning of language models without labels."},
+        parser_kwargs={
+            "prog": "lightning-serl",
+            "description": "Self-play reinforcement learning of language models without labels.",
+        },
         args=None if args is None or list(args) == sys.argv[1:] else list(args),
     )
 
@@ -248,7 +255,8 @@ def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"the run folder {root} cannot be written: {error.strerror or error}; name another one") from error
+        why = error.strerror or error
+        raise InputError(f"the run folder {root} cannot be written: {why}; name another one") from error
 
 
 def _last_checkpoint(root: Path, command: str) -> str | None:
@@ -278,12 +286,14 @@ def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
     if ckpt_path is None or not Path(ckpt_path).is_file():
         return
     try:
-        stored = torch.load(ckpt_path, map_location="cpu", mmap=True, weights_only=True)["optimizer_states"][0]["param_groups"][0]
+        checkpoint = torch.load(ckpt_path, map_location="cpu", mmap=True, weights_only=True)
+        stored = checkpoint["optimizer_states"][0]["param_groups"][0]
     except Exception:  # what is wrong with it is told where it is restored
         return
     for name, here in optimizer.defaults.items():
         there = stored.get(f"initial_{name}", stored.get(name))
-        if isinstance(here, (int, float, tuple)) and there is not None and here != (tuple(there) if isinstance(there, list) else there):
+        there = tuple(there) if isinstance(there, list) else there
+        if isinstance(here, (int, float, tuple)) and there is not None and here != there:
             raise InputError(
                 f"model.optimizer has {name} {here} but the checkpoint was made with {there}, which would win; "
                 "give that value, or begin a new run"
@@ -327,18 +337,30 @@ def main(args: Sequence[str] | None = None) -> int:
         status = 1 if watch.began or not (restoring or _is_input(error)) else 2
         message = _sentence(error)
         if restoring:
-            message = f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it was made with"
+            message = f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it had"
         _debug()
     finally:
         os.environ.pop(_RUN_VARIABLE, None)
     sys.stdout.flush()
-    if status and not watch.began and watch.root is not None and watch.root.is_dir() and not any(watch.root.iterdir()):
-        watch.root.rmdir()  # made to see whether it can be written
+    if status and not watch.began:
+        _leave_no_trace(watch)
     if watch.root is not None and (status == 0 or watch.began):
         print(f"run: {watch.root}", flush=True)
     if status:
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
     return status
+
+
+def _leave_no_trace(watch: _Watch) -> None:
+    """A command that was refused leaves the run folder as it was; ours may be the folder of an earlier run."""
+    if watch.config is not None:
+        target, former = watch.config
+        if former is None:
+            target.unlink(missing_ok=True)
+        else:
+            target.write_bytes(former)
+    if watch.root is not None and watch.root.is_dir() and not any(watch.root.iterdir()):
+        watch.root.rmdir()
 
 
 def _interrupted(watch: _Watch) -> tuple[int, str]:
@@ -386,8 +408,9 @@ def _debug() -> None:
 def _quiet() -> None:
     """Mute what a user can do nothing about."""
     # advertisements
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.getMessage())
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(lambda record: "litlogger" not in record.getMessage())
+    logger.addFilter(lambda record: "litmodels" not in record.getMessage())
     # Lightning looks into its own tree specs by a name that torch has deprecated
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
     # the stream generates in the main process on purpose

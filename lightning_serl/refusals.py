@@ -9,10 +9,13 @@ from typing import Any
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
-_OPTION = re.compile(r"(?:(?:Subcommand|Group) '([\w.]+)' does not accept option|Option) '([^']+)'(?: is not accepted)?")
+_OPTION = re.compile(r"(?:(?:Subcommand|Group) '[\w.]+' does not accept option|Option) '([^']+)'")
 _EXPECTED = re.compile(r"[Ee]xpected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\.|$)")
 # Alternatives of a union that nobody meant: "nothing at all", or "a whole mapping".
-_IDLE = re.compile(r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type|Expected an instantiatable)")
+_IDLE = re.compile(
+    r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type|Expected an instantiatable)"
+)
+_INACCESSIBLE = "either not accessible or invalid"  # whether a file of options was meant
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any", "Unable to load config")
 # What a class path may be, and no more: advice of the parser, line by line.
@@ -37,7 +40,7 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
     where = f"{keys[0]}: " if keys else ""
     unknown = _OPTION.search(text)
     if unknown:
-        name = unknown[2]
+        name = unknown[1]
         said_nearest = _nearest("--" + name, options).replace("--", "") if "." in name or not keys else ""
         return f"{where}there is no option {name!r}{said_nearest}"
     reason = _reason(_KEY.sub("", text))
@@ -51,7 +54,7 @@ def _reason(text: str) -> str:
     """Of the alternatives that a value was held against, what is wrong with the likeliest."""
     lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(_ADVICE)]
-    reasons = [line for line in lines if not line.startswith(_HEADINGS) and "either not accessible or invalid" not in line]
+    reasons = [line for line in lines if not line.startswith(_HEADINGS) and _INACCESSIBLE not in line]
     reasons = [r for r in dict.fromkeys(reasons) if not _IDLE.match(r)] or reasons or lines
     reason = reasons[0]
     if reason.startswith(("Unexpected config", "Problems parsing config")):
@@ -63,7 +66,8 @@ def _reason(text: str) -> str:
         return callable_[1]
     missing = next((m for m in map(_NO_CLASS.match, reasons) if m), None)
     simple = [m for m in map(_EXPECTED.match, reasons) if m]
-    named = missing is not None and (missing[1][0].isupper() or "." in missing[1])  # what looks like a class is meant as one
+    # what looks like a class is meant as one
+    named = missing is not None and (missing[1][0].isupper() or "." in missing[1])
     if simple and not named and all(_EXPECTED.match(r) or _NO_CLASS.match(r) or _IDLE.match(r) for r in reasons):
         kinds = " or ".join(dict.fromkeys(_NAMES.get(m[1], m[1]) if m[1] else f"one of {m[2]}" for m in simple))
         got = re.search(r"Got value: (.*)$", reason)

@@ -76,7 +76,14 @@ def cli(*arguments):
 
 def environment(**more):
     """For another process: one thread, and no trace of this one's runs."""
-    ours = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "LIGHTNING_SERL_DEBUG", "LIGHTNING_SERL_RUN", "PYTHONHASHSEED", "PYTHONPATH")
+    ours = (
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "LIGHTNING_SERL_DEBUG",
+        "LIGHTNING_SERL_RUN",
+        "PYTHONHASHSEED",
+        "PYTHONPATH",
+    )
     kept = {k: v for k, v in os.environ.items() if k not in ours}
     return kept | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"} | more
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 import typing
@@ -29,11 +30,25 @@ NEXT = {
     "trained": set(),
 }
 TRL_NAMES = {
-    "loss", "entropy", "kl", "grad_norm", "learning_rate", "num_tokens", "reward", "reward_std", "frac_reward_zero_std",
-    "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean", "completions/mean_length",
-    "completions/min_length", "completions/max_length", "completions/clipped_ratio",
-    "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max",
-}  # fmt: skip
+    "loss",
+    "entropy",
+    "kl",
+    "grad_norm",
+    "learning_rate",
+    "num_tokens",
+    "reward",
+    "reward_std",
+    "frac_reward_zero_std",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "clip_ratio/region_mean",
+    "completions/mean_length",
+    "completions/min_length",
+    "completions/max_length",
+    "completions/clipped_ratio",
+    "sampling/sampling_logp_difference/mean",
+    "sampling/sampling_logp_difference/max",
+}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +125,7 @@ def test_the_ledger_tells_every_instructions_story_in_order(fitted):
         assert events[0] == "proposed"
         assert [("prompt" in row) for row in story] == [True] + [False] * (len(story) - 1)
         assert story[0]["prompt"].strip()
-        for one, following in zip(events, events[1:], strict=False):
+        for one, following in itertools.pairwise(events):
             assert following in NEXT[one], events
         assert events[-1] != "kept", "kept, but never trained on"
     ends = [story[-1]["event"] for story in stories.values()]
@@ -177,6 +192,19 @@ def test_a_second_run_into_the_same_folder_is_refused(fitted, held_out):
     assert "holds a run already" in ended.error
     assert "--ckpt_path last" in ended.error
     assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+
+
+def test_a_finished_run_that_is_continued_keeps_its_table(tmp_path, held_out):
+    options = small(tmp_path, held_out, rounds=1, samples=2)
+    assert cli("fit", *options).status == 0
+    names = ("summary.json", "ledger.jsonl", "export/model.safetensors", "metrics.jsonl")
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    ended = cli("fit", *options, "--ckpt_path", "last")
+    assert ended.status == 0, ended.err
+    for name in names[1:]:
+        assert (tmp_path / name).read_bytes() == before[name], name
+    tables = [json.loads(text) | {"seconds": 0} for text in (before[names[0]], (tmp_path / names[0]).read_bytes())]
+    assert tables[0] == tables[1]
 
 
 # -- the other commands -----------------------------------------------------------------------------------------
@@ -275,7 +303,7 @@ def help_texts(text):
         if option:
             names = re.findall(r"--([\w.]+)", line.split("  ")[1] if "  " in line[2:] else line)
             said = re.sub(r"^  \S.*?(  +|$)", "", line)
-            found |= {name: said for name in names}
+            found |= dict.fromkeys(names, said)
         elif line.startswith("     ") and names:
             for name in names:
                 found[name] += " " + line.strip()
@@ -327,8 +355,16 @@ def test_fields_of_any_name(tmp_path):
 
 @pytest.mark.parametrize(("source", "seeds", "written"), [("self", 0, 2), ("seeds", 2, 0), ("mix:0.5", 1, 1)])
 def test_sources(tmp_path, source, seeds, written):
-    ended = cli("fit", *small(tmp_path, rounds=1), "--data.source", source, "--data.round.max_attempts", 1,
-                "--data.reward", '{"class_path": "cli_kit.Judge"}')  # fmt: skip
+    ended = cli(
+        "fit",
+        *small(tmp_path, rounds=1),
+        "--data.source",
+        source,
+        "--data.round.max_attempts",
+        1,
+        "--data.reward",
+        '{"class_path": "cli_kit.Judge"}',
+    )
     assert ended.status == 0, ended.err
     ledger = rows(tmp_path / "ledger.jsonl")
     prompts = {row["uid"]: row["prompt"] for row in ledger if row["event"] == "proposed"}
@@ -338,7 +374,9 @@ def test_sources(tmp_path, source, seeds, written):
 
 
 def test_lora_saves_the_adapter_alone_and_exports_it_merged(tmp_path):
-    ended = cli("fit", *small(tmp_path), "--model.lora.r", 4, "--model.lora.alpha", 8, "--model.optimizer.init_args.lr", 0.01)
+    ended = cli(
+        "fit", *small(tmp_path), "--model.lora.r", 4, "--model.lora.alpha", 8, "--model.optimizer.init_args.lr", 0.01
+    )
     assert ended.status == 0, ended.err
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert state
@@ -375,7 +413,10 @@ def test_labels_do_not_reach_training(tmp_path):
     """Neither those of seeds, when new problems are written, nor those of held-out sets."""
     seeds, held_out = problems(12, skip=20), problems(5)
     right = [write_rows(tmp_path / "seeds.jsonl", seeds), write_rows(tmp_path / "held.jsonl", held_out)]
-    wrong = [write_rows(tmp_path / "seeds2.jsonl", permuted(seeds)), write_rows(tmp_path / "held2.jsonl", permuted(held_out))]
+    wrong = [
+        write_rows(tmp_path / "seeds2.jsonl", permuted(seeds)),
+        write_rows(tmp_path / "held2.jsonl", permuted(held_out)),
+    ]
     assert right[0].read_bytes() != wrong[0].read_bytes()
     first = labelled_run(tmp_path / "a", *right)
     assert labelled_run(tmp_path / "b", *wrong) == first
@@ -427,7 +468,10 @@ def test_without_any_set_the_rounds_are_compared(tmp_path):
 def test_two_runs_with_one_seed_are_equal_bytes(tmp_path, fitted, held_out):
     """Under other hash seeds, in other working directories, by module and by console script."""
     runs = []
-    for name, program in (("1", ("-m", "lightning_serl")), ("4242", ("-c", "from lightning_serl.cli import entry; entry()"))):
+    for name, program in (
+        ("1", ("-m", "lightning_serl")),
+        ("4242", ("-c", "from lightning_serl.cli import entry; entry()")),
+    ):
         here = tmp_path / f"cwd{name}"
         here.mkdir()
         runs.append(start("fit", *small("run", held_out, samples=2), program=program, cwd=here, PYTHONHASHSEED=name))
@@ -453,7 +497,11 @@ def test_another_seed_is_another_run(tmp_path, fitted, held_out):
 
 
 def test_a_reward_that_raises_ends_the_run_in_one_sentence(tmp_path, held_out):
-    options = [*small(tmp_path, held_out), "--data.reward", json.dumps({"class_path": "cli_kit.Judge", "init_args": {"fail_at": 2}})]
+    options = [
+        *small(tmp_path, held_out),
+        "--data.reward",
+        json.dumps({"class_path": "cli_kit.Judge", "init_args": {"fail_at": 2}}),
+    ]
     ended = cli("fit", *options)
     assert ended.status == 1
     assert ended.error == "RuntimeError: the judge is gone"

@@ -59,7 +59,9 @@ def assert_equal_runs(root, other):
     assert (root / "ledger.jsonl").read_bytes() == (other / "ledger.jsonl").read_bytes()
     for name in ("model.safetensors", "config.json"):
         assert (root / "export" / name).read_bytes() == (other / "export" / name).read_bytes()
-    clockless = [[{k: v for k, v in row.items() if k != "time/step"} for row in rows(r / "metrics.jsonl")] for r in (root, other)]
+    clockless = [
+        [{k: v for k, v in row.items() if k != "time/step"} for row in rows(r / "metrics.jsonl")] for r in (root, other)
+    ]
     assert clockless[0] == clockless[1]
     tables = [json.loads((r / "summary.json").read_text()) | {"seconds": 0} for r in (root, other)]
     assert tables[0] == tables[1]
@@ -126,7 +128,9 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again(tmp_path, held_ou
 def test_killed_after_a_checkpoint_a_run_continues_from_it(tmp_path, held_out, undisturbed):
     """SIGKILL leaves rows behind that no checkpoint knows; they are written once."""
     root = tmp_path / "run"
-    every = json.dumps([{"class_path": "lightning_serl.callbacks.Checkpoints", "init_args": {"every_n_train_steps": 2}}])
+    every = json.dumps(
+        [{"class_path": "lightning_serl.callbacks.Checkpoints", "init_args": {"every_n_train_steps": 2}}]
+    )
     options = [*small(root, held_out, rounds=ROUNDS), "--trainer.callbacks", every]
     running = Running(tmp_path, "fit", *options)
     running.wait_for(lambda: "round    3" in running.out.read_text())

@@ -1,4 +1,4 @@
-"""Broken problem files, configurations and options, made by rule: each is refused in one sentence, before any model loads.
+"""Broken problem files, configurations and options, made by rule: each is refused before any model loads.
 
 Every family draws its cases from random numbers with a fixed seed, so that the same cases come every time. What turns
 out to be valid after all, by a check of its own that shares no code with the package, is no case.
@@ -63,7 +63,9 @@ def valid_row(row):
     text = next(row[name] for name in names if name in row)
     answer, choices = row.get("answer"), row.get("choices")
     sound = isinstance(text, str) and bool(text.strip()) and not any(0xD800 <= ord(c) < 0xE000 for c in text)
-    plain = answer is None or (isinstance(answer, (str, int, float)) and not isinstance(answer, bool) and answer == answer)
+    plain = answer is None or (
+        isinstance(answer, (str, int, float)) and not isinstance(answer, bool) and answer == answer
+    )
     return sound and plain and (choices is None or (isinstance(choices, list) and len(choices) >= 2))
 
 
@@ -128,20 +130,31 @@ def corrupt_json(draw):
 
 
 def swap_types(draw):
-    wrong = draw.choice([7, 1.5, True, None, [], ["What?"], {}, {"text": "What?"}, float("nan"), "", " \t", "\ud800 and 1?"])
+    wrong = draw.choice(
+        [7, 1.5, True, None, [], ["What?"], {}, {"text": "What?"}, float("nan"), "", " \t", "\ud800 and 1?"]
+    )
     row = draw.choice(
         [
             {"problem": wrong, "answer": "1"},
             wrong,
-            {"problem": "What is 1 + 1?", "answer": draw.choice([[2], {"value": 2}, True, float("nan"), float("inf"), "\udfff"])},
-            {"problem": "What is it?", "choices": draw.choice(["A or B", {"A": 1}, [], ["one"], [1, None], [["a"], ["b"]], 3])},
+            {
+                "problem": "What is 1 + 1?",
+                "answer": draw.choice([[2], {"value": 2}, True, float("nan"), float("inf"), "\udfff"]),
+            },
+            {
+                "problem": "What is it?",
+                "choices": draw.choice(["A or B", {"A": 1}, [], ["one"], [1, None], [["a"], ["b"]], 3]),
+            },
         ]
     )
     return joined(good_lines(draw), draw, json.dumps(row)).encode()
 
 
 def lose_fields(draw):
-    row = {draw.choice(["Problem", "problems", "probelm", "text", "", "query", "problem "]): "What is 1 + 1?", "answer": "2"}
+    row = {
+        draw.choice(["Problem", "problems", "probelm", "text", "", "query", "problem "]): "What is 1 + 1?",
+        "answer": "2",
+    }
     row = draw.choice([row, {}, {"answer": "2"}, {"meta": row}, [row]])
     if draw.random() < 0.3:
         return "".join(json.dumps(row) + "\n" for _ in range(6)).encode()
@@ -187,7 +200,9 @@ def damage_list(draw):
 
 
 def leave_empty(draw):
-    return draw.choice([b"", b"\n", b" \t\r\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"[]", b"[ ]\n", b"\x00", b"\n\n\n[]\n"])
+    return draw.choice(
+        [b"", b"\n", b" \t\r\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"[]", b"[ ]\n", b"\x00", b"\n\n\n[]\n"]
+    )
 
 
 FILES = {
@@ -210,12 +225,18 @@ def file_cases():
             if not valid_problems(data) and data not in made:
                 made.append(data)
         for number, data in enumerate(made):
-            command, option = draw.choice([("fit", "seeds"), ("predict", "seeds"), ("validate", "sets"), ("fit", "sets")])
+            command, option = draw.choice(
+                [("fit", "seeds"), ("predict", "seeds"), ("validate", "sets"), ("fit", "sets")]
+            )
 
             def write(folder, data=data, option=option):
                 path = folder / "broken.jsonl"
                 path.write_bytes(data)
-                return ["--data.seeds", path] if option == "seeds" else ["--data.evaluation.sets", json.dumps({"h": str(path)})]
+                return (
+                    ["--data.seeds", path]
+                    if option == "seeds"
+                    else ["--data.evaluation.sets", json.dumps({"h": str(path)})]
+                )
 
             yield Case(f"problem file: {family}", number, write, ("broken.jsonl",), command)
 
@@ -292,7 +313,9 @@ def typo_cases():
             if draw.random() < 0.6:
                 yield Case(f"typo in YAML, level {level}", number, through_yaml(nested(full, 1)), (wrong,))
             else:
-                yield Case(f"typo on the command line, level {level}", number, lambda _, full=full: [f"--{full}", 1], (wrong,))
+                yield Case(
+                    f"typo on the command line, level {level}", number, lambda _, full=full: [f"--{full}", 1], (wrong,)
+                )
             number += 1
 
 
@@ -319,54 +342,114 @@ def type_cases():
         if isinstance(value, str) and draw.random() < 0.5:
             yield Case("wrong type", number, lambda _, n=name, v=value: [f"--{n}={v}"], (leaf,))
         else:
-            yield Case("wrong type", number, through_yaml(nested(name, value)), (leaf,) if not name.startswith("model.lora") else ())
+            yield Case(
+                "wrong type",
+                number,
+                through_yaml(nested(name, value)),
+                (leaf,) if not name.startswith("model.lora") else (),
+            )
 
 
 RANGES = [
-    ("data.round.samples_per_prompt", 1, "samples_per_prompt"), ("data.round.samples_per_prompt", -4, "samples_per_prompt"),
-    ("data.round.prompts_per_round", 0, "prompts_per_round"), ("data.round.max_attempts", 0, "max_attempts"),
-    ("data.round.max_waves", -1, "max_waves"), ("data.round.max_derived", 0, "max_derived"),
-    ("data.round.max_prompt_tokens", 0, "max_prompt_tokens"), ("data.rounds_per_epoch", 0, "rounds_per_epoch"),
-    ("data.max_tokens", 0, "max_tokens"), ("data.seed", -1, "data.seed"), ("data.evaluation.samples", -1, "samples"),
-    ("data.evaluation.batch_size", 0, "batch_size"), ("data.evaluation.temperature", 0, "temperature"),
-    ("data.writing.exemplars", 0, "exemplars"), ("data.writing.exemplars", 65, "exemplars"),
-    ("data.writing.from_kept", 5, "from_kept"), ("data.writing.prompts_per_call", 0, "prompts_per_call"),
-    ("data.writing.sampling.temperature", -0.5, "temperature"), ("data.writing.sampling.top_p", 0, "top_p"),
-    ("data.writing.sampling.top_p", 1.5, "top_p"), ("data.writing.sampling.top_k", -1, "top_k"),
-    ("data.writing.sampling.max_tokens", 0, "max_tokens"), ("data.source", "mix:0", "mix:0"), ("data.source", "mix:x", "mix:x"),
-    ("data.source", "seed", "data.source"), ("data.grader", "maths", "grader"), ("data.reward", "Majority", "data.reward"),
-    ("data.writing.template.item", "no place", "item"), ("data.solve.plain", "no place", "plain"),
-    ("model.inner_epochs", 0, "inner_epochs"), ("model.minibatches", 0, "minibatches"), ("model.temperature", 0, "temperature"),
-    ("model.lora.r", 0, "lora.r"), ("model.lora.alpha", -1, "lora.alpha"), ("model.lora.dropout", 1.0, "lora.dropout"),
-    ("model.objective.clip_low", 1.5, "clip_low"), ("model.objective.beta", -1, "beta"), ("model.objective.eps", -1, "eps"),
-    ("model.objective.dual_clip", 0.5, "dual_clip"), ("model.objective.constant_length", 0, "constant_length"),
-    ("model.optimizer.init_args.lr", -1, "learning rate"), ("trainer.max_epochs", -7, "max_epochs"),
-    ("trainer.devices", 0, "devices"), ("trainer.accelerator", "abacus", "abacus"), ("trainer.strategy", "solo", "solo"),
-    ("trainer.limit_train_batches", -1, "limit_train_batches"), ("seed_everything", -3, "seed_everything"),
-    ("model.model_name_or_path", "no/such/place", "no/such/place"), ("model.model_name_or_path", "tiny:giant", "tiny:giant"),
+    ("data.round.samples_per_prompt", 1, "samples_per_prompt"),
+    ("data.round.samples_per_prompt", -4, "samples_per_prompt"),
+    ("data.round.prompts_per_round", 0, "prompts_per_round"),
+    ("data.round.max_attempts", 0, "max_attempts"),
+    ("data.round.max_waves", -1, "max_waves"),
+    ("data.round.max_derived", 0, "max_derived"),
+    ("data.round.max_prompt_tokens", 0, "max_prompt_tokens"),
+    ("data.rounds_per_epoch", 0, "rounds_per_epoch"),
+    ("data.max_tokens", 0, "max_tokens"),
+    ("data.seed", -1, "data.seed"),
+    ("data.evaluation.samples", -1, "samples"),
+    ("data.evaluation.batch_size", 0, "batch_size"),
+    ("data.evaluation.temperature", 0, "temperature"),
+    ("data.writing.exemplars", 0, "exemplars"),
+    ("data.writing.exemplars", 65, "exemplars"),
+    ("data.writing.from_kept", 5, "from_kept"),
+    ("data.writing.prompts_per_call", 0, "prompts_per_call"),
+    ("data.writing.sampling.temperature", -0.5, "temperature"),
+    ("data.writing.sampling.top_p", 0, "top_p"),
+    ("data.writing.sampling.top_p", 1.5, "top_p"),
+    ("data.writing.sampling.top_k", -1, "top_k"),
+    ("data.writing.sampling.max_tokens", 0, "max_tokens"),
+    ("data.source", "mix:0", "mix:0"),
+    ("data.source", "mix:x", "mix:x"),
+    ("data.source", "seed", "data.source"),
+    ("data.grader", "maths", "grader"),
+    ("data.reward", "Majority", "data.reward"),
+    ("data.writing.template.item", "no place", "item"),
+    ("data.solve.plain", "no place", "plain"),
+    ("model.inner_epochs", 0, "inner_epochs"),
+    ("model.minibatches", 0, "minibatches"),
+    ("model.temperature", 0, "temperature"),
+    ("model.lora.r", 0, "lora.r"),
+    ("model.lora.alpha", -1, "lora.alpha"),
+    ("model.lora.dropout", 1.0, "lora.dropout"),
+    ("model.objective.clip_low", 1.5, "clip_low"),
+    ("model.objective.beta", -1, "beta"),
+    ("model.objective.eps", -1, "eps"),
+    ("model.objective.dual_clip", 0.5, "dual_clip"),
+    ("model.objective.constant_length", 0, "constant_length"),
+    ("model.optimizer.init_args.lr", -1, "learning rate"),
+    ("trainer.max_epochs", -7, "max_epochs"),
+    ("trainer.devices", 0, "devices"),
+    ("trainer.accelerator", "abacus", "abacus"),
+    ("trainer.strategy", "solo", "solo"),
+    ("trainer.limit_train_batches", -1, "limit_train_batches"),
+    ("seed_everything", -3, "seed_everything"),
+    ("model.model_name_or_path", "no/such/place", "no/such/place"),
+    ("model.model_name_or_path", "tiny:giant", "tiny:giant"),
     ("data.seeds", "tiny:seed", "tiny:seed"),
-]  # fmt: skip
+]
 
 CLASSES = [
-    ("trainer.callbacks", ["NoSuchFilter"]), ("trainer.callbacks", [{"class_path": "lightning_serl.NoSuchFilter"}]),
+    ("trainer.callbacks", ["NoSuchFilter"]),
+    ("trainer.callbacks", [{"class_path": "lightning_serl.NoSuchFilter"}]),
     ("trainer.callbacks", [{"class_path": "QualityFilter", "init_args": {"min_wrds": 3}}]),
     ("trainer.callbacks", [{"class_path": "DifficultyFilter", "init_args": {"low": "x"}}]),
-    ("trainer.callbacks", [{"class_path": "ReferenceSync", "init_args": {"mode": "fast"}}]), ("trainer.callbacks", 3),
-    ("trainer.callbacks", [{"class_path": "json.JSONDecoder"}]), ("trainer.logger", "NoLogger"),
-    ("data.engine", "NoEngine"), ("data.engine", {"class_path": "TransformersEngine", "init_args": {"btch": 1}}),
-    ("data.engine", {"class_path": "os.path.join"}), ("model.optimizer", {"class_path": "torch.optim.Adam2"}),
-    ("model.optimizer", {"class_path": "torch.optim.SGD", "init_args": {"lrr": 0.1}}), ("model.optimizer", "json.JSONDecoder"),
-    ("model.lr_scheduler", {"class_path": "NoSuchLR"}), ("data.reward", "no.such.Reward"),
-    ("data.reward", {"solve": "no.such.Reward"}), ("data.reward", {}), ("data.source", "no.such.Source"),
+    ("trainer.callbacks", [{"class_path": "ReferenceSync", "init_args": {"mode": "fast"}}]),
+    ("trainer.callbacks", 3),
+    ("trainer.callbacks", [{"class_path": "json.JSONDecoder"}]),
+    ("trainer.logger", "NoLogger"),
+    ("data.engine", "NoEngine"),
+    ("data.engine", {"class_path": "TransformersEngine", "init_args": {"btch": 1}}),
+    ("data.engine", {"class_path": "os.path.join"}),
+    ("model.optimizer", {"class_path": "torch.optim.Adam2"}),
+    ("model.optimizer", {"class_path": "torch.optim.SGD", "init_args": {"lrr": 0.1}}),
+    ("model.optimizer", "json.JSONDecoder"),
+    ("model.lr_scheduler", {"class_path": "NoSuchLR"}),
+    ("data.reward", "no.such.Reward"),
+    ("data.reward", {"solve": "no.such.Reward"}),
+    ("data.reward", {}),
+    ("data.source", "no.such.Source"),
     ("data.grader", "no.such.Grader"),
-]  # fmt: skip
+]
 
 TEXTS = [
-    "data: {seeds: x", "data:\n\tseeds: x\n", "data:\n  seeds: x\n model: y\n", "- a\n- b\n", "just words", "42", "!!python/object:os.x {}",
-    "data: *nowhere", "a: b: c", b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n", '{"data": {"seeds": ', "data: [1, 2]", "data: 7",
-    "model: text", "trainer: [a]", "data:\n  round: 3\n", "? {a: b}\n: c\n", "\x00", "%YAML 9.9\n---\na: 1\n",
-    "fit:\n  data:\n    seeds: x\n", "data:\n  round:\n    samples_per_prompt: {a: [1, {b: 2}]}\n",
-]  # fmt: skip
+    "data: {seeds: x",
+    "data:\n\tseeds: x\n",
+    "data:\n  seeds: x\n model: y\n",
+    "- a\n- b\n",
+    "just words",
+    "42",
+    "!!python/object:os.x {}",
+    "data: *nowhere",
+    "a: b: c",
+    b"\xff\xfe\x00",
+    b"\x89PNG\r\n\x1a\n",
+    '{"data": {"seeds": ',
+    "data: [1, 2]",
+    "data: 7",
+    "model: text",
+    "trainer: [a]",
+    "data:\n  round: 3\n",
+    "? {a: b}\n: c\n",
+    "\x00",
+    "%YAML 9.9\n---\na: 1\n",
+    "fit:\n  data:\n    seeds: x\n",
+    "data:\n  round:\n    samples_per_prompt: {a: [1, {b: 2}]}\n",
+]
 
 
 def path_cases():
@@ -388,30 +471,50 @@ def path_cases():
         return folder / "file"
 
     made = [
-        (lambda f: ["--data.seeds", f / "none.jsonl"], "does not exist"), (lambda f: ["--data.seeds", f], "directory"),
-        (lambda f: ["--data.seeds", f / long], "File name too long"), (lambda f: ["--data.seeds", loop(f)], "symbolic"),
-        (lambda f: ["--data.seeds", ""], ""), (lambda f: ["--data.seeds", "/proc/self/mem"], "cannot be read"),
-        (lambda f: ["--data.seeds", file_in(f) / "x"], "Not a directory"), (lambda f: ["--data.seeds", "a\0b"], "cannot be read"),
-        (lambda f: ["-c", f / "none.yaml"], "none.yaml"), (lambda f: ["-c", f], "file"), (lambda f: ["-c", f / long], ""),
-        (lambda f: ["-c", loop(f)], ""), (lambda f: ["-c", ""], ""), (lambda f: ["-c", "preset:"], "preset"),
-        (lambda f: ["-c", "preset:quikstart"], "quickstart"), (lambda f: ["-c", "preset:../configs/quickstart"], "quickstart"),
+        (lambda f: ["--data.seeds", f / "none.jsonl"], "does not exist"),
+        (lambda f: ["--data.seeds", f], "directory"),
+        (lambda f: ["--data.seeds", f / long], "File name too long"),
+        (lambda f: ["--data.seeds", loop(f)], "symbolic"),
+        (lambda f: ["--data.seeds", ""], ""),
+        (lambda f: ["--data.seeds", "/proc/self/mem"], "cannot be read"),
+        (lambda f: ["--data.seeds", file_in(f) / "x"], "Not a directory"),
+        (lambda f: ["--data.seeds", "a\0b"], "cannot be read"),
+        (lambda f: ["-c", f / "none.yaml"], "none.yaml"),
+        (lambda f: ["-c", f], "file"),
+        (lambda f: ["-c", f / long], ""),
+        (lambda f: ["-c", loop(f)], ""),
+        (lambda f: ["-c", ""], ""),
+        (lambda f: ["-c", "preset:"], "preset"),
+        (lambda f: ["-c", "preset:quikstart"], "quickstart"),
+        (lambda f: ["-c", "preset:../configs/quickstart"], "quickstart"),
         (lambda f: ["--model.model_name_or_path", half_model(f)], "config.json"),
         (lambda f: ["--model.model_name_or_path", half_model(f, "config.json")], "weights"),
         (lambda f: ["--model.model_name_or_path", half_model(f, "config.json", "a.safetensors")], "tokenizer"),
-        (lambda f: ["--model.model_name_or_path", file_in(f)], "is a file"), (lambda f: ["--model.model_name_or_path", ""], "model"),
+        (lambda f: ["--model.model_name_or_path", file_in(f)], "is a file"),
+        (lambda f: ["--model.model_name_or_path", ""], "model"),
         (lambda f: ["--trainer.default_root_dir", file_in(f)], "cannot be written"),
         (lambda f: ["--trainer.default_root_dir", file_in(f) / "x"], "cannot be written"),
         (lambda f: ["--trainer.default_root_dir", "/proc/none/x"], "cannot be written"),
-        (lambda f: ["--ckpt_path", "last"], "last.ckpt"), (lambda f: ["--ckpt_path", f / "none.ckpt"], "does not exist"),
+        (lambda f: ["--ckpt_path", "last"], "last.ckpt"),
+        (lambda f: ["--ckpt_path", f / "none.ckpt"], "does not exist"),
         (lambda f: ["--ckpt_path", file_in(f)], "no checkpoint"),
-    ]  # fmt: skip
+    ]
     for number, (make, words) in enumerate(made):
         yield Case("path", number, make, (words,))
 
 
 def argument_cases():
-    made = [["extra"], ["--data.seeds"], ["--no-such"], ["-x"], ["--data.round.samples_per_prompt", "4", "5"], ["--print_config", "--nope"],
-            ["--data.round.samples_per_prompt=4=5"], ["--=", "1"], ["---data.seeds", "x"]]  # fmt: skip
+    made = [
+        ["extra"],
+        ["--data.seeds"],
+        ["--no-such"],
+        ["-x"],
+        ["--data.round.samples_per_prompt", "4", "5"],
+        ["--print_config", "--nope"],
+        ["--data.round.samples_per_prompt=4=5"],
+        ["--=", "1"],
+        ["---data.seeds", "x"],
+    ]
     for number, arguments in enumerate(made):
         yield Case("arguments", number, lambda _, a=arguments: a)
 
@@ -489,9 +592,16 @@ def test_the_untouched_inputs_are_accepted(tmp_path, loaded):
     path.write_text("\n".join(json.dumps(p) for p in problems(8)))
     assert valid_problems(path.read_bytes())
     ended = cli(
-        "fit", "-c", "preset:quickstart", "--trainer.default_root_dir", tmp_path / "run", "--data.seeds", path,
-        "--data.max_tokens", 100_000,
-    )  # fmt: skip
+        "fit",
+        "-c",
+        "preset:quickstart",
+        "--trainer.default_root_dir",
+        tmp_path / "run",
+        "--data.seeds",
+        path,
+        "--data.max_tokens",
+        100_000,
+    )
     assert ended.status == 2
     assert "context" in ended.error
     assert loaded

@@ -7,7 +7,10 @@ from pathlib import Path
 
 _PANELS = (
     ("accuracy on held-out problems", lambda k: k.startswith("val/") and k.endswith(("/pass@1", "/mean@k", "/maj@k"))),
-    ("agreement and answers", lambda k: k in ("serl/vote/agreement_mean", "serl/vote/no_answer_frac", "serl/filter/yield")),
+    (
+        "agreement and answers",
+        lambda k: k in ("serl/vote/agreement_mean", "serl/vote/no_answer_frac", "serl/filter/yield"),
+    ),
     ("KL to the starting policy", lambda k: k == "kl"),
     ("length of answers, tokens", lambda k: k == "completions/mean_length"),
 )
@@ -20,6 +23,8 @@ def draw_curves(metrics: Path, target: Path) -> None:
         metrics: The metrics file.
         target: The picture.
     """
+    if not metrics.exists():
+        return  # not one step was made
     import matplotlib
 
     matplotlib.use("Agg")
@@ -37,7 +42,12 @@ def draw_curves(metrics: Path, target: Path) -> None:
     figure, axes = pyplot.subplots(len(series), 1, figsize=(7, 2.4 * len(series)), sharex=True, squeeze=False)
     for axis, (title, curves) in zip(axes[:, 0], series, strict=True):
         for key, points in curves.items():
-            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=key.removeprefix("val/").removeprefix("serl/"))
+            axis.plot(
+                *zip(*points, strict=True),
+                marker="o",
+                markersize=3,
+                label=key.removeprefix("val/").removeprefix("serl/"),
+            )
         axis.set_title(title, fontsize=10, loc="left")
         axis.legend(fontsize=7, frameon=False)
         axis.grid(alpha=0.3)

@@ -23,7 +23,9 @@ def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:
     A callbacks list in YAML replaces the defaults, so what must be there attaches itself.
     """
     present = [] if trainer is None else trainer.callbacks
-    wanted: list[pl.Callback] = [kind() for kind in (RolloutRefresh, Ledger, Phases, ZeroSpread) if not _has(present, kind)]
+    wanted: list[pl.Callback] = [
+        kind() for kind in (RolloutRefresh, Ledger, Phases, ZeroSpread) if not _has(present, kind)
+    ]
     chosen = [c for c in present if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
     if not chosen:
         wanted += [QualityFilter(), NoveltyFilter(), DifficultyFilter()]

@@ -92,10 +92,12 @@ class Phases(RolloutHooks):
             self._training = None
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             stats, metrics = self._played.stats, getattr(pl_module, "step_metrics", {})
+            groups = stats["serl/round/groups"]
+            answered = groups / max(1e-9, stats["serl/filter/yield"])
+            agreement, no_answer = stats["serl/vote/agreement_mean"], stats["serl/vote/no_answer_frac"]
             self._console.print(
                 f"round {self._played.number + 1:>4}  wrote {stats['serl/filter/proposed']:.0f}, trained on "
-                f"{stats['serl/round/groups']:.0f} of {stats['serl/round/groups'] / max(1e-9, stats['serl/filter/yield']):.0f} answered; "
-                f"agreement {stats['serl/vote/agreement_mean']:.2f}, no answer {stats['serl/vote/no_answer_frac']:.2f}, "
+                f"{groups:.0f} of {answered:.0f} answered; agreement {agreement:.2f}, no answer {no_answer:.2f}, "
                 f"length {stats['completions/mean_length']:.0f}"
                 + (f", kl {metrics['kl']:.4f}" if "kl" in metrics else ""),
                 highlight=False,

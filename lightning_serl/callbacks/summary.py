@@ -85,7 +85,9 @@ class Summary(pl.Callback):
             "seconds": round(self._elapsed(), 2),
         }
         if len(self.after) > 1:
-            summary["sets"] = {n: {"before": _short(self.before.get(n, {})), "after": _short(self.after[n])} for n in self.after}
+            summary["sets"] = {
+                n: {"before": _short(self.before.get(n, {})), "after": _short(self.after[n])} for n in self.after
+            }
         return summary
 
     def _print(self, summary: dict[str, Any]) -> None:
@@ -108,8 +110,10 @@ class Summary(pl.Callback):
         else:
             console.print("KL to the starting policy: not measured (model.objective.beta is 0)")
         console.print(
-            f"problems: {summary['proposed']} written, {sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
-            f"{sum(summary['dropped'].values())} dropped after the vote{_why(summary['dropped'])}, {summary['kept']} kept",
+            f"problems: {summary['proposed']} written, "
+            f"{sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
+            f"{sum(summary['dropped'].values())} dropped after the vote{_why(summary['dropped'])}, "
+            f"{summary['kept']} kept",
             soft_wrap=True,
         )
         console.print(f"time: {summary['seconds']:.0f} s for {summary['rounds']} rounds")
@@ -128,11 +132,17 @@ class Summary(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to finish the table."""
-        return {"before": self.before, "first_round": self._first_round, "seconds": self._elapsed()}
+        return {
+            "before": self.before,
+            "after": self.after,
+            "first_round": self._first_round,
+            "seconds": self._elapsed(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`."""
         self.before, self._first_round = state_dict["before"], state_dict["first_round"]
+        self.after = state_dict.get("after", {})
         self._seconds = state_dict["seconds"]
 
     def _elapsed(self) -> float:
