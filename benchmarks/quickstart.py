@@ -51,7 +51,10 @@ def main() -> int:
             for key in ("pass@1", "mean@16", "maj@16"):
                 lifts.setdefault(arm, {}).setdefault(key, []).append(100 * (after[key] - before[key]))
                 cells.append(f"{100 * before[key]:.1f} → {100 * after[key]:.1f} ({lifts[arm][key][-1]:+.1f})")
-            print(f"| {arm} | {seed} | {' | '.join(cells)} | {s['proposed']} | {s['kept']} | {s['seconds']:.0f} |", flush=True)
+            print(
+                f"| {arm} | {seed} | {' | '.join(cells)} | {s['proposed']} | {s['kept']} | {s['seconds']:.0f} |",
+                flush=True,
+            )
     vote, true, chance = (lifts[a] for a in ARMS)
     greedy_share = mean(vote["pass@1"]) / mean(true["pass@1"])
     mean_share = mean(vote["mean@16"]) / mean(true["mean@16"])

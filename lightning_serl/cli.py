@@ -61,7 +61,6 @@ def _preset_path(name: str) -> str:
 
 def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
     """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli`` is cheap."""
-    import torch
     from jsonargparse import ActionConfigFile, Namespace
     from jsonargparse._actions import _ActionConfigLoad
     from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -142,12 +141,12 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             listed = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
             if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
                 # Lightning's own would write a second series of checkpoints beside ours
-                trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]  # type: ignore[attr-defined]
-            present = {type(c) for c in trainer.callbacks}  # type: ignore[attr-defined]
+                trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
+            present = {type(c) for c in trainer.callbacks}
             for kind in (parts.Summary, parts.Export, parts.Checkpoints):
                 if kind not in present:
-                    trainer.callbacks.append(kind())  # type: ignore[attr-defined]
-            trainer.callbacks.append(Watcher())  # type: ignore[attr-defined]
+                    trainer.callbacks.append(kind())
+            trainer.callbacks.append(Watcher())
             return trainer
 
         def before_instantiate_classes(self) -> None:
@@ -179,12 +178,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             self.datamodule.trainer = self.trainer
             self.trainer.strategy.connect(self.model)
             preflight.check_trainer(self.trainer, len(self.datamodule.train_dataloader()))
-            try:
-                optimizer = self.model._make_optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
-                if self.model._make_scheduler is not None:
-                    self.model._make_scheduler(optimizer)
-            except (ValueError, TypeError) as error:
-                raise InputError(f"model.optimizer or model.lr_scheduler cannot be made: {error}") from error
+            optimizer = self.model.check_optimizer()
             _check_overrides(optimizer, self.config_init.fit.ckpt_path)
 
         def before_validate(self) -> None:
@@ -323,7 +317,7 @@ def main(args: Sequence[str] | None = None) -> int:
         _debug()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if isinstance(watch.ended_by, SystemExit):
+        if type(watch.ended_by) is SystemExit:  # SIGTERM comes as one of its kinds
             message = "nobody reads the output any more" if isinstance(error.__context__, BrokenPipeError) else ""
         elif watch.ended_by is not None:
             status, message = _interrupted(watch)

@@ -207,6 +207,23 @@ class SeRLModule(pl.LightningModule):
 
         return missing_callbacks(self._trainer)
 
+    def check_optimizer(self) -> torch.optim.Optimizer:
+        """Make optimizer and scheduler once on a stand-in, to see that their options are right before a model loads.
+
+        Returns:
+            The optimizer on the stand-in.
+
+        Raises:
+            InputError: if one of them cannot be made.
+        """
+        try:
+            optimizer = self._make_optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+            if self._make_scheduler is not None:
+                self._make_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"model.optimizer or model.lr_scheduler cannot be made: {error}") from error
+        return optimizer
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Only trainable weights are optimised; every step raises the policy's version."""
         optimizer = self._make_optimizer([p for p in self.policy.parameters() if p.requires_grad])

@@ -404,7 +404,7 @@ def permuted(found):
 
 
 def labelled_run(root, seeds, held_out, *options):
-    ended = cli("fit", *small(root, held_out, samples=2), "--data.seeds", seeds, *options)
+    ended = cli("fit", *small(root, held_out, rounds=4, samples=2), "--data.seeds", seeds, *options)
     assert ended.status == 0, ended.err
     return trace(root)
 

@@ -38,6 +38,12 @@ class Checkpoints(ModelCheckpoint):
         if self.dirpath is None:
             self.dirpath: str | None = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
         super().setup(trainer, pl_module, stage)
+        self._started = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on there is a state worth saving: before, a checkpoint may be half restored."""
+        super().on_train_start(trainer, pl_module)
+        self._started = True
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save where the run stands; optimizer steps are the clock, so the last whole step counts.
@@ -45,7 +51,7 @@ class Checkpoints(ModelCheckpoint):
         Not while the optimizer was changing the weights: half a step is no state to continue from, and the checkpoint
         before it stays. A rank that fails on its own cannot count on the others to save with it: rank 0 saves alone.
         """
-        if trainer.state.fn != "fit" or trainer.fast_dev_run or trainer.sanity_checking or trainer.optimizers == []:
+        if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started:
             return
         if getattr(pl_module, "updating", False):
             return
@@ -53,7 +59,7 @@ class Checkpoints(ModelCheckpoint):
         path = Path(self.dirpath) / "last.ckpt"
         together = getattr(exception, "on_every_rank", False) or isinstance(exception, SIGTERMException)
         if trainer.world_size == 1 or together:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         elif trainer.is_global_zero and isinstance(trainer.strategy, DDPStrategy):
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint(checkpoint, path)

@@ -45,6 +45,8 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     Raises:
         InputError: with file and line, if the file is missing, empty, not JSON, or a row lacks the problem.
     """
+    if not name.strip():
+        raise InputError("the name of a problem file is empty; give a jsonl file of problems")
     path = Path(tiny.resolve(name))
     rows = _rows(path, name)
     out = []

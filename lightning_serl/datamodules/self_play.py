@@ -95,8 +95,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.seed must be 0 or above, got {seed}")
         self.seeds, self.source, self.fields = seeds, source, fields
         self.mix_ratio = _parse_source(source)
-        self._reward_name = check_reward_name(reward) if isinstance(reward, str) else None
-        self.rewards = {} if isinstance(reward, str) else rewards_by_role(reward)
+        asked = check_reward_name(reward) if isinstance(reward, str) else reward
+        self._reward_name = asked if isinstance(asked, str) else None
+        self.rewards = {} if isinstance(asked, str) else rewards_by_role(asked)
         self.grader = grader if not isinstance(grader, str) or grader == "auto" else resolve_grader(grader)
         self.grader_name = grader if isinstance(grader, str) else getattr(grader, "name", type(grader).__name__)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()

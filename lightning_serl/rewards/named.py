@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from lightning_serl.answers import AnswerGrader
@@ -21,15 +22,31 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
 }
 
 
-def check_reward_name(name: str) -> str:
-    """The name, if a reward of this package has it.
+def check_reward_name(name: str) -> str | Callable[..., Any]:
+    """The name, if a reward of this package has it; what a class path such as ``package.module.Name`` leads to.
+
+    A class is made into an object without arguments; one with arguments is written as ``class_path`` and
+    ``init_args``.
 
     Raises:
-        InputError: if none does; the message lists the names.
+        InputError: if there is no such reward; the message lists the names.
     """
-    if name not in _MAKERS:
-        raise InputError(f"data.reward: there is no {name!r}; use {', '.join(_MAKERS)}, or the class path of your own")
-    return name
+    if name in _MAKERS:
+        return name
+    known = f"use {', '.join(_MAKERS)}, or the class path of your own"
+    if name.lstrip().startswith("{"):
+        raise InputError(
+            "data.reward: this class is called in another way than reward(groups, ctx); see rewards.Reward"
+        )
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise InputError(f"data.reward: there is no {name!r}; {known}")
+    try:
+        found = getattr(import_module(module), attribute)
+        made = found() if isinstance(found, type) else found
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"data.reward: {name!r} cannot be used ({error}); {known}") from error
+    return check_reward(made)
 
 
 def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
