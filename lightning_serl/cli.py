@@ -143,7 +143,10 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
                 # Lightning's own would write a second series of checkpoints beside ours
                 trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
             present = {type(c) for c in trainer.callbacks}
-            for kind in (parts.Summary, parts.Export, parts.Checkpoints):
+            wanted = [parts.Summary, parts.Export]
+            if options.enable_checkpointing is not False:
+                wanted.append(parts.Checkpoints)
+            for kind in wanted:
                 if kind not in present:
                     trainer.callbacks.append(kind())
             trainer.callbacks.append(Watcher())
@@ -171,6 +174,19 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
             if begins and self.datamodule.evaluation.sets:
                 self.trainer.validate(self.model, self.datamodule, verbose=False)
+            self._part(parts.Summary).deferred = True
+
+        def after_fit(self) -> None:
+            trainer, model = self.trainer, self.model
+            stale = model.evaluated_at != trainer.global_step and not trainer.fast_dev_run
+            if stale and self.datamodule.evaluation.sets:
+                # the run ended inside an epoch (max_steps, max_time): its last weights were never measured
+                trainer.validate(model, self.datamodule, verbose=False)
+                self._part(parts.Ledger).enter_evaluation(trainer.global_step, model)
+            self._part(parts.Summary).finish(trainer)
+
+        def _part(self, kind: type[Any]) -> Any:
+            return next(c for c in self.trainer.callbacks if isinstance(c, kind))
 
         def _check_fit(self) -> None:
             """Refuse what a fit would refuse only after its first evaluation."""
@@ -258,7 +274,13 @@ def _last_checkpoint(root: Path, command: str) -> str | None:
     last = root / "checkpoints" / "last.ckpt"
     if last.exists():
         return str(last)
-    if command != "fit" or not (root / "config.yaml").exists():
+    others = sorted(p.name for p in last.parent.glob("*.ckpt"))
+    if others:
+        raise InputError(
+            f"--ckpt_path last: there is no {last}, but there is {', '.join(others)}; name the file to use"
+        )
+    finished = (root / "summary.json").exists() or (root / "export").exists()
+    if command != "fit" or finished or not (root / "config.yaml").exists():
         raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
     print(f"{root} holds a run that ended before its first checkpoint; it begins again", file=sys.stderr)
     for name in ("ledger.jsonl", "metrics.jsonl", "samples.jsonl"):
@@ -284,7 +306,10 @@ def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
         stored = checkpoint["optimizer_states"][0]["param_groups"][0]
     except Exception:  # what is wrong with it is told where it is restored
         return
-    for name, here in optimizer.defaults.items():
+    scheduled = {"betas", "momentum"} if "initial_lr" in optimizer.param_groups[0] else set()
+    for name in sorted(set(optimizer.defaults) - scheduled):
+        # what a scheduler made of it at its start, if there is one
+        here = optimizer.param_groups[0].get(f"initial_{name}", optimizer.param_groups[0][name])
         there = stored.get(f"initial_{name}", stored.get(name))
         there = tuple(there) if isinstance(there, list) else there
         if isinstance(here, (int, float, tuple)) and there is not None and here != there:

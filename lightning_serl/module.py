@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -45,6 +45,7 @@ class _Row:
     sampler: tuple[float, ...] | None
     token_scores: Tensor | None
     advantage: float = 0.0
+    kl: float = 0.0
     old: Tensor | None = None
     ref: Tensor | None = None
 
@@ -175,7 +176,8 @@ class SeRLModule(pl.LightningModule):
         policy, trainer = self.policy, self._trainer
         asked: frozenset[str] = getattr(getattr(trainer, "datamodule", None), "needs", frozenset())
         needs = set(asked) & {"reference", "teacher"}
-        if self.objective.beta > 0:
+        trains = trainer is None or trainer.state.fn not in ("validate", "test", "predict")
+        if self.objective.beta > 0 and trains:
             needs.add("reference")
         moving = {w for c in getattr(trainer, "callbacks", []) for w in getattr(c, "moves", ())}
         for who in sorted(needs | moving):
@@ -237,7 +239,10 @@ class SeRLModule(pl.LightningModule):
         if self._make_scheduler is None:
             return optimizer
         scheduler = self._make_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        config = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
     # -- from groups to micro-batches --------------------------------------------------------------------------------
 
@@ -288,7 +293,8 @@ class SeRLModule(pl.LightningModule):
             for row in rows:
                 assert row.old is not None
                 assert row.ref is not None
-                row.score -= objective.beta * float(objectives.kl(row.old, row.ref, objective.kl).sum())
+                row.kl = float(objectives.kl(row.old, row.ref, objective.kl).sum())
+                row.score -= objective.beta * row.kl
         self._set_advantages(rows)
 
         out: list[RolloutBatch] = []
@@ -322,6 +328,7 @@ class SeRLModule(pl.LightningModule):
     def _micro_batch(self, rows: list[_Row], tokens: int, sequences: int, with_old: bool) -> RolloutBatch:
         batch = pad_rows([r.ids for r in rows], [r.start for r in rows], self.policy.pad_id)
         batch.num_tokens, batch.num_sequences, batch.uids = tokens, sequences, tuple(r.uid for r in rows)
+        batch.kl_in_reward = sum(r.kl for r in rows)
         shape = batch.mask.shape
         dtype = torch.float64 if next(self.policy.parameters()).dtype == torch.float64 else torch.float32
         batch.advantages = torch.zeros(shape, dtype=dtype)
@@ -371,6 +378,8 @@ class SeRLModule(pl.LightningModule):
             divergence = objectives.aggregate(per_token, batch.mask, objective.aggregation, divisor, length)
             loss = loss + objective.beta * divergence
             step.add(kl=torch.where(batch.mask, per_token, 0.0).sum())
+        elif objective.beta > 0:
+            step.add(kl=torch.tensor(batch.kl_in_reward))
         low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
         assert stats.entropy is not None
         step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
@@ -385,6 +394,10 @@ class SeRLModule(pl.LightningModule):
         if trainer is None:
             return loss
         return loss * trainer.accumulate_grad_batches * trainer.world_size
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A loss scaler may have skipped the update; nothing is half done any more."""
+        self.updating = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Close the step's accounts: sums over micro-batches and ranks, under TRL's names."""
@@ -410,7 +423,7 @@ class SeRLModule(pl.LightningModule):
             "num_tokens": float(tokens),
             "serl/batch/pad_frac": sums["padding"] / max(1.0, sums["positions"]),
         }
-        if "kl" in self._step.sums:
+        if self.objective.beta > 0:
             metrics["kl"] = sums["kl"] / tokens
         if sums["sampled"]:
             metrics["sampling/sampling_logp_difference/mean"] = sums["gap"] / sums["sampled"]
@@ -482,8 +495,25 @@ class SeRLModule(pl.LightningModule):
         if trainer is not None and trainer.state.fn == "fit" and "loops" in checkpoint:
             _settle(checkpoint["loops"]["fit_loop"], trainer, self.evaluated_at)
 
+    def _check_names(self, found: set[str]) -> None:
+        """Loading is not strict, so that adapters load alone: whatever else is missing must be noticed here."""
+        adapter = self.policy.has_adapter
+        expected = {n for n, p in self.named_parameters() if p.requires_grad} if adapter else set(self.state_dict())
+        if found == expected:
+            return
+        theirs = any(".lora_" in name for name in found)
+        if theirs != adapter:
+            have, give = (
+                ("a LoRA adapter", "the --model.lora options it had") if theirs else ("full weights", "no --model.lora")
+            )
+            raise InputError(f"the checkpoint holds {have} and this run does not; give {give}")
+        odd = sorted(found ^ expected)
+        raise InputError(f"the checkpoint is of another model: {len(odd)} weights differ in name, such as {odd[0]}")
+
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Frozen copies as they were; a version no engine has seen."""
+        if self.has_policy:
+            self._check_names(set(checkpoint["state_dict"]))
         saved = checkpoint.get("serl_policy", {"version": 0, "frozen": {}, "evaluated_at": None})
         self.policy.version = max(self.policy.version, saved["version"]) + 1
         self.evaluated_at = saved["evaluated_at"]

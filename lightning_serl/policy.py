@@ -234,7 +234,10 @@ class Policy(nn.Module):
                 for twin in self.frozen.values():
                     stack.enter_context(_unsharded(twin))
                 stack.enter_context(torch.no_grad())
+                default = torch.get_default_dtype()
                 stack.enter_context(context)
+                # the weights keep the run's precision; the numbers of sources and rewards must not be rounded to it
+                torch.set_default_dtype(default)
                 yield self
         finally:
             for module, mode in modes:

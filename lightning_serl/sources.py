@@ -38,6 +38,10 @@ class InstructionSource(ABC):
         proposal can itself be trained on.
         """
 
+    def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
+        """Who brings how many of the next ``want`` roots; a source by itself brings all of them."""
+        return [(self, want)]
+
     def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Sequence[Instruction]:
         """Follow-ups to this wave's groups, each with a ``link`` to its parent's uid; asked only if ``max_waves`` > 0.
 
@@ -217,13 +221,16 @@ class Mixture(InstructionSource):
         self.made, self.fixed, self.ratio = made, fixed, ratio
         self._owed = 0.0
 
-    def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
-        """``ratio`` of ``k`` from the fixed set, what rounding leaves is owed to the next call; the rest self-made."""
-        self._owed += k * self.ratio
-        count = min(k, int(self._owed))
+    def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
+        """``ratio`` of ``want`` from the fixed set, what rounding leaves is owed to the next call; the rest is made."""
+        self._owed += want * self.ratio
+        count = min(want, int(self._owed + 1e-9))  # 0.3 x 10 owes 3, not 2.9999
         self._owed -= count
-        made = list(self.made.propose(k - count, ctx)) if count < k else []
-        return [*self.fixed.propose(count, ctx), *made]
+        return [(self.fixed, count), (self.made, want - count)]
+
+    def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
+        """Both in turn; a round asks each by itself, through :meth:`lanes`."""
+        return [p for source, count in self.lanes(k) for p in source.propose(count, ctx)]
 
     def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
         """Both halves see everything."""

@@ -152,6 +152,7 @@ class Verdict:
     def __post_init__(self) -> None:
         self.scores = torch.as_tensor(self.scores, dtype=torch.float32)
         weight = torch.ones_like(self.scores) if self.weight is None else self.weight
+        self.confidence = float(self.confidence)
         self.weight = torch.as_tensor(weight, dtype=torch.float32)
         if self.weight.shape != self.scores.shape:
             shapes = tuple(self.weight.shape), tuple(self.scores.shape)
@@ -188,12 +189,15 @@ class RolloutBatch:
         sampler_logp: (B, T) float32 as the engine reported them, or ``None``.
         num_tokens: Loss tokens of the whole optimizer step, over all ranks and micro-batches.
         num_sequences: Responses of the whole optimizer step with at least one loss token.
+        kl_in_reward: Sum over these rows of the divergence that was taken off their reward; 0 if none was.
         uids: Instruction uid of each row; empty for an empty slot.
     """
 
     _TENSORS = (
         "input_ids", "attention_mask", "position_ids", "mask", "advantages", "old_logp", "ref_logp", "sampler_logp",
     )  # fmt: skip
+
+    _NUMBERS = ("num_tokens", "num_sequences", "kl_in_reward")
 
     def __init__(
         self,
@@ -207,12 +211,14 @@ class RolloutBatch:
         sampler_logp: Tensor | None = None,
         num_tokens: int = 1,
         num_sequences: int = 1,
+        kl_in_reward: float = 0.0,
         uids: Sequence[str] = (),
     ) -> None:
         self.input_ids, self.attention_mask = input_ids, attention_mask
         self.position_ids, self.mask = position_ids, mask
         self.advantages, self.old_logp, self.ref_logp, self.sampler_logp = advantages, old_logp, ref_logp, sampler_logp
         self.num_tokens, self.num_sequences, self.uids = num_tokens, num_sequences, tuple(uids)
+        self.kl_in_reward = kl_in_reward
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -223,11 +229,11 @@ class RolloutBatch:
         moved: dict[str, Any] = {
             k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in held.items()
         }
-        return RolloutBatch(**moved, num_tokens=self.num_tokens, num_sequences=self.num_sequences, uids=self.uids)
+        return RolloutBatch(**moved, **{k: getattr(self, k) for k in self._NUMBERS}, uids=self.uids)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, for a checkpoint read with ``weights_only=True``."""
-        held = {k: getattr(self, k) for k in (*self._TENSORS, "num_tokens", "num_sequences")}
+        held = {k: getattr(self, k) for k in (*self._TENSORS, *self._NUMBERS)}
         return held | {"uids": list(self.uids)}
 
     @classmethod

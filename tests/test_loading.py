@@ -1,5 +1,6 @@
 """From directories to policies and back, through the real loading code, on small directories made here."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -310,7 +311,7 @@ def greedy(model, tokenizer, prompt):
 @pytest.mark.parametrize("name", ["tiny:base", "llama_untied", "qwen2", "gemma2", "gpt2"])
 def test_an_export_reopens_as_the_policy(tmp_path, name, lora):
     where = name if name.startswith("tiny") else str(save_model(tmp_path / "model", name))
-    before = {p: p.read_bytes() for p in Path(tiny.resolve(where)).iterdir()}
+    before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(tiny.resolve(where)).iterdir()}
     policy = trained(where, lora)
     weights = {n: t.clone() for n, t in policy.model.state_dict().items()}
     export(policy, tmp_path / "out")
@@ -328,7 +329,7 @@ def test_an_export_reopens_as_the_policy(tmp_path, name, lora):
             assert greedy(model, tokenizer, prompt) == greedy(policy.causal_lm, policy.tokenizer, prompt)
     # nothing was merged into the live weights, and the base directory is as it was
     assert all(torch.equal(t, weights[n]) for n, t in policy.model.state_dict().items())
-    assert {p: p.read_bytes() for p in Path(tiny.resolve(where)).iterdir()} == before
+    assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(tiny.resolve(where)).iterdir()} == before
     assert load_policy(str(tmp_path / "out")).end_ids == policy.end_ids
 
 
@@ -348,7 +349,7 @@ def test_a_failing_export_leaves_the_last_one(tmp_path, point, monkeypatch):
     policy = trained("tiny:base", None)
     out = tmp_path / "out"
     export(policy, out)
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir()}
 
     def fail(*_, **__):
         raise OSError("no space left")
@@ -362,7 +363,7 @@ def test_a_failing_export_leaves_the_last_one(tmp_path, point, monkeypatch):
         monkeypatch.setattr(Path, "rename", lambda a, b: fail() if ".former" not in f"{a}{b}" else rename(a, b))
     with pytest.raises(OSError, match="no space left"):
         export(policy, out)
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert policy.model.config.use_cache is False
 
@@ -398,7 +399,7 @@ def test_exports_of_two_runs_are_the_same_bytes_and_name_no_path(tmp_path, lora)
         environment = {**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         where = str(here / "base")
         subprocess.run([sys.executable, "-c", EXPORT, where, lora], cwd=here, env=environment, check=True)
-        runs.append({p.name: p.read_bytes() for p in (here / "export").iterdir()})
+        runs.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (here / "export").iterdir()})
     assert runs[0] == runs[1]
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(runs[0])
     for name, content in runs[0].items():

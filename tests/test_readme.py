@@ -10,7 +10,7 @@ import pytest
 
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-EXPECTED = ["my_run", "my_run", "0.75 [1.0, 1.0, 0.0] 0.66"]
+EXPECTED = ["my_run", "my_other_run", "0.75 [1.0, 1.0, 0.0] 0.66"]
 
 
 def test_every_example_is_expected():
@@ -27,10 +27,11 @@ def test_example(number, tmp_path):
         cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    if EXPECTED[number] == "my_run":
-        rows = (tmp_path / "my_run" / "metrics.jsonl").read_text().splitlines()
+    if number < 2:
+        folder = tmp_path / EXPECTED[number]
+        rows = (folder / "metrics.jsonl").read_text().splitlines()
         assert len(rows) == (3 if number == 0 else 2)
-        assert (tmp_path / "my_run" / "export" / "model.safetensors").exists() == (number == 0)
+        assert (folder / "export" / "model.safetensors").exists() == (number == 0)
     else:
         assert EXPECTED[number] in done.stdout
 

@@ -49,6 +49,8 @@ class Ledger(RolloutHooks):
         """Open the files of the run folder."""
         if trainer.is_global_zero and not trainer.fast_dev_run:
             root = Path(trainer.default_root_dir)
+            if stage != "fit" and (root / "ledger.jsonl").exists():
+                return  # the books of a run are its own
             self._files = {name: RunFile(root / f"{name}.jsonl") for name in _FILES}
         self._last_step = self._last_evaluation = None
         self._commit()
@@ -63,8 +65,13 @@ class Ledger(RolloutHooks):
                     self._files[name].truncate(offset)
             self._restored = None
             self._commit()
-        elif self._seen_before:  # measured by a `validate` just before this fit
-            self._enter_evaluation(trainer.global_step, pl_module)
+            return
+        if not getattr(trainer.datamodule, "rounds", 0):  # else another fit of the same datamodule goes on
+            for file in self._files.values():
+                file.set_aside()
+            self._commit()
+        if self._seen_before:  # measured by a `validate` just before this fit
+            self.enter_evaluation(trainer.global_step, pl_module)
         self._seen_before = False
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
@@ -108,7 +115,7 @@ class Ledger(RolloutHooks):
         elif trainer.state.fn == "fit" and self._last_step is not None:
             self._enter_step(trainer, pl_module)
             if getattr(pl_module, "evaluated_at", None) is not None:
-                self._enter_evaluation(pl_module.evaluated_at, pl_module)
+                self.enter_evaluation(pl_module.evaluated_at, pl_module)
 
     def _enter_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._last_step is None or trainer.global_step == self._last_step:
@@ -134,9 +141,10 @@ class Ledger(RolloutHooks):
             # no row: the folder may hold a finished run whose books are closed
             self._seen_before = True
         elif not trainer.sanity_checking:
-            self._enter_evaluation(trainer.global_step, pl_module)
+            self.enter_evaluation(trainer.global_step, pl_module)
 
-    def _enter_evaluation(self, step: int, pl_module: pl.LightningModule) -> None:
+    def enter_evaluation(self, step: int, pl_module: pl.LightningModule) -> None:
+        """One row of ``metrics.jsonl`` with the module's last results; the same step is not written twice."""
         if step == self._last_evaluation:
             return
         self._last_evaluation = step

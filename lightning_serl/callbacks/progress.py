@@ -31,6 +31,7 @@ class Phases(RolloutHooks):
         self._own: Progress | None = None
         self._training: tuple[Progress, Any] | None = None
         self._played: Round | None = None
+        self._batches = 0  # of the round at hand
         self._console = Console(file=sys.stdout)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -72,7 +73,7 @@ class Phases(RolloutHooks):
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """The round's steps come next."""
-        self._played = played
+        self._played, self._batches = played, 0
         bar = self._bar()
         if bar is not None and trainer.training:
             steps = getattr(pl_module, "steps_per_round", 1) * trainer.accumulate_grad_batches
@@ -84,8 +85,9 @@ class Phases(RolloutHooks):
         """Move the training bar, and print the round's line after its last step."""
         if self._training is not None:
             self._training[0].advance(self._training[1])
+        self._batches += 1
         steps = getattr(pl_module, "steps_per_round", 1) * trainer.accumulate_grad_batches
-        if self._played is None or (batch_idx + 1) % steps:
+        if self._played is None or self._batches < steps:
             return
         if self._training is not None:
             self._training[0].remove_task(self._training[1])

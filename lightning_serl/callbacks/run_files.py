@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
 
 class RunFile:
     """One jsonl file, appended and flushed row by row.
@@ -32,6 +34,17 @@ class RunFile:
             file.write(data)
             file.flush()
         self.offset += len(data)
+
+    def set_aside(self) -> None:
+        """Give the rows of an earlier run in the same folder another name, so that two runs are never mixed."""
+        if not self.offset:
+            return
+        number = 1
+        while (other := self.path.with_suffix(f".{number}{self.path.suffix}")).exists():
+            number += 1
+        self.path.rename(other)
+        rank_zero_info(f"{self.path.name} of an earlier run is now {other.name}")
+        self.offset = 0
 
     def truncate(self, offset: int) -> None:
         """Forget what was written after a checkpoint, since it will be written again."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
@@ -29,18 +30,25 @@ class Summary(pl.Callback):
         self._first_round: dict[str, float] = {}
         self._seconds = 0.0
         self._began: float | None = None
+        self._first_step: int | None = None
+        #: Set by a caller that still evaluates after the fit, and then calls :meth:`finish` itself.
+        self.deferred = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._began = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where this fit began."""
+        self._first_step = trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the results; ``validate`` writes them to ``evaluation.json``."""
         if trainer.sanity_checking:
             return
         results = getattr(pl_module, "last_results", {})
-        if not self.before:
-            self.before = results
+        if not self.before and trainer.global_step == 0:
+            self.before = results  # a first evaluation after some training is no beginning
         self.after = results
         if trainer.state.fn == "validate":
             self._write_evaluation(trainer, results)
@@ -58,8 +66,15 @@ class Summary(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files and print the table."""
+        if not self.deferred:
+            self.finish(trainer)
+
+    def finish(self, trainer: pl.Trainer) -> None:
+        """Write the files and print the table, on rank 0."""
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
+        if self._first_step == trainer.global_step:
+            rank_zero_warn("no step was made: the run was at its end; raise trainer.max_epochs (or max_steps) to go on")
         root = Path(trainer.default_root_dir)
         summary = self.summarise(trainer)
         _write_json(root / "summary.json", summary)
@@ -75,7 +90,7 @@ class Summary(pl.Callback):
             "after": _short(self.after.get(name, {})) if name else _label_free(ledger.last_metrics),
             "set": name,
             "labels": bool(name and (self.after[name].get("labelled") or 0)),
-            "kl": ledger.last_metrics.get("kl"),
+            "kl": ledger.last_metrics.get("kl"),  # absent with beta 0
             "proposed": ledger.counts.get("proposed", 0),
             "kept": ledger.counts.get("kept", 0),
             "trained": ledger.counts.get("trained", 0),
@@ -124,7 +139,7 @@ class Summary(pl.Callback):
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
         _write_json(root / "evaluation.json", results)
-        if trainer.state.fn in ("validate", "test") and not getattr(self, "quiet", False):
+        if trainer.state.fn in ("validate", "test") :
             console = Console(file=sys.stdout, highlight=False)
             for name, result in results.items():
                 facts = ", ".join(f"{k} {_percent(v)}" for k, v in _short(result).items() if k != "n")

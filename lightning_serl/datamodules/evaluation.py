@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_serl.datamodules.problems import Fields
 from lightning_serl.metrics import GradedProblem
 from lightning_serl.rewards import MajorityVote, VerifiableReward
 from lightning_serl.types import Group, Instruction
@@ -23,6 +24,7 @@ class EvaluationOptions:
 
     Args:
         sets: Problem files by name; labels in them are used for measuring only.
+        fields: Names of the fields of these files.
         samples: Sampled answers per problem, for mean@k, maj@k and pass@k; 0 for greedy answers only.
         temperature: Of the sampled answers.
         top_p: Nucleus share of the sampled answers.
@@ -30,6 +32,7 @@ class EvaluationOptions:
     """
 
     sets: dict[str, str] = field(default_factory=dict)
+    fields: Fields = field(default_factory=Fields)
     samples: int = 16
     temperature: float = 1.0
     top_p: float = 1.0

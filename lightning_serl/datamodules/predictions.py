@@ -20,7 +20,7 @@ class PredictionStream:
 
     Args:
         data: The datamodule that plays the rounds.
-        target: The file; it must not exist.
+        target: The file; it must not exist, or be empty.
 
     Raises:
         InputError: if the file exists or cannot be written.
@@ -28,15 +28,18 @@ class PredictionStream:
 
     def __init__(self, data: SelfPlayDataModule, target: Path) -> None:
         self.data, self.target = data, target
-        if not data.ranks.leads:
-            return
+        with data.ranks.stage("opening the prediction file"):
+            if data.ranks.leads:
+                self._open()
+
+    def _open(self) -> None:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.open("x", encoding="utf-8").close()
-        except FileExistsError:
-            raise InputError(f"data.predict_to {target} exists already; remove it or name another file") from None
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            if self.target.exists() and self.target.stat().st_size:
+                raise InputError(f"data.predict_to {self.target} exists already; remove it or name another file")
+            self.target.touch()
         except OSError as error:
-            raise InputError(f"data.predict_to {target} cannot be written: {error.strerror or error}") from error
+            raise InputError(f"data.predict_to {self.target} cannot be written: {error.strerror or error}") from error
 
     def __len__(self) -> int:
         return self.data.rounds_per_epoch

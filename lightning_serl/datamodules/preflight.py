@@ -78,6 +78,21 @@ def check_lengths(policy: Policy | None, answers: Sampling, writing: Sampling | 
             )
 
 
+def check_labels(seeds: Sequence[Instruction], trained: bool) -> None:
+    """A reward that scores against labels needs some.
+
+    Args:
+        seeds: The seeds; empty if the user's own source brings problems.
+        trained: Whether seeds are trained on at all; problems the policy writes carry no label.
+
+    Raises:
+        InputError: if no label can ever be seen.
+    """
+    if seeds and not (trained and any(p.label is not None for p in seeds)):
+        what = "no seed carries one (data.fields.answer)" if trained else "problems that the policy writes carry none"
+        raise InputError(f"data.reward VerifiableReward needs labels, but {what}; use --data.source seeds, or MajorityVote")
+
+
 def announce_labels(seeds: Sequence[Instruction]) -> None:
     """Say so if gold labels take part in training."""
     labelled = sum(p.label is not None for p in seeds)

@@ -228,27 +228,36 @@ class _Play:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def take(self, want: int) -> list[Instruction | Group]:
-        """Up to ``want`` roots from the queue, which is filled up by bounded calls of the source."""
+        """Up to ``want`` roots; a mixture's two sources each bring their share."""
+        lanes = self.source.lanes(want)
+        return [root for source, count in lanes for root in self.draw(source, count, alone=len(lanes) == 1)]
+
+    def draw(self, source: InstructionSource, want: int, alone: bool) -> list[Instruction | Group]:
+        """Up to ``want`` roots of one source from the queue, which is filled up by its bounded calls."""
         table = self.table
+
+        def waiting() -> list[Instruction]:
+            return [i for i in table.queue if alone or (i.meta.get("origin") == "seed") != source.filtered]
+
         ready: list[Instruction | Group] = []
         barren = 0
-        while len(table.queue) + len(ready) < want and barren < _BARREN_CALLS:
-            missing = want - len(table.queue) - len(ready)
+        while len(waiting()) + len(ready) < want and barren < _BARREN_CALLS:
+            missing = want - len(waiting()) - len(ready)
             with table.phase("writing problems", missing) as tick:
                 # a source's completions count for nothing until they pass; the bar moves by accepted instructions
-                proposals = self.source.propose(missing, table.context(self.number, "instruction", spread=True))
-                before = len(table.queue) + len(ready)
+                proposals = source.propose(missing, table.context(self.number, "instruction", spread=True))
+                before = len(waiting()) + len(ready)
                 for proposal in proposals:
                     if isinstance(proposal, Group):
                         ready.append(self.named(proposal))
                     else:
                         self.consider(proposal)
-                gained = len(table.queue) + len(ready) - before
+                gained = len(waiting()) + len(ready) - before
                 tick(min(gained, missing))
             barren = 0 if gained else barren + 1
-        roots = ready + list(table.queue[: want - len(ready)])
-        del table.queue[: max(0, want - len(ready))]
-        return roots
+        taken = waiting()[: max(0, want - len(ready))]
+        table.queue[:] = [i for i in table.queue if i.uid not in {t.uid for t in taken}]
+        return [*ready, *taken]
 
     def named(self, group: Group) -> Group:
         instruction = group.instruction if group.instruction.uid else replace(group.instruction, uid=self.uid())
@@ -393,6 +402,9 @@ class _Play:
             for group, verdict in zip(chosen, verdicts, strict=True):
                 if len(verdict.scores) != len(group):
                     raise ValueError(f"the reward of role {role!r} gave {len(verdict.scores)} scores to {len(group)} responses")
+                numbers = [verdict.scores[verdict.weight > 0], verdict.weight, *(verdict.token_scores or ())]
+                if not all(bool(torch.isfinite(n).all()) for n in numbers):
+                    raise ValueError(f"the reward of role {role!r} gave a score or weight that is not a finite number")
                 ctx.verdicts[group.instruction.uid] = verdict
         return ctx.verdicts
 

@@ -6,6 +6,7 @@ import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from lightning_serl.errors import EmptyRound, InputError, PushMismatch
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.ranks import Ranks
-from lightning_serl.rewards import LabelElseVote, Reward
+from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
 from lightning_serl.rewards.named import check_reward_name, named_reward, rewards_by_role
 from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
 from lightning_serl.types import Instruction, RolloutBatch
@@ -46,7 +47,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         seeds: Problem file (jsonl) to start from; ``tiny:seeds`` is the embedded one.
         source: ``self`` writes new problems after the seeds, ``seeds`` trains on the seeds themselves,
             ``mix:RATIO`` takes that share of each round from the seeds and writes the rest; or your own source.
-        fields: Names of the fields of problem files.
+        fields: Names of the fields of the seed file.
         reward: A reward of this package by name (``MajorityVote``, ``RandomReward`` ...), your own as a class path or
             object, or one per role in the order they are asked; by default the gold label where a problem carries
             one (only seeds can), else the majority vote.
@@ -156,6 +157,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self.grader, self.grader_name = resolve_grader(name), name
             rank_zero_info(sentence)
         if stage == "fit":
+            solve = self.rewards.get("solve")
+            if self._reward_name == "VerifiableReward" or isinstance(solve, VerifiableReward):
+                preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
             preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
@@ -164,7 +168,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             # another fit in the same process goes on after the rounds played so far, on its own Trainer's clock
             self._first_step, self._first_round, self._pending = None, self.rounds, []
         if stage in ("fit", "predict"):
-            if not self.rewards and self.mix_ratio > 0:
+            if not self.rewards and self._reward_name is None and self.mix_ratio > 0 and stage == "fit":
                 preflight.announce_labels(self.seed_problems)
             if self.writes:
                 preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
@@ -191,7 +195,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
-                name: read_problems(path, self.fields, name) for name, path in sorted(self.evaluation.sets.items())
+                name: read_problems(path, self.evaluation.fields, name) for name, path in sorted(self.evaluation.sets.items())
             }
 
     # -- the run's parts ---------------------------------------------------------------------------------------------
@@ -242,9 +246,15 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if not self.seed_problems:
             return None
         if self.mix_ratio == 1.0:
-            return PromptSet(self.seed_problems)
+            return PromptSet(self._fixed())
         made = FewShotSelfInstruction(pool, self.writing)
-        return made if self.mix_ratio == 0.0 else Mixture(made, PromptSet(self.seed_problems), self.mix_ratio)
+        return made if self.mix_ratio == 0.0 else Mixture(made, PromptSet(self._fixed()), self.mix_ratio)
+
+    def _fixed(self) -> list[Instruction]:
+        """The seeds as prompts; what ``predict`` writes is voted, so their labels stay out of it."""
+        if self.trainer.state.fn != "predict":
+            return self.seed_problems
+        return [replace(p, label=None) for p in self.seed_problems]
 
     @contextmanager
     def rolling(self) -> Iterator[Table]:

@@ -118,7 +118,7 @@ class TransformersEngine(RolloutEngine):
         if sampling.temperature:
             draws = torch.from_numpy(np.stack([uniforms(seed, limit) for _, seed in rows]))
         tokens = torch.full((total, limit), pad, dtype=torch.long)
-        logps = torch.zeros(total, limit)
+        logps = torch.zeros(total, limit, dtype=torch.float32)
         lengths = torch.zeros(total, dtype=torch.long)
         ended = torch.zeros(total, dtype=torch.bool)
         texts: dict[int, str] = {}

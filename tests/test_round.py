@@ -1,0 +1,110 @@
+"""Rules of a round: whose turn it is to bring problems, and what rewards may not say."""
+
+import torch
+
+from lightning_serl.answers import MathGrader
+from lightning_serl.datamodules.round import RoundOptions, Table, play_round
+from lightning_serl.engines import ReplayEngine, Sampling
+from lightning_serl.errors import EmptyRound
+from lightning_serl.pool import InstructionPool
+from lightning_serl.rewards import MajorityVote
+from lightning_serl.sources import InstructionSource, Mixture, PromptSet
+from lightning_serl.types import Group, Instruction, Verdict
+
+ANSWERS = ["\\boxed{1}", "\\boxed{1}", "\\boxed{2}", "\\boxed{3}"]
+
+
+class Generous(InstructionSource):
+    """Brings far more than it is asked for, as a model does that writes ten problems at a time."""
+
+    def __init__(self):
+        self.made = 0
+
+    def propose(self, k, ctx):
+        out = [
+            Instruction(f"Own problem number {self.made + i} of many.", "", meta={"origin": "self"}) for i in range(30)
+        ]
+        self.made += 30
+        return out
+
+
+class Everything(dict):
+    """A recording that answers any prompt."""
+
+    def get(self, prompt, default=None):
+        return [(text, True) for text in ANSWERS]
+
+
+def table(source, reward=None, **options):
+    engine = ReplayEngine({"any": ANSWERS})
+    engine._texts = Everything()
+    grader = MathGrader()
+    vote = MajorityVote(grader)
+    size = RoundOptions(samples_per_prompt=4, max_attempts=1, **options)
+    return Table(
+        size, source, InstructionPool(), engine, None, {"solve": reward or vote}, vote, grader, "math", {}, Sampling()
+    )
+
+
+def test_a_mixture_keeps_its_ratio_however_much_one_source_brings():
+    seeds = [Instruction(f"Seed problem {i}.", f"seed-{i}") for i in range(10)]
+    mixed = table(Mixture(Generous(), PromptSet(seeds), 0.3), prompts_per_round=8)
+    counts = []
+    for number in range(10):
+        played = play_round(mixed, number)
+        counts.append(sum(g.instruction.prompt.startswith("Seed") for g in played.groups))
+        assert len(played.groups) == 8
+    assert sum(counts) == 24
+    assert set(counts) == {2, 3}
+
+
+class Rolled(InstructionSource):
+    """Returns three groups and four instructions at once."""
+
+    def propose(self, k, ctx):
+        fresh = [Instruction(f"p{i}", f"u{ctx.round}-{i}") for i in range(4)]
+        groups = [Group.from_texts(f"g{i}", ANSWERS) for i in range(3)]
+        for i, group in enumerate(groups):
+            group.instruction = Instruction(f"g{i}", f"g{ctx.round}-{i}")
+        return [*groups, *fresh]
+
+
+def test_more_groups_than_asked_for_do_not_answer_the_queue_twice():
+    rolled = table(Rolled(), prompts_per_round=2)
+    voted = [e["uid"] for number in range(4) for e in play_round(rolled, number).events if e["event"] == "voted"]
+    assert len(voted) == len(set(voted))
+
+
+def test_a_score_that_is_no_number_ends_the_round():
+    for bad in (float("inf"), float("nan")):
+        reward = lambda groups, ctx, bad=bad: [Verdict(torch.tensor([1.0, bad, 0, 0])) for _ in groups]  # noqa: E731
+        try:
+            play_round(table(Generous(), reward, prompts_per_round=2), 0)
+        except ValueError as error:
+            assert "not a finite number" in str(error)  # noqa: PT017
+        else:
+            raise AssertionError("a score that is no number went through")
+
+
+def test_a_score_that_is_no_number_may_stand_where_it_has_no_weight():
+    def reward(groups, ctx):
+        return [Verdict(torch.tensor([1.0, float("nan"), 0, 0]), weight=torch.tensor([1.0, 0, 1, 1])) for _ in groups]
+
+    assert len(play_round(table(Generous(), reward, prompts_per_round=2), 0).groups) == 2
+
+
+def test_an_empty_round_says_why_and_keeps_its_events():
+    def unanimous(groups, ctx):
+        return [Verdict(torch.ones(4)) for _ in groups]
+
+    from lightning_serl.callbacks import ZeroSpread
+
+    barren = table(Generous(), unanimous, prompts_per_round=2)
+    barren.group_filters = [ZeroSpread()]
+    try:
+        play_round(barren, 5)
+    except EmptyRound as error:
+        assert "round 5: none of 2 groups survived 1 attempts (dropped or rejected: no_spread 2)" in str(error)  # noqa: PT017
+        assert {e["event"] for e in error.played.events} >= {"proposed", "accepted", "voted", "dropped"}  # noqa: PT017
+    else:
+        raise AssertionError("a round without a group was taken for one")
