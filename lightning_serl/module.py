@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 from lightning_serl import objectives
 from lightning_serl.batching import minibatches, partition
 from lightning_serl.errors import InputError
+from lightning_serl.experience import micro_batch, rows_of, set_advantages
 from lightning_serl.loading import DType, LoraOptions, check_model_path, load_policy
 from lightning_serl.metrics import EvaluationSet
 from lightning_serl.objectives import Objective
-from lightning_serl.policy import Policy, pad_rows
+from lightning_serl.policy import Policy
 from lightning_serl.ranks import Ranks
+from lightning_serl.settle import settle
 from lightning_serl.types import Group, RolloutBatch, Verdict
 
 if TYPE_CHECKING:
@@ -29,25 +31,6 @@ if TYPE_CHECKING:
 def _adamw(params: Any) -> torch.optim.Optimizer:
     """AdamW as SeRL uses it: learning rate 1e-6, betas 0.9 and 0.95, no weight decay."""
     return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.95), weight_decay=0.0)
-
-
-@dataclass
-class _Row:
-    """One response on its way into a micro-batch."""
-
-    ids: tuple[int, ...]
-    start: int
-    uid: str
-    group: int
-    score: float
-    weight: float
-    centred: bool
-    sampler: tuple[float, ...] | None
-    token_scores: Tensor | None
-    advantage: float = 0.0
-    kl: float = 0.0
-    old: Tensor | None = None
-    ref: Tensor | None = None
 
 
 @dataclass
@@ -266,7 +249,7 @@ class SeRLModule(pl.LightningModule):
         trainer = self._trainer
         ranks = Ranks.of(trainer)
         accumulate = 1 if trainer is None else trainer.accumulate_grad_batches
-        rows = _rows(groups, verdicts)
+        rows = rows_of(groups, verdicts)
         if not rows:
             raise InputError(
                 "no response can be trained on: every weight is 0, every group has train=False, or no token ids"
@@ -295,7 +278,8 @@ class SeRLModule(pl.LightningModule):
                 assert row.ref is not None
                 row.kl = float(objectives.kl(row.old, row.ref, objective.kl).sum())
                 row.score -= objective.beta * row.kl
-        self._set_advantages(rows)
+        set_advantages(rows, objective)
+        dtype = torch.float64 if next(self.policy.parameters()).dtype == torch.float64 else torch.float32
 
         out: list[RolloutBatch] = []
         for epoch in range(self.inner_epochs):
@@ -305,52 +289,9 @@ class SeRLModule(pl.LightningModule):
                 tokens = sum(len(r.ids) - r.start for r in part)
                 slots = partition([len(r.ids) for r in part], accumulate * ranks.size)
                 for slot in slots[ranks.rank :: ranks.size]:
-                    out.append(self._micro_batch([part[i] for i in slot], tokens, len(part), needs_old))
+                    chosen = [part[i] for i in slot]
+                    out.append(micro_batch(chosen, tokens, len(part), self.policy.pad_id, dtype, objective, needs_old))
         return out
-
-    def _set_advantages(self, rows: list[_Row]) -> None:
-        objective = self.objective
-        plain = [r for r in rows if not r.centred]
-        if plain:
-            values = objectives.advantages(
-                torch.tensor([r.score for r in plain], dtype=torch.float64),
-                torch.tensor([r.group for r in plain]),
-                objective.baseline,
-                objective.scale,
-                torch.tensor([r.weight for r in plain], dtype=torch.float64),
-                objective.eps,
-            )
-            for row, value in zip(plain, values.tolist(), strict=True):
-                row.advantage = value
-        for row in rows:
-            row.advantage = (row.score if row.centred else row.advantage) * row.weight
-
-    def _micro_batch(self, rows: list[_Row], tokens: int, sequences: int, with_old: bool) -> RolloutBatch:
-        batch = pad_rows([r.ids for r in rows], [r.start for r in rows], self.policy.pad_id)
-        batch.num_tokens, batch.num_sequences, batch.uids = tokens, sequences, tuple(r.uid for r in rows)
-        batch.kl_in_reward = sum(r.kl for r in rows)
-        shape = batch.mask.shape
-        dtype = torch.float64 if next(self.policy.parameters()).dtype == torch.float64 else torch.float32
-        batch.advantages = torch.zeros(shape, dtype=dtype)
-
-        def table(values: list[Tensor | None]) -> Tensor:
-            out = torch.zeros(shape, dtype=dtype)
-            for i, (row, value) in enumerate(zip(rows, values, strict=True)):
-                assert value is not None
-                out[i, row.start : len(row.ids)] = value
-            return out
-
-        for i, row in enumerate(rows):
-            batch.advantages[i, row.start : len(row.ids)] = row.advantage
-            if row.token_scores is not None:
-                batch.advantages[i, row.start : len(row.ids)] += row.token_scores.to(dtype)
-        if with_old:
-            batch.old_logp = table([r.old for r in rows])
-        if self.objective.beta > 0 and self.objective.kl_in == "loss":
-            batch.ref_logp = table([r.ref for r in rows])
-        if rows and all(r.sampler is not None for r in rows):
-            batch.sampler_logp = table([torch.tensor(r.sampler) for r in rows])
-        return batch
 
     # -- one micro-batch ---------------------------------------------------------------------------------------------
 
@@ -493,7 +434,7 @@ class SeRLModule(pl.LightningModule):
         }
         trainer = self._trainer
         if trainer is not None and trainer.state.fn == "fit" and "loops" in checkpoint:
-            _settle(checkpoint["loops"]["fit_loop"], trainer, self.evaluated_at)
+            settle(checkpoint["loops"]["fit_loop"], trainer, self.evaluated_at)
 
     def _check_names(self, found: set[str]) -> None:
         """Loading is not strict, so that adapters load alone: whatever else is missing must be noticed here."""
@@ -521,78 +462,3 @@ class SeRLModule(pl.LightningModule):
             twin = self._freeze_copy(who)
             twin.load_state_dict(state)
             twin.moved = True
-
-
-def _rows(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[_Row]:
-    """The responses that enter the loss, in the order of their groups."""
-    return list(_iterate_rows(groups, verdicts))
-
-
-def _iterate_rows(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> Iterator[_Row]:
-    for number, (group, verdict) in enumerate(zip(groups, verdicts, strict=True)):
-        if not group.instruction.train:
-            continue
-        scores, weights = verdict.scores.tolist(), verdict.weight.tolist()
-        for k, completion in enumerate(group.completions):
-            if weights[k] > 0 and completion.token_ids and group.prompt_ids:
-                yield _Row(
-                    ids=tuple(group.prompt_ids) + tuple(completion.token_ids),
-                    start=len(group.prompt_ids),
-                    uid=group.instruction.uid,
-                    group=number,
-                    score=scores[k],
-                    weight=weights[k],
-                    centred=verdict.centred,
-                    sampler=completion.logprobs,
-                    token_scores=None if verdict.token_scores is None else verdict.token_scores[k],
-                )
-
-
-def _settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None) -> None:
-    """Put Lightning's saved counters at the last whole optimizer step, whatever was going on when they were saved.
-
-    The gradients of an unfinished accumulation window are not in the checkpoint, so its micro-batches must come again.
-    Lightning's own counters, taken in mid-flight, also lose an evaluation that was due, or a whole epoch if it had just
-    begun.
-
-    Args:
-        loops: State of the fit loop; changed in place.
-        trainer: The trainer that is being saved.
-        evaluated_at: Step of the last evaluation that came to its end.
-    """
-    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
-    current, total = batches["current"], batches["total"]
-    evaluation = loops["epoch_loop.val_loop.batch_progress"]
-    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-    due = False
-    if epochs["total"]["started"] == epochs["total"]["processed"]:  # between two epochs
-        for span in ("current", "total"):
-            epochs[span]["ready"] = epochs[span]["started"]
-        _count(current, 0)
-        _count(total, total["processed"])
-        steps["current"]["ready"] = steps["current"]["completed"] = 0
-        batches["is_last_batch"] = False
-    else:
-        accumulate = trainer.accumulate_grad_batches
-        whole = int(min(steps["current"]["completed"] * accumulate, trainer.num_training_batches))
-        surplus = current["processed"] - whole
-        if abs(surplus) > accumulate:  # not a clock that ticks once in `accumulate` batches: leave it alone
-            return
-        fetcher, loop = trainer.fit_loop._data_fetcher, trainer.fit_loop.epoch_loop
-        if current["ready"] > whole:
-            batches["is_last_batch"] = False  # it speaks of a batch that will come again
-        elif whole and fetcher is not None and evaluated_at != trainer.global_step:
-            due = loop._should_check_val_fx(fetcher)
-        _count(total, total["processed"] - surplus)
-        _count(current, whole)
-    # what Lightning reads as "stopped in the middle of an evaluation" makes it evaluate, from the first batch on
-    _count(evaluation["current"], 0)
-    _count(evaluation["total"], 0)
-    if due:
-        evaluation["total"]["ready"] = evaluation["total"]["started"] = 1
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - due
-
-
-def _count(counters: dict[str, int], value: int) -> None:
-    for name in counters:
-        counters[name] = value

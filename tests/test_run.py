@@ -142,7 +142,8 @@ def test_one_cycle_and_plateau_schedules(tmp_path):
     assert cli("fit", *small(root, rounds=2), *one_cycle, "--trainer.max_steps", 1).status == 0
     ended = cli("fit", *small(root, rounds=2), *one_cycle, "--ckpt_path", "last", "--trainer.max_epochs", 2)
     assert ended.status == 0, ended.err
-    plateau = ["--model.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor", "loss"]
+    plateau = ["--model.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"]
+    plateau += ["--model.lr_scheduler.monitor", "loss"]
     ended = cli("fit", *small(tmp_path / "plateau", rounds=1), *plateau)
     assert ended.status == 0, ended.err
 
