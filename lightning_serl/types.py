@@ -189,8 +189,8 @@ class RolloutBatch:
         sampler_logp: (B, T) float32 as the engine reported them, or ``None``.
         num_tokens: Loss tokens of the whole optimizer step, over all ranks and micro-batches.
         num_sequences: Responses of the whole optimizer step with at least one loss token.
-        kl_in_reward: Sum over these rows of the divergence that was taken off their reward; 0 if none was.
         uids: Instruction uid of each row; empty for an empty slot.
+        kl_in_reward: Sum over these rows of the divergence that was taken off their reward; 0 if none was.
     """
 
     _TENSORS = (
@@ -211,8 +211,8 @@ class RolloutBatch:
         sampler_logp: Tensor | None = None,
         num_tokens: int = 1,
         num_sequences: int = 1,
-        kl_in_reward: float = 0.0,
         uids: Sequence[str] = (),
+        kl_in_reward: float = 0.0,
     ) -> None:
         self.input_ids, self.attention_mask = input_ids, attention_mask
         self.position_ids, self.mask = position_ids, mask
