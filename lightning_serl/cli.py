@@ -10,7 +10,9 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -335,6 +337,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     watch = _Watch()
     status, message = 0, ""
+    former = _heed_sigterm(watch)
     try:
         _build(args, watch)
     except _Refused as error:
@@ -360,14 +363,35 @@ def main(args: Sequence[str] | None = None) -> int:
         _debug()
     finally:
         os.environ.pop(_RUN_VARIABLE, None)
+        if former is not None:
+            signal.signal(signal.SIGTERM, former)
     sys.stdout.flush()
-    if status and not watch.began:
+    if status in (1, 2) and not watch.began:
         _leave_no_trace(watch)
     if watch.root is not None and (status == 0 or watch.began):
         print(f"run: {watch.root}", flush=True)
     if status:
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
     return status
+
+
+def _heed_sigterm(watch: _Watch) -> Any:
+    """End with a sentence and status 143 also where Lightning does not listen yet; returns the former handler."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def handler(number: int, frame: Any) -> None:
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            return  # Lightning listens too by now, and ends the run after the batch at hand
+        # outside a Trainer there is nothing to save; an exception raised here could be swallowed by an import
+        if watch.began:
+            os.write(1, f"run: {watch.root}\n".encode())
+        os.write(2, b"error: stopped by SIGTERM\n")
+        os._exit(143)
+
+    former = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, handler)
+    return former
 
 
 def _leave_no_trace(watch: _Watch) -> None:
