@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from lightning_serl.answers import strip_thinking
 from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
 
@@ -331,7 +332,6 @@ STYLES = ("default", "serl")
 _NUMBER = re.compile(r"^[ \t]*(?:\*\*|#+[ \t]+)?(\d{1,4})(?:[.)](?:\*\*)?(?:\s+|$)|[、．）][ \t]*)", re.MULTILINE)
 # Finds what `\d+\.\s+(.*?)(?=\n\d+\.\s+|$)` finds, without trying every start in a long run of digits.
 _SERL_ITEM = re.compile(r"(?<!\d)\d++\.\s+(.*?)(?=\n\d++\.\s+|$)", re.DOTALL)
-_THINK = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 # Words that open a solution, where a line or sentence begins; the colon keeps "Answer the question" out.
 _SOLUTION_WORDS = (
@@ -403,12 +403,6 @@ def parse_instructions(
 def serl_normalise(text: str) -> str:
     """What SeRL's code makes of a problem: one line, the first letter large, every other letter small."""
     return _one_line(text).capitalize()
-
-
-def strip_thinking(text: str) -> str:
-    """The text without ``<think>`` sections, closed or not, and without one that the prompt had opened."""
-    text = _THINK.sub("", text)
-    return text.rpartition("</think>")[2]
 
 
 def has_solution(text: str) -> bool:
