@@ -61,6 +61,31 @@ def _preset_path(name: str) -> str:
     return str(files("lightning_serl") / "configs" / f"{name}.yaml")
 
 
+def _split_extends(name: str) -> tuple[list[str], str | None]:
+    """The files that a configuration file extends, and its text without that entry; ``None`` where it extends none.
+
+    ``extends`` is a list of ``preset:NAME`` and of files, which are looked up from the folder of the file.
+    """
+    import yaml
+
+    path = Path(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return [], None  # whatever is wrong with it is told where it is read as a configuration
+    entries = node.value if isinstance(node, yaml.MappingNode) else []
+    for key, value in entries:
+        if key.value == "extends":
+            found = yaml.safe_load(text[value.start_mark.index : value.end_mark.index])
+            if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+                raise _Refused("extends must be a list of preset:NAME and file names, as in extends: [preset:serl]")
+            extended = [one if one.startswith("preset:") else str(path.parent / one) for one in found]
+            rest = text[: key.start_mark.index] + text[value.end_mark.index :]
+            return extended, rest if yaml.compose(rest) is not None else ""
+    return [], None
+
+
 def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
     """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli`` is cheap."""
     from jsonargparse import ActionConfigFile, Namespace
@@ -78,13 +103,24 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
         """A configuration file, or ``preset:NAME`` for a packaged one."""
 
         def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-            if str(values).startswith("preset:"):
-                values = _preset_path(str(values).removeprefix("preset:"))
+            self._apply(parser, cfg, str(values), ())
+
+        def _apply(self, parser: Any, cfg: Any, values: str, above: tuple[str, ...]) -> None:
+            """Merge one file, after the ones it extends."""
+            if values in above:
+                raise _Refused(f"{values} extends itself ({' extends '.join((*above, values))}); remove one extends")
+            named = values
+            if values.startswith("preset:"):
+                values = _preset_path(values.removeprefix("preset:"))
             try:
-                super().__call__(parser, cfg, str(values), option_string)
+                extended, rest = _split_extends(values)
+                for other in extended:
+                    self._apply(parser, cfg, other, (*above, named))
+                if rest != "":
+                    super().__call__(parser, cfg, values if rest is None else rest)
             except (_Refused, TypeError, ValueError, OSError) as error:
                 said = str(error) if isinstance(error, _Refused) else refusal(_without_key(error), option_names(parser))
-                raise _Refused(said if str(values) in said else f"{str(values)[-120:]}: {said}") from error
+                raise _Refused(said if values in said or above else f"{values[-120:]}: {said}") from error
 
     class Parser(LightningArgumentParser):
         """Raises what it would print, so that there is one place where errors are told."""

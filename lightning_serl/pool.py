@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lightning_serl.types import Instruction
 from lightning_serl.words import tokenise
 
-STATUSES = ("seed", "accepted", "kept")
+STATUSES = ("seed", "accepted", "spent", "kept")
 
 # The bound is 2*overlap/(m+n), the score rouge_score's float operations on p and r: they may differ in the last bits.
 _SLACK = 1e-9
@@ -62,7 +62,7 @@ class _Query:
 
 
 class InstructionPool:
-    """All instructions of a run: the seeds, what was accepted, and of that what was kept for training.
+    """All instructions of a run: ``seed``, ``accepted`` (waiting), ``spent`` (answered), ``kept`` for training.
 
     Novelty compares with all of them; few-shot exemplars come from seeds and kept ones. Labels are not stored.
 
@@ -103,7 +103,7 @@ class InstructionPool:
 
     @property
     def statuses(self) -> list[str]:
-        """``seed``, ``accepted`` or ``kept`` for each problem, in the order of :attr:`texts`."""
+        """One of :data:`STATUSES` for each problem, in the order of :attr:`texts`."""
         return list(self._statuses)
 
     @property
@@ -130,7 +130,7 @@ class InstructionPool:
 
         Args:
             text: The problem; a plain text gets the uid ``pool-INDEX``.
-            status: ``seed``, ``accepted`` or ``kept``.
+            status: One of :data:`STATUSES`.
 
         Returns:
             Its index.
@@ -172,6 +172,13 @@ class InstructionPool:
         if self._statuses[index] != "seed":
             self._statuses[index] = "kept"
 
+    def mark_spent(self, uids: Iterable[str]) -> None:
+        """Note that accepted instructions no longer wait to be answered; uids of others are passed over."""
+        for uid in uids:
+            index = self._by_uid.get(uid)
+            if index is not None and self._statuses[index] == "accepted":
+                self._statuses[index] = "spent"
+
     def nearest(self, text: str | Instruction) -> tuple[float, int]:
         """The largest ROUGE-L F of ``text`` with any entry, and the first entry that reaches it.
 
@@ -201,19 +208,22 @@ class InstructionPool:
                 best, best_index = score, index
         return best, best_index
 
-    def similar(self, text: str | Instruction, threshold: float) -> int | None:
+    def similar(
+        self, text: str | Instruction, threshold: float, among: tuple[str, ...] | None = None
+    ) -> int | None:
         """An entry that ``text`` repeats: the same text, or the first whose ROUGE-L F exceeds ``threshold``.
 
         Args:
             text: The problem to compare.
             threshold: Scores strictly above it count as a repetition.
+            among: Compare with entries of these statuses only, and by ROUGE-L alone; with all by default.
 
         Returns:
             The index of the entry, or ``None`` if ``text`` is new.
         """
         full = _full_text(text)
         same = self._by_text.get(_plain(full))
-        if same is not None:
+        if same is not None and among is None:
             return same
         query = _Query(tokenise(full), self._vocabulary)
         if not query.features:
@@ -221,6 +231,8 @@ class InstructionPool:
         overlap = self._overlap(query)
         possible = 2.0 * overlap >= (threshold - _SLACK) * (np.asarray(self._lengths) + query.length)
         for index in np.flatnonzero(possible & (overlap > 0)):
+            if among is not None and self._statuses[index] not in among:
+                continue
             if self._score(query, int(index)) > threshold:
                 return int(index)
         return None

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from lightning_serl.answers import strip_thinking
 from lightning_serl.errors import InputError
+from lightning_serl.published import writing as published
 from lightning_serl.types import Instruction
 
 _ANSWER_FORMATS = {
@@ -40,6 +41,8 @@ class SolveTemplate:
             "" for none.
         stop: Strings that end a response; by default none under a chat template, and for a base model the words that
             would open the next problem.
+        bos: Begin with the tokenizer's beginning-of-sequence token where it adds one by itself; SeRL's published
+            rollouts go without.
 
     Raises:
         InputError: if a template lacks ``{problem}`` or names an unknown place, or a stop string is empty.
@@ -52,6 +55,7 @@ class SolveTemplate:
     plain: str = "Question: {problem}\n{answer_format}\nSolution:"
     answer_format: str | None = None
     stop: list[str] | None = None
+    bos: bool = True
 
     def __post_init__(self) -> None:
         for name in ("text", "plain"):
@@ -87,7 +91,10 @@ class SolveTemplate:
             InputError: if a chat template is asked for and there is none, or it cannot be filled.
         """
         chat = _uses_chat(tokenizer, self.chat)
-        return _encode(tokenizer, self.render(instruction, grader_name, chat), self.system, chat, self.chat_kwargs)
+        ids = _encode(tokenizer, self.render(instruction, grader_name, chat), self.system, chat, self.chat_kwargs)
+        if not self.bos and tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]:
+            del ids[0]
+        return ids
 
     def stop_strings(self, tokenizer: Any) -> list[str]:
         """The strings that end a response.
@@ -330,8 +337,6 @@ class Item:
 #: The default rules, and those of SeRL's published code.
 STYLES = ("default", "serl")
 _NUMBER = re.compile(r"^[ \t]*(?:\*\*|#+[ \t]+)?(\d{1,4})(?:[.)](?:\*\*)?(?:\s+|$)|[、．）][ \t]*)", re.MULTILINE)
-# Finds what `\d+\.\s+(.*?)(?=\n\d+\.\s+|$)` finds, without trying every start in a long run of digits.
-_SERL_ITEM = re.compile(r"(?<!\d)\d++\.\s+(.*?)(?=\n\d++\.\s+|$)", re.DOTALL)
 
 # Words that open a solution, where a line or sentence begins; the colon keeps "Answer the question" out.
 _SOLUTION_WORDS = (
@@ -368,7 +373,7 @@ def split_items(
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; use one of {', '.join(STYLES)}")
     if style == "serl":
-        return [Item(serl_normalise(found)) for found in _SERL_ITEM.findall(text)]
+        return [Item(found) for found in published.read_list(text)]
     text = strip_thinking(text)
     numbers = list(_NUMBER.finditer(text))
     lead = text[: numbers[0].start()] if numbers else text
@@ -398,11 +403,6 @@ def parse_instructions(
     """
     items = split_items(text, style, first, finished)
     return [item.text for item in items if style == "serl" or (item.text and not item.truncated)]
-
-
-def serl_normalise(text: str) -> str:
-    """What SeRL's code makes of a problem: one line, the first letter large, every other letter small."""
-    return _one_line(text).capitalize()
 
 
 def has_solution(text: str) -> bool:

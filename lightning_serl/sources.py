@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning_serl.context import Context
 from lightning_serl.engines.base import Request, Sampling
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
-from lightning_serl.prompts import InstructionTemplate, split_choices, split_items
+from lightning_serl.prompts import STYLES, InstructionTemplate, split_choices, split_items
+from lightning_serl.published import writing as published
 from lightning_serl.seeding import rng_for
 from lightning_serl.types import Completion, Group, Instruction, Verdict
 
@@ -73,6 +74,7 @@ class Writing:
         prompts_per_call: Few-shot prompts sent at a time.
         template: Wording of the few-shot prompt.
         sampling: How instructions are drawn; independent of how answers are.
+        style: ``serl`` shows exemplars, cuts few-shot prompts and reads lists as SeRL's published code does.
     """
 
     exemplars: int = 8
@@ -80,8 +82,11 @@ class Writing:
     prompts_per_call: int = 8
     template: InstructionTemplate = field(default_factory=InstructionTemplate)
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024, temperature=0.8, top_p=0.95))
+    style: Literal["default", "serl"] = "default"
 
     def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise ValueError(f"writing.style must be default or serl, got {self.style!r}")
         if self.exemplars < 1:
             raise ValueError(f"writing.exemplars must be at least 1, got {self.exemplars}")
         if not 0 <= self.from_kept <= self.exemplars:
@@ -141,6 +146,10 @@ class FewShotSelfInstruction(InstructionSource):
             return Request((), seeds, sampling)
         context = ctx.policy.context_length
         sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
+        if self.writing.style == "serl":
+            shown = [replace(i, prompt=published.exemplar(i.prompt)) for i in shown]
+            cut = tuple(template.encode(ctx.policy.tokenizer, shown)[: published.PROMPT_TOKENS])
+            return Request(cut, seeds, sampling)
         while shown:
             ids = tuple(template.encode(ctx.policy.tokenizer, shown))
             if context is None or len(ids) + sampling.max_tokens <= context:
@@ -151,7 +160,7 @@ class FewShotSelfInstruction(InstructionSource):
     def _read(self, completion: Completion, first: int | None) -> list[Instruction]:
         """The problems in one completion."""
         out = []
-        for item in split_items(completion.text, first=first, finished=completion.finished):
+        for item in split_items(completion.text, self.writing.style, first, completion.finished):
             meta: dict[str, Any] = {"origin": "self"}
             problem = item.text
             if item.truncated:

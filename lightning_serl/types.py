@@ -139,6 +139,9 @@ class Verdict:
         token_scores: Per-token scores, ``n`` float tensors of the completions' lengths, added to the advantage.
         centred: The scores are advantages already; no baseline is subtracted and nothing is scaled.
         info: Facts for the log (``"tie"``, ``"unique_answers"`` ...).
+        dropped: A group filter dropped this group, and yet it takes part in the batch statistics of the advantages;
+            it is not trained on.
+        attempt: Groups of one attempt share their batch statistics, those of different attempts do not.
     """
 
     scores: Tensor
@@ -148,6 +151,8 @@ class Verdict:
     token_scores: list[Tensor] | None = None
     centred: bool = False
     info: dict[str, Any] = field(default_factory=dict)
+    dropped: bool = False
+    attempt: int = 0
 
     def __post_init__(self) -> None:
         self.scores = torch.as_tensor(self.scores, dtype=torch.float32)

@@ -127,6 +127,15 @@ def test_never_two_beginnings_and_never_an_end(tok: PreTrainedTokenizerFast, bos
         assert ids[-1] != tok.eos_token_id
 
 
+def test_a_prompt_without_its_beginning() -> None:
+    begins = ADDS_BOS.convert_tokens_to_ids(BOS)
+    problem = Instruction("P", "u")
+    bare = SolveTemplate(plain="{problem}", answer_format="", bos=False)
+    assert bare.encode(ADDS_BOS, problem, "math") == ADDS_BOS("P", add_special_tokens=False)["input_ids"]
+    assert SolveTemplate(plain="{problem}", answer_format="").encode(ADDS_BOS, problem, "math")[0] == begins
+    assert bare.encode(tokenizer(bos=False), problem, "math") == tokenizer(bos=False)("P")["input_ids"]
+
+
 def test_a_problem_that_opens_with_the_token_does_not_double_it() -> None:
     ids = SolveTemplate(plain="{problem}").encode(ADDS_BOS, Instruction(f"{BOS}P", "u"), "math")
     assert shown(ADDS_BOS, ids).startswith(f"{BOS}P")

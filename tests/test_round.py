@@ -108,3 +108,108 @@ def test_an_empty_round_says_why_and_keeps_its_events():
         assert {e["event"] for e in error.played.events} >= {"proposed", "accepted", "voted", "dropped"}  # noqa: PT017
     else:
         raise AssertionError("a round without a group was taken for one")
+
+
+# -- the published loop -----------------------------------------------------------------------------------------------
+
+
+def mixed(groups, ctx):
+    """Every other group is in the band: half of its responses agree, of the others all."""
+    return [
+        Verdict(torch.tensor([1.0, 1, 0, 0] if int(g.instruction.uid[-1]) % 2 else [1.0, 1, 1, 1])) for g in groups
+    ]
+
+
+def published(**options):
+    from lightning_serl.callbacks import DifficultyFilter
+
+    made = table(Generous(), mixed, prompts_per_round=4, style="serl", **options)
+    made.group_filters = [DifficultyFilter(style="serl")]
+    made.options = RoundOptions(samples_per_prompt=4, max_attempts=4, prompts_per_round=4, style="serl", **options)
+    return made
+
+
+def test_every_published_attempt_is_whole_and_hands_on_what_it_dropped():
+    made = published()
+    played = play_round(made, 0)
+    voted = [e["uid"] for e in played.events if e["event"] == "voted"]
+    assert len(voted) == 8, "two attempts of four, though the second lacked two groups only"
+    assert len(played.groups) == 4
+    assert [v.attempt for v in played.verdicts] == [1, 1, 2, 2]
+    assert not any(v.dropped for v in played.verdicts)
+    assert [(v.dropped, v.attempt) for _, v in played.dropped] == [(True, 1)] * 2 + [(True, 2)] * 2
+    assert all(v.weight.tolist() == [1.0] * 4 for _, v in played.dropped)
+
+
+def test_the_default_hands_on_the_survivors_alone():
+    from lightning_serl.callbacks import DifficultyFilter
+
+    made = table(Generous(), mixed, prompts_per_round=4)
+    made.options = RoundOptions(samples_per_prompt=4, max_attempts=4, prompts_per_round=4)
+    made.group_filters = [DifficultyFilter()]
+    played = play_round(made, 0)
+    assert played.dropped == []
+    assert {v.attempt for v in played.verdicts} == {0}
+
+
+def test_the_published_loop_forgets_what_was_not_answered_and_the_default_carries_it():
+    made = published()
+    first = play_round(made, 0)
+    assert made.queue == []
+    dropped = [e for e in first.events if e["event"] == "dropped" and e["reason"] == "stale"]
+    assert len(dropped) == 22, "30 written, 8 answered"
+    assert "accepted" not in made.pool.statuses
+    carries = table(Generous(), prompts_per_round=4)
+    play_round(carries, 0)
+    assert len(carries.queue) == 26
+    assert carries.pool.statuses.count("accepted") == 26
+
+
+def test_the_published_loop_shows_surplus_groups_as_exemplars():
+    def in_band(groups, ctx):
+        return [Verdict(torch.tensor([1.0, 1, 0, 0])) for _ in groups]
+
+    made = published()
+    made.rewards = {"solve": lambda groups, ctx: mixed(groups, ctx) if made.pool.kept == [] else in_band(groups, ctx)}
+    played = play_round(made, 0)
+    assert len(played.groups) == 4
+    assert len(made.pool.kept) == 6, "two of the second attempt's four had no room"
+    assert sum(e["event"] == "kept" for e in played.events) == 4
+
+
+# -- over-long responses ----------------------------------------------------------------------------------------------
+
+
+class Cut(Everything):
+    """Four responses, the third cut off by length."""
+
+    def get(self, prompt, default=None):
+        return [(text, i != 2) for i, text in enumerate(ANSWERS)]
+
+
+def test_truncated_responses_can_be_kept_out():
+    for mask in (False, True):
+        made = table(Generous(), prompts_per_round=2, mask_truncated=mask)
+        made.engine._texts = Cut()
+        played = play_round(made, 0)
+        assert [v.weight.tolist() for v in played.verdicts] == [[1, 1, 0 if mask else 1, 1]] * 2
+
+
+def test_long_responses_can_cost_score_but_not_their_place():
+    from lightning_serl.callbacks import DifficultyFilter
+    from lightning_serl.engines.base import RolloutEngine
+    from lightning_serl.types import Completion
+
+    class Lengths(ReplayEngine):
+        def generate(self, requests, who="policy"):
+            for i, _ in enumerate(requests):
+                lengths = [10, 70, 90, 100]
+                yield i, [Completion(tuple(range(n)), t) for n, t in zip(lengths, ANSWERS, strict=True)]
+
+    assert issubclass(Lengths, RolloutEngine)
+    made = table(Generous(), prompts_per_round=2, overlong_buffer=40)
+    made.engine, made.sampling = Lengths({"any": ANSWERS}), Sampling(max_tokens=100)
+    made.group_filters = [DifficultyFilter(0.5, 0.5)]
+    played = play_round(made, 0)
+    assert [[round(s, 6) for s in v.scores.tolist()] for v in played.verdicts] == [[1.0, 0.75, -0.75, -1.0]] * 2
+    assert [e["scores"] for e in played.events if e["event"] == "voted"] == [[1.0, 1.0, 0.0, 0.0]] * 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
@@ -13,7 +12,8 @@ from lightning.pytorch import Callback
 
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
-from lightning_serl.prompts import STYLES, has_solution, serl_normalise, split_choices
+from lightning_serl.prompts import STYLES, has_solution, split_choices
+from lightning_serl.published import filters as published
 from lightning_serl.types import Group, Instruction, Verdict
 from lightning_serl.words import count_words
 
@@ -98,7 +98,7 @@ class QualityFilter(InstructionFilter):
             raise InputError(f"QualityFilter: keywords must be a list of words, not {keywords!r}; use [] for none")
         self.keywords = keywords
         self.require_choices = require_choices
-        chosen = keywords if keywords is not None else _SERL_KEYWORDS if style == "serl" else None
+        chosen = keywords if keywords is not None else published.KEYWORDS if style == "serl" else None
         self._keyword = _MISSING_PICTURE if chosen is None else _phrases(chosen)
 
     @property
@@ -154,21 +154,7 @@ class QualityFilter(InstructionFilter):
         return "solution_leak" if has_solution(options) else None
 
     def _reject_serl(self, text: str) -> str | None:
-        text = serl_normalise(text)
-        words = len(text.split())
-        if not text:
-            return "empty"
-        if words < self.min_words:
-            return "too_short"
-        if words > self.max_words:
-            return "too_long"
-        if self._keyword.search(text):
-            return "keyword"
-        if text.startswith("Write a program"):
-            return "write_a_program"
-        if text[0] in string.punctuation:
-            return "punctuation"
-        return None if text[0].isascii() else "non_ascii"
+        return published.reject(text, self.min_words, self.max_words, self._keyword)
 
     def _lacks_choices(self, instruction: Instruction | str, pool: InstructionPool | None) -> bool:
         required = self.require_choices
@@ -182,25 +168,29 @@ class QualityFilter(InstructionFilter):
 
 
 class NoveltyFilter(InstructionFilter):
-    """Rejects proposals that repeat a seed or anything accepted before.
+    """Rejects proposals that repeat an earlier problem.
 
     Args:
         threshold: The largest ROUGE-L F with any earlier problem that still passes, above 0 and at most 1.
+        style: ``default`` compares with the seeds and everything that was ever accepted; ``serl`` with the seeds and
+            what waits to be answered, as SeRL's published code does, which forgets everything else.
 
     Raises:
-        InputError: for a threshold outside (0, 1].
+        InputError: for a threshold outside (0, 1] or an unknown style.
     """
 
-    def __init__(self, threshold: float = 0.7) -> None:
+    def __init__(self, threshold: float = 0.7, style: Literal["default", "serl"] = "default") -> None:
         super().__init__()
         if not 0 < threshold <= 1:
             raise InputError(f"NoveltyFilter: threshold {threshold} is out of range; it must be above 0 and at most 1")
-        self.threshold = threshold
+        if style not in STYLES:
+            raise InputError(f"NoveltyFilter: unknown style {style!r}; use default or serl")
+        self.threshold, self.style = threshold, style
 
     @property
     def state_key(self) -> str:
         """Tells filters of one class apart by their options."""
-        return self._generate_state_key(threshold=self.threshold)
+        return self._generate_state_key(threshold=self.threshold, style=self.style)
 
     def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> str | None:
         """Why a proposal is not new.
@@ -212,9 +202,10 @@ class NoveltyFilter(InstructionFilter):
         Returns:
             ``duplicate`` or ``None``.
         """
-        if pool is None or pool.similar(instruction, self.threshold) is None:
+        if pool is None:
             return None
-        return "duplicate"
+        among = ("seed", "accepted") if self.style == "serl" else None
+        return None if pool.similar(instruction, self.threshold, among) is None else "duplicate"
 
 
 class DifficultyFilter(GroupFilter):
@@ -268,7 +259,7 @@ class DifficultyFilter(GroupFilter):
         if bool((scores < 0).any()) or bool((scores > 1).any()):
             return None
         if self.style == "serl":
-            mean, slack = scores.mean().item(), 0.0
+            mean, slack = published.mean_score(scores), 0.0
         else:
             mean, slack = math.fsum(scores.tolist()) / len(scores), _ROUNDING
         if mean < self.low - slack:
@@ -331,12 +322,7 @@ def _is_ascii_word(char: str) -> bool:
     return char.isascii() and char.isalnum()
 
 
-_MAX_WORDS = {"default": 600, "serl": 150}
-
-_SERL_KEYWORDS = (
-    *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps"),
-    *("draw", "plot", "go to"),
-)
+_MAX_WORDS = {"default": 600, "serl": published.MAX_WORDS}
 
 # "The graph of y = x" and "the image of a point" are plain mathematics: only references to something shown count.
 _DRAWN = "figure|diagram|illustration|sketch"

@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lightning_serl import objectives
 from lightning_serl.answers.base import AnswerGrader
 from lightning_serl.context import Context
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import EmptyRound
 from lightning_serl.pool import InstructionPool
-from lightning_serl.prompts import SolveTemplate
+from lightning_serl.prompts import STYLES, SolveTemplate
 from lightning_serl.ranks import Ranks
 from lightning_serl.sources import InstructionSource
 from lightning_serl.types import Group, Instruction, Verdict
@@ -43,6 +44,12 @@ class RoundOptions:
         max_waves: Waves of follow-up instructions after the first answers; 0 for SeRL.
         max_derived: Follow-ups of one group at most.
         max_prompt_tokens: Longer solve prompts are skipped and counted, never cut; null allows what fits the model.
+        mask_truncated: Keep responses that were cut off by length out of the loss, the baseline and the difficulty.
+        overlong_buffer: The last this many tokens before ``max_tokens`` cost up to one point of score (DAPO's soft
+            punishment, 2503.14476, eq. 13); 0 for none. Filters judge the scores before it.
+        style: ``serl`` follows SeRL's published code: every attempt answers ``prompts_per_round`` problems, its
+            advantages are normalised over all its groups before the difficulty filter drops some, surplus groups
+            still serve as exemplars, and problems left unanswered at the end of the round are forgotten.
     """
 
     prompts_per_round: int = 16
@@ -51,6 +58,9 @@ class RoundOptions:
     max_waves: int = 0
     max_derived: int = 4
     max_prompt_tokens: int | None = None
+    mask_truncated: bool = False
+    overlong_buffer: int = 0
+    style: Literal["default", "serl"] = "default"
 
     def __post_init__(self) -> None:
         if self.samples_per_prompt < 2:
@@ -62,6 +72,10 @@ class RoundOptions:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_waves < 0:
             raise ValueError(f"max_waves must be 0 or above, got {self.max_waves}")
+        if self.overlong_buffer < 0:
+            raise ValueError(f"overlong_buffer must be 0 or above, got {self.overlong_buffer}")
+        if self.style not in STYLES:
+            raise ValueError(f"style must be default or serl, got {self.style!r}")
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be at least 1 or null, got {self.max_prompt_tokens}")
 
@@ -158,6 +172,8 @@ class Round:
         number: From 0.
         groups: The surviving groups (linked follow-ups included), in the order of their instructions.
         verdicts: Their verdicts, group weights folded in.
+        dropped: Under ``style="serl"`` the groups that the filters dropped, marked as such in their verdicts: they
+            take part in the statistics of their attempt and in nothing else.
         events: The ledger's rows, in order.
         stats: Numbers for the log.
         samples: A few groups with their verdicts, dropped ones too.
@@ -166,6 +182,7 @@ class Round:
     number: int
     groups: list[Group] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    dropped: list[tuple[Group, Verdict]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     stats: dict[str, float] = field(default_factory=dict)
     samples: list[tuple[Group, Verdict]] = field(default_factory=list)
@@ -200,6 +217,7 @@ class _Play:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.next_uid = 0
+        self.published = table.options.style == "serl"
 
     def run(self) -> Round:
         options, table = self.table.options, self.table
@@ -209,6 +227,8 @@ class _Play:
             missing = options.prompts_per_round - survived
             # what this round has yielded so far says how many prompts the missing groups will take
             want = missing if not tried else min(options.prompts_per_round, ceil(missing * tried / max(1, survived)))
+            if self.published:
+                want = options.prompts_per_round
             roots = self.take(want)
             if not roots:
                 break
@@ -216,7 +236,9 @@ class _Play:
             groups, verdicts = self.answer(roots)
             seen.extend(zip(groups, verdicts, strict=True))
             tried += len(roots)
-            survived += self.keep(groups, verdicts, missing)
+            survived += self.keep(groups, verdicts, missing, attempts)
+        if self.published:
+            self.forget()
         self.source.observe([g for g, _ in seen], [v for _, v in seen])
         kept = {g.instruction.uid for g in self.round.groups}
         self.round.samples = seen[:2] + [pair for pair in seen[2:] if pair[0].instruction.uid in kept][:2]
@@ -256,12 +278,21 @@ class _Play:
                 tick(min(gained, missing))
             barren = 0 if gained else barren + 1
         taken = waiting()[: max(0, want - len(ready))]
-        table.queue[:] = [i for i in table.queue if i.uid not in {t.uid for t in taken}]
+        leaving = {t.uid for t in taken}
+        table.queue[:] = [i for i in table.queue if i.uid not in leaving]
+        table.pool.mark_spent(leaving)
         return [*ready, *taken]
+
+    def forget(self) -> None:
+        """Give up what was accepted and not answered."""
+        for instruction in self.table.queue:
+            self.event(instruction.uid, "dropped", reason="stale")
+        self.table.pool.mark_spent(i.uid for i in self.table.queue)
+        self.table.queue.clear()
 
     def named(self, group: Group) -> Group:
         instruction = group.instruction if group.instruction.uid else replace(group.instruction, uid=self.uid())
-        self.event(instruction.uid, "proposed", prompt=instruction.prompt)
+        self.event(instruction.uid, "proposed", **_written(instruction))
         self.event(instruction.uid, "accepted")
         return replace(group, instruction=instruction)
 
@@ -274,7 +305,7 @@ class _Play:
         table = self.table
         if not instruction.uid:
             instruction = replace(instruction, uid=self.uid())
-        self.event(instruction.uid, "proposed", prompt=instruction.prompt)
+        self.event(instruction.uid, "proposed", **_written(instruction))
         made = self.source.filtered and instruction.role == "solve" and instruction.meta.get("origin") != "seed"
         reason = "truncated_item" if instruction.meta.get("truncated") else None
         if reason is None and made:
@@ -355,7 +386,7 @@ class _Play:
                 continue
             child = replace(child, uid=child.uid or f"{parent}.{child.link.relation}{taken[parent]}")
             root = root_of[child.uid] = root_of[parent]
-            followed.append((root, {"uid": child.uid, "event": "proposed", "prompt": child.prompt}))
+            followed.append((root, {"uid": child.uid, "event": "proposed", **_written(child)}))
             if self.table.too_long(child):
                 followed.append((root, {"uid": child.uid, "event": "rejected", "reason": "over_long_prompt"}))
                 continue
@@ -406,11 +437,15 @@ class _Play:
                 if not all(bool(torch.isfinite(n).all()) for n in numbers):
                     raise ValueError(f"the reward of role {role!r} gave a score or weight that is not a finite number")
                 ctx.verdicts[group.instruction.uid] = verdict
+        if self.table.options.mask_truncated:
+            for group in groups:
+                uid = group.instruction.uid
+                ctx.verdicts[uid] = _without_truncated(group, ctx.verdicts[uid])
         return ctx.verdicts
 
     # -- filtering -------------------------------------------------------------------------------------------------
 
-    def keep(self, groups: list[Group], verdicts: list[Verdict], room: int) -> int:
+    def keep(self, groups: list[Group], verdicts: list[Verdict], room: int, attempt: int) -> int:
         """Weigh all groups and keep the survivors; returns how many families survived, ``room`` at most."""
         table = self.table
         weights = [1.0] * len(groups)
@@ -433,18 +468,34 @@ class _Play:
         chosen = [family for family, left in alive.items() if left][:room]
         for group, verdict, weight, reason in zip(groups, verdicts, weights, reasons, strict=True):
             uid = group.instruction.uid
+            if self.published and weight > 0 and uid in table.pool:
+                table.pool.mark_kept(uid)  # before it is known whether there is room for it
             if weight > 0 and family_of[uid] not in chosen:
                 # a surplus group would be a step old when its turn came
                 weight, reason = 0.0, "stale" if alive[family_of[uid]] else "no_spread"
+            shaped = self.shape(group, verdict, attempt)
             if weight == 0:
                 self.event(uid, "dropped", reason=reason or "no_spread")
+                if self.published:
+                    self.round.dropped.append((group, replace(shaped, dropped=True)))
                 continue
             self.event(uid, "kept")
             if uid in table.pool:
                 table.pool.mark_kept(uid)
             self.round.groups.append(group)
-            self.round.verdicts.append(verdict.scaled(weight))
+            self.round.verdicts.append(shaped.scaled(weight))
         return len(chosen)
+
+    def shape(self, group: Group, verdict: Verdict, attempt: int) -> Verdict:
+        """What the loss sees of a verdict, after the filters saw all of it."""
+        options = self.table.options
+        if self.published:
+            verdict = replace(verdict, attempt=attempt)
+        if not options.overlong_buffer or verdict.centred:
+            return verdict
+        lengths = torch.tensor([len(c.token_ids) for c in group.completions])
+        penalty = objectives.overlong_penalty(lengths, self.table.sampling.max_tokens, options.overlong_buffer)
+        return replace(verdict, scores=verdict.scores + penalty)
 
     # -- accounts ----------------------------------------------------------------------------------------------------
 
@@ -500,3 +551,16 @@ class _Play:
         for reason, count in sorted(self.reasons.items()):
             out[f"serl/reason/{reason}"] = float(count)
         return out
+
+
+def _written(instruction: Instruction) -> Event:
+    """What the ledger says of a proposal: enough to offer it to another run."""
+    choices, role = instruction.meta.get("choices"), instruction.role
+    facts: Event = {"prompt": instruction.prompt}
+    return facts | ({"choices": list(choices)} if choices else {}) | ({"role": role} if role != "solve" else {})
+
+
+def _without_truncated(group: Group, verdict: Verdict) -> Verdict:
+    """The verdict with weight 0 for responses that were cut off."""
+    finished = torch.tensor([float(c.finished) for c in group.completions])
+    return replace(verdict, weight=verdict.weight * finished)

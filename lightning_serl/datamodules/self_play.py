@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
 from lightning_serl.datamodules import preflight
+from lightning_serl.datamodules.earlier import read_pool
 from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.datamodules.problems import Fields, read_problems
@@ -61,6 +62,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         max_tokens: Longest answer, in tokens.
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
+        pool_from: Folders of earlier runs whose problems count as written already, the kept ones as exemplars.
         predict_to: File that ``predict`` writes self-made problems with voted answers to; by default
             ``predictions.jsonl`` in the run folder.
         seed: Seed of every random choice of the stream; by default the one of ``seed_everything``, else 0.
@@ -86,6 +88,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
         predict_to: str | None = None,
         seed: int | None = None,
+        pool_from: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if rounds_per_epoch < 1:
@@ -107,10 +110,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch = rounds_per_epoch
         self.evaluation, self.predict_to = evaluation, predict_to
+        self.pool_from = [pool_from] if isinstance(pool_from, str) else list(pool_from or ())
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
 
         self.seed_problems: list[Instruction] = []
         self.evaluation_problems: dict[str, list[Instruction]] = {}
+        self._earlier: list[list[tuple[Instruction, str]]] = []
         self._table: Table | None = None
         self._started_for: Policy | str | None = "not started"
         self._restored: dict[str, Any] | None = None
@@ -190,6 +195,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             if self.writes:
                 preflight.check_exemplars(self.seeds, len(self.seed_problems), self.writing.exemplars)
             self._table = None  # one made by an earlier validation knows no seeds
+        if wanted and self.pool_from and not self._earlier:
+            self._earlier = [read_pool(name) for name in self.pool_from]
+            self._table = None
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
@@ -205,7 +213,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         trainer = self.trainer
         policy = self._policy()
         if self._table is None:
-            pool = InstructionPool(self.seed_problems)
+            pool = self._make_pool()
             default = LabelElseVote(self.grader)
             solve_reward = default if self._reward_name is None else named_reward(self._reward_name, self.grader, self.seed)
             self._table = Table(
@@ -233,6 +241,15 @@ class SelfPlayDataModule(pl.LightningDataModule):
             state, self._restored = self._restored, None
             self._restore(table, state)
         return table
+
+    def _make_pool(self) -> InstructionPool:
+        pool = InstructionPool(self.seed_problems)
+        seeds = set(pool.texts)  # a run on its seeds has proposed them too
+        for place, problems in enumerate(self._earlier):
+            for problem, status in problems:
+                if problem.prompt not in seeds:
+                    pool.add(replace(problem, uid=f"earlier-{place}-{problem.uid}"), status)
+        return pool
 
     def _policy(self) -> Policy | None:
         module = self.trainer.lightning_module

@@ -45,7 +45,9 @@ class SelfPlayStream:
             if number != data.rounds - 1 or not data._pending:
                 data.rounds = number
                 played = data.play()
-                data.commit(played, trainer.lightning_module.experience(played.groups, played.verdicts))
+                groups = [*played.groups, *(g for g, _ in played.dropped)]
+                verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
+                data.commit(played, trainer.lightning_module.experience(groups, verdicts))
             yield data._pending[data.ranks.rank][place]
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Sampling:
         top_p: Nucleus share; 1 keeps everything.
         top_k: Number of most likely tokens kept; 0 keeps everything.
         stop: Strings that end a completion; they are not part of its text.
+        presence_penalty: Taken off the logit of every token that the completion already holds, before the temperature;
+            between -2 and 2.
     """
 
     max_tokens: int = 1024
@@ -34,6 +36,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -44,6 +47,8 @@ class Sampling:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 or above, got {self.top_k}")
+        if not -2 <= self.presence_penalty <= 2:
+            raise ValueError(f"presence_penalty must lie between -2 and 2, got {self.presence_penalty}")
 
     def with_stop(self, stop: Sequence[str]) -> Sampling:
         """The same sampling with these stop strings added."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,9 +127,14 @@ class TransformersEngine(RolloutEngine):
         # special tokens are not decoded, so a stop string that is one can only be met by its id
         special = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content in sampling.stop]
         ends = torch.tensor([*self.policy.end_ids, *special])
+        held = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None
         for step in range(limit):
             self.poll()
+            if held is not None:
+                logits = logits - sampling.presence_penalty * held
             chosen, logp = _choose(logits, sampling, None if draws is None else draws[live, step].to(device))
+            if held is not None:
+                held.scatter_(1, chosen[:, None], True)
             chosen, logp = chosen.cpu(), logp.cpu()
             tokens[live, step], logps[live, step] = chosen, logp.float()
             lengths[live] = step + 1
@@ -143,6 +149,7 @@ class TransformersEngine(RolloutEngine):
                 live, chosen = live[keep], chosen[keep]
                 keep = keep.to(device)
                 mask, position = mask[keep], position[keep]
+                held = None if held is None else held[keep]
                 _keep_rows(cache, keep)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], -1)
             out = lm.base_model(
@@ -188,7 +195,7 @@ class TransformersEngine(RolloutEngine):
 
 
 def _batch_key(sampling: Sampling) -> tuple[Any, ...]:
-    return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens, sampling.stop)
+    return astuple(sampling)
 
 
 def _keep_rows(cache: Any, rows: Tensor) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import InputError
 from lightning_serl.rewards.base import Reward, check_reward
+from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
-from lightning_serl.rewards.pairwise import PairwiseVote
+from lightning_serl.published.vote import PairwiseVote
 from lightning_serl.rewards.random import RandomReward
 from lightning_serl.rewards.verifiable import VerifiableReward
 
@@ -18,6 +19,7 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     "MajorityVote": lambda grader, seed: MajorityVote(grader),
     "VerifiableReward": lambda grader, seed: VerifiableReward(grader),
     "RandomReward": lambda grader, seed: RandomReward(seed),
+    "FormatReward": lambda grader, seed: FormatReward(),
     "PairwiseVote": lambda grader, seed: PairwiseVote(),
 }
 

@@ -105,6 +105,25 @@ def test_the_window_matters_here(name):
         assert not torch.allclose(narrow.stats(rows)[0].logp[8:], wide.stats(rows)[0].logp[8:])
 
 
+@pytest.mark.parametrize("penalty", [2.0, -1.5])
+def test_the_presence_penalty_counts_what_the_completion_holds(policy, prompts, penalty):
+    sampling = Sampling(max_tokens=25, temperature=0.0, presence_penalty=penalty)
+    out = run(policy, [Request(p, (0,), sampling) for p in prompts[:6]])
+    changed = 0
+    for prompt, (completion,) in zip(prompts, out, strict=False):
+        ids: list[int] = []
+        while len(ids) < 25 and 0 not in ids:
+            with policy.gathered():
+                logits = policy.model(torch.tensor([[*prompt, *ids]])).logits[0, -1]
+            logits[sorted(set(ids))] -= penalty  # once for a token, however often it came, and not for the prompt's
+            ids.append(int(logits.argmax()))
+            if ids[-1] in policy.end_ids:
+                break
+        assert list(completion.token_ids) == ids
+        changed += ids != generated(policy.model, prompt, 25, policy.end_ids)
+    assert changed
+
+
 # --- log-probs -------------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +501,8 @@ def test_it_is_never_stale_and_leaves_the_policy_as_it_was(prompts):
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_p": math.nan}, "top_p"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"presence_penalty": math.nan}, "presence_penalty"),
         ({"top_k": -1}, "top_k"),
     ],
 )

@@ -1,0 +1,38 @@
+"""The control: a reward for the form of a response, whatever it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_serl.answers import strip_thinking
+from lightning_serl.answers.boxed import last_boxed
+from lightning_serl.types import Group, Verdict
+
+
+class FormatReward:
+    r"""Scores 1 for a response with a non-empty ``\boxed{...}``, 0 for any other; nothing is compared with anything.
+
+    What a run gains with this reward it gains from learning the form of an answer. Once every response has the form
+    there is nothing left to learn, and the run ends for lack of groups whose scores differ.
+
+    Example:
+        >>> from lightning_serl.types import Group
+        >>> group = Group.from_texts("1+1?", ["\\boxed{3}", "It is 2."])
+        >>> FormatReward()([group], None)[0].scores.tolist()
+        [1.0, 0.0]
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group; ``info["no_answer"]`` counts the responses without a box."""
+        return [self._score(group) for group in groups]
+
+    def _score(self, group: Group) -> Verdict:
+        boxed = [last_boxed(strip_thinking(text)) is not None for text in group.texts]
+        scores = torch.tensor([float(found) for found in boxed])
+        share = sum(boxed) / max(len(boxed), 1)
+        return Verdict(scores, confidence=share, info={"tie": False, "no_answer": boxed.count(False)})
