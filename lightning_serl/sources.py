@@ -148,8 +148,8 @@ class FewShotSelfInstruction(InstructionSource):
         sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
         if self.writing.style == "serl":
             shown = [replace(i, prompt=published.exemplar(i.prompt)) for i in shown]
-            cut = tuple(template.encode(ctx.policy.tokenizer, shown)[: published.PROMPT_TOKENS])
-            return Request(cut, seeds, sampling)
+            room = published.PROMPT_TOKENS if context is None else min(published.PROMPT_TOKENS, context - sampling.max_tokens)
+            return Request(tuple(template.encode(ctx.policy.tokenizer, shown)[:room]), seeds, sampling)
         while shown:
             ids = tuple(template.encode(ctx.policy.tokenizer, shown))
             if context is None or len(ids) + sampling.max_tokens <= context:

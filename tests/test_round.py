@@ -115,9 +115,7 @@ def test_an_empty_round_says_why_and_keeps_its_events():
 
 def mixed(groups, ctx):
     """Every other group is in the band: half of its responses agree, of the others all."""
-    return [
-        Verdict(torch.tensor([1.0, 1, 0, 0] if int(g.instruction.uid[-1]) % 2 else [1.0, 1, 1, 1])) for g in groups
-    ]
+    return [Verdict(torch.tensor([1.0, 1, 0, 0] if int(g.instruction.uid[-1]) % 2 else [1.0, 1, 1, 1])) for g in groups]
 
 
 def published(**options):

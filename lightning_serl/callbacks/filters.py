@@ -253,7 +253,9 @@ class DifficultyFilter(GroupFilter):
     def _judge(self, group: Group, verdict: Verdict) -> str | None:
         if verdict.centred or group.instruction.role != "solve":
             return None
-        if _unanswered(verdict):
+        live = bool((verdict.weight > 0).any())
+        # the published code knows no answer as a case of its own: its mean says it all
+        if not live or (self.style == "default" and _unanswered(verdict)):
             return "no_answer"
         scores = verdict.scores[verdict.weight > 0]
         if bool((scores < 0).any()) or bool((scores > 1).any()):

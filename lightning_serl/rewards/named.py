@@ -8,10 +8,10 @@ from typing import Any
 
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import InputError
+from lightning_serl.published.vote import PairwiseVote
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
-from lightning_serl.published.vote import PairwiseVote
 from lightning_serl.rewards.random import RandomReward
 from lightning_serl.rewards.verifiable import VerifiableReward
 
