@@ -148,7 +148,7 @@ class FewShotSelfInstruction(InstructionSource):
         sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
         if self.writing.style == "serl":
             shown = [replace(i, prompt=published.exemplar(i.prompt)) for i in shown]
-            room = published.PROMPT_TOKENS if context is None else min(published.PROMPT_TOKENS, context - sampling.max_tokens)
+            room = min(published.PROMPT_TOKENS, (context or 10**9) - sampling.max_tokens)
             return Request(tuple(template.encode(ctx.policy.tokenizer, shown)[:room]), seeds, sampling)
         while shown:
             ids = tuple(template.encode(ctx.policy.tokenizer, shown))

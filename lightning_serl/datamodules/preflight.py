@@ -90,7 +90,7 @@ def check_labels(seeds: Sequence[Instruction], trained: bool) -> None:
     """
     if seeds and not (trained and any(p.label is not None for p in seeds)):
         what = "no seed carries one (data.fields.answer)" if trained else "problems that the policy writes carry none"
-        raise InputError(f"data.reward VerifiableReward needs labels, but {what}; use --data.source seeds, or MajorityVote")
+        raise InputError(f"data.reward needs labels, but {what}; use --data.source seeds, or MajorityVote")
 
 
 def announce_labels(seeds: Sequence[Instruction]) -> None:

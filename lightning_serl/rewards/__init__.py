@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_serl.published.scoring import RuleReward
 from lightning_serl.published.vote import PairwiseVote
 from lightning_serl.rewards.base import Reward, check_reward, fill_answers
 from lightning_serl.rewards.format import FormatReward
@@ -16,6 +17,7 @@ __all__ = [
     "PairwiseVote",
     "RandomReward",
     "Reward",
+    "RuleReward",
     "VerifiableReward",
     "check_reward",
     "fill_answers",

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import InputError
+from lightning_serl.published.scoring import RuleReward
 from lightning_serl.published.vote import PairwiseVote
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.format import FormatReward
@@ -21,6 +22,8 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     "RandomReward": lambda grader, seed: RandomReward(seed),
     "FormatReward": lambda grader, seed: FormatReward(),
     "PairwiseVote": lambda grader, seed: PairwiseVote(),
+    # the published training files carry their labels bare
+    "RuleReward": lambda grader, seed: RuleReward(boxed=False),
 }
 
 
