@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from lightning_serl import objectives
 from lightning_serl.objectives import Objective
 from lightning_serl.policy import pad_rows
+from lightning_serl.published import objective as published
 from lightning_serl.types import Group, RolloutBatch, Verdict
 
 
 @dataclass
 class Row:
-    """One response on its way into a micro-batch."""
+    """One response on its way into a micro-batch; tensors are (tokens of the completion,)."""
 
     ids: tuple[int, ...]
     start: int
@@ -27,14 +28,16 @@ class Row:
     centred: bool
     sampler: tuple[float, ...] | None
     token_scores: Tensor | None
-    advantage: float = 0.0
-    kl: float = 0.0
+    dropped: bool
+    attempt: int
+    advantage: Tensor = field(default_factory=lambda: torch.zeros(()))
+    kl: Tensor | None = None
     old: Tensor | None = None
     ref: Tensor | None = None
 
 
 def rows_of(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Row]:
-    """The responses that enter the loss, in the order of their groups."""
+    """The responses that enter the loss, or at least its statistics, in the order of their groups."""
     return list(_iterate(groups, verdicts))
 
 
@@ -55,25 +58,68 @@ def _iterate(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> Iterator[R
                     centred=verdict.centred,
                     sampler=completion.logprobs,
                     token_scores=None if verdict.token_scores is None else verdict.token_scores[k],
+                    dropped=verdict.dropped,
+                    attempt=verdict.attempt,
                 )
 
 
 def set_advantages(rows: list[Row], objective: Objective) -> None:
-    """Fill in the advantage of every row, over all rows; centred scores are advantages already."""
-    plain = [r for r in rows if not r.centred]
-    if plain:
-        values = objectives.advantages(
-            torch.tensor([r.score for r in plain], dtype=torch.float64),
-            torch.tensor([r.group for r in plain]),
-            objective.baseline,
-            objective.scale,
-            torch.tensor([r.weight for r in plain], dtype=torch.float64),
-            objective.eps,
-        )
-        for row, value in zip(plain, values.tolist(), strict=True):
-            row.advantage = value
+    """Fill in the advantage of every row, attempt by attempt; centred scores are advantages already.
+
+    Rows with log-probs also get the divergence that is taken off their score or their advantage.
+    """
+    for attempt in sorted({r.attempt for r in rows}):
+        _set_advantages([r for r in rows if r.attempt == attempt], objective)
+
+
+def _set_advantages(rows: list[Row], objective: Objective) -> None:
     for row in rows:
-        row.advantage = (row.score if row.centred else row.advantage) * row.weight
+        if objective.kl_off_scores and row.old is not None and row.ref is not None:
+            row.kl = objectives.kl(row.old, row.ref, objective.kl)
+    for row, value in zip(rows, _per_response(rows, objective), strict=True):
+        row.advantage = _per_token(row, value, objective)
+    if objective.scale == "token":
+        _whiten([r for r in rows if not r.centred])
+    for row in rows:
+        row.advantage = row.advantage * row.weight
+
+
+def _per_response(rows: list[Row], objective: Objective) -> list[float]:
+    """What each row's score is worth among these rows."""
+    out = [row.score for row in rows]
+    if objective.kl_in == "reward":
+        out = [v if r.kl is None else v - objective.beta * float(r.kl.sum()) for v, r in zip(out, rows, strict=True)]
+    plain = [i for i, row in enumerate(rows) if not row.centred]
+    values = objectives.advantages(
+        torch.tensor([out[i] for i in plain], dtype=torch.float64),
+        torch.tensor([rows[i].group for i in plain]),
+        objective.baseline,
+        objective.scale,
+        torch.tensor([rows[i].weight for i in plain], dtype=torch.float64),
+        objective.eps,
+    )
+    if objective.style == "serl":
+        values = values.clamp(-published.LARGEST, published.LARGEST)
+    for i, value in zip(plain, values.tolist(), strict=True):
+        out[i] = value
+    return out
+
+
+def _per_token(row: Row, value: float, objective: Objective) -> Tensor:
+    count = len(row.ids) - row.start
+    whole = torch.full((1,), value, dtype=torch.float64)
+    if row.kl is None or objective.kl_in != "return":
+        return whole.expand(count)
+    return objectives.returns(whole, row.kl[None], torch.ones(1, count, dtype=torch.bool), objective.beta)[0]
+
+
+def _whiten(rows: list[Row]) -> None:
+    """Over all tokens of these rows, which are laid out as one long row: every one of them counts."""
+    if rows:
+        tokens = torch.cat([r.advantage for r in rows])[None]
+        white = objectives.whiten(tokens, torch.ones_like(tokens, dtype=torch.bool))[0]
+        for row, values in zip(rows, torch.split(white, [len(r.advantage) for r in rows]), strict=True):
+            row.advantage = values
 
 
 def micro_batch(
@@ -92,7 +138,7 @@ def micro_batch(
     """
     batch = pad_rows([r.ids for r in rows], [r.start for r in rows], pad_id)
     batch.num_tokens, batch.num_sequences, batch.uids = tokens, sequences, tuple(r.uid for r in rows)
-    batch.kl_in_reward = sum(r.kl for r in rows)
+    batch.kl_in_reward = sum(float(r.kl.sum()) for r in rows if r.kl is not None)
     shape = batch.mask.shape
     batch.advantages = torch.zeros(shape, dtype=dtype)
 

@@ -1,14 +1,22 @@
-"""torchmetrics over graded problems: pass@1, mean@k, maj@k, pass@k, agreement, vote accuracy."""
+"""torchmetrics over graded problems: pass@1, mean@k, maj@k, pass@k, agreement, vote accuracy, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import fsum, sqrt
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+# The 97.5 % point of the normal distribution: intervals hold 95 %.
+_Z = 1.959963984540054
+_RESAMPLES = 10_000
+_SEED = 20250520
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,9 @@ class GradedProblem:
         agreement: Share of the samples that gave the majority answer.
         samples: Sampled answers.
         no_answer: Sampled answers that answer nothing.
+        index: The problem's place in its set, from 0.
+        strata: The problem's stratum in each of the set's divisions, as its place among their names; -1 for none.
+        facts: What ``evaluation_items.jsonl`` says of the problem.
     """
 
     greedy: bool | None
@@ -32,13 +43,54 @@ class GradedProblem:
     agreement: float
     samples: int
     no_answer: int
+    index: int = 0
+    strata: tuple[int, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Row(NamedTuple):
+    """A graded problem as numbers; -1 stands for ``None``."""
+
+    labelled: float
+    greedy: float
+    right: float
+    answered: float
+    vote_right: float
+    agreement: float
+    samples: float
+    no_answer: float
+
+    @classmethod
+    def of(cls, p: GradedProblem) -> _Row:
+        def flag(value: bool | None) -> float:
+            return -1.0 if value is None else float(value)
+
+        answers = float(sum(p.right)), float(len(p.right))
+        return cls(
+            float(p.labelled),
+            flag(p.greedy),
+            *answers,
+            flag(p.vote_right),
+            p.agreement,
+            float(p.samples),
+            float(p.no_answer),
+        )
+
+    @property
+    def mean(self) -> float:
+        """Share of right answers; without any answer 0."""
+        return self.right / self.answered if self.answered else 0.0
 
 
 class EvaluationSet(Metric):
     """Results of one labelled or unlabelled set. A problem without an answer counts as wrong, never as missing.
 
+    Results depend neither on the order of the problems nor on how they were shared out over ranks, to the last bit.
+
     Args:
         k: Samples per problem, for the names of the results.
+        strata: Names of the strata of each division (such as ``by_level``), in the order of
+            :attr:`GradedProblem.strata`.
 
     Example:
         >>> one = EvaluationSet(k=2)
@@ -48,69 +100,115 @@ class EvaluationSet(Metric):
     """
 
     full_state_update = False
-    _SUMS = (
-        "problems", "labelled", "greedy_asked", "greedy_right", "mean_right", "maj_right", "any_right",
-        "voted", "vote_right", "agreement", "samples", "no_answer", "sampled", "sample_right",
-    )  # fmt: skip
+    rows: list[Tensor]
 
-    def __init__(self, k: int, **kwargs: Any) -> None:
+    def __init__(self, k: int, strata: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.k = k
-        for name in self._SUMS:
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.strata = {division: list(names) for division, names in (strata or {}).items()}
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, problems: Sequence[GradedProblem]) -> None:
         """Count some problems; an empty list is fine, so that ranks with fewer problems keep step."""
-        for p in problems:
-            self._add("problems", 1)
-            self._add("samples", p.samples)
-            self._add("no_answer", p.no_answer)
-            if p.samples:
-                self._add("sampled", 1)
-                self._add("agreement", p.agreement)
-            if not p.labelled:
-                continue
-            self._add("labelled", 1)
-            if p.greedy is not None:
-                self._add("greedy_asked", 1)
-                self._add("greedy_right", p.greedy)
-            if p.right:
-                self._add("sample_right", sum(p.right))
-                self._add("mean_right", sum(p.right) / len(p.right))
-                self._add("any_right", any(p.right))
-                self._add("maj_right", bool(p.vote_right))
-            if p.vote_right is not None:
-                self._add("voted", 1)
-                self._add("vote_right", p.vote_right)
+        width = len(_Row._fields) + len(self.strata)
+        rows = [[*_Row.of(p), *map(float, p.strata)] for p in problems]
+        self.rows.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, width))
 
-    def _add(self, name: str, value: float) -> None:
-        setattr(self, name, getattr(self, name) + value)
-
-    def compute(self) -> dict[str, float | int | None]:
+    def compute(self) -> dict[str, Any]:
         """Shares in [0, 1]; ``None`` where nothing was measured.
 
         Returns:
             ``n`` problems; ``correct`` greedy answers (all sampled ones where no greedy answer was asked for);
             ``pass@1``, ``mean@k``, ``maj@k``, ``pass@k`` over the labelled problems; ``agreement`` and ``no_answer``
             over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``.
+
+            ``intervals`` holds 95 % intervals ``[low, high]`` of the four: Wilson's for shares of problems, a
+            bootstrap over problems for means. For each division there is one mapping from its strata to the same
+            results without intervals.
         """
+        # a list of tensors, or one tensor where ranks were brought together
+        table = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
+        rows = [_Row(*values[: len(_Row._fields)]) for values in table]
+        out: dict[str, Any] = {**_results(rows, self.k), "intervals": _intervals(rows, self.k)}
+        for column, (division, names) in enumerate(self.strata.items(), len(_Row._fields)):
+            parts = {
+                name: [row for row, values in zip(rows, table, strict=True) if values[column] == number]
+                for number, name in enumerate(names)
+            }
+            out[division] = {name: _results(part, self.k) for name, part in parts.items() if part}
+        return out
 
-        def share(part: Tensor, whole: Tensor) -> float | None:
-            return float(part / whole) if whole > 0 else None
 
-        greedy = bool(self.greedy_asked > 0)  # type: ignore[operator]
-        # not the samples there are: where every prompt was too long there are none, and all problems are wrong
-        sampled_labelled = self.labelled if self.k else torch.zeros(())
-        return {
-            "n": int(self.problems),  # type: ignore[arg-type]
-            "labelled": int(self.labelled),  # type: ignore[arg-type]
-            "k": self.k,
-            "correct": int(self.greedy_right if greedy else self.sample_right),  # type: ignore[arg-type]
-            "pass@1": share(self.greedy_right, self.labelled) if greedy else share(self.mean_right, sampled_labelled),  # type: ignore[arg-type]
-            "mean@k": share(self.mean_right, sampled_labelled),  # type: ignore[arg-type]
-            "maj@k": share(self.maj_right, sampled_labelled),  # type: ignore[arg-type]
-            "pass@k": share(self.any_right, sampled_labelled),  # type: ignore[arg-type]
-            "agreement": share(self.agreement, self.sampled),  # type: ignore[arg-type]
-            "no_answer": share(self.no_answer, self.samples),  # type: ignore[arg-type]
-            "vote_accuracy": share(self.vote_right, self.voted),  # type: ignore[arg-type]
-        }
+def _results(rows: Sequence[_Row], k: int) -> dict[str, float | int | None]:
+    labelled = [r for r in rows if r.labelled]
+    asked = any(r.greedy >= 0 for r in labelled)
+    # not the samples there are: where every prompt was too long there are none, and all problems are wrong
+    sampled = labelled if k else []
+    greedy_right = sum(r.greedy > 0 for r in labelled)
+    mean = _share(fsum(r.mean for r in sampled), len(sampled))
+    voted = [r for r in labelled if r.vote_right >= 0]
+    answered = [r for r in rows if r.samples]
+    return {
+        "n": len(rows),
+        "labelled": len(labelled),
+        "k": k,
+        "correct": greedy_right if asked else int(sum(r.right for r in labelled)),
+        "pass@1": _share(greedy_right, len(labelled)) if asked else mean,
+        "mean@k": mean,
+        "maj@k": _share(sum(r.vote_right > 0 for r in sampled), len(sampled)),
+        "pass@k": _share(sum(r.right > 0 for r in sampled), len(sampled)),
+        "agreement": _share(fsum(r.agreement for r in answered), len(answered)),
+        "no_answer": _share(sum(r.no_answer for r in rows), sum(r.samples for r in rows)),
+        "vote_accuracy": _share(sum(r.vote_right > 0 for r in voted), len(voted)),
+    }
+
+
+def _intervals(rows: Sequence[_Row], k: int) -> dict[str, list[float]]:
+    labelled = [r for r in rows if r.labelled]
+    out: dict[str, list[float]] = {}
+    if labelled and any(r.greedy >= 0 for r in labelled):
+        out["pass@1"] = wilson(sum(r.greedy > 0 for r in labelled), len(labelled))
+    if labelled and k:
+        mean = bootstrap([r.mean for r in labelled])
+        out.setdefault("pass@1", mean)
+        out["mean@k"] = mean
+        out["maj@k"] = wilson(sum(r.vote_right > 0 for r in labelled), len(labelled))
+        out["pass@k"] = bootstrap([float(r.right > 0) for r in labelled])
+    return out
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole > 0 else None
+
+
+def wilson(right: int, n: int) -> list[float]:
+    """Wilson's 95 % interval of a share.
+
+    Args:
+        right: Problems counted.
+        n: All problems, at least 1.
+
+    Example:
+        >>> [round(end, 4) for end in wilson(8, 10)]
+        [0.4902, 0.9433]
+    """
+    share, square = right / n, _Z * _Z
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    half = _Z * sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
+    # at the ends the interval begins there exactly; sums of floats miss it by a last bit
+    return [0.0 if right == 0 else centre - half, 1.0 if right == n else centre + half]
+
+
+def bootstrap(values: Sequence[float]) -> list[float]:
+    """The 95 % interval of a mean over problems, from 10,000 resamples with a fixed seed.
+
+    Problems of equal value are drawn together, which is the same distribution and does not see their order.
+
+    Args:
+        values: One for each problem, at least one.
+    """
+    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    draws = np.random.default_rng(_SEED).multinomial(len(values), counts / len(values), size=_RESAMPLES)
+    means = (draws * distinct).sum(axis=1) / len(values)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return [float(low), float(high)]

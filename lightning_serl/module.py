@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_serl import objectives
 from lightning_serl.batching import minibatches, partition
 from lightning_serl.errors import InputError
-from lightning_serl.experience import micro_batch, rows_of, set_advantages
+from lightning_serl.experience import Row, micro_batch, rows_of, set_advantages
 from lightning_serl.loading import DType, LoraOptions, check_model_path, load_policy
-from lightning_serl.metrics import EvaluationSet
+from lightning_serl.metrics import EvaluationSet, GradedProblem
 from lightning_serl.objectives import Objective
 from lightning_serl.policy import Policy
 from lightning_serl.ranks import Ranks
@@ -107,6 +107,9 @@ class SeRLModule(pl.LightningModule):
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._step = _Step()
         self.evaluations: dict[str, EvaluationSet] = {}
+        self._graded: dict[str, list[GradedProblem]] = {}
+        #: The graded problems of the last ``validate`` or ``test`` by set, on rank 0.
+        self.evaluation_items: dict[str, list[GradedProblem]] = {}
         #: What the last optimizer step measured, under TRL's names; ``metrics.jsonl`` is written from it.
         self.step_metrics: dict[str, float] = {}
         #: Whether the optimizer is changing the weights: no time for a checkpoint.
@@ -238,7 +241,7 @@ class SeRLModule(pl.LightningModule):
 
         Args:
             groups: Groups with token ids (``prompt_ids`` and ``completions``).
-            verdicts: One per group; responses of weight 0 are left out.
+            verdicts: One per group; responses of weight 0 are left out, dropped groups serve the statistics alone.
 
         Returns:
             Micro-batches in training order.
@@ -249,36 +252,21 @@ class SeRLModule(pl.LightningModule):
         trainer = self._trainer
         ranks = Ranks.of(trainer)
         accumulate = 1 if trainer is None else trainer.accumulate_grad_batches
-        rows = rows_of(groups, verdicts)
+        objective = self.objective
+        everything = rows_of(groups, verdicts)
+        rows = [r for r in everything if not r.dropped]
         if not rows:
             raise InputError(
-                "no response can be trained on: every weight is 0, every group has train=False, or no token ids"
+                "no response can be trained on: every weight is 0, every group is dropped or has train=False, or no "
+                "token ids"
             )
-        objective = self.objective
-        mine = list(range(len(rows)))[ranks.rank :: ranks.size]
+        needs_old = self.steps_per_round > 1
+        if needs_old or objective.beta > 0:
+            # dropped rows only where the advantages of the others depend on their divergence
+            scored = everything if objective.kl_off_scores and objective.mixes_groups else rows
+            self._set_logprobs(scored, needs_old or objective.kl_off_scores, ranks)
+        set_advantages(everything, objective)
         parts = [[rows[i] for i in one] for one in minibatches([r.uid for r in rows], self.minibatches, 0)]
-        with self.policy.gathered(trainer) as policy:
-            needs_old = self.steps_per_round > 1
-            in_reward = objective.beta > 0 and objective.kl_in == "reward"
-            if needs_old or objective.beta > 0:
-                # every rank works on its share of rows, then all hold all of them
-                share = [(rows[i].ids, rows[i].start) for i in mine]
-                with ranks.stage("computing log-probs"):
-                    old: list[Tensor | None] = [None] * len(share)
-                    ref: list[Tensor | None] = [None] * len(share)
-                    if needs_old or in_reward:
-                        old = [s.logp for s in policy.stats(share)]
-                    if objective.beta > 0:
-                        ref = [s.logp for s in policy.stats(share, "reference")]
-                for row, (o, r) in zip(rows, ranks.interleave(list(zip(old, ref, strict=True))), strict=True):
-                    row.old, row.ref = o, r
-        if in_reward:
-            for row in rows:
-                assert row.old is not None
-                assert row.ref is not None
-                row.kl = float(objectives.kl(row.old, row.ref, objective.kl).sum())
-                row.score -= objective.beta * row.kl
-        set_advantages(rows, objective)
         dtype = torch.float64 if next(self.policy.parameters()).dtype == torch.float64 else torch.float32
 
         out: list[RolloutBatch] = []
@@ -293,6 +281,19 @@ class SeRLModule(pl.LightningModule):
                     out.append(micro_batch(chosen, tokens, len(part), self.policy.pad_id, dtype, objective, needs_old))
         return out
 
+    def _set_logprobs(self, rows: list[Row], with_old: bool, ranks: Ranks) -> None:
+        """Fill in old and reference log-probs: every rank works on its share of rows, then all hold all of them."""
+        share = [(row.ids, row.start) for row in ranks.share(rows)]
+        old: list[Tensor | None] = [None] * len(share)
+        ref: list[Tensor | None] = [None] * len(share)
+        with self.policy.gathered(self._trainer) as policy, ranks.stage("computing log-probs"):
+            if with_old:
+                old = [s.logp for s in policy.stats(share)]
+            if self.objective.beta > 0:
+                ref = [s.logp for s in policy.stats(share, "reference")]
+        for row, (o, r) in zip(rows, ranks.interleave(list(zip(old, ref, strict=True))), strict=True):
+            row.old, row.ref = o, r
+
     # -- one micro-batch ---------------------------------------------------------------------------------------------
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
@@ -303,26 +304,30 @@ class SeRLModule(pl.LightningModule):
             multiplied by both.
         """
         objective = self.objective
-        stats = self.policy(batch)
+        stats = self.policy(batch, spread_gradient=objective.entropy > 0)
         logp = stats.logp
         old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
         adv = batch.advantages.to(logp.dtype)
-        divisor = batch.num_tokens if objective.aggregation == "token" else batch.num_sequences
-        length = objective.constant_length
+        assert stats.entropy is not None
+        counts = {"token": batch.num_tokens, "sequence": batch.num_sequences, "constant": batch.num_sequences}
+        way, length = objective.aggregation, objective.constant_length
         loss = objectives.policy_loss(
             logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
-            objective.aggregation, divisor, length,
+            way, counts[way], length,
         )  # fmt: skip
+        if objective.entropy > 0:
+            bonus = objectives.aggregate(stats.entropy, batch.mask, way, counts[way], length)
+            loss = loss - objective.entropy * bonus
         step = self._step
         if batch.ref_logp is not None:
+            way = objective.kl_aggregation
             per_token = objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl, batch.mask)
-            divergence = objectives.aggregate(per_token, batch.mask, objective.aggregation, divisor, length)
+            divergence = objectives.aggregate(per_token, batch.mask, way, counts[way], length)
             loss = loss + objective.beta * divergence
             step.add(kl=torch.where(batch.mask, per_token, 0.0).sum())
         elif objective.beta > 0:
             step.add(kl=torch.tensor(batch.kl_in_reward))
         low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
-        assert stats.entropy is not None
         step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
         step.tokens = batch.num_tokens
         if batch.sampler_logp is not None and batch.mask.any():
@@ -377,7 +382,7 @@ class SeRLModule(pl.LightningModule):
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def _start_evaluation(self) -> None:
-        self.evaluations = {}
+        self.evaluations, self._graded, self.evaluation_items = {}, {}, {}
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
@@ -390,8 +395,9 @@ class SeRLModule(pl.LightningModule):
     def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count one batch of graded groups."""
         if batch.set_name not in self.evaluations:
-            self.evaluations[batch.set_name] = EvaluationSet(batch.k).to(self.device)
+            self.evaluations[batch.set_name] = EvaluationSet(batch.k, batch.strata).to(self.device)
         self.evaluations[batch.set_name].update(batch.items)
+        self._graded.setdefault(batch.set_name, []).extend(batch.items)
 
     test_step = validation_step
 
@@ -399,8 +405,12 @@ class SeRLModule(pl.LightningModule):
         """The stream did the work: a predict batch is a list of finished rows."""
         return batch
 
-    def evaluation_results(self) -> dict[str, dict[str, float | int | None]]:
-        """Results of the last evaluation by set; every rank must call it, and gets the same."""
+    def evaluation_results(self) -> dict[str, dict[str, Any]]:
+        """Results of the last evaluation by set; every rank must call it, and gets the same.
+
+        Returns:
+            What :meth:`EvaluationSet.compute` returns: figures, ``intervals`` and figures ``by_level`` and so on.
+        """
         return {name: one.compute() for name, one in sorted(self.evaluations.items())}
 
     def on_validation_epoch_end(self) -> None:
@@ -415,10 +425,31 @@ class SeRLModule(pl.LightningModule):
         self._log_results("test")
 
     def _log_results(self, stage: str) -> None:
+        """Figures and the ends of their intervals go to the loggers; where no training waits, all items to rank 0."""
         #: Equal on all ranks already, so nothing is reduced a second time.
-        self.last_results = self.evaluation_results()
+        self.last_report = self.evaluation_results()
+        #: The figures alone, without intervals, levels and subjects.
+        self.last_results = {
+            name: {k: v for k, v in report.items() if not isinstance(v, dict)}
+            for name, report in self.last_report.items()
+        }
         for name, result in self.last_results.items():
-            self.log_dict({f"{stage}/{name}/{k}": float(v) for k, v in result.items() if v is not None}, batch_size=1)
+            ends = self.last_report[name]["intervals"].items()
+            bounds = {f"{k}_{end}": v for k, ends_of in ends for end, v in zip(("low", "high"), ends_of, strict=True)}
+            figures = {k: float(v) for k, v in {**result, **bounds}.items() if v is not None}
+            self.log_dict({f"{stage}/{name}/{k}": v for k, v in figures.items()}, batch_size=1)
+        if self.trainer.state.fn != "fit":
+            self._gather_items()
+
+    def _gather_items(self) -> None:
+        """Every graded problem of the last evaluation, by set and in the order of the set; empty on other ranks."""
+        ranks = Ranks.of(self._trainer)
+        everything = ranks.gather(self._graded)
+        if ranks.leads:
+            self.evaluation_items = {
+                name: sorted((p for part in everything for p in part.get(name, ())), key=lambda p: p.index)
+                for name in sorted(self._graded)
+            }
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

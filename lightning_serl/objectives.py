@@ -5,55 +5,129 @@ Notation: ``B`` responses, ``T`` tokens of the longest row. A response of weight
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Optional, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from lightning_serl.published import objective as published
+
+Name = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++_baseline"]
 Baseline = Literal["group", "loo", "batch", "none"]
-Scale = Literal["group", "batch", "none"]
+Scale = Literal["group", "batch", "token", "none"]
 Aggregation = Literal["token", "sequence", "constant"]
 KLKind = Literal["k1", "k2", "k3"]
+KLIn = Literal["loss", "reward", "return"]
 
 # Far outside every clip range, and finite in float32 and bfloat16.
 _LARGEST_LOG_RATIO = 60.0
 
+_IN_LOSS: dict[str, Any] = {"kl": "k3", "kl_in": "loss", "aggregation": "token", "eps": 1e-4}
+_NAMED: dict[str, dict[str, Any]] = {
+    "grpo": {**_IN_LOSS, "baseline": "group", "scale": "group"},
+    "dr_grpo": {**_IN_LOSS, "baseline": "group", "scale": "none", "aggregation": "constant"},
+    "rloo": {**_IN_LOSS, "baseline": "loo", "scale": "none", "kl": "k1", "kl_in": "reward"},
+    "reinforce++": {**_IN_LOSS, "baseline": "batch", "scale": "token", "kl": "k1", "kl_in": "return"},
+    "reinforce++_baseline": {**_IN_LOSS, "baseline": "group", "scale": "token", "kl": "k2"},
+}
+_STYLES = {"default": _NAMED, "serl": published.NAMED}
+
+X = TypeVar("X")
+
+
+class _AsNamed(Generic[X]):
+    """A field that may be left to the algorithm's name: kept as it was given, read as it applies.
+
+    What was given stays in the instance's ``__dict__``, where jsonargparse looks for the defaults of the command
+    line: resolved values there would turn into choices that no name could change any more.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, objective: None, owner: type) -> None: ...
+    @overload
+    def __get__(self, objective: Objective, owner: type) -> X: ...
+    def __get__(self, objective: Objective | None, owner: type) -> Any:
+        if objective is None:
+            return None  # the default of the field
+        given = vars(objective)[self.name]
+        return _STYLES[objective.style][objective.name][self.name] if given is None else given
+
+    def __set__(self, objective: Objective, value: X | None) -> None:
+        vars(objective)[self.name] = value
+
+
+# For a type checker a reader gets an X and whoever constructs may give None; jsonargparse is told of the latter.
+_OrNamed = _AsNamed
+if not TYPE_CHECKING:
+    _OrNamed = Optional
+
 
 @dataclass(frozen=True)
 class Objective:
-    """The policy-gradient objective.
+    """The policy-gradient objective: an algorithm by name, and single choices that win over the name.
+
+    ============================  ========  =====  ============  ===========
+    name                          baseline  scale  divergence    aggregation
+    ============================  ========  =====  ============  ===========
+    ``grpo``                      group     group  k3 in loss    token
+    ``dr_grpo``                   group     none   k3 in loss    constant
+    ``rloo``                      loo       none   k1 in reward  token
+    ``reinforce++``               batch     token  k1 in return  token
+    ``reinforce++_baseline``      group     token  k2 in loss    token
+    ============================  ========  =====  ============  ===========
+
+    A field that is null means what the table says, and reads so after construction.
 
     Args:
+        name: The algorithm: GRPO (2402.03300), Dr. GRPO (2503.20783), RLOO (2402.14740), REINFORCE++ and its variant
+            with a group baseline (2501.03262).
+        style: ``default``, or ``serl`` for the advantages of SeRL's published code: shaped scores are clamped to
+            [-10, 10]; the divergence is k1 in the return (k3 in the loss for ``grpo``); all but ``grpo`` and
+            ``dr_grpo`` are scaled by ``token``; aggregation is ``token``, of a divergence in the loss ``sequence``.
         baseline: What is subtracted from a score: the mean of its ``group`` (GRPO), the mean of the other
             responses of its group (``loo``, RLOO), the mean over the ``batch`` (REINFORCE++), or ``none``.
         scale: What the difference is divided by: the standard deviation of its ``group`` (GRPO), of the
-            ``batch`` (REINFORCE++), or ``none`` (Dr. GRPO, RLOO).
+            ``batch``, or ``none`` (Dr. GRPO, RLOO); ``token`` whitens over all tokens of the batch (REINFORCE++).
         clip_low: Lower clip distance; ratios below ``1 - clip_low`` carry no gradient.
         clip_high: Upper clip distance; larger than ``clip_low`` is DAPO's clip-higher.
         dual_clip: Upper bound of the ratio for negative advantages (above 1), or null for none.
         aggregation: ``token`` divides by all tokens of the optimizer step (DAPO), ``sequence`` averages each
             response first (GRPO as first published), ``constant`` divides by a constant length (Dr. GRPO).
-        constant_length: Divisor per response under ``aggregation=constant``, in tokens.
+        constant_length: Divisor per response under ``aggregation=constant``, in tokens; Dr. GRPO sets it to the
+            most tokens a response may have.
         beta: Weight of the KL divergence to the reference policy; 0 holds no reference at all.
         kl: Estimator of the divergence: ``k1`` (difference), ``k2`` (half square) or ``k3`` (always positive).
-        kl_in: Whether the divergence is a term of the ``loss`` or is taken off the ``reward``.
-        eps: Added to every standard deviation before dividing.
+        kl_in: Whether the divergence is a term of the ``loss``, or its sum over the response is taken off the
+            ``reward``, or each token's advantage loses its sum from that token on (``return``).
+        entropy: Weight of the policy's entropy, which is taken off the loss, aggregated as the loss is.
+        eps: Added to every standard deviation before dividing; null is 1e-4, with ``style=serl`` 1e-9.
     """
 
-    baseline: Baseline = "group"
-    scale: Scale = "group"
+    name: Name = "grpo"
+    style: Literal["default", "serl"] = "default"
+    baseline: _OrNamed[Baseline] = _AsNamed()
+    scale: _OrNamed[Scale] = _AsNamed()
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
-    aggregation: Aggregation = "token"
+    aggregation: _OrNamed[Aggregation] = _AsNamed()
     constant_length: int = 1024
     beta: float = 0.001
-    kl: KLKind = "k3"
-    kl_in: Literal["loss", "reward"] = "loss"
-    eps: float = 1e-4
+    kl: _OrNamed[KLKind] = _AsNamed()
+    kl_in: _OrNamed[KLIn] = _AsNamed()
+    entropy: float = 0.0
+    eps: _OrNamed[float] = _AsNamed()
 
     def __post_init__(self) -> None:
+        if self.name not in _NAMED:
+            raise ValueError(f"name must be one of {', '.join(_NAMED)}, got {self.name!r}")
+        if self.style not in _STYLES:
+            raise ValueError(f"style must be default or serl, got {self.style!r}")
         if not 0 < self.clip_low < 1:
             raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
         # not the opposite comparison, which NaN would pass
@@ -63,10 +137,24 @@ class Objective:
             raise ValueError(f"dual_clip must be above 1 or null, got {self.dual_clip}")
         if self.constant_length < 1:
             raise ValueError(f"constant_length must be at least 1 token, got {self.constant_length}")
-        if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or above, got {self.beta}")
-        if not self.eps >= 0:
-            raise ValueError(f"eps must be 0 or above, got {self.eps}")
+        for name, value in (("beta", self.beta), ("entropy", self.entropy), ("eps", self.eps)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number, 0 or above, got {value}")
+
+    @property
+    def kl_aggregation(self) -> Aggregation:
+        """How a divergence in the loss is aggregated; SeRL's published code averages response by response."""
+        return "sequence" if self.style == "serl" else self.aggregation
+
+    @property
+    def kl_off_scores(self) -> bool:
+        """Whether a divergence enters the advantages, so that they need log-probs."""
+        return self.beta > 0 and self.kl_in != "loss"
+
+    @property
+    def mixes_groups(self) -> bool:
+        """Whether the advantages of one group depend on the others."""
+        return self.baseline == "batch" or self.scale in ("batch", "token")
 
 
 def advantages(
@@ -79,14 +167,14 @@ def advantages(
 ) -> Tensor:
     """Score minus baseline, over scale; standard deviations are unbiased (divide by count - 1).
 
-    GRPO is (group, group), Dr. GRPO (group, none), RLOO (loo, none), REINFORCE++ (batch, batch) and its baseline
-    variant (group, batch). Under ``scale="batch"`` the spread is that of the differences after the baseline.
+    GRPO is (group, group), Dr. GRPO (group, none), RLOO (loo, none), REINFORCE++ (batch, token) and its baseline
+    variant (group, token). Under ``scale="batch"`` the spread is that of the differences after the baseline.
 
     Args:
         scores: (B,) float.
         group: (B,) integer, equal for responses to one instruction; rows need not be adjacent.
         baseline: See :class:`Objective`.
-        scale: See :class:`Objective`.
+        scale: See :class:`Objective`; ``token`` is ``none`` here and for :func:`whiten` to do.
         weight: (B,) float; rows of weight 0 leave all statistics untouched and get advantage 0.
         eps: Added to the standard deviation.
 
@@ -136,8 +224,8 @@ def advantages(
         deviation = ((((centred - mean) ** 2) * live).sum() / (number - 1).clamp(min=1)).sqrt()
         flat_batch = bool(number < 2) or not bool((centred[live > 0] != centred[live > 0][0]).any())
         centred = torch.zeros_like(centred) if flat_batch else centred / (deviation + eps)
-    elif scale != "none":
-        raise ValueError(f"scale must be group, batch or none, got {scale!r}")
+    elif scale not in ("token", "none"):
+        raise ValueError(f"scale must be group, batch, token or none, got {scale!r}")
     return centred * live
 
 
@@ -149,6 +237,66 @@ def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
     high = torch.full((groups,), -big, dtype=scores.dtype, device=scores.device)
     high.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, -big)), "amax")
     return high > low
+
+
+def returns(advantage: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Each token's advantage: that of its response, less ``beta`` times the divergence from the token on.
+
+    This is the return, undiscounted, where every token pays for its own divergence and the last one earns the score.
+
+    Args:
+        advantage: (B,) float, one per response.
+        kl: (B, T) divergence of each token.
+        mask: (B, T) bool, True on tokens that count.
+        beta: Weight of the divergence.
+
+    Returns:
+        (B, T) of the dtype of ``advantage``; 0 outside the mask.
+    """
+    counted = torch.where(mask, kl.to(advantage.dtype), 0.0)
+    to_go = counted.flip(-1).cumsum(-1).flip(-1)
+    return torch.where(mask, advantage[:, None] - beta * to_go, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, floor: float = 1e-8) -> Tensor:
+    """Subtract the mean over all tokens and divide by their standard deviation (REINFORCE++).
+
+    The variance is that of the tokens themselves (divided by their count), as in OpenRLHF.
+
+    Args:
+        values: (B, T) float, advantages of tokens.
+        mask: (B, T) bool, True on tokens that count.
+        floor: The variance counts as at least this much.
+
+    Returns:
+        (B, T) of the dtype of ``values``; 0 outside the mask, and everywhere if all tokens are equal.
+    """
+    kept = values[mask]
+    # taken from the first value on, so that rounding earns no advantage where all are equal
+    shifted = kept - kept[:1]
+    centred = shifted - shifted.mean()
+    deviation = (centred**2).mean().clamp(min=floor).sqrt()
+    return torch.zeros_like(values).masked_scatter(mask, centred / deviation)
+
+
+def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int) -> Tensor:
+    """DAPO's soft punishment of long responses (2503.14476, eq. 13), to be added to their scores.
+
+    Args:
+        lengths: (B,) tokens of each response.
+        max_tokens: Length from which on a response gets -1.
+        buffer: Tokens before ``max_tokens`` over which the penalty grows from 0 to -1; 0 punishes only what is longer.
+
+    Returns:
+        (B,) float32 in [-1, 0].
+
+    Raises:
+        ValueError: if the buffer is negative or longer than ``max_tokens``.
+    """
+    if not 0 <= buffer <= max_tokens:
+        raise ValueError(f"the overlong buffer must lie between 0 and max_tokens = {max_tokens}, got {buffer}")
+    over = (lengths - (max_tokens - buffer)).float()
+    return -(over / max(buffer, 1)).clamp(0.0, 1.0)
 
 
 def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = None) -> Tensor:

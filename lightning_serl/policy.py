@@ -36,14 +36,17 @@ def token_logprobs(
     Returns:
         ``(logp, entropy)``, each (N,), float32 (float64 for a float64 model).
     """
-    stats = _token_stats(hidden, head, labels, temperature, chunk)
+    stats = _token_stats(hidden, head, labels, temperature, chunk, spread_gradient=True)
     return stats[0], stats[1]
 
 
 def _token_stats(
-    hidden: Tensor, head: Head | Tensor, labels: Tensor, temperature: float, chunk: int
+    hidden: Tensor, head: Head | Tensor, labels: Tensor, temperature: float, chunk: int, spread_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581)."""
+    """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581).
+
+    Without ``spread_gradient`` only ``logp`` has a graph: those of the others hold two more tables of (N, V).
+    """
     call: Head = (lambda h: torch.nn.functional.linear(h, head)) if isinstance(head, Tensor) else head
 
     def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,9 +54,11 @@ def _token_stats(
         logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
         normaliser = torch.logsumexp(logits, -1)
         logp = logits.gather(-1, y[:, None])[:, 0] - normaliser
-        shifted = logits - normaliser[:, None]
-        entropy = -(shifted.exp() * shifted).sum(-1)
-        return logp, entropy, normaliser - logits.mean(-1)
+        with nullcontext() if spread_gradient else torch.no_grad():
+            shifted = logits - normaliser[:, None]
+            entropy = -(shifted.exp() * shifted).sum(-1)
+            certainty = normaliser - logits.mean(-1)
+        return logp, entropy, certainty
 
     if hidden.shape[0] <= chunk:
         return piece(hidden, labels)
@@ -148,13 +153,14 @@ class Policy(nn.Module):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def forward(self, batch: RolloutBatch, certainty: bool = False) -> TokenStats:
+    def forward(self, batch: RolloutBatch, certainty: bool = False, spread_gradient: bool = False) -> TokenStats:
         """Log-probabilities of the completion tokens of a micro-batch.
 
         Args:
             batch: (B, T) ids, masks and positions; an empty slot (no mask at all) still runs, so that every rank
                 takes part in every collective.
             certainty: Also compute self-certainty.
+            spread_gradient: Entropy and certainty carry a gradient too, which takes memory and time.
 
         Returns:
             (B, T) statistics, 0 outside ``batch.mask``.
@@ -171,7 +177,9 @@ class Policy(nn.Module):
         if empty:
             mask[0, 1] = True
         predicting = hidden[:, :-1][mask[:, 1:]]
-        values = _token_stats(predicting, self.head, batch.input_ids[mask], self.temperature, self.chunk)
+        values = _token_stats(
+            predicting, self.head, batch.input_ids[mask], self.temperature, self.chunk, spread_gradient
+        )
         wanted = (True, True, certainty)
         spread: list[Tensor | None] = []
         for value, want in zip(values, wanted, strict=True):

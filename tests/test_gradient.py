@@ -1,12 +1,15 @@
 """Through ``Trainer.fit`` with the real module: the gradient is that of all responses of the step at once."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
-from spine_kit import distance, flat, recorded_round, tiny_llama, train_recorded, widen
-from transformers import AutoModelForCausalLM
+from slow_advantages import RULES, rules, slow_advantages
+from spine_kit import distance, flat, recorded_round, train_recorded, widen
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from lightning_serl import tiny
 from lightning_serl.batching import minibatches
 from lightning_serl.objectives import Objective
 from lightning_serl.types import Group, Verdict
@@ -15,15 +18,32 @@ BOUND = 1e-10
 AGGREGATIONS = ("token", "sequence", "constant")
 
 
+def gpt2(directory):
+    """A random GPT-2, wide enough in its weights that no log-prob is near uniform.
+
+    No Llama, whose norms are taken in float32 in transformers: padding can change their last bit.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(tiny.resolve("tiny:base"))
+    torch.manual_seed(7)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4, n_positions=96, tie_word_embeddings=False,
+        initializer_range=0.3, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("llama"))
+    return gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
-def logps(lm, ids, start, temperature=0.8):
-    logits = lm(torch.tensor([ids])).logits[0, :-1] / temperature
-    chosen = torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
-    return chosen[start - 1 :]
+def spread(lm, ids, start, temperature=0.8):
+    """Log-probs of the completion's tokens, and the entropies of what they were drawn from."""
+    table = torch.log_softmax(lm(torch.tensor([ids])).logits[0, start - 1 : -1] / temperature, -1)
+    return table.gather(-1, torch.tensor(ids[start:])[:, None])[:, 0], -(table.exp() * table).sum(-1)
 
 
 def token_rows(batches):
@@ -39,49 +59,80 @@ def token_rows(batches):
 class Plain:
     """The same objective written down a second time: no padding, one row at a time, nothing of ours but the options."""
 
-    def __init__(self, model, rounds, objective):
+    def __init__(self, model, rounds, clip=(0.2, 0.2), dual_clip=None, beta=0.001, entropy=0.0, length=1024, **named):
         self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
-        self.o = objective
-        groups, verdicts = rounds
+        self.rule, self.clip, self.dual_clip = rules(**named), clip, dual_clip
+        self.beta, self.entropy, self.length = beta, entropy, length
         self.rows = []
-        for number, (group, verdict) in enumerate(zip(groups, verdicts, strict=True)):
+        for number, (group, verdict) in enumerate(zip(*rounds, strict=True)):
             for completion, score, weight in zip(
-                group.completions, verdict.scores.double(), verdict.weight.double(), strict=True
+                group.completions, verdict.scores.tolist(), verdict.weight.tolist(), strict=True
             ):
                 if weight > 0:
-                    ids = (*group.prompt_ids, *completion.token_ids)
-                    row = {"ids": ids, "start": len(group.prompt_ids), "group": number}
-                    self.rows.append(row | {"score": score, "weight": weight})
+                    ids, start = (*group.prompt_ids, *completion.token_ids), len(group.prompt_ids)
+                    row = {"ids": ids, "start": start, "group": number, "score": score, "weight": weight}
+                    row |= {"dropped": verdict.dropped, "attempt": verdict.attempt, "centred": verdict.centred}
+                    self.rows.append(row | {"tokens": len(completion.token_ids)})
         with torch.no_grad():
             for row in self.rows:
-                row["first"] = logps(self.lm, row["ids"], row["start"])
-        for row in self.rows:
-            peers = torch.stack([r["score"] for r in self.rows if r["group"] == row["group"]])
-            row["advantage"] = (row["score"] - peers.mean()) / (peers.std() + objective.eps) * row["weight"]
+                row["first"] = spread(self.lm, row["ids"], row["start"])[0]
+                row["ref"] = row["first"].tolist()
+        self.begin()
 
-    def gradient(self, rows, weights=None, recorded_old=False):
-        """d loss / d weights over these rows at once, at the given weights of the run."""
-        o, lm = self.o, self.lm
+    @property
+    def objective(self):
+        """What the run is told."""
+        names = ("baseline", "scale", "kl", "kl_in", "aggregation", "eps")
+        return Objective(
+            style="serl" if self.rule["clamp"] else "default", clip_low=self.clip[0], clip_high=self.clip[1],
+            dual_clip=self.dual_clip, beta=self.beta, entropy=self.entropy, constant_length=self.length,
+            **{name: self.rule[name] for name in names},
+        )  # fmt: skip
+
+    @property
+    def trained(self):
+        return [row for row in self.rows if not row["dropped"]]
+
+    def load(self, weights):
+        self.lm.load_state_dict({n.removeprefix("model."): w for n, w in weights.items()}, strict=True)
+
+    def begin(self, weights=None):
+        """A round begins at these weights of the run: its old log-probs and its advantages."""
         if weights is not None:
-            lm.load_state_dict({n.removeprefix("model."): w for n, w in weights.items()}, strict=True)
+            self.load(weights)
+        with torch.no_grad():
+            for row in self.rows:
+                row["old"] = spread(self.lm, row["ids"], row["start"])[0]
+                row["logp"] = row["old"].tolist()
+        for row, advantage in zip(self.rows, slow_advantages(self.rows, self.beta, self.rule), strict=True):
+            row["advantage"] = torch.tensor(advantage, dtype=torch.float64)
+
+    def gradient(self, rows=None, weights=None, recorded_old=False):
+        """d loss / d weights over these rows at once, at the given weights of the run."""
+        lm, rule = self.lm, self.rule
+        rows = self.trained if rows is None else rows
+        if weights is not None:
+            self.load(weights)
         lm.zero_grad()
-        total, ratios = 0.0, []
+        total, ratios, count = 0.0, [], sum(row["tokens"] for row in rows)
+
+        def share(per_token, way):
+            if way == "sequence":
+                return per_token.mean() / len(rows)
+            return per_token.sum() / (count if way == "token" else len(rows) * self.length)
+
         for row in rows:
-            logp = logps(lm, row["ids"], row["start"])
-            old = row["first"] if recorded_old else logp.detach()
-            ratio = (logp - old).exp()
+            logp, entropy = spread(lm, row["ids"], row["start"])
+            advantage, ratio = row["advantage"], (logp - (row["old"] if recorded_old else logp.detach())).exp()
             ratios.append((ratio.detach() - 1).abs().max())
-            clipped = ratio.clamp(1 - o.clip_low, 1 + o.clip_high)
-            per_token = -torch.minimum(ratio * row["advantage"], clipped * row["advantage"])
-            if o.beta > 0 and o.kl_in == "loss":
+            gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip[0], 1 + self.clip[1]) * advantage)
+            if self.dual_clip is not None:
+                gain = torch.where(advantage < 0, torch.maximum(gain, self.dual_clip * advantage), gain)
+            total = total - share(gain + self.entropy * entropy, rule["aggregation"])
+            if rule["kl_in"] == "loss":
                 x = logp - row["first"]
-                per_token = per_token + o.beta * {"k1": x, "k2": x**2 / 2, "k3": (-x).exp() - 1 + x}[o.kl]
-            if o.aggregation == "sequence":
-                total = total + per_token.mean() / len(rows)
-            elif o.aggregation == "token":
-                total = total + per_token.sum() / sum(len(r["ids"]) - r["start"] for r in rows)
-            else:
-                total = total + per_token.sum() / len(rows) / o.constant_length
+                divergence = {"k1": x, "k2": x**2 / 2, "k3": (-x).exp() - 1 + x}[rule["kl"]]
+                total = total + self.beta * share(divergence, rule["kl_aggregation"])
         total.backward()
         gradient = {f"model.{n}": p.grad.clone() for n, p in lm.named_parameters()}
         return gradient, float(max(ratios)), float(total.detach())
@@ -90,9 +141,9 @@ class Plain:
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("kl_in", ["loss", "reward"])
 def test_accumulation_padding_and_order_leave_the_gradient_alone(model, tmp_path, aggregation, kl_in):
-    objective = Objective(aggregation=aggregation, constant_length=64, beta=0.3, kl="k1", kl_in=kl_in)
     groups, verdicts = recorded_round()
-    truth, _, _ = (plain := Plain(model, (groups, verdicts), objective)).gradient(plain.rows)
+    plain = Plain(model, (groups, verdicts), aggregation=aggregation, length=64, beta=0.3, kl="k1", kl_in=kl_in)
+    objective, (truth, _, _) = plain.objective, plain.gradient()
     assert flat(truth).norm() > 1e-3
 
     def run(rounds, **options):
@@ -139,14 +190,17 @@ def test_more_slots_than_rows(model, tmp_path):
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_later_steps_of_a_round_use_the_log_probs_it_began_with(model, tmp_path, aggregation):
-    objective = Objective(aggregation=aggregation, constant_length=20, beta=0.2, kl="k3", clip_low=0.01, clip_high=0.02)
+@pytest.mark.parametrize("dual_clip", [None, 1.015])
+def test_later_steps_of_a_round_use_the_log_probs_it_began_with(model, tmp_path, aggregation, dual_clip):
     groups, verdicts = recorded_round(3)
     verdicts[2].weight.fill_(1.0)
-    plain = Plain(model, (groups, verdicts), objective)
+    rounds, clips = (groups, verdicts), {"clip": (0.01, 0.02), "dual_clip": dual_clip}
+    plain = Plain(model, rounds, **clips, aggregation=aggregation, length=20, beta=0.2, kl="k3", entropy=0.05)
     uids = [groups[r["group"]].instruction.uid for r in plain.rows]
     for accumulate in (1, 2):
-        steps, _ = train_recorded(model, tmp_path, objective, [(groups, verdicts)], accumulate=accumulate, steps=(2, 2))
+        steps, _ = train_recorded(
+            model, tmp_path, plain.objective, [(groups, verdicts)], accumulate=accumulate, steps=(2, 2)
+        )
         assert len(steps) == 4
         far = []
         for number, step in enumerate(steps):
@@ -175,15 +229,11 @@ def test_both_inner_epochs_see_every_response_once(model, tmp_path):
 
 
 def test_logged_loss_is_the_loss_of_the_whole_step(model, tmp_path):
-    objective = Objective(beta=0.2, kl="k2", aggregation="sequence", scale="none")
     rounds = recorded_round()
-    plain = Plain(model, rounds, objective)
-    for row in plain.rows:
-        peers = torch.stack([r["score"] for r in plain.rows if r["group"] == row["group"]])
-        row["advantage"] = (row["score"] - peers.mean()) * row["weight"]
-    _, _, truth = plain.gradient(plain.rows)
+    plain = Plain(model, rounds, beta=0.2, kl="k2", aggregation="sequence", scale="none", entropy=0.1)
+    _, _, truth = plain.gradient()
     for accumulate in (1, 3):
-        _, module = train_recorded(model, tmp_path, objective, [rounds], accumulate=accumulate)
+        _, module = train_recorded(model, tmp_path, plain.objective, [rounds], accumulate=accumulate)
         assert module.step_metrics["loss"] == pytest.approx(truth, rel=1e-10)
 
 
@@ -197,23 +247,71 @@ def test_the_reference_has_the_precision_of_the_policy(model, tmp_path):
         assert module.step_metrics["kl"] == pytest.approx(0.0, abs=1e-12)  # nothing has moved yet
 
 
-def test_kl_in_the_reward_moves_the_advantages(model, tmp_path):
-    """Over two rounds: in the second the policy has left the reference, so the penalty must show."""
+def mixed_round():
+    """The recorded round in two attempts: a dropped group in each, and weights of 0 and a half."""
     groups, verdicts = recorded_round()
-    objective = Objective(beta=0.7, kl="k2", kl_in="reward", scale="none")
-    first, second = train_recorded(model, tmp_path, objective, [(groups, verdicts)] * 2)[0]
-    plain = Plain(model, (groups, verdicts), objective)
-    plain.lm.load_state_dict({n.removeprefix("model."): w for n, w in second["weights"].items()})
-    with torch.no_grad():
-        for row in plain.rows:
-            now = logps(plain.lm, row["ids"], row["start"])
-            row["score"] = row["score"] - 0.7 * ((now - row["first"]) ** 2 / 2).sum()
-    for row in plain.rows:
-        peers = torch.stack([r["score"] for r in plain.rows if r["group"] == row["group"]])
-        row["advantage"] = (row["score"] - peers.mean()) * row["weight"]
-    truth, _, _ = plain.gradient(plain.rows)
+    verdicts[2] = Verdict(torch.tensor([0.9, 0.1, 0.3]), dropped=True)
+    more, extra = recorded_round(5)
+    for group, verdict in zip(more, extra, strict=True):
+        group.instruction = replace(group.instruction, uid=f"late {group.instruction.uid}")
+        verdict.attempt = 1
+    extra[0].dropped = True
+    return groups + more[:2], verdicts + extra[:2]
+
+
+@pytest.mark.parametrize(("style", "name"), RULES)
+def test_every_algorithm_by_name(model, tmp_path, style, name):
+    """Over two rounds: in the second the policy has left the reference, so the divergence must show."""
+    rounds = mixed_round()
+    plain = Plain(model, rounds, style=style, name=name, beta=0.7, entropy=0.05, length=64)
+    objective = Objective(name, style, beta=0.7, entropy=0.05, constant_length=64)
+    first, second = train_recorded(model, tmp_path, objective, [rounds] * 2, accumulate=3)[0]
+    begun, _, _ = plain.gradient()
+    assert distance(first["gradient"], begun) < BOUND
+    plain.begin(second["weights"])
+    truth, _, _ = plain.gradient()
     assert distance(second["gradient"], truth) < BOUND
-    assert distance(second["gradient"], first["gradient"]) > 1e-3
+    assert distance(begun, truth) > 1e-3
+    kept = sorted(row["ids"] for row in plain.trained)
+    assert sorted(token_rows(second["batches"])) == kept
+    assert len(kept) == len(plain.rows) - 6
+
+
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+@pytest.mark.parametrize(("kl_in", "scale"), [("reward", "none"), ("return", "batch"), ("return", "token")])
+def test_the_divergence_moves_the_advantages(model, tmp_path, kl, kl_in, scale):
+    rounds = mixed_round()
+    plain = Plain(model, rounds, beta=0.7, kl=kl, kl_in=kl_in, baseline="batch", scale=scale)
+    _, second = train_recorded(model, tmp_path, plain.objective, [rounds] * 2)[0]
+    before = flat(plain.gradient(weights=second["weights"])[0])
+    plain.begin(second["weights"])
+    truth, _, _ = plain.gradient()
+    assert distance(second["gradient"], truth) < BOUND
+    assert float((before - flat(truth)).norm()) > 1e-3 * float(flat(truth).norm())
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_entropy_bonus_is_aggregated_as_the_loss_is(model, tmp_path, aggregation):
+    rounds = recorded_round()
+    plain = Plain(model, rounds, beta=0.0, entropy=0.3, aggregation=aggregation, length=32)
+    (step,), _ = train_recorded(model, tmp_path, plain.objective, [rounds], accumulate=2)
+    truth, _, _ = plain.gradient()
+    assert distance(step["gradient"], truth) < BOUND
+    plain.entropy = 0.0
+    assert distance(plain.gradient()[0], truth) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce++"])
+def test_a_dropped_group_serves_the_statistics_of_a_batch_alone(model, tmp_path, name):
+    groups, verdicts = mixed_round()
+    kept = [i for i, v in enumerate(verdicts) if not v.dropped]
+    objective = Objective(name, beta=0.3)
+    (with_them,), module = train_recorded(model, tmp_path, objective, [(groups, verdicts)])
+    rest = [groups[i] for i in kept], [verdicts[i] for i in kept]
+    (without,), _ = train_recorded(model, tmp_path, objective, [rest])
+    same = torch.equal(flat(with_them["gradient"]), flat(without["gradient"]))
+    assert same == (name != "reinforce++")
+    assert module.step_metrics["num_tokens"] == sum(len(i) for b in without["batches"] for i in b.mask.nonzero()) / 2
 
 
 def test_the_capture_is_taken_before_clipping(model, tmp_path):

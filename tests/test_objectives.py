@@ -1,54 +1,33 @@
 """Advantages, clipped losses and KL estimators against tables made by hand and a slow reference of their own."""
 
+import importlib.util
 import itertools
+import json
 import math
-import statistics
+from pathlib import Path
 
 import pytest
 import torch
+from slow_advantages import RULES, rules, slow_kl, slow_shape, slow_whiten
 
-from lightning_serl.objectives import Objective, advantages, aggregate, clip_counts, kl, policy_loss
+from lightning_serl.objectives import (
+    Objective,
+    advantages,
+    aggregate,
+    clip_counts,
+    kl,
+    overlong_penalty,
+    policy_loss,
+    returns,
+    whiten,
+)
 
 BASELINES = ("group", "loo", "batch", "none")
-SCALES = ("group", "batch", "none")
+SCALES = ("group", "batch", "token", "none")
 NAN, INF = math.nan, math.inf
 
 
 # --- advantages ------------------------------------------------------------------------------------------------------
-
-
-def reference(scores, groups, baseline, scale, weights, eps):
-    """The definition, response by response, in Python floats."""
-    rows = [i for i, w in enumerate(weights) if w > 0]
-    members = {g: [i for i in rows if groups[i] == g] for g in groups}
-
-    def flat(indices):
-        return len(indices) < 2 or len({scores[i] for i in indices}) == 1
-
-    def centred(i):
-        mates = members[groups[i]]
-        if baseline == "none":
-            return scores[i]
-        if baseline == "batch":
-            return 0.0 if len({scores[j] for j in rows}) == 1 else scores[i] - statistics.fmean(scores[j] for j in rows)
-        if flat(mates):
-            return 0.0
-        if baseline == "group":
-            return scores[i] - statistics.fmean(scores[j] for j in mates)
-        return scores[i] - statistics.fmean(scores[j] for j in mates if j != i)
-
-    differences = {i: centred(i) for i in rows}
-    out = [0.0] * len(scores)
-    for i in rows:
-        value = differences[i]
-        if scale == "group":
-            mates = members[groups[i]]
-            value = 0.0 if flat(mates) else value / (statistics.stdev(scores[j] for j in mates) + eps)
-        elif scale == "batch":
-            spread = len(rows) > 1 and len(set(differences.values())) > 1
-            value = value / (statistics.stdev(differences.values()) + eps) if spread else 0.0
-        out[i] = value
-    return out
 
 
 BATCHES = {
@@ -73,7 +52,7 @@ BATCHES = {
 @pytest.mark.parametrize(("baseline", "scale"), list(itertools.product(BASELINES, SCALES)))
 def test_advantages_equal_the_slow_reference(baseline, scale, name, eps):
     scores, groups, weights = BATCHES[name]
-    expected = reference(scores, groups, baseline, scale, weights, eps)
+    expected = slow_shape(scores, groups, baseline, scale, weights, eps)
     got = advantages(
         torch.tensor(scores, dtype=torch.float64),
         torch.tensor(groups, dtype=torch.long),
@@ -101,7 +80,7 @@ def test_advantages_of_random_ragged_batches(baseline, scale):
         if seed % 2:
             scores = (scores > 0).double()
         weights = (torch.rand(n, generator=generator) > 0.25).double()
-        expected = reference(scores.tolist(), groups.tolist(), baseline, scale, weights.tolist(), 1e-3)
+        expected = slow_shape(scores.tolist(), groups.tolist(), baseline, scale, weights.tolist(), 1e-3)
         got = advantages(scores, groups, baseline, scale, weights, 1e-3)
         assert got.tolist() == pytest.approx(expected, rel=1e-11, abs=1e-12), seed
 
@@ -149,6 +128,92 @@ def test_rounding_earns_no_advantage(baseline, scale, dtype):
 def test_advantages_refuse(arguments, message):
     with pytest.raises(ValueError, match=message):
         advantages(*arguments)
+
+
+# --- advantages of tokens --------------------------------------------------------------------------------------------
+
+
+def ragged(seed, rows=5, width=7):
+    """Values and a mask whose rows have any length, 0 included, and holes."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(0, width + 1, (rows,), generator=generator)
+    lengths[0] = 0
+    mask = (torch.arange(width) < lengths[:, None]) & (torch.rand(rows, width, generator=generator) > 0.1)
+    return values, mask
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_returns_equal_the_slow_reference(kind):
+    for seed in range(10):
+        (logp, mask), (ref, _) = ragged(seed), ragged(seed + 100)
+        advantage = torch.randn(len(logp), dtype=torch.float64)
+        got = returns(advantage, kl(logp, ref, kind), mask, 0.3)
+        for b, t in itertools.product(*map(range, mask.shape)):
+            later = [slow_kl(kind, float(logp[b, u]), float(ref[b, u])) for u in range(t, 7) if mask[b, u]]
+            expected = float(advantage[b]) - 0.3 * math.fsum(later) if mask[b, t] else 0.0
+            assert float(got[b, t]) == pytest.approx(expected, rel=1e-12, abs=1e-13)
+
+
+def test_returns_by_hand():
+    got = returns(
+        torch.tensor([1.0]), torch.tensor([[0.5, 9.0, 0.25, NAN]]), torch.tensor([[True, False, True, False]]), 2
+    )
+    assert got.tolist() == [[1 - 2 * 0.75, 0.0, 1 - 2 * 0.25, 0.0]]
+
+
+def test_whitening_equals_the_slow_reference():
+    for seed in range(10):
+        values, mask = ragged(seed)
+        got = whiten(3 * values + 1, mask)
+        rows = [[3 * float(v) + 1 for v, m in zip(*row, strict=True) if m] for row in zip(values, mask, strict=True)]
+        assert not got[~mask].any()
+        expected = [a for row in slow_whiten(rows) for a in row]
+        assert got[mask].tolist() == pytest.approx(expected, rel=1e-11, abs=1e-12)
+        assert (got.dtype, got.shape) == (values.dtype, values.shape)
+
+
+def test_whitening_by_hand():
+    mask = torch.tensor([[True, True, False], [True, False, False], [True, False, False]])
+    values = torch.tensor([[1.0, 0.0, NAN], [0.0, INF, 5.0], [3.0, 1e30, -1.0]], dtype=torch.float64)
+    # 1, 0, 0, 3: mean 1, variance 6/4 by count (2 if it were unbiased)
+    root = math.sqrt(1.5)
+    flat = [a for row in whiten(values, mask).tolist() for a in row]
+    assert flat == pytest.approx([0, -1 / root, 0, -1 / root, 0, 0, 2 / root, 0, 0])
+    # a variance of 2.5e-9 is less than the floor
+    close = torch.tensor([[0.5, 0.5 + 1e-4]], dtype=torch.float64)
+    assert whiten(close, torch.ones(1, 2).bool()).tolist()[0] == pytest.approx([-0.5, 0.5], rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whitening_of_equal_tokens_or_none_is_zero(dtype):
+    mask = torch.rand(3, 9) > 0.3
+    assert whiten(torch.full((3, 9), 0.1, dtype=dtype), mask).tolist() == [[0.0] * 9] * 3
+    assert whiten(torch.full((3, 9), NAN, dtype=dtype), torch.zeros(3, 9).bool()).tolist() == [[0.0] * 9] * 3
+
+
+# --- overlong responses ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("longest", "buffer"), [(16, 4), (16, 16), (10, 3), (7, 1), (5, 0)])
+def test_overlong_penalty_equals_the_slow_reference(longest, buffer):
+    expected = []
+    for length in range(2 * longest):
+        if length <= longest - buffer:
+            expected.append(0.0)
+        elif length <= longest:
+            expected.append((longest - buffer - length) / buffer)
+        else:
+            expected.append(-1.0)
+    got = overlong_penalty(torch.arange(2 * longest), longest, buffer)
+    assert got.dtype == torch.float32
+    assert got.tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("buffer", [-1, 17])
+def test_overlong_penalty_refuses(buffer):
+    with pytest.raises(ValueError, match=f"between 0 and max_tokens = 16, got {buffer}"):
+        overlong_penalty(torch.tensor([3]), 16, buffer)
 
 
 # --- aggregation -----------------------------------------------------------------------------------------------------
@@ -371,9 +436,63 @@ def test_kl_refuses_an_unknown_kind():
         kl(torch.zeros(1), torch.zeros(1), "k4")
 
 
+# --- against TRL -----------------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_trl():
+    """TRL's losses, gradients, advantages and penalties, recorded by benchmarks/against_trl.py."""
+    root = Path(__file__).resolve().parents[1]
+    spec = importlib.util.spec_from_file_location("against_trl", root / "benchmarks" / "against_trl.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    found = json.loads((root / "tests" / "recorded" / "trl_objectives.json").read_text(encoding="utf-8"))
+    assert {c["loss_type"] for c in found["losses"]} == {"grpo", "bnpo", "dapo", "dr_grpo"}
+    assert not all(map(any, found["batch"]["mask"])), "a response of weight 0 belongs to the batch"
+    worst = benchmark.compare(found)
+    assert len(worst) == 30
+    for name, value in worst.items():
+        # TRL's rewards and penalties are float32, its losses are taken in float64 here
+        assert value < (1e-12 if name.startswith("loss") else 1e-6), name
+
+
+# --- the options -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("style", "name"), RULES)
+def test_a_name_decides_what_is_left_open(style, name):
+    def read(objective):
+        fields = ("baseline", "scale", "kl", "kl_in", "aggregation", "kl_aggregation", "eps")
+        return {field: getattr(objective, field) for field in fields}
+
+    expected = rules(style, name)
+    del expected["clamp"]
+    assert read(Objective(name, style)) == expected
+    given = {"baseline": "none", "scale": "batch", "kl": "k2", "kl_in": "reward", "aggregation": "constant", "eps": 0.5}
+    for field, value in given.items():
+        follows = {"kl_aggregation": value} if field == "aggregation" and style == "default" else {}
+        assert read(Objective(name, style, **{field: value})) == expected | {field: value} | follows
+
+
+def test_the_default_is_grpo():
+    plain = Objective()
+    assert plain == Objective(
+        "grpo", baseline="group", scale="group", kl="k3", kl_in="loss", aggregation="token", eps=1e-4
+    )
+    assert (plain.clip_low, plain.clip_high, plain.dual_clip, plain.beta, plain.entropy) == (0.2, 0.2, None, 0.001, 0.0)
+    assert hash(plain) == hash(Objective(kl="k3"))
+    assert plain != Objective("rloo")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"name": "ppo"}, "name must be one of grpo, .*got 'ppo'"),
+        ({"style": "trl"}, "style must be default or serl, got 'trl'"),
+        ({"entropy": -0.1}, "entropy"),
+        ({"entropy": NAN}, "entropy"),
+        ({"entropy": INF}, "entropy"),
+        ({"beta": INF}, "beta"),
+        ({"eps": INF}, "eps"),
         ({"clip_low": 0.0}, "clip_low"),
         ({"clip_low": 1.0}, "clip_low"),
         ({"clip_high": 0.0}, "clip_high"),

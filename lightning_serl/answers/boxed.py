@@ -45,7 +45,8 @@ def last_boxed(text: str) -> str | None:
             break
         if content not in parts:
             parts.append(content)
-        following = at
+        # Text that was escaped twice has a second backslash, which belongs to the command.
+        following = at - text.startswith("\\", at - 1) if at else at
     return ",".join(reversed(parts)) if parts else None
 
 

@@ -15,8 +15,9 @@ def cluster(
 ) -> tuple[list[str | None], list[int]]:
     """Read the answers of one group and number their classes.
 
-    Distinct answers are sorted, each is compared with the first of every class so far, and classes are numbered in
-    that order. So the result does not depend on the order of the responses, even where equality is not transitive.
+    Distinct answers are sorted by length, each is compared with the first of every class so far, and classes are
+    numbered by their smallest answer. So the result does not depend on the order of the responses, even where equality
+    is not transitive.
 
     Args:
         texts: The ``n`` responses.
@@ -42,16 +43,16 @@ def cluster(
     limit = None if choices is None else choices if isinstance(choices, int) else len(choices)
     answers = [_within(read[text, bool(done)], limit) for text, done in zip(texts, finished, strict=True)]
 
-    representatives: list[str] = []
-    class_of: dict[str, int] = {}
-    for answer in sorted({a for a in answers if a is not None}):
-        for number, representative in enumerate(representatives):
-            if grader.same(representative, answer):
-                class_of[answer] = number
+    classes: list[list[str]] = []
+    # Short answers come first: "0" stands for a class better than "x^2 - x = 0" does, and is cheaper to compare.
+    for answer in sorted({a for a in answers if a is not None}, key=lambda a: (len(a), a)):
+        for members in classes:
+            if grader.same(members[0], answer):
+                members.append(answer)
                 break
         else:
-            class_of[answer] = len(representatives)
-            representatives.append(answer)
+            classes.append([answer])
+    class_of = {answer: number for number, members in enumerate(sorted(classes, key=min)) for answer in members}
     return answers, [-1 if a is None else class_of[a] for a in answers]
 
 

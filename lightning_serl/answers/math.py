@@ -8,7 +8,7 @@ from lightning_serl.answers.boxed import MAX_ANSWER, last_boxed
 from lightning_serl.answers.client import shared_client
 from lightning_serl.answers.memo import Memo
 from lightning_serl.answers.phrases import announced, is_prose
-from lightning_serl.answers.plain import decide, normal_form
+from lightning_serl.answers.plain import decide, is_abridged, normal_form
 from lightning_serl.answers.thinking import strip_thinking
 from lightning_serl.errors import InputError
 
@@ -73,7 +73,11 @@ class MathGrader:
         self._budget = seconds
 
     def extract(self, text: str) -> str | None:
-        """The last box, else an announced answer, else what math-verify finds; ``None`` if there is nothing."""
+        """The last box, else an announced answer, else what math-verify finds; ``None`` if there is nothing.
+
+        A box full of sentences is answered by the formula in it, if there is no doubt which; in exact mode by what
+        math-verify makes of the whole response.
+        """
         text = strip_thinking(text)
         boxed = _tidy(last_boxed(text))
         if boxed is not None and not is_prose(boxed):
@@ -81,10 +85,23 @@ class MathGrader:
         said = announced(text) if boxed is None and self.mode == "fast" else None
         if said is not None:
             return _tidy(said)
-        # Whole sentences in a box are read like a response: there may be a formula among them.
-        source = boxed if boxed is not None and self.mode == "fast" else text[-_MAX_READ:]
-        reply = self._ask("read", text=source)
-        return (None if reply is None else _tidy(reply.get("answer"))) or boxed
+        if boxed is not None and self.mode == "fast":
+            return self._read_sentences(boxed)
+        return self._read(text[-_MAX_READ:]) or boxed
+
+    def _read_sentences(self, boxed: str) -> str:
+        """The formula in a box full of sentences if two readings agree on it, else the sentences themselves.
+
+        What a derivation ends with need not be what it arrives at, and a wrong vote is worse than a lost one.
+        """
+        last = self._read(boxed)
+        first = None if last is None else self._read(f"The final answer is: {boxed}")
+        return last if last is not None and first is not None and self.same(last, first) else boxed
+
+    def _read(self, text: str) -> str | None:
+        """What math-verify finds in a text."""
+        reply = self._ask("read", text=text)
+        return None if reply is None else _tidy(reply.get("answer"))
 
     def extract_truncated(self, text: str) -> str | None:
         """The last complete box; a response that was cut off before it says nothing."""
@@ -107,10 +124,7 @@ class MathGrader:
         return self._compare(*pair) if known is None else known
 
     def _compare(self, a: str, b: str) -> bool:
-        if (
-            any(len(x) > _MAX_COMPARED or is_prose(x) or self._sound.get(x) is False for x in (a, b))
-            or self._budget <= 0
-        ):
+        if self._budget < FREE_SECONDS or any(self._is_text(x) for x in (a, b)):
             return normal_form(a) == normal_form(b)
         full = self._budget >= REQUEST_SECONDS
         reply = self._ask("same", a=_box(a), b=_box(b))
@@ -124,6 +138,11 @@ class MathGrader:
                 self._probe(answer)
         return normal_form(a) == normal_form(b)
 
+    def _is_text(self, answer: str) -> bool:
+        """Whether an answer is compared by its normal form only: too long, words, or known to take too long."""
+        text = len(answer) > _MAX_COMPARED or is_prose(answer) or is_abridged(answer)
+        return text or self._sound.get(answer) is False
+
     def _probe(self, answer: str) -> None:
         """Find out whether this answer was the one that took too long, so that it costs no further group."""
         if answer in self._sound or self._budget < PROBE_SECONDS:
@@ -132,8 +151,8 @@ class MathGrader:
 
     def _ask(self, op: str, limit: float = REQUEST_SECONDS, **fields: str) -> dict[str, Any] | None:
         """One request within the group's budget; ``None`` if it ended with the worker's death or was not made."""
-        if self._budget <= 0:
-            return None
+        if self._budget < FREE_SECONDS:
+            return None  # too little for an ordinary request: it would only cost the worker its life
         limit = min(limit, self._budget)
         reply = shared_client().ask(op, limit, **fields)
         if reply is None:

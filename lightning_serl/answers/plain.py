@@ -19,6 +19,8 @@ _DEGREES = re.compile(r"(?<=\d)\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 # Blanks between two letters (or a command and a letter) separate names; all others mean nothing.
 _BLANK = re.compile(r"(?<![a-zA-Z])\s+|\s+(?![a-zA-Z])")
+_DOTS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])|…")
+_ABRIDGED = re.compile(r",(?:\s|\\[,;:! ]|\\q?quad)*(?:\.\.\.|\\[lc]?dots(?![a-zA-Z])|…)")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}")
 _FUNCTIONS = frozenset(
@@ -55,7 +57,7 @@ def normal_form(answer: str) -> str:
         ('\\frac{1}{2}', '1234', 'even')
     """
     form = answer.strip().replace("\\$", "").replace("$", "").replace("{,}", ",").replace("−", "-")
-    form = _SIZE.sub("", _COMMAND_SPACE.sub(" ", form)).strip().rstrip(".").strip()
+    form = _SIZE.sub("", _COMMAND_SPACE.sub(" ", _DOTS.sub("...", form))).strip().rstrip(".").strip()
     form = _SHORT_FRAC.sub(r"\\frac{\1}{\2}", _FRAC.sub(r"\\frac", form))
     whole = _TEXT_ONLY.fullmatch(form)
     if whole is not None:
@@ -105,6 +107,14 @@ def is_phrase(form: str) -> bool:
         return False
     words = _WORD.findall(_COMMAND.sub(" ", form))
     return sum(word.lower() not in _FUNCTIONS for word in words) >= 2
+
+
+def is_abridged(answer: str) -> bool:
+    r"""Whether an answer is a list that leaves members out, such as ``1, 4, 9, \ldots``.
+
+    Algebra would read one of the members; such a list is no number and equals only itself.
+    """
+    return _ABRIDGED.search(answer) is not None
 
 
 def decide(a: str, b: str) -> bool | None:

@@ -16,11 +16,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from lightning_serl.answers.phrases import is_prose
@@ -31,6 +33,7 @@ WALL_FACTOR = 1.25
 _PARSED = 512
 _FEW_SYMBOLS = 3
 _LENGTHY = 200
+_ONE_NUMBER = re.compile(r"[^\d]*\d(?:[\d.,]|\{,\}|\\[,!])*[^\d]*")
 
 
 class Verifier:
@@ -88,11 +91,13 @@ class Verifier:
 
     def _spelling(self, found: list[Any]) -> str:
         """An answer text that math-verify reads back as what it found."""
-        from sympy import latex
+        from sympy import Integer, latex
 
         expression, spelling = found[0], str(found[-1])
         if isinstance(expression, str):
             return expression
+        if isinstance(expression, Integer) and _ONE_NUMBER.fullmatch(spelling) is None:
+            return str(expression)  # the spelling may be that of a formula that could not be parsed
         if self._percent(expression) is not None and "%" not in spelling:
             spelling += r"\%"
         # The spelling it reports is that of its first match, which need not be the match that could be parsed.
@@ -102,7 +107,20 @@ class Verifier:
         lengthy = is_prose(spelling) or len(spelling) > _LENGTHY
         if same and (not lengthy or len(expression.free_symbols) > _FEW_SYMBOLS):
             return spelling
-        return str(latex(expression))
+        return _chain(expression) or str(latex(expression))
+
+
+def _chain(expression: Any) -> str | None:
+    """The spelling of ``a = b = c``, whose links sympy would sort."""
+    from latex2sympy2_extended.logic import And
+    from sympy import Eq, latex
+
+    links = expression._unsorted_args if isinstance(expression, And) else ()
+    if not links or any(not isinstance(link, Eq) for link in links):
+        return None
+    if any(left.rhs != right.lhs for left, right in pairwise(links)):
+        return None
+    return " = ".join(latex(side) for side in (links[0].lhs, *(link.rhs for link in links)))
 
 
 def serve(verifier: Verifier, send: Callable[[dict[str, Any]], None]) -> None:

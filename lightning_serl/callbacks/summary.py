@@ -1,4 +1,4 @@
-"""The end of a run: a table for the terminal, ``summary.json``, ``evaluation.json`` and ``curves.png``."""
+"""The end of a run: a table for the terminal, ``summary.json``, ``curves.png``, and what an evaluation found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from lightning_serl.callbacks.curves import draw_curves
 from lightning_serl.callbacks.ledger import Ledger
 
-Results = dict[str, dict[str, float | None]]
+Results = dict[str, dict[str, Any]]
 
 
 class Summary(pl.Callback):
@@ -43,7 +43,7 @@ class Summary(pl.Callback):
         self._first_step = trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the results; ``validate`` writes them to ``evaluation.json``."""
+        """Keep the results; ``validate`` writes them to ``evaluation.json``, and each problem to a file beside it."""
         if trainer.sanity_checking:
             return
         results = getattr(pl_module, "last_results", {})
@@ -51,11 +51,11 @@ class Summary(pl.Callback):
             self.before = results  # a first evaluation after some training is no beginning
         self.after = results
         if trainer.state.fn == "validate":
-            self._write_evaluation(trainer, results)
+            self._write_evaluation(trainer, pl_module)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """As after ``validate``."""
-        self._write_evaluation(trainer, getattr(pl_module, "last_results", {}))
+        self._write_evaluation(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -133,17 +133,21 @@ class Summary(pl.Callback):
         )
         console.print(f"time: {summary['seconds']:.0f} s for {summary['rounds']} rounds")
 
-    def _write_evaluation(self, trainer: pl.Trainer, results: Results) -> None:
+    def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
-        _write_json(root / "evaluation.json", results)
-        if trainer.state.fn in ("validate", "test") :
-            console = Console(file=sys.stdout, highlight=False)
-            for name, result in results.items():
-                facts = ", ".join(f"{k} {_percent(v)}" for k, v in _short(result).items() if k != "n")
-                console.print(f"{name}: {facts} over {result['n']} problems", soft_wrap=True)
+        report: Results = getattr(pl_module, "last_report", {})
+        _write_json(root / "evaluation.json", report)
+        if not self.deferred:  # the items are of no use beside a fit, which goes on to change them
+            items = getattr(pl_module, "evaluation_items", {})
+            rows = ({"set": name, **problem.facts} for name, problems in items.items() for problem in problems)
+            _write(root / "evaluation_items.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        console = Console(file=sys.stdout, highlight=False)
+        for name, result in report.items():
+            facts = ", ".join(_with_interval(k, v, result) for k, v in _short(result).items() if k != "n")
+            console.print(f"{name}: {facts} over {result['n']} problems", soft_wrap=True, markup=False)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to finish the table."""
@@ -179,6 +183,13 @@ def _short(result: dict[str, Any]) -> dict[str, Any]:
     return {"pass@1": result["pass@1"], **sampled, "n": result["n"]}
 
 
+def _with_interval(key: str, value: float | None, result: dict[str, Any]) -> str:
+    """A figure for the terminal; the first of them with its interval."""
+    said = f"{key} {_percent(value)}"
+    ends = result["intervals"].get(key)
+    return said if ends is None else f"{said} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
 def _label_free(metrics: dict[str, float]) -> dict[str, float]:
     pairs = {"agreement": "serl/vote/agreement_mean", "no_answer": "serl/vote/no_answer_frac"}
     return {name: metrics[key] for name, key in pairs.items() if key in metrics}
@@ -194,7 +205,12 @@ def _why(reasons: dict[str, int]) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     """Written beside and moved, so that a reader never meets half a file."""
     staging = path.with_name(f".{path.name}.tmp")
-    staging.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # lone surrogates can come out of a model: written escaped rather than refused
+    staging.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(staging, path)

@@ -24,11 +24,17 @@ class Fields:
         problem: The problem; a file that has none of this name but a ``question`` or ``prompt`` is read by that.
         answer: The gold answer, used only where labels are asked for; null ignores labels.
         choices: The options of a multiple-choice problem, a list of strings.
+        level: Difficulty, for the results per level of an evaluation set; by default whichever of ``level`` and
+            ``grade`` is there.
+        subject: The same for results per subject; by default whichever of ``subject``, ``type``, ``data_topic`` and
+            ``category`` is there.
     """
 
     problem: str = "problem"
     answer: str | None = "answer"
     choices: str = "choices"
+    level: str | None = None
+    subject: str | None = None
 
 
 _OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
@@ -45,16 +51,28 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     Raises:
         InputError: with file and line, if the file is missing, empty, not JSON, or a row lacks the problem.
     """
+    return [to_problem(row, fields, where, f"{prefix}-{number:05d}") for number, where, row in read_rows(name, fields)]
+
+
+def read_rows(name: str, fields: Fields) -> list[tuple[int, str, Any]]:
+    """The JSON values of a problem file.
+
+    Args:
+        name: As for :func:`read_problems`.
+        fields: Names of its fields, for the message about an empty file.
+
+    Returns:
+        For each row its number (of the line, in a JSON list of the item), where it stands, and its value.
+
+    Raises:
+        InputError: with file and line, if the file is missing, empty or not JSON.
+    """
     if not name.strip():
         raise InputError("the name of a problem file is empty; give a jsonl file of problems")
-    path = Path(tiny.resolve(name))
-    rows = _rows(path, name)
-    out = []
-    for number, line, row in rows:
-        out.append(_problem(row, fields, f"{name}:{line}", f"{prefix}-{number:05d}"))
-    if not out:
+    rows = [(number, f"{name}:{line}", row) for number, line, row in _rows(Path(tiny.resolve(name)), name)]
+    if not rows:
         raise InputError(f"{name} holds no problems; give one JSON object with a {fields.problem!r} field per line")
-    return out
+    return rows
 
 
 def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
@@ -151,7 +169,19 @@ _BLANKS = re.compile("[ \t\n\r]*")
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
+def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--data.fields") -> Instruction:
+    """One row as a problem.
+
+    Args:
+        row: A JSON value.
+        fields: Names of its fields.
+        where: Where it stands, for messages.
+        uid: The problem's uid.
+        option: The option that names the fields, for messages.
+
+    Raises:
+        InputError: if it is no object, lacks the problem, or a field holds what it cannot hold.
+    """
     if not isinstance(row, dict):
         raise InputError(f'{where} holds {_kind(row)}, not an object; write {{"{fields.problem}": "..."}}')
     field = fields.problem
@@ -159,7 +189,7 @@ def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
         field = next((f for f in _OTHER_PROBLEM_FIELDS if f in row), field)
     if field not in row:
         has = ", ".join(name[:20] for name in sorted(row)[:8]) or "no fields"
-        raise InputError(f"{where} has no field {field!r} (it has {has}); set --data.fields.problem")
+        raise InputError(f"{where} has no field {field!r} (it has {has}); set {option}.problem")
     problem = row[field]
     if not isinstance(problem, str):
         raise InputError(f"{where}: field {field!r} holds {_kind(problem)}, not a string")
@@ -180,11 +210,11 @@ def _problem(row: Any, fields: Fields, where: str, uid: str) -> Instruction:
         meta["choices"] = [_check_unicode(str(c), fields.choices, where) for c in choices]
     label = _label(row, fields, where)
     if label is not None and "choices" in meta:
-        label = _letter(label, meta["choices"], fields, where)
+        label = _letter(label, meta["choices"], f"{where}: field {fields.answer!r}", option)
     return Instruction(problem, uid, label=label, meta=meta)
 
 
-def _letter(label: str, choices: list[str], fields: Fields, where: str) -> str:
+def _letter(label: str, choices: list[str], what: str, option: str) -> str:
     """A multiple-choice label as its letter, also where the file gives the option's text."""
     letters = _LETTERS[: len(choices)]
     bare = label.strip("()[]. ").upper()
@@ -196,8 +226,8 @@ def _letter(label: str, choices: list[str], fields: Fields, where: str) -> str:
     if len(same) == 1:
         return same[0]
     raise InputError(
-        f"{where}: field {fields.answer!r} must be one of the letters {letters} or the text of one option, got {label[:40]!r}; "
-        "--data.fields.answer null ignores labels"
+        f"{what} must be one of the letters {letters} or the text of one option, got {label[:40]!r}; "
+        f"{option}.answer null ignores labels"
     )
 
 

@@ -17,8 +17,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
 from lightning_serl.datamodules import preflight
+from lightning_serl.datamodules.benchmarks import read_set
 from lightning_serl.datamodules.earlier import read_pool
-from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream
+from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream, SetGrader, set_graders
 from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.datamodules.problems import Fields, read_problems
 from lightning_serl.datamodules.round import Round, RoundOptions, Table, play_round, silent
@@ -28,6 +29,7 @@ from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import EmptyRound, InputError, PushMismatch
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
+from lightning_serl.published.scoring import RuleReward
 from lightning_serl.ranks import Ranks
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
 from lightning_serl.rewards.named import check_reward_name, named_reward, rewards_by_role
@@ -95,6 +97,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.rounds_per_epoch must be at least 1, got {rounds_per_epoch}")
         if max_tokens < 1:
             raise InputError(f"data.max_tokens must be at least 1, got {max_tokens}")
+        if round.overlong_buffer > max_tokens:
+            raise InputError(
+                f"data.round.overlong_buffer is {round.overlong_buffer}, more than data.max_tokens ({max_tokens}); "
+                "give the last tokens that cost score, or 0"
+            )
         if seed is not None and seed < 0:
             raise InputError(f"data.seed must be 0 or above, got {seed}")
         self.seeds, self.source, self.fields = seeds, source, fields
@@ -115,6 +122,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
         self.seed_problems: list[Instruction] = []
         self.evaluation_problems: dict[str, list[Instruction]] = {}
+        self.evaluation_graders: dict[str, SetGrader] = {}
+        self._detects = self.grader == "auto"
         self._earlier: list[list[tuple[Instruction, str]]] = []
         self._table: Table | None = None
         self._started_for: Policy | str | None = "not started"
@@ -150,20 +159,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read and check every file, choose the grader, and say so; no model is loaded yet."""
         self.check_files(stage)
-        if self.grader == "auto":
-            problems = self.seed_problems or [p for one in self.evaluation_problems.values() for p in one]
-            if not problems:
-                raise InputError(
-                    "data.grader is auto but there are no problems to look at; set it to math, choice or text"
-                )
-            name, sentence = detect_grader(
-                [p.prompt for p in problems], [p.label for p in problems], [p.meta.get("choices") for p in problems]
-            )
-            self.grader, self.grader_name = resolve_grader(name), name
-            rank_zero_info(sentence)
+        self._choose_graders()
         if stage == "fit":
             solve = self.rewards.get("solve")
-            if self._reward_name == "VerifiableReward" or isinstance(solve, VerifiableReward):
+            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(solve, (VerifiableReward, RuleReward)):
                 preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
             preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
@@ -177,6 +176,28 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 preflight.announce_labels(self.seed_problems)
             if self.writes:
                 preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
+
+    def _choose_graders(self) -> None:
+        """The run's grader by the seeds and that of each evaluation set by its own problems, unless one was named."""
+        if not self.evaluation_graders:
+            run = None if self._detects else SetGrader(self.grader, self.grader_name)  # type: ignore[arg-type]
+            self.evaluation_graders, said = set_graders(self.evaluation_problems, run)
+            for sentence in said:
+                rank_zero_info(sentence)
+        if not self._detects:
+            return
+        if self.seed_problems:
+            name, sentence = detect_grader(
+                [p.prompt for p in self.seed_problems],
+                [p.label for p in self.seed_problems],
+                [p.meta.get("choices") for p in self.seed_problems],
+            )
+            rank_zero_info(sentence)
+            self.grader, self.grader_name, self._detects = resolve_grader(name), name, False
+        elif self.evaluation_graders:  # nothing is trained on, or later: the seeds of a fit to come decide anew
+            self.grader, self.grader_name = next(iter(self.evaluation_graders.values()))
+        else:
+            raise InputError("data.grader is auto but there are no problems to look at; set it to math, choice or text")
 
     def check_files(self, stage: str) -> None:
         """Read the problem files that a stage needs.
@@ -200,10 +221,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._table = None
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
-            raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem file")
+            raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
-                name: read_problems(path, self.evaluation.fields, name) for name, path in sorted(self.evaluation.sets.items())
+                name: read_set(spec, self.evaluation.fields, name)
+                for name, spec in sorted(self.evaluation.sets.items())
             }
 
     # -- the run's parts ---------------------------------------------------------------------------------------------
@@ -316,7 +338,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[EvaluationStream]:
         """One stream per evaluation set."""
-        return [EvaluationStream(self, name, problems) for name, problems in self.evaluation_problems.items()]
+        return [
+            EvaluationStream(self, name, problems, self.evaluation_graders.get(name))
+            for name, problems in self.evaluation_problems.items()
+        ]
 
     test_dataloader = val_dataloader
 

@@ -27,7 +27,7 @@ class RuleReward:
     Args:
         boxed: Read the label as ``\boxed{label}`` unless it holds a box, as the published evaluation files do. The
             published training with gold labels reads them bare, of which math-verify understands numbers and simple
-            fractions alone: about a sixth of the labels are misread.
+            fractions alone: no answer to 90 of the 500 published seeds can then be right.
     """
 
     needs: frozenset[str] = frozenset()

@@ -38,6 +38,15 @@ def test_any_order_of_responses_gives_the_same_classes(mode):
         assert classes == [reference[i] for i in order]
 
 
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_the_shortest_answer_stands_for_its_class(mode):
+    # Both equations equal the number, not each other; "(" sorts before "3", but that makes no better representative.
+    grader = MathGrader(mode)
+    assert not grader.same("(y)=3", "x=3")
+    _, classes = cluster(boxes("(y)=3", "x=3", "3"), [True] * 3, grader)
+    assert classes == [0, 0, 0]
+
+
 def test_a_letter_beyond_the_choices_is_no_answer():
     answers, _ = cluster(["answer is (D).", "answer is (E)."], [True, True], ChoiceGrader(), ["w", "x", "y", "z"])
     assert answers == ["D", None]

@@ -82,6 +82,24 @@ def test_equality(mode, a, b, equal):
     assert grader.same(b, a) is equal
 
 
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        ("9, 18, 27, 36, ...", "36", False),
+        ("9, 18, 27, 36, ...", "9, 18", False),
+        (r"1, 4, \ldots", "1,4,...", True),
+        (r"1, 2, \dots, 10", "1, 2, …, 10", True),
+        (r"1,\ \ldots,\ 5", "1, 5", False),
+        ("1, 2", "2, 1", True),
+    ],
+)
+def test_a_list_that_leaves_members_out_equals_only_itself(mode, a, b, equal):
+    grader = MathGrader(mode)
+    assert grader.same(a, b) is equal
+    assert grader.same(b, a) is equal
+
+
 def test_unknown_mode_names_the_known_ones():
     with pytest.raises(InputError, match="fast, exact"):
         MathGrader("slow")
@@ -129,6 +147,15 @@ def test_spent_budget_is_no_verdict_to_remember():
     assert not grader.same("a+b+1", "1+b+a")
     grader.start_group()
     assert grader.same("a+b+1", "1+b+a")
+
+
+def test_too_little_budget_costs_the_worker_nothing():
+    grader = MathGrader()
+    grader.start_group(0.01)
+    before = shared_client().requests
+    assert not grader.same("c+d+1", "1+d+c")
+    assert grader.extract("It is $c+d$, as $7=7$ and nothing else says.") is None
+    assert (grader.timeouts, shared_client().requests) == (0, before)
 
 
 def test_works_off_the_main_thread():
@@ -257,4 +284,5 @@ def test_recorded_pairs(golden_dir, mode):
         equal = gold is not None and pred is not None and grader.same(gold, pred)
         if equal != pair["ref090"]["equal"]:
             differ.append(pair["id"])
+            assert equal == pair["expected_equal"], pair["id"]
     assert len(differ) <= 3, differ

@@ -35,6 +35,8 @@ def test_thinking_is_no_answer(text, rest):
         (r"\boxed{5} and \boxed{ }", "5"),
         (r"\fbox{7}", "7"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"$\\boxed{35 cm} ++ \\boxed{4}$", "35 cm,4"),
+        (r"\\boxed{1}, \\boxed{\frac{1}{2}}", r"1,\frac{1}{2}"),
         ("no box", None),
         ("\\boxed{" + "{" * 10**6, None),
         ("\\boxed{" * 10**5, None),
@@ -76,6 +78,38 @@ def test_announced_answer(text, answer):
 @pytest.mark.parametrize("mode", ["fast", "exact"])
 def test_math_extraction(text, answer, mode):
     assert MathGrader(mode).extract(text) == answer
+
+
+DERIVED = "First we double the four apples and then we add two more: 2 * 4 + 2 = 10. So there are 10 apples."
+DOUBTFUL = "The first part of it is 12 cm long. Therefore the whole of it has a length of 2 * 12 = 24 cm."
+SILENT = "The closed form of this sum cannot be found without doing all of the work by hand."
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_a_box_full_of_sentences_is_read_where_readings_agree(mode):
+    grader = MathGrader(mode)
+    answer = grader.extract(f"Complete the square. The final answer is: $\\boxed{{{DERIVED}}}$")
+    assert answer == "10"
+
+
+def test_a_box_full_of_doubtful_sentences_is_its_own_answer():
+    response = f"There are two. The final answer is: $\\boxed{{{DOUBTFUL}}}$"
+    assert MathGrader("fast").extract(response) == DOUBTFUL
+    assert MathGrader("exact").extract(response) == "12", "as math-verify has it"
+    response = f"There are $n=3$ parts. The final answer is: $\\boxed{{{SILENT}}}$"
+    assert MathGrader("fast").extract(response) == SILENT, "a formula before the box is none of its answers"
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [
+        ("It follows that $x + 1 = x^2 = 5$ ends it", "x + 1 = x^2 = 5"),
+        (r"thus $\text{M} \begin{pmatrix} 1 \\ 3 \end{pmatrix} = 2 + \begin{pmatrix} 7", "7"),
+        ("so 105 * 42 / ", "42"),
+    ],
+)
+def test_what_math_verify_finds_is_spelled_so_that_it_reads_back(text, spelling):
+    assert MathGrader().extract(text) == spelling
 
 
 def test_truncated_math_abstains_without_a_box():

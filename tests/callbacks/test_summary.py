@@ -59,6 +59,57 @@ def test_several_sets_are_all_in_the_summary(tmp_path, sets, capsys):
     assert f"problems: {written['proposed']} written" in out
 
 
+def test_a_validation_writes_results_and_items_and_says_the_first_interval(tmp_path, sets, capsys):
+    module, data = selfplay(evaluation=EvaluationOptions(sets=sets, samples=2))
+    trainer_for(tmp_path, [Summary()]).validate(module, data, verbose=False)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    items = [json.loads(line) for line in (tmp_path / "evaluation_items.jsonl").read_text().splitlines()]
+    assert [(item["set"], item["uid"]) for item in items] == [
+        ("alpha", "alpha-00001"),
+        ("alpha", "alpha-00002"),
+        ("beta", "beta-00001"),
+    ]
+    assert sum(item["greedy_right"] for item in items[:2]) == written["alpha"]["correct"]
+    low, high = written["alpha"]["intervals"]["pass@1"]
+    share = 100 * written["alpha"]["pass@1"]
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("alpha: ")]
+    assert line.startswith(f"alpha: pass@1 {share:.1f} % [{100 * low:.1f}, {100 * high:.1f}], mean@2 ")
+    assert line.endswith("over 2 problems")
+    assert line.count("[") == 1
+    (line,) = [line for line in lines if line.startswith("beta: ")]
+    assert line.startswith("beta: agreement ")
+    assert "[" not in line
+
+
+def test_beside_a_fit_there_are_no_items(tmp_path, sets):
+    summary = Summary()
+    summary.deferred = True
+    module, data = selfplay(evaluation=EvaluationOptions(sets=sets, samples=0))
+    trainer_for(tmp_path, [summary]).validate(module, data, verbose=False)
+    assert (tmp_path / "evaluation.json").exists()
+    assert not (tmp_path / "evaluation_items.jsonl").exists()
+
+
+def test_metrics_of_an_evaluation_are_flat(tmp_path, sets):
+    fit(tmp_path, sets)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [row for row in rows if "val/alpha/pass@1" in row]
+    assert evaluations
+    assert all(value is None or isinstance(value, (int, float)) for row in evaluations for value in row.values())
+
+
+def test_the_ends_of_intervals_are_logged(tmp_path, sets):
+    module, data = selfplay(evaluation=EvaluationOptions(sets=sets, samples=2))
+    trainer = trainer_for(tmp_path)
+    trainer.validate(module, data, verbose=False)
+    for name in ("pass@1", "mean@k", "maj@k", "pass@k"):
+        low, high = module.last_report["alpha"]["intervals"][name]
+        logged = [float(trainer.callback_metrics[f"val/alpha/{name}_{end}"]) for end in ("low", "high")]
+        assert logged == pytest.approx([low, high])
+    assert "intervals" not in module.last_results["alpha"]
+
+
 def test_the_table_shows_the_change(capsys):
     Summary()._print(
         {

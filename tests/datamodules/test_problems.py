@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from lightning_serl.datamodules.problems import Fields, read_problems
+from lightning_serl.datamodules.problems import Fields, read_problems, read_rows, to_problem
 from lightning_serl.errors import InputError
 
 GOOD = b'{"problem": "1+1?", "answer": "2"}'
@@ -191,3 +191,30 @@ def test_a_choice_label_is_a_letter_or_an_options_text(tmp_path, answer, label):
             read_problems(str(file), Fields(), "p")
     else:
         assert read_problems(str(file), Fields(), "p")[0].label == label
+
+
+def test_rows_know_where_they_stand(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b"\n" + GOOD + b"\n7\n")
+    assert read_rows(str(path), Fields()) == [
+        (2, f"{path}:2", {"problem": "1+1?", "answer": "2"}),
+        (3, f"{path}:3", 7),
+    ]
+    path.write_bytes(b'[\n{"problem": "a"}\n]')
+    assert read_rows(str(path), Fields()) == [(1, f"{path}:2", {"problem": "a"})]
+
+
+@pytest.mark.parametrize(
+    "row", [{"q": "a"}, {"problem": "a", "choices": ["x", "y"], "answer": "z"}], ids=["no problem", "no such option"]
+)
+def test_messages_name_the_option_of_their_fields(row):
+    for options, named in (((), "--data.fields"), (("--data.evaluation.fields",), "--data.evaluation.fields")):
+        with pytest.raises(InputError, match=rf"here.* {named}\."):
+            to_problem(row, Fields(), "here", "u", *options)
+
+
+def test_training_does_not_take_solutions_or_levels_along(tmp_path):
+    """Labels come from the answer field alone: a file without it stays unlabelled, whatever else is in it."""
+    row = b'{"problem": "a", "solution": "so \\\\boxed{4}", "level": 5, "subject": "s", "options": ["x", "y"]}'
+    (problem,) = read(tmp_path, row)
+    assert (problem.label, problem.meta) == (None, {})

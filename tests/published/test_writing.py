@@ -77,13 +77,16 @@ def test_few_shot_prompts_are_cut_where_the_published_ones_are():
     from lightning_serl.loading import load_policy
 
     policy = load_policy("tiny:base")
+    policy.causal_lm.config.max_position_embeddings = 2048
     long = [f"Compute {' + '.join(str(n) for n in range(300))}:" for _ in range(3)]
     template = InstructionTemplate(header="Come up with a series of questions:")
     source = FewShotSelfInstruction(
         InstructionPool(long), Writing(exemplars=3, from_kept=0, prompts_per_call=1, style="serl", template=template)
     )
     request = source._request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
-    assert len(request.prompt_ids) == writing.PROMPT_TOKENS
+    assert len(request.prompt_ids) == writing.PROMPT_TOKENS == 2048 - 1024
     shown = policy.tokenizer.decode(request.prompt_ids)
     assert shown.startswith("Come up with a series of questions:\n1. Compute 0 + 1 + 2")
     assert ":\n2." not in shown
+    policy.causal_lm.config.max_position_embeddings = 1100
+    assert len(source._request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy)).prompt_ids) == 76
