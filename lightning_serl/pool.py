@@ -208,9 +208,7 @@ class InstructionPool:
                 best, best_index = score, index
         return best, best_index
 
-    def similar(
-        self, text: str | Instruction, threshold: float, among: tuple[str, ...] | None = None
-    ) -> int | None:
+    def similar(self, text: str | Instruction, threshold: float, among: tuple[str, ...] | None = None) -> int | None:
         """An entry that ``text`` repeats: the same text, or the first whose ROUGE-L F exceeds ``threshold``.
 
         Args:
