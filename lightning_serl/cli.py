@@ -6,6 +6,7 @@ statuses: 2 for bad input before work began, 1 for a failure during it, 130 and 
 
 from __future__ import annotations
 
+import difflib
 import io
 import logging
 import os
@@ -57,7 +58,9 @@ def presets() -> list[str]:
 
 def _preset_path(name: str) -> str:
     if name not in presets():
-        raise _Refused(f"there is no preset {name!r}; the presets are {', '.join(presets())}")
+        near = difflib.get_close_matches(name, presets(), n=3)
+        known = f"did you mean {' or '.join(near)}?" if near else "`lightning-serl fit --help` lists them under --config"
+        raise _Refused(f"there is no preset {name[:60]!r}; {known}")
     return str(files("lightning_serl") / "configs" / f"{name}.yaml")
 
 
@@ -209,10 +212,10 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def before_fit(self) -> None:
             self._check_fit()
+            self._part(parts.Summary).deferred = True
             begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
             if begins and self.datamodule.evaluation.sets:
                 self.trainer.validate(self.model, self.datamodule, verbose=False)
-            self._part(parts.Summary).deferred = True
 
         def after_fit(self) -> None:
             trainer, model = self.trainer, self.model

@@ -290,7 +290,11 @@ def test_option_names_cover_all_commands():
     assert [n for n in option_names(parser) if n != "--help"] == ["--one", "--two"]
 
 
-def test_an_unknown_preset_is_told_the_known_ones(tmp_path):
-    said = refused(tmp_path, "-c", "preset:nope")
-    assert "'nope'" in said
-    assert all(name in said for name in presets())
+def test_an_unknown_preset_is_told_the_nearest_ones(tmp_path):
+    said = refused(tmp_path, "-c", "preset:quikstart")
+    assert "'quikstart'; did you mean quickstart" in said
+    said = refused(tmp_path, "-c", "preset:zzz")
+    assert "'zzz'" in said
+    assert "--help" in said
+    printed = "".join(cli("fit", "--help").out.split())  # names are broken at their hyphens
+    assert all(name in printed for name in presets())

@@ -78,6 +78,8 @@ class Summary(pl.Callback):
         root = Path(trainer.default_root_dir)
         summary = self.summarise(trainer)
         _write_json(root / "summary.json", summary)
+        if self.after and (report := getattr(trainer.lightning_module, "last_report", None)):
+            _write_json(root / "evaluation.json", report)  # until now that of the beginning
         draw_curves(root / "metrics.jsonl", root / "curves.png")
         self._print(summary)
 

@@ -82,7 +82,7 @@ def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
     known = None if source is None else source.known
     fields = fields if known is None else Fields()
     rows = read_rows(spec, fields) if source is None else _load(source, spec)
-    kept = [(number, where, new) for number, where, row in rows if (new := _converted(row)) is not None]
+    kept = [(number, where, _converted(row)) for number, where, row in rows if not _several_answers(row)]
     if len(kept) < len(rows):
         rank_zero_info(f"{name}: {len(rows) - len(kept)} of {len(rows)} problems have several answers and are left out")
     if not kept:
@@ -230,30 +230,46 @@ def _quiet(datasets: Any) -> Iterator[None]:
 Row = dict[str, Any]
 
 
-def _asdiv(row: Row) -> Row | None:
-    """Body and question in one; the answer without its unit in parentheses; not those with several answers."""
-    body, question, answer = (str(row[key]).strip() for key in ("body", "question", "answer"))
-    if ";" in answer:
-        return None
+_ASDIV = frozenset({"body", "question", "answer", "solution_type"})
+
+
+def _several_answers(row: Any) -> bool:
+    """Whether a problem of ASDiv has several answers; SeRL and others leave those out."""
+    if not isinstance(row, dict) or not row.keys() >= _ASDIV:
+        return False
+    return isinstance(row["answer"], str) and ";" in row["answer"]
+
+
+def _asdiv(row: Row) -> Row:
+    """Body and question in one; the answer without its unit in parentheses."""
+    body, question, answer = row["body"], row["question"], row["answer"]
+    if not (isinstance(body, str) and isinstance(question, str) and isinstance(answer, str)):
+        return row  # refused where problems are made
+    body, question = body.strip(), question.strip()
     problem = question if question.startswith(body) else f"{body} {question}"
     return row | {"problem": problem, "answer": re.sub(r"\(.*?\)", "", answer).strip()}
 
 
 def _college_math(row: Row) -> Row:
     """The answer without its dollar signs."""
-    return row | {"answer": str(row["answer"]).replace("$", "").strip()}
+    answer = row["answer"]
+    return row | {"answer": answer.replace("$", "").strip()} if isinstance(answer, str) else row
 
 
 def _gsm8k(row: Row) -> Row:
     """The number after the solution, without commas."""
-    _, mark, number = str(row["answer"]).rpartition("####")
-    return row | {"answer": number.replace(",", "").strip()} if mark else row
+    answer = row["answer"]
+    if not isinstance(answer, str) or "####" not in answer:
+        return row
+    return row | {"answer": answer.rpartition("####")[2].replace(",", "").strip()}
 
 
 def _math(row: Row) -> Row:
     """The solution is the answer where there is none beside it; graders read its box."""
-    answered = row.get("answer") is not None
-    return row if answered or "\\boxed" not in str(row["solution"]) else row | {"answer": row["solution"]}
+    solution = row["solution"]
+    if row.get("answer") is not None or not isinstance(solution, str) or "\\boxed" not in solution:
+        return row
+    return row | {"answer": solution}
 
 
 def _mmlu_pro(row: Row) -> Row:
@@ -267,8 +283,8 @@ def _mmlu_pro(row: Row) -> Row:
 
 
 #: What is done to rows that have certain fields.
-_LAYOUTS: tuple[tuple[frozenset[str], Callable[[Row], Row | None]], ...] = (
-    (frozenset({"body", "question", "answer", "solution_type"}), _asdiv),
+_LAYOUTS: tuple[tuple[frozenset[str], Callable[[Row], Row]], ...] = (
+    (_ASDIV, _asdiv),
     (frozenset({"question", "answer", "data_topic"}), _college_math),
     (frozenset({"question", "answer"}), _gsm8k),
     (frozenset({"problem", "solution"}), _math),
@@ -277,14 +293,12 @@ _LAYOUTS: tuple[tuple[frozenset[str], Callable[[Row], Row | None]], ...] = (
 
 
 def _converted(row: Any) -> Any:
-    """A row with the fields ``problem``, ``answer`` and ``choices`` as its layout means them; ``None`` drops it."""
+    """A row with the fields ``problem``, ``answer`` and ``choices`` as its layout means them."""
     if not isinstance(row, dict):
         return row  # refused where problems are made
     for needed, convert in _LAYOUTS:
         if needed <= row.keys():
             row = convert(row)
-            if row is None:
-                return None
     return row
 
 

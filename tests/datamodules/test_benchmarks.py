@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from cli_kit import cli, environment, rows, write_rows
 from pyarrow import csv, parquet
+from small_hub import small_hub
 
 from lightning_serl.answers import resolve_grader
 from lightning_serl.datamodules.benchmarks import BENCHMARKS, MMLU_PRO_GROUPS, Benchmark, read_set
@@ -138,6 +139,48 @@ def test_problems_with_several_answers_are_left_out_and_counted(tmp_path, caplog
         problems = read(path)
     assert [(p.uid, p.label) for p in problems] == [("set-00001", "9"), ("set-00003", "8")]
     assert "set: 1 of 3 problems have several answers and are left out" in caplog.text
+
+
+@pytest.mark.parametrize("row", [None, 7, [], "x"])
+def test_rows_that_are_no_objects_are_refused_and_not_left_out(tmp_path, row):
+    path = write_rows(tmp_path / "a.jsonl", [{"problem": "P?"}, row])
+    with pytest.raises(InputError, match=r"a.jsonl:2 holds .* not an object"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"body": None, "question": "Q?", "answer": ["x"], "solution_type": {}},
+            "'answer' must be a string or a number",
+        ),
+        ({"body": None, "question": 3, "answer": "4", "solution_type": ""}, "'question' holds a number, not a string"),
+        ({"question": "Q?", "answer": {"text": "#### 3"}}, "'answer' must be a string or a number"),
+        ({"question": "Q?", "answer": ["$3$"], "data_topic": "t"}, "'answer' must be a string or a number"),
+        ({"question": "Q?", "options": ["N/A"]}, "must hold 2 to 10 options, got 0"),
+        ({"question": "Q?", "options": ["a", "b"], "answer": "C"}, "must be one of the letters AB"),
+    ],
+)
+def test_known_layouts_with_odd_values_are_refused(tmp_path, row, said):
+    path = write_rows(tmp_path / "a.jsonl", [row])
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}:1")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"body": None, "question": "Q?", "answer": "4", "solution_type": ""},
+        {"question": "Q?", "answer": 4, "data_topic": None},
+        {"question": "Q?", "answer": "4", "options": {"a": 1}},
+        {"problem": "Q?", "solution": ["\\boxed{1}"], "answer": 4},
+    ],
+)
+def test_known_layouts_with_odd_values_beside_are_read_as_they_are(tmp_path, row):
+    assert facts(read(write_rows(tmp_path / "a.jsonl", [row]))[0]) == ("Q?", "4", {})
 
 
 def test_a_layout_is_read_only_where_it_is_meant(tmp_path):
@@ -389,6 +432,42 @@ def test_without_the_network(monkeypatch):
         read("hub:nobody-here/no-such-set")
     said = "hub:nobody-here/no-such-set: the hub cannot be reached; give a directory with a copy of"
     assert str(caught.value).startswith(said)
+
+
+FETCH = """
+import json, sys
+from lightning_serl.datamodules.benchmarks import read_set
+from lightning_serl.datamodules.problems import Fields
+for spec in sys.argv[1:]:
+    try:
+        print(json.dumps([[p.prompt, p.label] for p in read_set(spec, Fields(), "set")]))
+    except ValueError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def fetch(home, address, *specs, **more):
+    """Read sets in another process, whose hub is at that address."""
+    env = environment(HF_ENDPOINT=address, HF_HOME=str(home), HF_HUB_DISABLE_XET="1", **more)
+    ended = subprocess.run(
+        [sys.executable, "-c", FETCH, *specs], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
+
+
+def test_sets_are_fetched_from_the_hub_and_kept(tmp_path):
+    name = "openai/gsm8k"
+    with small_hub() as address:
+        specs = ("hub:gsm8k", f"hub:{name}/main@train", f"hub:{name}/socratic", f"hub:{name}", f"hub:{name}/main@nope")
+        found, said = fetch(tmp_path, address, *specs, "hub:nobody/nothing")
+    assert found[:3] == [[["Q?", "1000"]], [["T?", "2"]], [["S?", "3"]]]
+    assert "needs a configuration; name one as in hub:ORGANISATION/NAME/CONFIGURATION: ['main', 'socratic']" in found[3]
+    assert found[4] == f"hub:{name}/main@nope has no split 'nope'; its splits are train, test"
+    assert found[5].startswith("hub:nobody/nothing: the hub has no dataset nobody/nothing")
+    assert "hub:gsm8k has 1 problems, not 1319" in said
+    # what was fetched once needs no hub any more
+    assert fetch(tmp_path, address, "hub:gsm8k", HF_HUB_OFFLINE="1")[0] == found[:1]
 
 
 @pytest.mark.parametrize(
