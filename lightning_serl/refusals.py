@@ -16,6 +16,7 @@ _IDLE = re.compile(
     r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type|Expected an instantiatable)"
 )
 _INACCESSIBLE = "either not accessible or invalid"  # whether a file of options was meant
+_PROTOCOL = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any", "Unable to load config")
 # What a class path may be, and no more: advice of the parser, line by line.
@@ -44,6 +45,9 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         said_nearest = _nearest("--" + name, options).replace("--", "") if "." in name or not keys else ""
         return f"{where}there is no option {name!r}{said_nearest}"
     reason = _reason(_KEY.sub("", text))
+    untyped = _PROTOCOL.search(text)
+    if untyped:
+        reason = f"the methods of {untyped[1]} lack the types that {untyped[2]} has; give them, or its bare path"
     given = re.search(r"^\s*Given value: (.*)$", text, re.MULTILINE)
     if given and reason.startswith("expected") and "but got" not in reason:
         reason = f"{reason}, but got {_cut(given[1])}"

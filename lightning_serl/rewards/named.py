@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
+from lightning_serl import class_paths
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import InputError
 from lightning_serl.published.scoring import RuleReward
@@ -43,15 +43,7 @@ def check_reward_name(name: str) -> str | Callable[..., Any]:
         raise InputError(
             "data.reward: this class is called in another way than reward(groups, ctx); see rewards.Reward"
         )
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        raise InputError(f"data.reward: there is no {name!r}; {known}")
-    try:
-        found = getattr(import_module(module), attribute)
-        made = found() if isinstance(found, type) else found
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"data.reward: {name!r} cannot be used ({error}); {known}") from error
-    return check_reward(made)
+    return check_reward(class_paths.load(name, "data.reward", known))
 
 
 def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
