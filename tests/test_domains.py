@@ -107,75 +107,11 @@ def test_a_grader_of_ones_own(tmp_path, monkeypatch):
 # -- other scripts ----------------------------------------------------------------------------------------------------
 
 WORDS = {
-    "who": [
-        "tenant",
-        "landlord",
-        "baker",
-        "carrier",
-        "insurer",
-        "buyer",
-        "broker",
-        "surgeon",
-        "trustee",
-        "widow",
-        "guard",
-        "mayor",
-        "pilot",
-        "editor",
-        "founder",
-    ],
-    "did": [
-        "signed",
-        "returned",
-        "damaged",
-        "pledged",
-        "inspected",
-        "leased",
-        "refused",
-        "sold",
-        "painted",
-        "shipped",
-        "measured",
-        "buried",
-        "insured",
-        "hid",
-    ],
-    "what": [
-        "oven",
-        "deed",
-        "cargo",
-        "ledger",
-        "vineyard",
-        "orchard",
-        "statue",
-        "lorry",
-        "invoice",
-        "receipt",
-        "barge",
-        "piano",
-        "mortgage",
-        "patent",
-        "fence",
-    ],
-    "how": [
-        "in writing",
-        "by telephone",
-        "without notice",
-        "at night",
-        "under protest",
-        "for cash",
-        "before witnesses",
-        "on credit",
-    ],
-    "where": [
-        "near Ghent",
-        "at the harbour",
-        "behind the mill",
-        "in court",
-        "on the ferry",
-        "at an auction",
-        "in the cellar",
-    ],
+    "who": "tenant,landlord,baker,carrier,insurer,buyer,broker,surgeon,trustee,widow,guard,mayor,pilot,editor,founder",
+    "did": "signed,returned,damaged,pledged,inspected,leased,refused,sold,painted,shipped,measured,buried,insured,hid",
+    "what": "oven,deed,cargo,ledger,vineyard,orchard,statue,lorry,invoice,receipt,barge,piano,mortgage,patent,fence",
+    "how": "in writing,by telephone,without notice,at night,under protest,for cash,before witnesses,on credit",
+    "where": "near Ghent,at the harbour,behind the mill,in court,on the ferry,at an auction,in the cellar",
 }
 
 
@@ -184,9 +120,9 @@ def vignette(number):
     draw = random.Random(number)
     text = ""
     while len(text.split()) < 290:
-        who, did, what, how, where = (draw.choice(WORDS[k]) for k in WORDS)
+        who, did, what, how, where = (draw.choice(WORDS[k].split(",")) for k in WORDS)
         text += f"The {who} {did} the {what} {how} {where}. "
-    return text + f"Which claim, if any, does the {draw.choice(WORDS['who'])} have?"
+    return text + f"Which claim, if any, does the {draw.choice(WORDS['who'].split(','))} have?"
 
 
 DOMAINS = {
@@ -201,7 +137,7 @@ DOMAINS = {
         ],
     ),
     "spanish": (
-        ["¿Cuántas naranjas quedan si Ana tenía doce y regaló cinco?", "Un tren recorre 180 km en 3 h. ¿A qué velocidad?"],
+        ["¿Cuántas peras quedan si Ana tenía doce y regaló cinco?", "Un tren recorre 180 km en 3 h. ¿A qué velocidad?"],
         [
             "Pedro ahorra nueve euros cada semana. ¿Cuánto tendrá después de ocho semanas?",
             "El perímetro de un cuadrado mide 36 cm. ¿Cuánto mide su lado?",
