@@ -19,6 +19,8 @@ def load(path: str, option: str, known: str) -> Any:
     Raises:
         InputError: if there is nothing at that path, or the class cannot be made.
     """
+    if path.lstrip().startswith("{"):  # what the parser could not make an object of
+        raise InputError(f"{option}: this class takes other options, or its methods are not those asked for; {known}")
     module, _, attribute = path.rpartition(".")
     if not module:
         raise InputError(f"{option}: there is no {path[:80]!r}; {known}")

@@ -21,7 +21,6 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from zipfile import is_zipfile
 
 from lightning_serl.errors import InputError, SeRLError
 from lightning_serl.refusals import option_names, refusal
@@ -58,8 +57,8 @@ def presets() -> list[str]:
 
 def _preset_path(name: str) -> str:
     if name not in presets():
-        near = difflib.get_close_matches(name, presets(), n=3)
-        known = f"did you mean {' or '.join(near)}?" if near else "`lightning-serl fit --help` lists them under --config"
+        near = [p for p in presets() if name and p.startswith(name)] or difflib.get_close_matches(name, presets(), n=3)
+        known = f"did you mean {' or '.join(near)}?" if near else "`lightning-serl fit --help` lists them at --config"
         raise _Refused(f"there is no preset {name[:60]!r}; {known}")
     return str(files("lightning_serl") / "configs" / f"{name}.yaml")
 
@@ -73,19 +72,20 @@ def _split_extends(name: str) -> tuple[list[str], str | None]:
 
     path = Path(name)
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text)
+        node = yaml.compose(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return [], None  # whatever is wrong with it is told where it is read as a configuration
     entries = node.value if isinstance(node, yaml.MappingNode) else []
-    for key, value in entries:
+    for entry in entries:
+        key, value = entry
         if key.value == "extends":
-            found = yaml.safe_load(text[value.start_mark.index : value.end_mark.index])
-            if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            items = value.value if isinstance(value, yaml.SequenceNode) else []
+            if not items or any(item.tag != "tag:yaml.org,2002:str" for item in items):
                 raise _Refused("extends must be a list of preset:NAME and file names, as in extends: [preset:serl]")
-            extended = [one if one.startswith("preset:") else str(path.parent / one) for one in found]
-            rest = text[: key.start_mark.index] + text[value.end_mark.index :]
-            return extended, rest if yaml.compose(rest) is not None else ""
+            found = [item.value for item in items]
+            entries.remove(entry)
+            rest = yaml.serialize(node) if entries else ""
+            return [one if one.startswith("preset:") else os.path.normpath(path.parent / one) for one in found], rest
     return [], None
 
 
@@ -98,6 +98,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
     from lightning_serl import callbacks as parts
     from lightning_serl.callbacks.hooks import RolloutHooks
+    from lightning_serl.checkpoint_files import check_checkpoint
     from lightning_serl.datamodules import preflight
     from lightning_serl.datamodules.self_play import SelfPlayDataModule
     from lightning_serl.module import SeRLModule
@@ -110,9 +111,9 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def _apply(self, parser: Any, cfg: Any, values: str, above: tuple[str, ...]) -> None:
             """Merge one file, after the ones it extends."""
-            if values in above:
-                raise _Refused(f"{values} extends itself ({' extends '.join((*above, values))}); remove one extends")
-            named = values
+            named = os.path.normpath(values)
+            if named in above:
+                raise _Refused(f"{named} extends itself ({' extends '.join((*above, named))}); remove one extends")
             if values.startswith("preset:"):
                 values = _preset_path(values.removeprefix("preset:"))
             try:
@@ -206,8 +207,8 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
             if options.ckpt_path == "last":
                 options.ckpt_path = _last_checkpoint(watch.root, self.subcommand)
-            elif options.ckpt_path and not str(options.ckpt_path).startswith(("best", "hpc", "registry")):
-                _check_checkpoint(Path(options.ckpt_path))
+            if options.ckpt_path and not str(options.ckpt_path).startswith(("best", "hpc", "registry")):
+                check_checkpoint(Path(options.ckpt_path), self.subcommand)
             options.weights_only = True
 
         def before_fit(self) -> None:
@@ -329,13 +330,6 @@ def _last_checkpoint(root: Path, command: str) -> str | None:
     return None
 
 
-def _check_checkpoint(path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"--ckpt_path {path} does not exist; give a file, or last")
-    if path.is_file() and not is_zipfile(path):  # sharded ones are directories
-        raise InputError(f"--ckpt_path {path} is no checkpoint, or a damaged one; give another file, or last")
-
-
 def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
     """Refuse optimizer options that the ones stored in the checkpoint would silently replace."""
     import torch
@@ -398,7 +392,10 @@ def main(args: Sequence[str] | None = None) -> int:
         status = 1 if watch.began or not (restoring or _is_input(error)) else 2
         message = _sentence(error)
         if restoring:
-            message = f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it had"
+            message = (
+                f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it had, "
+                "or another checkpoint"
+            )
         _debug()
     finally:
         os.environ.pop(_RUN_VARIABLE, None)
@@ -479,7 +476,12 @@ def _sentence(error: BaseException) -> str:
         return text
     if isinstance(error, ModuleNotFoundError):
         return f"{text}; install the package that provides it"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if len(text.split()) < 3 and frames:  # says nothing without its place, which may be in a part of the user's own
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        said = f"{said} in {where}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
+    return said
 
 
 def _debug() -> None:

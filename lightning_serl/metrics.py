@@ -88,7 +88,7 @@ class EvaluationSet(Metric):
     Results depend neither on the order of the problems nor on how they were shared out over ranks, to the last bit.
 
     Args:
-        k: Samples per problem, for the names of the results.
+        k: Samples asked for per problem.
         strata: Names of the strata of each division (such as ``by_level``), in the order of
             :attr:`GradedProblem.strata`.
 
@@ -120,7 +120,8 @@ class EvaluationSet(Metric):
         Returns:
             ``n`` problems; ``correct`` greedy answers (all sampled ones where no greedy answer was asked for);
             ``pass@1``, ``mean@k``, ``maj@k``, ``pass@k`` over the labelled problems; ``agreement`` and ``no_answer``
-            over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``.
+            over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``, the
+            most samples that a problem has.
 
             ``intervals`` holds 95 % intervals ``[low, high]`` of the four: Wilson's for shares of problems, a
             bootstrap over problems for means. For each division there is one mapping from its strata to the same
@@ -129,13 +130,15 @@ class EvaluationSet(Metric):
         # a list of tensors, or one tensor where ranks were brought together
         table = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
         rows = [_Row(*values[: len(_Row._fields)]) for values in table]
-        out: dict[str, Any] = {**_results(rows, self.k), "intervals": _intervals(rows, self.k)}
+        # recordings can hold fewer responses than were asked for
+        k = int(max((r.samples for r in rows), default=0)) or self.k
+        out: dict[str, Any] = {**_results(rows, k), "intervals": _intervals(rows, k)}
         for column, (division, names) in enumerate(self.strata.items(), len(_Row._fields)):
             parts = {
                 name: [row for row, values in zip(rows, table, strict=True) if values[column] == number]
                 for number, name in enumerate(names)
             }
-            out[division] = {name: _results(part, self.k) for name, part in parts.items() if part}
+            out[division] = {name: _results(part, k) for name, part in parts.items() if part}
         return out
 
 
@@ -173,7 +176,7 @@ def _intervals(rows: Sequence[_Row], k: int) -> dict[str, list[float]]:
         out.setdefault("pass@1", mean)
         out["mean@k"] = mean
         out["maj@k"] = wilson(sum(r.vote_right > 0 for r in labelled), len(labelled))
-        out["pass@k"] = bootstrap([float(r.right > 0) for r in labelled])
+        out["pass@k"] = wilson(sum(r.right > 0 for r in labelled), len(labelled))
     return out
 
 
@@ -202,11 +205,15 @@ def wilson(right: int, n: int) -> list[float]:
 def bootstrap(values: Sequence[float]) -> list[float]:
     """The 95 % interval of a mean over problems, from 10,000 resamples with a fixed seed.
 
-    Problems of equal value are drawn together, which is the same distribution and does not see their order.
+    Problems of equal value are drawn together, which is the same distribution and does not see their order. Where all
+    are 0 or all are 1 there is nothing to resample, and the interval is Wilson's.
 
     Args:
         values: One for each problem, at least one.
     """
+    if min(values) == max(values) and values[0] in (0, 1):
+        # resamples of equal problems say nothing of the spread
+        return wilson(int(sum(values)), len(values))
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     draws = np.random.default_rng(_SEED).multinomial(len(values), counts / len(values), size=_RESAMPLES)
     means = (draws * distinct).sum(axis=1) / len(values)

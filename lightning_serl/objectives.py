@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Optional, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Optional, TypeVar, get_args, overload
 
 import torch
 from torch import Tensor
@@ -81,7 +81,8 @@ class Objective:
     ``reinforce++_baseline``      group     token  k2 in loss    token
     ============================  ========  =====  ============  ===========
 
-    A field that is null means what the table says, and reads so after construction.
+    A field that is null means what the table says, and reads so after construction; ``dataclasses.replace`` therefore
+    carries it over as a choice, so construct a new objective to change the name.
 
     Args:
         name: The algorithm: GRPO (2402.03300), Dr. GRPO (2503.20783), RLOO (2402.14740), REINFORCE++ and its variant
@@ -105,7 +106,8 @@ class Objective:
         kl_in: Whether the divergence is a term of the ``loss``, or its sum over the response is taken off the
             ``reward``, or each token's advantage loses its sum from that token on (``return``).
         entropy: Weight of the policy's entropy, which is taken off the loss, aggregated as the loss is.
-        eps: Added to every standard deviation before dividing; null is 1e-4, with ``style=serl`` 1e-9.
+        eps: Added to the standard deviation of a ``group`` or ``batch`` before dividing; null is 1e-4, with
+            ``style=serl`` 1e-9. Whitening has a floor of its own, see :func:`whiten`.
     """
 
     name: Name = "grpo"
@@ -124,22 +126,24 @@ class Objective:
     eps: _OrNamed[float] = _AsNamed()
 
     def __post_init__(self) -> None:
-        if self.name not in _NAMED:
-            raise ValueError(f"name must be one of {', '.join(_NAMED)}, got {self.name!r}")
-        if self.style not in _STYLES:
-            raise ValueError(f"style must be default or serl, got {self.style!r}")
+        choices = {"name": Name, "style": Literal["default", "serl"], "baseline": Baseline, "scale": Scale}
+        choices |= {"aggregation": Aggregation, "kl": KLKind, "kl_in": KLIn}
+        for field, kind in choices.items():
+            value = getattr(self, field)
+            if value not in get_args(kind):
+                raise ValueError(f"objective.{field} must be one of {', '.join(get_args(kind))}, got {value!r}")
         if not 0 < self.clip_low < 1:
-            raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
+            raise ValueError(f"objective.clip_low must lie between 0 and 1, got {self.clip_low}")
         # not the opposite comparison, which NaN would pass
         if not self.clip_high > 0:
-            raise ValueError(f"clip_high must be above 0, got {self.clip_high}")
+            raise ValueError(f"objective.clip_high must be above 0, got {self.clip_high}")
         if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"dual_clip must be above 1 or null, got {self.dual_clip}")
+            raise ValueError(f"objective.dual_clip must be above 1 or null, got {self.dual_clip}")
         if self.constant_length < 1:
-            raise ValueError(f"constant_length must be at least 1 token, got {self.constant_length}")
-        for name, value in (("beta", self.beta), ("entropy", self.entropy), ("eps", self.eps)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number, 0 or above, got {value}")
+            raise ValueError(f"objective.constant_length must be at least 1 token, got {self.constant_length}")
+        for field, number in (("beta", self.beta), ("entropy", self.entropy), ("eps", self.eps)):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"objective.{field} must be a finite number, 0 or above, got {number}")
 
     @property
     def kl_aggregation(self) -> Aggregation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any, Literal
 
 from lightning_serl.context import Context
@@ -72,6 +73,8 @@ class Writing:
         exemplars: Problems shown in each few-shot prompt.
         from_kept: At most this many of them come from the policy's own kept problems.
         prompts_per_call: Few-shot prompts sent at a time.
+        by_subject: Show problems of one subject in each few-shot prompt, drawn by its number of seeds; what is written
+            belongs to that subject. Where a subject has too few seeds, others fill the prompt up.
         template: Wording of the few-shot prompt.
         sampling: How instructions are drawn; independent of how answers are.
         style: ``serl`` shows exemplars, cuts few-shot prompts and reads lists as SeRL's published code does.
@@ -80,6 +83,7 @@ class Writing:
     exemplars: int = 8
     from_kept: int = 2
     prompts_per_call: int = 8
+    by_subject: bool = False
     template: InstructionTemplate = field(default_factory=InstructionTemplate)
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024, temperature=0.8, top_p=0.95))
     style: Literal["default", "serl"] = "default"
@@ -121,23 +125,40 @@ class FewShotSelfInstruction(InstructionSource):
 
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
         """One call of ``prompts_per_call`` few-shot prompts; how many problems come of it is up to the policy."""
-        requests, firsts, call = [], [], self._calls
+        requests, facts, call = [], [], self._calls
         self._calls += 1
         seeds, kept = self.pool.seeds, self.pool.kept
         for number in range(self.writing.prompts_per_call):
-            rng = rng_for(ctx.seed, "exemplars", call, number)
-            own = rng.sample(kept, min(self.writing.from_kept, len(kept)))
-            shown = own + rng.sample(seeds, self.writing.exemplars - len(own))
-            rng.shuffle(shown)
+            shown, subject = self._exemplars(seeds, kept, rng_for(ctx.seed, "exemplars", call, number))
             request = self._request(shown, ctx.seeds(f"instruction {call} {number}", 1), ctx)
             if request is not None:
                 requests.append(request)
-                firsts.append(len(shown) + 1 if self.writing.template.dangling else None)
+                facts.append((len(shown) + 1 if self.writing.template.dangling else None, subject))
         out: list[Instruction] = []
-        for first, completions in zip(firsts, ctx.complete(requests), strict=True):
+        for (first, subject), completions in zip(facts, ctx.complete(requests), strict=True):
             for completion in completions:  # none, if a recording has run out
-                out += self._read(completion, first)
+                # text without any problem is entered in the ledger too
+                out += self._read(completion, first, subject) or [Instruction("", "", meta={"origin": "self"})]
         return out
+
+    def _exemplars(
+        self, seeds: list[Instruction], kept: list[Instruction], rng: Random
+    ) -> tuple[list[Instruction], str | None]:
+        """The problems of one few-shot prompt, and their subject if it is to be one."""
+        subject = rng.choice(seeds).meta.get("subject") if self.writing.by_subject else None
+        fillers: list[Instruction] = []
+        if subject is not None:
+            kept = [i for i in kept if i.meta.get("subject") == subject]
+            fillers = [i for i in seeds if i.meta.get("subject") != subject]
+            seeds = [i for i in seeds if i.meta.get("subject") == subject]
+        own = rng.sample(kept, min(self.writing.from_kept, len(kept)))
+        wanted = self.writing.exemplars - len(own)
+        shown = own + rng.sample(seeds, min(wanted, len(seeds)))
+        shown += rng.sample(fillers, wanted - min(wanted, len(seeds)))
+        rng.shuffle(shown)
+        if fillers and subject is not None:  # the subject's own stand last, where the list goes on
+            shown.sort(key=lambda i: i.meta.get("subject") == subject)
+        return shown, subject
 
     def _request(self, shown: list[Instruction], seeds: tuple[int, ...], ctx: Context) -> Request | None:
         """The few-shot prompt; exemplars too long for the model's context are left out of it (and of ``shown``)."""
@@ -157,12 +178,14 @@ class FewShotSelfInstruction(InstructionSource):
             shown.remove(max(shown, key=lambda i: len(i.prompt)))
         return None
 
-    def _read(self, completion: Completion, first: int | None) -> list[Instruction]:
+    def _read(self, completion: Completion, first: int | None, subject: str | None) -> list[Instruction]:
         """The problems in one completion."""
         out = []
         for item in split_items(completion.text, self.writing.style, first, completion.finished):
             meta: dict[str, Any] = {"origin": "self"}
             problem = item.text
+            if subject is not None:
+                meta["subject"] = subject
             if item.truncated:
                 meta["truncated"] = True
             if self.pool.multiple_choice:

@@ -52,7 +52,7 @@ def test_by_hand():
         "pass@1": wilson(1, 4),
         "mean@k": bootstrap([3 / 4, 1 / 4, 0, 0]),
         "maj@k": wilson(1, 4),
-        "pass@k": bootstrap([1, 1, 0, 0]),
+        "pass@k": wilson(2, 4),
     }
     assert all(isinstance(got[name], int) for name in ("n", "labelled", "k", "correct"))
 
@@ -124,6 +124,18 @@ def test_wilson_by_hand():
     assert wilson(0, 10) == [0.0, pytest.approx(3.8414588 / 13.8414588, abs=1e-7)]
     assert wilson(10, 10) == [pytest.approx(10 / 13.8414588, abs=1e-7), 1.0]
     assert wilson(250, 500) == pytest.approx([0.45634, 0.54366], abs=1e-5)
+
+
+def test_equal_problems_leave_room_for_doubt():
+    assert bootstrap([1.0] * 50) == wilson(50, 50)
+    assert bootstrap([0.0]) == wilson(0, 1)
+    assert bootstrap([0.25] * 8) == [0.25, 0.25]
+
+
+def test_recordings_with_fewer_samples_than_asked_for_say_how_many():
+    problems = [GradedProblem(None, (True,) * n, True, True, 1.0, n, 0, n) for n in (3, 5, 0)]
+    assert results(problems, k=16)["k"] == 5
+    assert results([GradedProblem(None, (), None, True, 0.0, 0, 0)], k=16)["k"] == 16
 
 
 def test_bootstrap_is_that_of_drawing_problems_again():

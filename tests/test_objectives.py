@@ -487,7 +487,12 @@ def test_the_default_is_grpo():
     ("options", "message"),
     [
         ({"name": "ppo"}, "name must be one of grpo, .*got 'ppo'"),
-        ({"style": "trl"}, "style must be default or serl, got 'trl'"),
+        ({"style": "trl"}, "style must be one of default, serl, got 'trl'"),
+        ({"kl_in": "rewards"}, "objective.kl_in must be one of loss, reward, return, got 'rewards'"),
+        ({"kl": "k9"}, "objective.kl must"),
+        ({"baseline": "mean"}, "objective.baseline must"),
+        ({"scale": "std"}, "objective.scale must"),
+        ({"aggregation": "tokens"}, "objective.aggregation must"),
         ({"entropy": -0.1}, "entropy"),
         ({"entropy": NAN}, "entropy"),
         ({"entropy": INF}, "entropy"),

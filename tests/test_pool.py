@@ -7,7 +7,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-from lightning_serl.pool import InstructionPool
+import lightning_serl.pool as pool_module
+from lightning_serl.pool import STATUSES, InstructionPool
 from lightning_serl.types import Instruction
 from lightning_serl.words import count_words, tokenise
 
@@ -59,10 +60,19 @@ def edit(rng: random.Random, text: str) -> str:
     return " ".join(parts)
 
 
+@pytest.fixture(params=["as shipped", "crowded"])
+def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few rows of bits nearly all words share one, and only the last dozen words of a text are counted."""
+    if request.param == "crowded":
+        for name, value in {"_OWN_ROWS": 16, "_SHARED_ROWS": 7, "_COUNTED": 12}.items():
+            monkeypatch.setattr(pool_module, name, value)
+
+
+@pytest.mark.usefixtures("rows")
 def test_scores_and_decisions_equal_rouge_score() -> None:
     rng = random.Random(7)
     pool, texts = InstructionPool(), []
-    decisions = near = 0
+    decisions = near = ties = 0
     for step in range(260):
         fresh = " ".join(words(rng, rng.randrange(1, 25), 40))
         text = edit(rng, rng.choice(texts)) if texts and rng.random() < 0.7 else fresh
@@ -73,16 +83,72 @@ def test_scores_and_decisions_equal_rouge_score() -> None:
         best = max(scores, default=0.0)
         assert value == best
         assert index == (scores.index(best) if scores else -1)
-        for threshold in (0.4, 0.7, 0.9):
-            similar = pool.similar(text, threshold)
-            assert (similar is not None) == (best > threshold)
-            assert similar is None or scores[similar] > threshold
+        # thresholds that a score meets exactly are ties
+        met = [score for score in rng.sample(scores, min(3, len(scores))) if score]
+        for threshold in (0.4, 0.7, 0.9, 1.0, 1.0 - rng.random(), *met):
+            first = next((i for i, score in enumerate(scores) if score > threshold), None)
+            assert pool.similar(text, threshold, STATUSES) == first
+            if threshold < 1.0:
+                assert (pool.similar(text, threshold) is None) == (first is None)
+            ties += best == threshold < 1.0
         decisions += len(scores)
         near += sum(0.6 < s < 0.8 for s in scores)
         assert pool.add(text) == len(texts), step
         texts.append(text)
     assert decisions >= 20_000
     assert near >= 100
+    assert ties >= 3
+
+
+def test_decisions_equal_rouge_score_when_words_share_rows() -> None:
+    rng = random.Random(11)
+    texts = [" ".join(f"w{int(9000 * rng.random() ** 3)}" for _ in range(rng.randrange(15, 60))) for _ in range(500)]
+    pool = InstructionPool(texts)
+    assert len({word for text in texts for word in text.split()}) > 4096, "more words than rows"
+    found = 0
+    for text in rng.sample(texts, 12):
+        text = edit(rng, text)
+        scores = [rouge(text, t) for t in texts]
+        for threshold in (0.1, 0.3, 0.5, 0.7):
+            first = next((i for i, score in enumerate(scores) if score > threshold), None)
+            assert pool.similar(text, threshold) == first
+            found += first is not None
+        assert pool.nearest(text) == (max(scores), scores.index(max(scores)))
+    assert 12 < found < 48
+
+
+def test_long_texts_equal_rouge_score() -> None:
+    rng = random.Random(12)
+    base = [f"w{rng.randrange(3000)}" for _ in range(2300)]
+    half, more = ([word for word in base if rng.random() < share] for share in (0.52, 0.57))
+    pool = InstructionPool([" ".join(words) for words in (base[200::-1], half, more)])
+    text = " ".join(base)
+    scores = [rouge(text, other) for other in pool.texts]
+    assert 0.65 < scores[1] < 0.7 < scores[2] < 0.75
+    for threshold in (0.3, 0.7, scores[2]):
+        first = next((i for i, score in enumerate(scores) if score > threshold), None)
+        assert pool.similar(text, threshold) == first
+    assert pool.nearest(text) == (scores[2], 2)
+
+
+def test_few_entries_are_compared_in_full() -> None:
+    class Counting(InstructionPool):
+        compared = 0
+
+        def _score(self, query, index):
+            self.compared += 1
+            return super()._score(query, index)
+
+    rng = random.Random(13)
+    texts = [[f"w{int(60 * rng.random() ** 3)}" for _ in range(rng.randrange(20, 60))] for _ in range(3000)]
+    pool = Counting(map(" ".join, texts))
+    copies = 0
+    for text in rng.sample(texts, 50):
+        copies += pool.similar(" ".join([*text, "so", "many", "words", "more"]), 0.7) is not None
+        half = len(text) // 2
+        assert pool.similar(" ".join(rng.sample(text, half) + words(rng, half, 60)), 0.7) is None
+    assert copies == 50
+    assert 50 <= pool.compared <= 100, "of 300,000 pairs"
 
 
 def test_single_pairs_equal_rouge_score() -> None:
@@ -239,6 +305,26 @@ def test_statuses_labels_and_uids() -> None:
     assert len(pool) == 5, "a refused instruction leaves no trace"
 
 
+@pytest.mark.usefixtures("rows")
+def test_only_entries_of_the_wanted_statuses_count() -> None:
+    rng = random.Random(5)
+    pool, found = InstructionPool(), 0
+    for i in range(120):
+        pool.add(Instruction(" ".join(words(rng, 6, 12)), f"m{i}"), STATUSES[i % 4])
+    for _ in range(40):
+        text = edit(rng, rng.choice(pool.texts))
+        scores = [rouge(text, other) for other in pool.texts]
+        for among in (("seed", "accepted"), ("kept",), ("spent", "seed")):
+            wanted = [i for i, status in enumerate(pool.statuses) if status in among and scores[i] > 0.7]
+            assert pool.similar(text, 0.7, among) == (wanted[0] if wanted else None)
+            found += bool(wanted)
+    assert 20 < found < 100
+    pool.mark_spent(["m1"])
+    copy = pool.texts[1].upper()
+    assert pool.similar(copy, 0.99) == 1
+    assert pool.similar(copy, 0.99, ("accepted",)) is None
+
+
 def test_state_is_primitive_and_restores_every_decision() -> None:
     rng = random.Random(3)
     pool = InstructionPool(
@@ -256,7 +342,8 @@ def test_state_is_primitive_and_restores_every_decision() -> None:
     for _ in range(50):
         text = " ".join(words(rng, 9, 20))
         assert copy.nearest(text) == pool.nearest(text)
-        assert copy.similar(text, 0.5) == pool.similar(text, 0.5)
+        for among in (None, ("seed",), ("kept", "accepted")):
+            assert copy.similar(text, 0.5, among) == pool.similar(text, 0.5, among)
         assert copy.add(text) == pool.add(text)
 
 

@@ -198,3 +198,26 @@ def test_earlier_runs_that_are_none(tmp_path):
     ended = cli("fit", *run, "--data.pool_from", broken)
     assert ended.status == 2
     assert "line 1 of ledger.jsonl is no event of a run" in ended.error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "extends:\n  - preset:quickstart\n  - preset:rloo\ntrainer:\n  max_epochs: 7\n",
+        "trainer:\n    max_epochs: 7\nextends:\n    - preset:quickstart  # one\n    # and\n    - 'preset:rloo'\n",
+        "{extends: [preset:quickstart, preset:rloo], trainer: {max_epochs: 7}}\n",
+        '"extends": ["preset:quickstart", "preset:rloo"]\ntrainer: {max_epochs: 7}\n',
+    ],
+)
+def test_every_way_to_write_a_list_in_yaml(tmp_path, text):
+    found = settings("-c", write(tmp_path / "mine.yaml", text))
+    assert (found["model"]["model_name_or_path"], found["model"]["objective"]["name"]) == ("tiny:base", "rloo")
+    assert (found["trainer"]["max_epochs"], found["model"]["optimizer"]["init_args"]["lr"]) == (7, 1e-4)
+
+
+def test_a_circle_through_folders_is_seen(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "a.yaml", "extends: [../b.yaml]\n")
+    write(tmp_path / "b.yaml", "extends: [sub/../sub/a.yaml]\n")
+    ended = cli("fit", "-c", tmp_path / "b.yaml", "--trainer.default_root_dir", tmp_path / "run")
+    assert (ended.status, "extends itself" in ended.error) == (2, True)

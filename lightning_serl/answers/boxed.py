@@ -8,6 +8,7 @@ import re
 MAX_ANSWER = 2000
 # Unbalanced boxes are skipped from the end, but not without end.
 _MAX_TRIES = 20
+_MAX_BETWEEN = 40
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # What may stand between two boxes of one answer: typesetting, a comma, "and", the name of the next part ("y =").
 _BETWEEN = re.compile(
@@ -30,8 +31,13 @@ def last_boxed(text: str) -> str | None:
     """
     parts: list[str] = []
     stop, following = len(text), -1
+    framed = "\\fbox" in text
     for _ in range(_MAX_TRIES):
-        at = max(text.rfind("\\boxed", 0, stop), text.rfind("\\fbox", 0, stop))
+        if parts and "}" not in text[max(0, following - _MAX_BETWEEN - 1) : following]:
+            break  # no box ends near enough to belong to this one
+        at = text.rfind("\\boxed", 0, stop)
+        if framed:
+            at = max(at, text.rfind("\\fbox", 0, stop))
         if at == -1:
             break
         stop = at
@@ -52,7 +58,7 @@ def last_boxed(text: str) -> str | None:
 
 def _joined(between: str) -> bool:
     """Whether the text between two boxes makes one answer of them."""
-    if len(between) > 40 or _BETWEEN.fullmatch(between) is None:
+    if len(between) > _MAX_BETWEEN or _BETWEEN.fullmatch(between) is None:
         return False
     return "=" not in between or re.search(r"[,;]|\b(?:and|or)\b", between) is not None
 

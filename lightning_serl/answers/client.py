@@ -35,11 +35,13 @@ class WorkerClient:
     Attributes:
         deaths: How many requests ended with the worker's death (time or memory).
         requests: How many requests were made.
+        seconds: The processor time they took, a death at its full limit; starting a process is not counted.
     """
 
     def __init__(self) -> None:
         self.deaths = 0
         self.requests = 0
+        self.seconds = 0.0
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -79,10 +81,12 @@ class WorkerClient:
                     if reply is None or "died" in reply:
                         break
                     if reply.get("id") == request["id"]:
+                        self.seconds += reply["seconds"]
                         return reply
             except OSError:
                 reply = None  # a broken pipe: the process is gone, and with it the request
             self.deaths += 1
+            self.seconds += limit
             if reply is None:
                 self._stop()
             return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 
 from lightning_serl.answers.base import AnswerGrader
+from lightning_serl.errors import InputError
 
 
 def cluster(
@@ -40,6 +42,9 @@ def cluster(
             read[text, done] = grader.extract(text)
         else:
             read[text, done] = None if extract_truncated is None else extract_truncated(text)
+        if not isinstance(read[text, done], (str, NoneType)):
+            kind = type(read[text, done]).__name__
+            raise InputError(f"the grader {type(grader).__name__} read {kind}; an answer must be a string, or None")
     limit = None if choices is None else choices if isinstance(choices, int) else len(choices)
     answers = [_within(read[text, bool(done)], limit) for text, done in zip(texts, finished, strict=True)]
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning_serl.answers.boxed import MAX_ANSWER, last_boxed
 from lightning_serl.answers.client import shared_client
 from lightning_serl.answers.memo import Memo
-from lightning_serl.answers.phrases import announced, is_prose
+from lightning_serl.answers.phrases import announced, closing, is_prose
 from lightning_serl.answers.plain import decide, is_abridged, normal_form
 from lightning_serl.answers.thinking import strip_thinking
 from lightning_serl.errors import InputError
@@ -73,7 +73,7 @@ class MathGrader:
         self._budget = seconds
 
     def extract(self, text: str) -> str | None:
-        """The last box, else an announced answer, else what math-verify finds; ``None`` if there is nothing.
+        """The last box, else what is announced or closes the text, else what math-verify finds, ``None`` if nothing.
 
         A box full of sentences is answered by the formula in it, if there is no doubt which; in exact mode by what
         math-verify makes of the whole response.
@@ -82,7 +82,7 @@ class MathGrader:
         boxed = _tidy(last_boxed(text))
         if boxed is not None and not is_prose(boxed):
             return boxed
-        said = announced(text) if boxed is None and self.mode == "fast" else None
+        said = (announced(text) or closing(text)) if boxed is None and self.mode == "fast" else None
         if said is not None:
             return _tidy(said)
         if boxed is not None and self.mode == "fast":

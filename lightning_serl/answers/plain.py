@@ -6,6 +6,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from lightning_serl.answers.evaluate import compare
+
 # math-verify compares decimals at this many places.
 PRECISION = 6
 
@@ -101,6 +103,7 @@ def number(form: str) -> tuple[Fraction, bool] | None:
     return (-value if sign == "-" else value), False
 
 
+@lru_cache(maxsize=16384)
 def is_phrase(form: str) -> bool:
     """Whether a normal form says something in words, such as "Cannot be determined"; words with digits may be units."""
     if any(c.isdigit() for c in form):
@@ -122,7 +125,8 @@ def decide(a: str, b: str) -> bool | None:
 
     Returns:
         ``True`` for equal normal forms; the verdict on two plain numbers (to six places if one is a decimal, as
-        math-verify does, exactly otherwise); ``None`` where only algebra can tell.
+        math-verify does, exactly otherwise); that of :func:`~lightning_serl.answers.evaluate.compare` on all others;
+        ``None`` where only algebra can tell.
     """
     form_a, form_b = normal_form(a), normal_form(b)
     if form_a == form_b:
@@ -132,7 +136,11 @@ def decide(a: str, b: str) -> bool | None:
         return form_a.casefold() == form_b.casefold()
     value_a, value_b = number(form_a), number(form_b)
     if value_a is None or value_b is None:
-        return None
+        # Formulas in dollars inside of an answer stand in a text, and a full stop ends a sentence: math-verify reads
+        # both in its own way.
+        if any("$" in x.replace("\\$", "") or x.endswith(".") for x in (a, b)):
+            return None
+        return compare(form_a, form_b)
     if value_a[1] or value_b[1]:
         return round(value_a[0], PRECISION) == round(value_b[0], PRECISION)
     return value_a[0] == value_b[0]

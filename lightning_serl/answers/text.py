@@ -73,4 +73,6 @@ def normalise(text: str) -> str | None:
     # Case folding can undo NFKC for a few letters, hence once more afterwards.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     folded = _BLANKS.sub(" ", folded).strip(_EDGES)
-    return folded if 0 < len(folded) <= MAX_LENGTH else None
+    # Control characters, marks without a letter and half characters are nothing that could be read.
+    visible = any(unicodedata.category(c)[0] in "LNPS" for c in folded)
+    return folded if visible and len(folded) <= MAX_LENGTH else None

@@ -21,18 +21,18 @@ def strip_thinking(text: str) -> str:
         return text
     # The last closing tag ends every section before it, also nested or unopened ones; what stands between two closed
     # sections is an interim answer at best, and the answer of a response comes last.
-    pieces, rest = [], text
-    while True:
-        start, end = rest.find(OPEN), rest.find(CLOSE)
-        if start == -1 and end == -1:
-            pieces.append(rest)
-            break
-        if end != -1 and (start == -1 or end < start):
+    # Each tag is looked for once: a text may be tags and nothing else.
+    pieces: list[str] = []
+    at = 0
+    start, end = text.find(OPEN), text.find(CLOSE)
+    while end != -1:
+        if start == -1 or end < start:
             pieces.clear()  # all of it was thinking that the prompt had opened
-            rest = rest[end + len(CLOSE) :]
-            continue
-        pieces.append(rest[:start])
-        if end == -1:
-            break
-        rest = rest[end + len(CLOSE) :]
+        else:
+            pieces.append(text[at:start])
+        at = end + len(CLOSE)
+        end = text.find(CLOSE, at)
+        if -1 < start < at:
+            start = text.find(OPEN, at)
+    pieces.append(text[at:] if start == -1 else text[at:start])
     return "".join(pieces)

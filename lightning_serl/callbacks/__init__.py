@@ -10,6 +10,7 @@ from lightning_serl.callbacks.filters import (
     QualityFilter,
     ZeroSpread,
 )
+from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.hooks import RolloutHooks
 from lightning_serl.callbacks.ledger import Ledger
 from lightning_serl.callbacks.progress import Phases
@@ -22,6 +23,7 @@ __all__ = [
     "DifficultyFilter",
     "Export",
     "GroupFilter",
+    "Health",
     "InstructionFilter",
     "Ledger",
     "NoveltyFilter",

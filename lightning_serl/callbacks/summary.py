@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_serl.callbacks.curves import draw_curves
+from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.ledger import Ledger
 
 Results = dict[str, dict[str, Any]]
@@ -52,6 +53,8 @@ class Summary(pl.Callback):
         self.after = results
         if trainer.state.fn == "validate":
             self._write_evaluation(trainer, pl_module)
+        elif trainer.is_global_zero and not trainer.fast_dev_run:
+            _write_json(Path(trainer.default_root_dir) / "evaluation.json", getattr(pl_module, "last_report", {}))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """As after ``validate``."""
@@ -79,9 +82,13 @@ class Summary(pl.Callback):
         summary = self.summarise(trainer)
         _write_json(root / "summary.json", summary)
         if self.after and (report := getattr(trainer.lightning_module, "last_report", None)):
-            _write_json(root / "evaluation.json", report)  # until now that of the beginning
+            _write_json(root / "evaluation.json", report)
         draw_curves(root / "metrics.jsonl", root / "curves.png")
         self._print(summary)
+        outside = [said for c in trainer.callbacks if isinstance(c, Health) for said in c.outside]
+        if outside:
+            signs = "; ".join(said.partition(": ")[0] for said in outside)
+            Console(file=sys.stdout, highlight=False).print(f"health: {signs} (docs/health.md)", soft_wrap=True)
 
     def summarise(self, trainer: pl.Trainer) -> dict[str, Any]:
         """The content of ``summary.json``: see the README for its fields."""
@@ -129,7 +136,7 @@ class Summary(pl.Callback):
         console.print(
             f"problems: {summary['proposed']} written, "
             f"{sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
-            f"{sum(summary['dropped'].values())} dropped after the vote{_why(summary['dropped'])}, "
+            f"{sum(summary['dropped'].values())} dropped{_why(summary['dropped'])}, "
             f"{summary['kept']} kept",
             soft_wrap=True,
         )
@@ -149,7 +156,8 @@ class Summary(pl.Callback):
         console = Console(file=sys.stdout, highlight=False)
         for name, result in report.items():
             facts = ", ".join(_with_interval(k, v, result) for k, v in _short(result).items() if k != "n")
-            console.print(f"{name}: {facts} over {result['n']} problems", soft_wrap=True, markup=False)
+            some = f"{result['labelled']} of " if 0 < result["labelled"] < result["n"] else ""
+            console.print(f"{name}: {facts} over {some}{result['n']} problems", soft_wrap=True, markup=False)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to finish the table."""

@@ -9,18 +9,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from string import ascii_uppercase
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.datamodules.problems import Fields, read_rows, to_problem
+from lightning_serl.datamodules.problems import Fields, read_rows, scalar, subject_of, to_problem
 from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
 
 _HUB = "hub:"
 _OPTION = "--data.evaluation.fields"
 _LEVELS = ("level", "grade")
-_SUBJECTS = ("subject", "type", "data_topic", "category")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
     if len(kept) < len(rows):
         rank_zero_info(f"{name}: {len(rows) - len(kept)} of {len(rows)} problems have several answers and are left out")
     if not kept:
-        raise InputError(f"{spec} holds no problems")
+        raise InputError(f"{spec} holds no problems with a single answer; give a set that does")
     _check_fields(spec, fields, [row for _, _, row in kept], strict=source is not None)
     problems = []
     for number, where, row in kept:
@@ -189,7 +189,7 @@ def _choose(splits: list[str], split: str | None, spec: str) -> str:
     return split
 
 
-def _refusal(error: Exception, path: str, config: str | None, spec: str, local: bool) -> str:
+def _refusal(error: BaseException, path: str, config: str | None, spec: str, local: bool) -> str:
     """One sentence for what went wrong inside the library."""
     said = " ".join(str(error).split())
     named = re.search(r"(?:configs|Available): (\[.*?\])", said)
@@ -199,7 +199,11 @@ def _refusal(error: Exception, path: str, config: str | None, spec: str, local: 
         return f"{spec} {which}; name {where}: {named[1]}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if local:
-        return f"{spec} cannot be read as a dataset ({said[:120]}); it must hold jsonl, json, csv or parquet files"
+        # the library's own words for a damaged file say nothing; what it met there does
+        while error.__cause__ is not None:
+            error = error.__cause__
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        return f"{spec} cannot be read as a dataset ({why}); it must hold sound jsonl, json, csv or parquet files"
     if "DatasetNotFoundError" in kinds:
         return f"{spec}: the hub has no dataset {path}, or it asks for a token (HF_TOKEN); check the name"
     if kinds & {"ConnectionError", "OfflineModeIsEnabled", "HTTPError", "TransportError", "TimeoutError"}:
@@ -247,7 +251,7 @@ def _asdiv(row: Row) -> Row:
         return row  # refused where problems are made
     body, question = body.strip(), question.strip()
     problem = question if question.startswith(body) else f"{body} {question}"
-    return row | {"problem": problem, "answer": re.sub(r"\(.*?\)", "", answer).strip()}
+    return row | {"problem": problem, "answer": re.sub(r"\(.*?\)", "", answer).strip() or answer}
 
 
 def _college_math(row: Row) -> Row:
@@ -275,7 +279,11 @@ def _math(row: Row) -> Row:
 def _mmlu_pro(row: Row) -> Row:
     """Options without the padding at their end."""
     options = row["options"]
-    if not isinstance(options, list) or row.get("choices") is not None:
+    if row.get("choices") is not None:
+        return row
+    if isinstance(options, dict) and options and list(options) == list(ascii_uppercase[: len(options)]):
+        options = list(options.values())  # {"A": "4", "B": "5"}
+    if not isinstance(options, list):
         return row
     while options and options[-1] == "N/A":
         options = options[:-1]
@@ -304,23 +312,12 @@ def _converted(row: Any) -> Any:
 
 def _strata(row: Row, fields: Fields) -> dict[str, str]:
     """Level, subject and MMLU-Pro group of a row, as far as it has them."""
-    level = _scalar(row, _LEVELS if fields.level is None else (fields.level,))
-    subject = _scalar(row, _SUBJECTS if fields.subject is None else (fields.subject,))
+    level = scalar(row, _LEVELS if fields.level is None else (fields.level,))
+    subject = subject_of(row, fields)
     found = {"level": level and (re.sub(r"(?i)^level\s+", "", level) or None), "subject": subject}
     if isinstance(row.get("options"), list):
         found["group"] = _GROUP_OF.get(str(row.get("category")))
     return {key: value for key, value in found.items() if value}
-
-
-def _scalar(row: Row, names: tuple[str, ...]) -> str | None:
-    """The first of some fields that holds a string or a number, as text; 5.0 is 5."""
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
-            return str(value).strip()[:100]
-    return None
 
 
 def _check_fields(spec: str, fields: Fields, rows: list[Any], strict: bool) -> None:

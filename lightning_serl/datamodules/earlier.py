@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ def read_pool(name: str) -> list[tuple[Instruction, str]]:
     Raises:
         InputError: if there is no ledger, or it cannot be read.
     """
+    if not name.strip():
+        raise InputError("data.pool_from is empty; give the folder of an earlier run, or leave it out")
     path = Path(name).expanduser()
-    if path.is_dir():
+    # os.path, which answers no where pathlib raises (a name too long for the file system)
+    if os.path.isdir(path):
         path = path / "ledger.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -50,6 +54,10 @@ def read_pool(name: str) -> list[tuple[Instruction, str]]:
             ) from error
         if event in ("accepted", "kept"):
             status[uid] = "kept" if event == "kept" else "spent"
+    if not status.keys() & proposed.keys():
+        raise InputError(
+            f"data.pool_from {name}: {path.name} holds no accepted problem; give the folder of an earlier run"
+        )
     return [
         (Instruction(facts["prompt"], uid, meta=_meta(facts["choices"])), status[uid])
         for uid, facts in proposed.items()

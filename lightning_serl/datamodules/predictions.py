@@ -59,7 +59,8 @@ class PredictionStream:
                 if verdict.label is not None
             ]
             if self.data.ranks.leads:
-                with self.target.open("a", encoding="utf-8") as file:
+                # lone surrogates can come out of a model: written escaped rather than refused
+                with self.target.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             self.data.commit(played, [])
             yield rows

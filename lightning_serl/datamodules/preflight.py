@@ -33,6 +33,18 @@ def check_exemplars(name: str | None, seeds: int, exemplars: int) -> None:
         )
 
 
+def check_subjects(seeds: Sequence[Instruction]) -> None:
+    """Exemplars of one subject need seeds that say theirs.
+
+    Raises:
+        InputError: if none does.
+    """
+    if not any(seed.meta.get("subject") for seed in seeds):
+        raise InputError(
+            "data.writing.by_subject is on but no seed has a subject; name its field with --data.fields.subject"
+        )
+
+
 def check_trainer(trainer: pl.Trainer, length: int) -> None:
     """Whole optimizer steps only: a step whose last micro-batches are missing would have the wrong gradient.
 

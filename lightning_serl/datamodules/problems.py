@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
 
 _LETTERS = "ABCDEFGHIJ"
+_SUBJECTS = ("subject", "type", "data_topic", "category")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ _OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
 
 
 def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
-    """Read a problem file.
+    """Read a problem file; a subject is kept in ``meta["subject"]``.
 
     Args:
         name: Path of a jsonl or JSON file, or ``tiny:seeds`` / ``tiny:held_out``.
@@ -51,7 +53,14 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     Raises:
         InputError: with file and line, if the file is missing, empty, not JSON, or a row lacks the problem.
     """
-    return [to_problem(row, fields, where, f"{prefix}-{number:05d}") for number, where, row in read_rows(name, fields)]
+    problems = []
+    for number, where, row in read_rows(name, fields):
+        problem = to_problem(row, fields, where, f"{prefix}-{number:05d}")
+        subject = subject_of(row, fields)
+        if subject is not None:
+            problem = replace(problem, meta={**problem.meta, "subject": subject})
+        problems.append(problem)
+    return problems
 
 
 def read_rows(name: str, fields: Fields) -> list[tuple[int, str, Any]]:
@@ -210,7 +219,14 @@ def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--
         meta["choices"] = [_check_unicode(str(c), fields.choices, where) for c in choices]
     label = _label(row, fields, where)
     if label is not None and "choices" in meta:
-        label = _letter(label, meta["choices"], f"{where}: field {fields.answer!r}", option)
+        what = f"{where}: field {fields.answer!r}"
+        number = row.get(str(fields.answer))
+        label = _letter(label, meta["choices"], what, option)
+        if isinstance(number, int) and 0 <= number < len(meta["choices"]) and _LETTERS[number] != label:
+            raise InputError(
+                f"{what} holds the number {number}, which is the text of option {label} and the index of option "
+                f"{_LETTERS[number]}; write the letter"
+            )
     return Instruction(problem, uid, label=label, meta=meta)
 
 
@@ -257,3 +273,19 @@ def _kind(value: Any) -> str:
         (int, float), "a number"
     )
     return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def subject_of(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """The subject of a row, by the field that is named or by the first of the usual ones that it has."""
+    return scalar(row, _SUBJECTS if fields.subject is None else (fields.subject,))
+
+
+def scalar(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first of some fields that holds a string or a number, as text; 5.0 is 5."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+            return str(value).strip()[:100]
+    return None

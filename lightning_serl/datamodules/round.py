@@ -17,13 +17,17 @@ import torch
 from lightning_serl import objectives
 from lightning_serl.answers.base import AnswerGrader
 from lightning_serl.context import Context
+from lightning_serl.diversity import unique_ngrams
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import EmptyRound
+from lightning_serl.health import Vote
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import STYLES, SolveTemplate
 from lightning_serl.ranks import Ranks
+from lightning_serl.rewards.base import fill_answers
 from lightning_serl.sources import InstructionSource
 from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.words import count_words
 
 if TYPE_CHECKING:
     from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 # A proposal stage may yield nothing; after this many calls in a row without one accepted instruction it is given up.
 _BARREN_CALLS = 8
+# Written problems that the measures of variety look back on.
+_LATEST = 200
 
 
 @dataclass(frozen=True)
@@ -65,19 +71,19 @@ class RoundOptions:
     def __post_init__(self) -> None:
         if self.samples_per_prompt < 2:
             raise ValueError(
-                f"samples_per_prompt must be at least 2, got {self.samples_per_prompt}: one response has nothing to be compared with"
+                f"round.samples_per_prompt must be at least 2, got {self.samples_per_prompt}: one response has nothing to be compared with"
             )
         for name in ("prompts_per_round", "max_attempts", "max_derived"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"round.{name} must be at least 1, got {getattr(self, name)}")
         if self.max_waves < 0:
-            raise ValueError(f"max_waves must be 0 or above, got {self.max_waves}")
+            raise ValueError(f"round.max_waves must be 0 or above, got {self.max_waves}")
         if self.overlong_buffer < 0:
-            raise ValueError(f"overlong_buffer must be 0 or above, got {self.overlong_buffer}")
+            raise ValueError(f"round.overlong_buffer must be 0 or above, got {self.overlong_buffer}")
         if self.style not in STYLES:
-            raise ValueError(f"style must be default or serl, got {self.style!r}")
+            raise ValueError(f"round.style must be default or serl, got {self.style!r}")
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
-            raise ValueError(f"max_prompt_tokens must be at least 1 or null, got {self.max_prompt_tokens}")
+            raise ValueError(f"round.max_prompt_tokens must be at least 1 or null, got {self.max_prompt_tokens}")
 
 
 Event = dict[str, Any]
@@ -177,6 +183,8 @@ class Round:
         events: The ledger's rows, in order.
         stats: Numbers for the log.
         samples: A few groups with their verdicts, dropped ones too.
+        answered: Every answered group with its verdict, before the group filters.
+        probe: The votes on the health probe just before the round, by uid; empty where none was made.
     """
 
     number: int
@@ -186,6 +194,8 @@ class Round:
     events: list[Event] = field(default_factory=list)
     stats: dict[str, float] = field(default_factory=dict)
     samples: list[tuple[Group, Verdict]] = field(default_factory=list)
+    answered: list[tuple[Group, Verdict]] = field(default_factory=list)
+    probe: dict[str, Vote] = field(default_factory=dict)
 
 
 def play_round(table: Table, number: int) -> Round:
@@ -217,12 +227,13 @@ class _Play:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.next_uid = 0
+        self.nearest: list[float] = []
         self.published = table.options.style == "serl"
 
     def run(self) -> Round:
         options, table = self.table.options, self.table
         tried = survived = attempts = 0
-        seen: list[tuple[Group, Verdict]] = []
+        seen = self.round.answered
         while survived < options.prompts_per_round and attempts < options.max_attempts:
             missing = options.prompts_per_round - survived
             # what this round has yielded so far says how many prompts the missing groups will take
@@ -320,6 +331,8 @@ class _Play:
             return
         self.event(instruction.uid, "accepted")
         if made:
+            self.nearest.append(table.pool.nearest(instruction)[0])
+            instruction = replace(instruction, meta={**instruction.meta, "round": self.number})
             table.pool.add(instruction, "accepted")
         table.queue.append(instruction)
 
@@ -344,9 +357,14 @@ class _Play:
             self.measure(list(everyone.values()))
         with table.phase("voting", len(mine)) as tick, table.ranks.stage("voting"):
             verdicts = self.reward(list(everyone.values()), table.context(self.number, "reward"))
+            # for the signs of health, where the reward had no need of the answers
+            unread = [g for g in everyone.values() if g.instruction.role == "solve" and g.answers is None]
+            fill_answers(unread, table.grader)
             tick(len(mine))
         # a family is a root with all that was derived from it; families travel whole, in the order of their roots
-        families: dict[str, tuple[list[Event], list[tuple[Group, Verdict]]]] = {g.instruction.uid: ([], []) for g in groups}
+        families: dict[str, tuple[list[Event], list[tuple[Group, Verdict]]]] = {
+            g.instruction.uid: ([], []) for g in groups
+        }
         for root, event in followed:
             families[root][0].append(event)
         for uid, group in everyone.items():
@@ -379,7 +397,9 @@ class _Play:
         children: list[Instruction] = []
         for child in self.source.derive(wave, self.gate(wave, ctx), ctx):
             if child.link is None or child.link.parent not in everyone:
-                raise ValueError("an instruction from derive() must carry a link to the uid of one of the groups it was given")
+                raise ValueError(
+                    "an instruction from derive() must carry a link to the uid of one of the groups it was given"
+                )
             parent = child.link.parent
             taken[parent] += 1
             if taken[parent] > self.table.options.max_derived:
@@ -404,7 +424,8 @@ class _Play:
         """The free verdict on problems; other roles (proposals, say) answer nothing that could be compared."""
         solved = iter(self.table.gate([g for g in wave if g.instruction.role == "solve"], ctx))
         return [
-            next(solved) if g.instruction.role == "solve" else Verdict(torch.zeros(len(g)), confidence=0.0) for g in wave
+            next(solved) if g.instruction.role == "solve" else Verdict(torch.zeros(len(g)), confidence=0.0)
+            for g in wave
         ]
 
     def measure(self, groups: list[Group]) -> None:
@@ -424,15 +445,23 @@ class _Play:
         rewards = self.table.rewards
         for group in groups:
             if group.instruction.role not in rewards:
-                raise ValueError(f"no reward is declared for role {group.instruction.role!r}; declared: {', '.join(rewards)}")
+                raise ValueError(
+                    f"no reward is declared for role {group.instruction.role!r}; declared: {', '.join(rewards)}"
+                )
         for role, reward in rewards.items():
             chosen = [g for g in groups if g.instruction.role == role]
             verdicts = reward(chosen, ctx)
+            if not (isinstance(verdicts, (list, tuple)) and all(isinstance(v, Verdict) for v in verdicts)):
+                raise ValueError(f"the reward of role {role!r} must return a list with a Verdict for each group")
             if len(verdicts) != len(chosen):
-                raise ValueError(f"the reward of role {role!r} returned {len(verdicts)} verdicts for {len(chosen)} groups")
+                raise ValueError(
+                    f"the reward of role {role!r} returned {len(verdicts)} verdicts for {len(chosen)} groups"
+                )
             for group, verdict in zip(chosen, verdicts, strict=True):
                 if len(verdict.scores) != len(group):
-                    raise ValueError(f"the reward of role {role!r} gave {len(verdict.scores)} scores to {len(group)} responses")
+                    raise ValueError(
+                        f"the reward of role {role!r} gave {len(verdict.scores)} scores to {len(group)} responses"
+                    )
                 numbers = [verdict.scores[verdict.weight > 0], verdict.weight, *(verdict.token_scores or ())]
                 if not all(bool(torch.isfinite(n).all()) for n in numbers):
                     raise ValueError(f"the reward of role {role!r} gave a score or weight that is not a finite number")
@@ -517,7 +546,9 @@ class _Play:
             "look at samples.jsonl, then widen the DifficultyFilter or raise data.round.max_attempts"
         )
 
-    def statistics(self, seen: list[tuple[Group, Verdict]], attempts: int, tried: int, survived: int) -> dict[str, float]:
+    def statistics(
+        self, seen: list[tuple[Group, Verdict]], attempts: int, tried: int, survived: int
+    ) -> dict[str, float]:
         """Numbers of the round, under TRL's names where TRL has one."""
         lengths = [len(c.token_ids) for g, _ in seen for c in g.completions]
         finished = [c.finished for g, _ in seen for c in g.completions]
@@ -548,9 +579,25 @@ class _Play:
         for role in roles if len(roles) > 1 else ():
             means = [float(v.scores.mean()) for g, v in seen if g.instruction.role == role and len(g)]
             out[f"serl/role/{role}/reward"] = sum(means) / max(1, len(means))
+        out |= self.variety()
         for reason, count in sorted(self.reasons.items()):
             out[f"serl/reason/{reason}"] = float(count)
         return out
+
+    def variety(self) -> dict[str, float]:
+        """How new and how varied the written problems are; nothing where none is written."""
+        pool = self.table.pool
+        latest = [t for t, status in zip(pool.texts, pool.statuses, strict=True) if status != "seed"][-_LATEST:]
+        if not latest:
+            return {}
+        out = {
+            "serl/pool/unique_4grams": unique_ngrams(latest),
+            "serl/pool/words_mean": sum(map(count_words, latest)) / len(latest),
+        }
+        if self.nearest:
+            out["serl/pool/nearest_mean"] = sum(self.nearest) / len(self.nearest)
+        ages = [self.number - i.meta["round"] for i in pool.kept if "round" in i.meta]
+        return out | ({"serl/pool/exemplar_age": sum(ages) / len(ages)} if ages else {})
 
 
 def _written(instruction: Instruction) -> Event:

@@ -14,19 +14,23 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_serl import class_paths
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
+from lightning_serl.checkpoint_files import check_stream_state
 from lightning_serl.datamodules import preflight
 from lightning_serl.datamodules.benchmarks import read_set
 from lightning_serl.datamodules.earlier import read_pool
 from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream, SetGrader, set_graders
 from lightning_serl.datamodules.predictions import PredictionStream
+from lightning_serl.datamodules.probe import Probe, probe_votes
 from lightning_serl.datamodules.problems import Fields, read_problems
 from lightning_serl.datamodules.round import Round, RoundOptions, Table, play_round, silent
 from lightning_serl.datamodules.stream import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import EmptyRound, InputError, PushMismatch
+from lightning_serl.health import Vote
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.published.scoring import RuleReward
@@ -54,8 +58,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         reward: A reward of this package by name (``MajorityVote``, ``RandomReward`` ...), your own as a class path or
             object, or one per role in the order they are asked; by default the gold label where a problem carries
             one (only seeds can), else the majority vote.
-        grader: How answers are read and compared: ``math``, ``choice``, ``text``, your own object, or ``auto``,
-            which looks at the problems and says what it found.
+        grader: How answers are read and compared: ``math``, ``choice``, ``text``, your own object or class path, or
+            ``auto``, which looks at the problems, at each evaluation set by itself, and says what it found. Evaluation
+            sets of multiple-choice problems are read by letters in any case.
         engine: What writes completions; by default the live policy itself.
         round: The size of a round.
         writing: How new problems are written.
@@ -64,6 +69,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         max_tokens: Longest answer, in tokens.
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
+        probe: Which seeds are answered again and again to watch the health of the run.
         pool_from: Folders of earlier runs whose problems count as written already, the kept ones as exemplars.
         predict_to: File that ``predict`` writes self-made problems with voted answers to; by default
             ``predictions.jsonl`` in the run folder.
@@ -91,6 +97,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         predict_to: str | None = None,
         seed: int | None = None,
         pool_from: str | list[str] | None = None,
+        probe: Probe = Probe(),  # noqa: B008
     ) -> None:
         super().__init__()
         if rounds_per_epoch < 1:
@@ -109,14 +116,16 @@ class SelfPlayDataModule(pl.LightningDataModule):
         asked = check_reward_name(reward) if isinstance(reward, str) else reward
         self._reward_name = asked if isinstance(asked, str) else None
         self.rewards = {} if isinstance(asked, str) else rewards_by_role(asked)
-        self.grader = grader if not isinstance(grader, str) or grader == "auto" else resolve_grader(grader)
+        if isinstance(grader, str) and "." in grader:
+            grader = class_paths.load(grader, "data.grader", "use math, choice, text, or the class path of your own")
+        self.grader = grader if grader == "auto" else resolve_grader(grader)
         self.grader_name = grader if isinstance(grader, str) else getattr(grader, "name", type(grader).__name__)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve
         self.templates = templates or {}
         self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch = rounds_per_epoch
-        self.evaluation, self.predict_to = evaluation, predict_to
+        self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
         self.pool_from = [pool_from] if isinstance(pool_from, str) else list(pool_from or ())
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
 
@@ -161,9 +170,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.check_files(stage)
         self._choose_graders()
         if stage == "fit":
-            solve = self.rewards.get("solve")
-            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(solve, (VerifiableReward, RuleReward)):
-                preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
             preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
@@ -215,10 +221,16 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self.seed_problems = read_problems(self.seeds, self.fields, "seed")
             if self.writes:
                 preflight.check_exemplars(self.seeds, len(self.seed_problems), self.writing.exemplars)
+                if self.writing.by_subject:
+                    preflight.check_subjects(self.seed_problems)
             self._table = None  # one made by an earlier validation knows no seeds
         if wanted and self.pool_from and not self._earlier:
             self._earlier = [read_pool(name) for name in self.pool_from]
             self._table = None
+        if stage == "fit":
+            solve = self.rewards.get("solve")
+            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(solve, (VerifiableReward, RuleReward)):
+                preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
@@ -266,10 +278,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def _make_pool(self) -> InstructionPool:
         pool = InstructionPool(self.seed_problems)
-        seeds = set(pool.texts)  # a run on its seeds has proposed them too
+        # a run on its seeds has proposed them too, and one that was given an earlier run's pool may be given as well
+        held = {(i.prompt, tuple(i.meta.get("choices") or ())) for i in pool.seeds}
         for place, problems in enumerate(self._earlier):
             for problem, status in problems:
-                if problem.prompt not in seeds:
+                key = problem.prompt, tuple(problem.meta.get("choices") or ())
+                if key not in held:
+                    held.add(key)
                     pool.add(replace(problem, uid=f"earlier-{place}-{problem.uid}"), status)
         return pool
 
@@ -357,10 +372,20 @@ class SelfPlayDataModule(pl.LightningDataModule):
             if not filter_groups:
                 table.group_filters = []
             try:
-                return play_round(table, self.rounds)
+                votes = self._probe(table)
+                played = play_round(table, self.rounds)
+                played.probe = votes
+                return played
             except EmptyRound as error:
                 self._tell(error.played)
                 raise
+
+    def _probe(self, table: Table) -> dict[str, Vote]:
+        """Votes on the health probe where one is due: first with the weights that the fit began with."""
+        due = self.probe.every and (self.rounds - self._first_round) % self.probe.every == 0
+        if not due or self.trainer.state.fn != "fit" or not self.engine.samples_policy:
+            return {}
+        return probe_votes(table, self.probe.choose(self.seed_problems, self.seed), self.probe.samples)
 
     def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
         """A round is done: tell the callbacks, count it, and keep its micro-batches for the steps to come."""
@@ -413,6 +438,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`; applied when the run's parts exist."""
+        if state_dict:
+            check_stream_state(state_dict)
         self._restored = state_dict or None
         self._table = None
 

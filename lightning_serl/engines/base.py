@@ -40,15 +40,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise ValueError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}")
         if not self.temperature >= 0:
-            raise ValueError(f"temperature must be 0 or above, got {self.temperature}")
+            raise ValueError(f"sampling.temperature must be 0 or above, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise ValueError(f"sampling.top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 or above, got {self.top_k}")
+            raise ValueError(f"sampling.top_k must be 0 or above, got {self.top_k}")
         if not -2 <= self.presence_penalty <= 2:
-            raise ValueError(f"presence_penalty must lie between -2 and 2, got {self.presence_penalty}")
+            raise ValueError(f"sampling.presence_penalty must lie between -2 and 2, got {self.presence_penalty}")
 
     def with_stop(self, stop: Sequence[str]) -> Sampling:
         """The same sampling with these stop strings added."""

@@ -41,7 +41,8 @@ def check_reward_name(name: str) -> str | Callable[..., Any]:
     known = f"use {', '.join(_MAKERS)}, or the class path of your own"
     if name.lstrip().startswith("{"):
         raise InputError(
-            "data.reward: this class is called in another way than reward(groups, ctx); see rewards.Reward"
+            "data.reward: this class takes other options, or is called in another way than reward(groups, ctx); "
+            "see rewards.Reward"
         )
     return check_reward(class_paths.load(name, "data.reward", known))
 

@@ -43,12 +43,13 @@ HOSTILE = [
         (r"\text{Even}", "Even", True),
         ("Cannot be determined", "cannot be determined.", True),
         ("Cannot be determined", "4", False),
-        ("x+1", "1+x", None),
-        (r"5\text{ or }6", "5", None),
+        ("x+1", "1+x", True),
+        (r"5\text{ or }6", "5", False),
+        (r"\sqrt{x^2}", "x", None),
         ("20\\%", "20", None),
         (r"\sin x", r"\sin  x", True),
         ("10 square meters", "10", None),
-        ("sqrt(2)+sqrt(3)", r"\sqrt{2}+\sqrt{3}", None),
+        ("sqrt(2)+sqrt(3)", r"\sqrt{2}+\sqrt{3}", True),
     ],
 )
 def test_plain_rules(a, b, verdict):
@@ -144,17 +145,17 @@ def test_a_hostile_answer_is_remembered():
 def test_spent_budget_is_no_verdict_to_remember():
     grader = MathGrader()
     grader.start_group(0.0)
-    assert not grader.same("a+b+1", "1+b+a")
+    assert not grader.same(r"\sin a+\cos b", r"\cos b+\sin a")
     grader.start_group()
-    assert grader.same("a+b+1", "1+b+a")
+    assert grader.same(r"\sin a+\cos b", r"\cos b+\sin a")
 
 
 def test_too_little_budget_costs_the_worker_nothing():
     grader = MathGrader()
     grader.start_group(0.01)
     before = shared_client().requests
-    assert not grader.same("c+d+1", "1+d+c")
-    assert grader.extract("It is $c+d$, as $7=7$ and nothing else says.") is None
+    assert not grader.same(r"\sin c+\cos d", r"\cos d+\sin c")
+    assert grader.extract(r"It is $c+d$, as $\oint 7$ and nothing else says.") is None
     assert (grader.timeouts, shared_client().requests) == (0, before)
 
 

@@ -167,6 +167,23 @@ def test_novelty() -> None:
     assert NoveltyFilter(0.9).reject(near, pool) is None
 
 
+BAKERY = "A bakery sells {a} loaves in the morning and {b} in the afternoon. How many loaves does it sell on that day?"
+CAKES = "A bakery bakes {a} cakes before noon and {b} cakes later. How many cakes does it bake on a whole day?"
+
+
+def test_a_limit_on_problems_of_one_mould() -> None:
+    stories = [CAKES.format(a="twelve", b="nine"), BAKERY.format(a=3, b=4)]
+    new = "A bakery sells 30 rolls by noon and 12 rolls later. How many rolls does it sell on that day in May?"
+    pool = InstructionPool([BAKERY.format(a=1, b=2)])
+    for number, story in enumerate(stories):
+        pool.add(Instruction(story, f"own-{number}"), "spent")
+    assert pool.similar(new, 0.7) is None
+    assert [pool.alike(new, 0.5, limit) for limit in (1, 2, 3)] == [1, 2, 2], "the seed does not count"
+    verdicts = [NoveltyFilter(max_alike=limit).reject(new, pool) for limit in (None, 1, 2, 3)]
+    assert verdicts == [None, "duplicate", "duplicate", None]
+    assert NoveltyFilter(max_alike=1, alike=0.7).reject(new, pool) is None
+
+
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -269,6 +286,8 @@ def test_zero_spread() -> None:
         (lambda: DifficultyFilter(style="Serl"), "unknown style 'Serl'"),
         (lambda: NoveltyFilter(0.0), "threshold 0.0"),
         (lambda: NoveltyFilter(1.5), "threshold 1.5"),
+        (lambda: NoveltyFilter(max_alike=0), "max_alike is 0"),
+        (lambda: NoveltyFilter(max_alike=2, alike=0.8), "alike 0.8"),
         (lambda: QualityFilter(style="strict"), "unknown style 'strict'"),
         (lambda: QualityFilter(min_words=9, max_words=3), "min_words 9 and max_words 3"),
         (lambda: QualityFilter(min_words=-1), "min_words -1"),
@@ -286,8 +305,8 @@ def test_bad_options_are_refused_in_one_sentence(make, said: str) -> None:
 def test_filters_of_one_class_have_distinct_state_keys() -> None:
     filters = [
         QualityFilter(), QualityFilter("serl"), QualityFilter(keywords=["a"]), QualityFilter(min_words=2),
-        NoveltyFilter(), NoveltyFilter(0.5), DifficultyFilter(), DifficultyFilter(0.3), DifficultyFilter(style="serl"),
-        ZeroSpread(),
+        NoveltyFilter(), NoveltyFilter(0.5), NoveltyFilter(max_alike=3), NoveltyFilter(style="serl"),
+        DifficultyFilter(), DifficultyFilter(0.3), DifficultyFilter(style="serl"), ZeroSpread(),
     ]  # fmt: skip
     assert len({f.state_key for f in filters}) == len(filters)
     assert NoveltyFilter(0.5).state_key == NoveltyFilter(0.5).state_key

@@ -13,6 +13,7 @@ from spine_kit import selfplay, trainer_for
 from lightning_serl.callbacks import (
     DifficultyFilter,
     Export,
+    Health,
     Ledger,
     NoveltyFilter,
     Phases,
@@ -133,7 +134,7 @@ def test_the_table_shows_the_change(capsys):
         assert said in row
     assert "+" not in next(line for line in lines if "mean@16" in line)
     assert (
-        "problems: 10 written, 6 rejected (too_short 4, duplicate 2), 1 dropped after the vote (no_spread 1), 3 kept"
+        "problems: 10 written, 6 rejected (too_short 4, duplicate 2), 1 dropped (no_spread 1), 3 kept"
         in lines
     )
     assert any("not measured" in line for line in lines)
@@ -200,7 +201,7 @@ def kinds(callbacks):
 
 
 def test_what_attaches_itself():
-    machinery = {RolloutRefresh, Ledger, Phases, ZeroSpread}
+    machinery = {RolloutRefresh, Health, Ledger, Phases, ZeroSpread}
     assert kinds(missing_callbacks(None)) == machinery | {QualityFilter, NoveltyFilter, DifficultyFilter}
     trainer = trainer_for(".", [QualityFilter(), Ledger()])
     assert kinds(missing_callbacks(trainer)) == machinery - {Ledger}

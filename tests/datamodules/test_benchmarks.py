@@ -160,6 +160,7 @@ def test_rows_that_are_no_objects_are_refused_and_not_left_out(tmp_path, row):
         ({"question": "Q?", "answer": ["$3$"], "data_topic": "t"}, "'answer' must be a string or a number"),
         ({"question": "Q?", "options": ["N/A"]}, "must hold 2 to 10 options, got 0"),
         ({"question": "Q?", "options": ["a", "b"], "answer": "C"}, "must be one of the letters AB"),
+        ({"question": "Q?", "options": ["1", "2", "3"], "answer": 2}, "the text of option B and the index of option C"),
     ],
 )
 def test_known_layouts_with_odd_values_are_refused(tmp_path, row, said):
@@ -193,6 +194,8 @@ def test_a_layout_is_read_only_where_it_is_meant(tmp_path):
     assert facts(problem) == ("Q?", "5 #### 6", {})
     row = {"problem": "P?", "solution": "no box", "answer": None}
     assert read(write_rows(tmp_path / "c.jsonl", [row]))[0].label is None
+    row = {"question": "Q?", "options": {"A": "4", "B": "5"}, "answer": "B"}
+    assert facts(read(write_rows(tmp_path / "e.jsonl", [row]))[0]) == ("Q?", "B", {"choices": ["4", "5"]})
     row = {"question": "Q?", "options": ["a", "b"], "choices": ["c", "d"], "answer": "A"}
     assert read(write_rows(tmp_path / "d.jsonl", [row]))[0].meta == {"choices": ["c", "d"]}
 
@@ -382,7 +385,7 @@ def test_names_that_lead_nowhere(spec, said):
 
 
 def test_directories_that_cannot_be_read(tmp_path):
-    with pytest.raises(InputError, match="must hold jsonl, json, csv or parquet files"):
+    with pytest.raises(InputError, match="must hold sound jsonl, json, csv or parquet files"):
         read(tmp_path)
     (tmp_path / "test.jsonl").write_text('{"problem": "a"}\n{nope\n')
     with pytest.raises(InputError, match="cannot be read as a dataset"):

@@ -217,4 +217,4 @@ def test_training_does_not_take_solutions_or_levels_along(tmp_path):
     """Labels come from the answer field alone: a file without it stays unlabelled, whatever else is in it."""
     row = b'{"problem": "a", "solution": "so \\\\boxed{4}", "level": 5, "subject": "s", "options": ["x", "y"]}'
     (problem,) = read(tmp_path, row)
-    assert (problem.label, problem.meta) == (None, {})
+    assert (problem.label, problem.meta) == (None, {"subject": "s"})

@@ -22,7 +22,7 @@ def main(root, what):
         Path(root, "raised").touch()
         return RuntimeError(text)
 
-    engine = FailingEngine(fail_at=4 if what == "fail" else None, error=gone, rank=1)
+    engine = FailingEngine(fail_at=5 if what == "fail" else None, error=gone, rank=1)
     module, data = rank_selfplay(engine=engine)
     if what == "fail-step":
         whole, calls = module.training_step, []

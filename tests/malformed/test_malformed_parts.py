@@ -1,0 +1,88 @@
+"""Broken rewards and graders of a user's own: refused at the start, or ending a run that keeps what it has earned."""
+
+import json
+
+import pytest
+import torch
+from cli_kit import cli, rows, small
+from malformed_kit import COUNTS, one_sentence
+
+
+def own(name, **options):
+    return json.dumps({"class_path": f"malformed_kit.{name}", "init_args": options})
+
+
+REFUSED = [
+    ("rewards", "parameters", ["--data.reward", "malformed_kit.Uncallable"], "Uncallable"),
+    ("rewards", "parameters", ["--data.reward", "malformed_kit.Swapped"], "ctx"),
+    ("rewards", "parameters", ["--data.reward", "malformed_kit.OneParameter"], "ctx"),
+    ("rewards", "parameters", ["--data.reward", "malformed_kit.ThreeParameters"], "temperature"),
+    ("rewards", "needs", ["--data.reward", "malformed_kit.UnknownNeeds"], "gradients"),
+    ("rewards", "needs", ["--data.reward", "malformed_kit.NeedsText"], "entropy"),
+    ("rewards", "absent", ["--data.reward", "malformed_kit.Rewrad"], "Rewrad"),
+    ("rewards", "absent", ["--data.reward", "no_such_module.Reward"], "no_such_module"),
+    ("rewards", "absent", ["--data.reward", "Majority"], "MajorityVote"),
+    ("rewards", "options", ["--data.reward", own("Reward", who="x")], "takes other options"),
+    ("rewards", "options", ["--data.reward", "malformed_kit.Reward"], "how"),
+    ("rewards", "raises", ["--data.reward", "malformed_kit.RaisesAtOnce"], "MY_KEY"),
+    ("graders", "methods", ["--data.grader", "malformed_kit.NoExtract"], "extract"),
+    ("graders", "methods", ["--data.grader", "malformed_kit.NoSame"], "same"),
+    ("graders", "absent", ["--data.grader", "malformed_kit.Grdaer"], "Grdaer"),
+    ("graders", "absent", ["--data.grader", "maths"], "maths"),
+    ("graders", "options", ["--data.grader", own("Grader", who="x")], "takes other options"),
+    ("graders", "raises", ["--data.grader", "malformed_kit.RaisesAtOnce"], "MY_KEY"),
+]
+
+
+@pytest.mark.parametrize(("entry", "family", "options", "words"), REFUSED)
+def test_refused_before_the_run(tmp_path, entry, family, options, words):
+    ended = cli("fit", *small(tmp_path / "run"), *options)
+    assert ended.status == 2, (ended.status, ended.err)
+    one_sentence(ended.error, words)
+    assert not (tmp_path / "run").exists()
+    COUNTS[entry, family] += 1
+
+
+REWARDS = [
+    ("numbers of things", "too few", "for 2 groups"),
+    ("numbers of things", "too many", "for 2 groups"),
+    ("numbers of things", "too few scores", "gave 3 scores to 4 responses"),
+    ("no number", "no number", "not a finite number"),
+    ("no number", "weight no number", "not a finite number"),
+    ("types", "nothing", "a Verdict for each group"),
+    ("types", "bare numbers", "a Verdict for each group"),
+    ("types", "words", "str"),
+    ("raises", "missing key", "KeyError: 'score' in malformed_kit.py"),
+    ("raises", "many lines", "first line second line"),
+    ("raises", "surrogate", "half"),
+    ("raises", "assertion", "AssertionError in malformed_kit.py"),
+]
+GRADERS = [
+    ("types", "number", "the grader Grader read int"),
+    ("types", "bytes", "the grader Grader read bytes"),
+    ("types", "list", "the grader Grader read list"),
+    ("raises", "extract raises", "too deep"),
+    ("raises", "same raises", "by zero"),
+]
+BROKEN = [("rewards", *case) for case in REWARDS] + [("graders", *case) for case in GRADERS]
+
+
+@pytest.mark.parametrize(("entry", "family", "how", "words"), BROKEN, ids=[f"{b[0]}: {b[2]}" for b in BROKEN])
+def test_a_run_that_fails_keeps_what_it_has_earned(tmp_path, entry, family, how, words):
+    reward = own("Reward", how=how) if entry == "rewards" else '{"class_path": "cli_kit.Judge"}'
+    options = ["--data.reward", reward, "--data.round.max_attempts", 1, "--data.probe.every", 0]
+    if entry == "graders":
+        options += ["--data.grader", own("Grader", how=how)]
+    ended = cli("fit", *small(tmp_path, rounds=8), *options)
+    assert ended.status == 1, (ended.status, ended.err)
+    one_sentence(ended.error, words)
+    assert ended.run == tmp_path
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    done = state["global_step"]
+    assert done >= 1
+    assert {e["round"] for e in rows(tmp_path / "ledger.jsonl") if e["event"] == "trained"} == set(range(done))
+    counted = (tmp_path / "ledger.jsonl").read_bytes()[: state["callbacks"]["Ledger"]["offsets"]["ledger"]]
+    assert {json.loads(line)["round"] for line in counted.splitlines()} == set(range(done)), "the failed one counts"
+    assert sum("loss" in m for m in rows(tmp_path / "metrics.jsonl")) == done
+    assert not (tmp_path / "export").exists()
+    COUNTS[entry, family] += 1
