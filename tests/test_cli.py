@@ -332,7 +332,8 @@ def test_help_explains_every_option(command, monkeypatch):
             assert len(said[name].split()) >= 3, f"--{name} is not explained: {said[name]!r}"
     assert "data.writing.template.header" in said
     assert "model.lora.r" in said
-    assert all(f"preset:{n}" in ended.out or n in ended.out for n in presets())
+    whole = "".join(ended.out.split())  # names are broken at their hyphens
+    assert all(n in whole for n in presets())
 
 
 def test_help_of_the_program_names_all_commands():

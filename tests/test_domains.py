@@ -33,7 +33,8 @@ def listed(problems, first=3):
 
 
 def reasons(ledger):
-    return [e["reason"] for e in ledger if e["event"] == "rejected"]
+    """Of what was written; a script that has run out writes nothing, which is counted as empty."""
+    return [e["reason"] for e in ledger if e["event"] == "rejected" and e["reason"] != "empty"]
 
 
 # -- the document -----------------------------------------------------------------------------------------------------
