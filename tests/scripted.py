@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lightning_serl.engines.base import Request, RolloutEngine, WeightUpdate, Who
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
 from lightning_serl.types import Completion
 
 
@@ -29,8 +29,8 @@ class Scripted(RolloutEngine):
     def start(self, policy, ranks=None) -> None:
         pass
 
-    def push(self, update: WeightUpdate) -> None:
-        pass
+    def push(self, update: WeightUpdate) -> Receipt:
+        return Receipt(self.version)
 
     def score(self, token_ids, who: Who = "policy"):
         raise NotImplementedError

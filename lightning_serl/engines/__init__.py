@@ -1,7 +1,7 @@
 """Rollout engines: what writes the completions of a round."""
 
-from lightning_serl.engines.base import Request, RolloutEngine, Sampling, WeightUpdate
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate
 from lightning_serl.engines.replay import ReplayEngine
 from lightning_serl.engines.transformers import TransformersEngine
 
-__all__ = ["ReplayEngine", "Request", "RolloutEngine", "Sampling", "TransformersEngine", "WeightUpdate"]
+__all__ = ["Receipt", "ReplayEngine", "Request", "RolloutEngine", "Sampling", "TransformersEngine", "WeightUpdate"]

@@ -94,6 +94,21 @@ class WeightUpdate:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What an engine took in with one push, told by the receiving side and never copied from the update.
+
+    Attributes:
+        version: The version the engine now samples from.
+        names: Names of the tensors that arrived, as in the update.
+        bytes: Their size as they arrived.
+    """
+
+    version: int
+    names: frozenset[str] = frozenset()
+    bytes: int = 0
+
+
 class RolloutEngine(ABC):
     """Writes completions for token prompts, with the weights of one policy version.
 
@@ -134,12 +149,21 @@ class RolloutEngine(ABC):
         """Log-probability of each token given those before it: per row a (len - 1,) float32 tensor."""
 
     @abstractmethod
-    def push(self, update: WeightUpdate) -> None:
-        """Take new weights; afterwards ``version == update.version``.
+    def push(self, update: WeightUpdate) -> Receipt:
+        """Take new weights, forget every cached prefix, and say what arrived.
+
+        Full weights are the whole model and replace every adapter; an adapter sits on the full weights that were
+        pushed last. An engine that samples from the live policy takes nothing and says so: an empty receipt with the
+        policy's version.
 
         Raises:
-            PushMismatch: if the weights that arrived are not the ones that were sent.
+            PushMismatch: if the engine finds by itself that it cannot hold what was sent.
+            EngineFailure: if the engine is gone.
         """
+
+    def takes_adapter(self, config: Mapping[str, Any]) -> bool:
+        """Whether adapters of this peft configuration can be pushed; otherwise they arrive merged, as full weights."""
+        return False
 
     def sleep(self) -> None:  # noqa: B027 - most engines have nothing to do here
         """Give accelerator memory back while the trainer works; nothing to do for most engines."""

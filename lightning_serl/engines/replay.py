@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_serl.engines.base import Request, RolloutEngine, WeightUpdate, Who
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
 from lightning_serl.errors import EngineFailure, InputError
 from lightning_serl.types import Completion
 
@@ -102,8 +102,9 @@ class ReplayEngine(RolloutEngine):
         """With a policy at hand, recorded texts get token ids, so that they can be trained on."""
         self._tokenizer = None if policy is None else policy.tokenizer
 
-    def push(self, update: WeightUpdate) -> None:
+    def push(self, update: WeightUpdate) -> Receipt:
         """Recordings do not change."""
+        return Receipt(self.version)
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """Recordings carry no probabilities.

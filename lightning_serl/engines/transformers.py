@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_serl.engines.base import Request, RolloutEngine, Sampling, WeightUpdate, Who
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
 from lightning_serl.errors import EngineFailure
 from lightning_serl.seeding import uniforms
 from lightning_serl.types import Completion
@@ -64,8 +64,9 @@ class TransformersEngine(RolloutEngine):
             raise EngineFailure("the transformers engine needs a policy; use ReplayEngine for recordings")
         self._policy = policy
 
-    def push(self, update: WeightUpdate) -> None:
+    def push(self, update: WeightUpdate) -> Receipt:
         """Nothing moves: the engine reads the live weights."""
+        return Receipt(self.version)
 
     def close(self) -> None:
         """Forget the policy."""

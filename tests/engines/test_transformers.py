@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import small_model, small_policy, tiny_tokenizer
 
-from lightning_serl.engines import Request, Sampling, TransformersEngine, WeightUpdate
+from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
 from lightning_serl.engines.transformers import _choose
 from lightning_serl.errors import EngineFailure
 from lightning_serl.loading import load_policy
@@ -478,7 +478,7 @@ def test_it_is_never_stale_and_leaves_the_policy_as_it_was(prompts):
     engine.start(policy)
     policy.version = 7
     assert engine.version == 7
-    engine.push(WeightUpdate("full", lambda: iter(()), 8))
+    assert engine.push(WeightUpdate("full", lambda: iter(()), 8)) == Receipt(7)
     with policy.gathered():
         ((_, (completion,)),) = engine.generate([Request(prompts[0], (0,), GREEDY)])
     assert completion.version == 7
