@@ -321,6 +321,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
             preflight.check_lengths(policy, self.sampling, self.writing.sampling if self.writes else None)
+            engine.folder = Path(trainer.default_root_dir)
             with table.ranks.stage("starting the engine"):
                 engine.start(policy, table.ranks)
             atexit.register(engine.close)

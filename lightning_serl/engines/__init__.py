@@ -3,5 +3,15 @@
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate
 from lightning_serl.engines.replay import ReplayEngine
 from lightning_serl.engines.transformers import TransformersEngine
+from lightning_serl.engines.vllm_server import VLLMServerEngine
 
-__all__ = ["Receipt", "ReplayEngine", "Request", "RolloutEngine", "Sampling", "TransformersEngine", "WeightUpdate"]
+__all__ = [
+    "Receipt",
+    "ReplayEngine",
+    "Request",
+    "RolloutEngine",
+    "Sampling",
+    "TransformersEngine",
+    "VLLMServerEngine",
+    "WeightUpdate",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -121,6 +122,8 @@ class RolloutEngine(ABC):
 
     def __init__(self) -> None:
         self.poll: Callable[[], None] = _never_interrupted
+        #: Where an engine leaves files such as logs; the stream names the run folder here before :meth:`start`.
+        self.folder = Path()
 
     @property
     @abstractmethod

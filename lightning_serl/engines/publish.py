@@ -170,6 +170,19 @@ class Publisher:
             self._lock, self._kept = None, []
 
 
+def read_names(folder: Path) -> tuple[tuple[str, ...], int]:
+    """Names and bytes of the tensors in a directory, from the headers of its files: what a reader will find there."""
+    names: list[str] = []
+    size = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header.pop("__metadata__", None)
+        names += header
+        size += sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values())
+    return tuple(names), size
+
+
 def _default_root(room: int) -> Path:
     temporary = Path(tempfile.gettempdir())
     try:

@@ -1,0 +1,561 @@
+"""Rollouts by vLLM servers over HTTP, here or elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_serl.engines.adapters import largest_rank, plain_lora, served_rank
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
+from lightning_serl.engines.fleet import LORA, Fleet, Job
+from lightning_serl.engines.local_server import Launch, LocalServer, launch_all
+from lightning_serl.engines.publish import Publisher, read_names
+from lightning_serl.engines.replica import KEY, Background, Refusal, Replica, Unreachable, clean_url, is_here
+from lightning_serl.engines.transformers import TransformersEngine
+from lightning_serl.errors import EngineFailure, RankFailure
+from lightning_serl.ranks import Ranks
+from lightning_serl.types import Completion
+
+if TYPE_CHECKING:
+    from lightning_serl.policy import Policy
+
+# Rows scored by one request.
+_ROWS = 16
+
+
+class VLLMServerEngine(RolloutEngine):
+    """Samples from one or more vLLM servers (Kwon et al., 2309.06180), all with the same weights.
+
+    Every completion is a request with a seed of its own; up to ``max_in_flight`` of them are under way on each server,
+    spread by load, and groups are handed over as they finish. New weights go through a directory: rank 0 writes it,
+    every server reads it, and what each holds is asked again before every round, so that a server that was restarted
+    or given other weights is noticed and gets them anew. A server that breaks off is done without as long as another
+    is there.
+
+    Servers of your own need ``VLLM_SERVER_DEV_MODE=1``, ``--logprobs-mode processed_logprobs`` and, for adapters,
+    ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 --enable-lora --max-lora-rank R --max-loras 2``. Those routes let anyone who
+    reaches the server replace its weights: bind it to 127.0.0.1 or a private network.
+
+    Args:
+        urls: Addresses of running servers; without them one is started here, on 127.0.0.1, and ended with the run.
+        launch: How it is started.
+        publish_to: Folder for weights that trainer and servers see under the same path, needed where a server runs on
+            another machine; by default one in RAM.
+        push_base: Under LoRA, push the base weights once before the first adapter. Without, the base that each server
+            was started with is trusted as far as the probe of ``RolloutRefresh`` goes, and no development routes are
+            needed.
+        max_in_flight: Requests under way on one server at one time.
+        start_seconds: How long servers may take to answer for the first time.
+        patience: Seconds without a sign of life after which a server counts as gone.
+
+    The key of the servers is taken from the environment variable ``VLLM_API_KEY``.
+
+    Raises:
+        EngineFailure: in :meth:`start`, if a server cannot be reached or does not serve what this run needs.
+    """
+
+    def __init__(
+        self,
+        urls: list[str] | None = None,
+        launch: Launch = Launch(),  # noqa: B008 - frozen
+        publish_to: str | None = None,
+        push_base: bool = True,
+        max_in_flight: int = 256,
+        start_seconds: float = 600.0,
+        patience: float = 30.0,
+    ) -> None:
+        super().__init__()
+        if urls is not None and not urls:
+            raise ValueError("engine.urls is empty; name a server, or leave it out to have one started")
+        self.urls = None if urls is None else [clean_url(url) for url in urls]
+        if self.urls is not None and len(set(self.urls)) < len(self.urls):
+            raise ValueError("engine.urls names a server twice; list each once")
+        if max_in_flight < 1:
+            raise ValueError(f"engine.max_in_flight must be at least 1, got {max_in_flight}")
+        if start_seconds <= 0 or patience <= 0:
+            raise ValueError("engine.start_seconds and engine.patience must be above 0")
+        self.launch, self.publish_to, self.push_base = launch, publish_to, push_base
+        self.max_in_flight, self.start_seconds, self.patience = max_in_flight, start_seconds, patience
+        self._parts: _Parts | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _live(self) -> _Parts:
+        if self._parts is None:
+            raise EngineFailure("the vLLM server engine was asked to work before it was started")
+        return self._parts
+
+    @property
+    def version(self) -> int:
+        """The version that every reachable server was found to hold just now; -1 if one of them does not.
+
+        Raises:
+            EngineFailure: if no server can be reached.
+        """
+        parts = self._parts
+        if parts is None or (parts.fleet.base is None and parts.fleet.adapter is None):
+            return -1
+        held = parts.background.wait(parts.fleet.survey(), self.poll)
+        parts.tell()
+        if not held:
+            parts.version, self.proven = -1, False
+        return parts.version
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether an adapter cannot be pushed before the full weights it sits on."""
+        return self._parts is None or self._parts.needs_base
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the servers' weights, if they say."""
+        said = str(self._live.fleet.replicas[0].config.get("model_config", {}).get("dtype", "")).removeprefix("torch.")
+        found = getattr(torch, said, None)
+        return found if isinstance(found, torch.dtype) else None
+
+    def takes_adapter(self, config: Mapping[str, Any]) -> bool:
+        """Plain LoRA of linear layers; what vLLM's loader refuses arrives merged."""
+        return plain_lora(config)
+
+    def start(self, policy: Policy | None, ranks: Any = None) -> None:
+        """Start servers if none were named, wait for all to answer, and look at what they serve.
+
+        Raises:
+            EngineFailure: naming the server and the remedy.
+        """
+        if policy is None:
+            raise EngineFailure("the vLLM server engine needs a policy; use ReplayEngine for recordings")
+        self.close()
+        parts = _Parts(policy, ranks or Ranks())
+        try:
+            if parts.ranks.leads:
+                parts.publisher = Publisher(self.publish_to, room=3 * _weight_bytes(policy))
+            urls = self.urls if self.urls is not None else self._launch(parts)
+            parts.pushes_base = self.urls is None or self.push_base
+            parts.fleet = Fleet([Replica(url, self.patience) for url in urls], self.max_in_flight, parts.last_words)
+            self._await_health(parts)
+            parts.background.wait(parts.look(), self.poll)
+            self._check(parts)
+        except BaseException:
+            parts.close()
+            raise
+        self._parts, self.proven = parts, False
+
+    def _launch(self, parts: _Parts) -> list[str]:
+        """Rank 0 starts the servers; every rank gets their addresses, or raises."""
+        urls: list[str] = []
+        error: BaseException | None = None
+        if parts.ranks.leads:
+            assert parts.publisher is not None
+            try:
+                folder = parts.publisher.folder / "model"
+                _write_model(parts.policy, folder)
+                parts.servers = launch_all(
+                    self.launch, str(folder), _arguments(parts.policy), self.folder, _environment(parts.policy)
+                )
+                urls = [server.url for server in parts.servers]
+            except BaseException as caught:  # the other ranks wait for the addresses
+                error = caught
+        told = parts.ranks.gather((socket.gethostname(), urls, None if error is None else str(error)))
+        if error is not None:
+            raise error
+        if told[0][2] is not None:
+            raise RankFailure(f"rank 0 failed while starting the vLLM server: {told[0][2]}")
+        if len({host for host, _, _ in told}) > 1:
+            raise EngineFailure(
+                "a vLLM server started here answers this machine alone, and the run spans several; start one yourself "
+                "and name it in data.engine.urls"
+            )
+        return told[0][1]
+
+    def _await_health(self, parts: _Parts) -> None:
+        deadline = time.monotonic() + self.start_seconds
+        for server, replica in zip(parts.servers, parts.fleet.replicas, strict=False):
+            server.wait(lambda r=replica: parts.healthy(r), deadline - time.monotonic(), self.poll)  # type: ignore[misc]
+        for replica in parts.fleet.replicas[len(parts.servers) :]:
+            while not parts.healthy(replica):
+                self.poll()
+                if time.monotonic() > deadline:
+                    raise EngineFailure(
+                        f"the vLLM server at {replica.url} cannot be reached ({replica.why[:90]}); start it, check "
+                        "data.engine.urls, or raise data.engine.start_seconds"
+                    )
+                time.sleep(0.2)
+
+    def _check(self, parts: _Parts) -> None:
+        """Refuse before any work what could not work."""
+        for replica in parts.fleet.replicas:
+            url, config = replica.url, replica.config.get("model_config", {})
+            if (mode := config.get("logprobs_mode", "processed_logprobs")) != "processed_logprobs":
+                raise EngineFailure(
+                    f"the vLLM server at {url} reports {mode}, not those of what it draws; start it with "
+                    "--logprobs-mode processed_logprobs"
+                )
+            if self.publish_to is None and not is_here(url):
+                raise EngineFailure(
+                    f"the vLLM server at {url} runs on another machine; give data.engine.publish_to, a folder for "
+                    "weights that both see under the same path"
+                )
+            if parts.policy.has_adapter:
+                adapter = parts.policy.model.peft_config["default"].to_dict()  # type: ignore[index, union-attr]
+                if plain_lora(adapter):
+                    _check_adapters(replica, largest_rank(adapter))
+
+    def close(self) -> None:
+        """Let go of the servers, end those that were started here, and remove what was published."""
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.close()
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def push(self, update: WeightUpdate) -> Receipt:
+        """Rank 0 publishes the weights and has every server read them; all ranks agree on what arrived.
+
+        The receipt is read from the published files, which is what the servers were given; each server is then asked
+        for the name of what it holds.
+
+        Raises:
+            PushMismatch: if a server does not confirm what it was given.
+            EngineFailure: if the weights cannot be written, or a server is gone or refuses them.
+        """
+        parts = self._live
+        parts.version = -1  # whatever happens, the old version is not there any more
+        tensors, failure, published = update.tensors(), None, None
+        if parts.ranks.leads:
+            assert parts.publisher is not None
+            try:
+                if update.kind == "adapter":
+                    published = parts.publisher.adapter(tensors, update.meta, update.version)
+                else:
+                    published = parts.publisher.full(tensors, update.version)
+            except EngineFailure as error:
+                failure = error
+        for _ in tensors:  # sharded weights are gathered by all ranks in step, whatever became of the files
+            pass
+        receipt: Receipt | None = None
+        with parts.ranks.stage("pushing weights to the vLLM servers"):
+            if failure is not None:
+                raise failure
+            if published is not None:
+                names, size = read_names(published.path)
+                parts.background.wait(parts.fleet.deliver(update.kind, published), self.poll)
+                receipt = Receipt(update.version, frozenset(names), size)
+        fleet = parts.fleet
+        receipt, fleet.base, fleet.adapter = parts.ranks.gather((receipt, fleet.base, fleet.adapter))[0]
+        fleet.base_lost = False
+        parts.version = update.version
+        assert receipt is not None
+        return receipt
+
+    # -- work --------------------------------------------------------------------------------------------------------
+
+    def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
+        """See :meth:`RolloutEngine.generate`; groups come as they finish, while the rest is still being written.
+
+        Raises:
+            EngineFailure: if no server is left, or one refuses a request.
+        """
+        parts = self._live
+        model = parts.model_of(who)
+        if model is None:  # a frozen copy that lives in the trainer
+            parts.transformers.poll = self.poll
+            yield from parts.transformers.generate(requests, who)
+            return
+        for request in requests:
+            parts.check_length(len(request.prompt_ids), request.sampling.max_tokens, "prompt")
+        yield from ((i, []) for i, request in enumerate(requests) if not request.n)
+        jobs = [
+            Job((i, k), parts.body(request, seed, model), together=i)
+            for i, request in enumerate(requests)
+            for k, seed in enumerate(request.seeds)
+        ]
+        written: dict[int, dict[int, Completion]] = {}
+        for (i, k), url, answer in self._run(jobs):
+            group = written.setdefault(i, {})
+            group[k] = parts.completion(answer, requests[i].sampling, url)
+            if len(group) == requests[i].n:
+                yield i, [group[j] for j in range(requests[i].n)]
+                del written[i]
+
+    def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
+        """See :meth:`RolloutEngine.score`; at temperature 1, whatever the policy's."""
+        parts = self._live
+        model = parts.model_of(who)
+        if model is None:
+            return parts.transformers.score(token_ids, who)
+        out = [torch.zeros(0)] * len(token_ids)
+        rows = sorted((i for i, ids in enumerate(token_ids) if len(ids) > 1), key=lambda i: len(token_ids[i]))
+        for i in rows:
+            parts.check_length(len(token_ids[i]), 1, "text")
+        jobs = []
+        for first in range(0, len(rows), _ROWS):
+            chosen = rows[first : first + _ROWS]
+            body = {"model": model, "prompt": [list(token_ids[i]) for i in chosen], "max_tokens": 1}
+            jobs.append(Job(tuple(chosen), body | {"temperature": 0.0, "prompt_logprobs": 0}, together=first))
+        for chosen, _, answer in self._run(jobs):
+            for i, choice in zip(chosen, sorted(answer["choices"], key=lambda c: c["index"]), strict=True):
+                pairs = zip(token_ids[i][1:], choice["prompt_logprobs"][1:], strict=True)
+                out[i] = torch.tensor([row[str(token)]["logprob"] for token, row in pairs], dtype=torch.float32)
+        return out
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Any, str, Any]]:
+        """(key, server, answer) of each job in the order they finish; polls while it waits."""
+        parts = self._live
+        answers: queue.SimpleQueue[tuple[Any, str, Any]] = queue.SimpleQueue()
+        with parts.background.running(parts.fleet.serve(jobs, answers.put)) as future:
+            missing = len(jobs)
+            while missing:
+                self.poll()
+                try:
+                    answer = answers.get(timeout=0.1)
+                except queue.Empty:
+                    if future.done() and answers.empty():
+                        future.result()  # raises: it ends before its last answer only by an error
+                    continue
+                missing -= 1
+                yield answer
+            future.result()
+        parts.tell()
+
+
+class _Parts:
+    """What lives between start and close."""
+
+    def __init__(self, policy: Policy, ranks: Ranks) -> None:
+        self.policy, self.ranks = policy, ranks
+        self.background = Background()
+        self.fleet = Fleet((), 1)
+        self.servers: list[LocalServer] = []
+        self.publisher: Publisher | None = None
+        self.version = -1
+        self.pushes_base = True
+        self.transformers = TransformersEngine()
+        self.transformers.start(policy)
+        special = policy.tokenizer.added_tokens_decoder.items()
+        self.special = {t.content: i for i, t in special if t.special}
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether some server lacks the full weights that adapters sit on."""
+        return self.fleet.base_lost or (self.pushes_base and self.fleet.base is None)
+
+    def last_words(self, replica: Replica) -> str | None:
+        """What a server that was started here said when it ended."""
+        ended = (s for s in self.servers if s.url == replica.url and not s.running)
+        return next((server.last_words() for server in ended), None)
+
+    def tell(self) -> None:
+        """Warn of servers that were lost."""
+        while self.fleet.news:
+            warnings.warn(self.fleet.news.pop(0), stacklevel=3)
+
+    def close(self) -> None:
+        with suppress(Exception):  # whatever is wrong with a server, the others and the files are let go
+            self.background.wait(self.fleet.leave(unload=not self.servers and self.ranks.leads), lambda: None)
+        self.background.close()
+        for server in self.servers:
+            server.stop()
+        if self.publisher is not None:
+            self.publisher.close()
+
+    # -- what the servers are ------------------------------------------------------------------------------------------
+
+    def healthy(self, replica: Replica) -> bool:
+        """Whether it answers now."""
+
+        async def once() -> bool:
+            try:
+                await replica.call("GET", "/health", seconds=5)
+            except (Unreachable, Refusal) as error:
+                replica.why = str(error)
+                return False
+            return True
+
+        return self.background.wait(once(), lambda: None)
+
+    async def look(self) -> None:
+        """Ask every server for its model, its context and its configuration.
+
+        Raises:
+            EngineFailure: if one does not serve the policy's model.
+        """
+        await asyncio.gather(*(self._look(replica) for replica in self.fleet.replicas))
+
+    async def _look(self, replica: Replica) -> None:
+        url = replica.url
+        try:
+            cards = (await replica.ask("/v1/models"))["data"]
+            card = next(c for c in cards if not c.get("parent"))
+            replica.model, replica.context = card["id"], card.get("max_model_len")
+        except Unreachable as error:
+            raise EngineFailure(f"the vLLM server at {url} cannot be reached ({error}); check that it runs") from error
+        except (Refusal, KeyError, TypeError, StopIteration) as error:
+            if isinstance(error, Refusal) and error.status in (401, 403):
+                raise EngineFailure(f"the vLLM server at {url} asks for a key; set {KEY} to it") from error
+            raise EngineFailure(f"what answers at {url} is no vLLM server; check data.engine.urls") from error
+        with suppress(Refusal, Unreachable):  # not every release tells; then the pushes must
+            told = await replica.ask("/server_info?config_format=json", max(60.0, replica.patience))
+            if isinstance(told, dict) and isinstance(told.get("vllm_config"), dict):
+                replica.config = told["vllm_config"]
+        await self._check_model(replica, str(card.get("root") or ""))
+
+    async def _check_model(self, replica: Replica, root: str) -> None:
+        """The server's model must have the policy's shape; its weights are replaced anyway."""
+        ours = self.policy.causal_lm.config.get_text_config()
+        said = f"the vLLM server at {replica.url} serves another model ({root[-60:] or replica.model})"
+        remedy = "start it with the model of model.model_name_or_path"
+        with suppress(OSError, ValueError):
+            theirs = json.loads((Path(root) / "config.json").read_text(encoding="utf-8"))
+            for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
+                here, there = getattr(ours, name, None), theirs.get(name)
+                if here is not None and there is not None and here != there:
+                    raise EngineFailure(f"{said}: its {name} is {there}, the policy's {here}; {remedy}")
+        rows = self.policy.causal_lm.get_input_embeddings().weight.shape[0]
+        body = {"model": replica.model, "max_tokens": 1, "temperature": 0.0}
+        for token, fits in ((min(rows, len(self.policy.tokenizer)) - 1, True), (2 * rows, False)):
+            try:
+                await replica.call("POST", "/v1/completions", {**body, "prompt": [token]}, max(300.0, replica.patience))
+                known = True
+            except Refusal as error:
+                if error.status not in (400, 422):
+                    raise EngineFailure(
+                        f"the vLLM server at {replica.url} does not work: {error.message[:150]}"
+                    ) from error
+                known = False
+            except Unreachable as error:
+                raise EngineFailure(
+                    f"the vLLM server at {replica.url} broke off its first completion; see its log"
+                ) from error
+            if known != fits:
+                raise EngineFailure(f"{said}: its vocabulary is not the policy's {rows} tokens; {remedy}")
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def model_of(self, who: Who) -> str | None:
+        """The name that the servers know these weights by; ``None`` for a frozen copy that they do not hold."""
+        base = self.fleet.replicas[0].model
+        if who == "policy":
+            return self.fleet.adapter or base
+        return base if who == "reference" and who not in self.policy.frozen and self.fleet.adapter is not None else None
+
+    def check_length(self, prompt: int, wanted: int, what: str) -> None:
+        for replica in self.fleet.replicas:
+            if replica.context is not None and prompt + wanted > replica.context:
+                raise EngineFailure(
+                    f"a {what} of {prompt} tokens and {wanted} more do not fit into the context of the vLLM server at "
+                    f"{replica.url} ({replica.context}); start it with a larger --max-model-len, or lower max_tokens"
+                )
+
+    def body(self, request: Request, seed: int, model: str) -> dict[str, Any]:
+        """One completion as vLLM's ``/v1/completions`` takes it; nothing is left to the server's own defaults."""
+        how = request.sampling
+        ends = [*self.policy.end_ids, *(self.special[s] for s in how.stop if s in self.special)]
+        return {
+            "model": model,
+            "prompt": list(request.prompt_ids),
+            "n": 1,
+            "seed": seed,
+            "max_tokens": how.max_tokens,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            "top_k": how.top_k,
+            "min_p": 0.0,
+            "presence_penalty": how.presence_penalty,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "stop": [s for s in how.stop if s not in self.special],
+            "stop_token_ids": ends,
+            "ignore_eos": True,  # the policy's end tokens, not those that the server reads from files
+            "logprobs": 0,
+            "return_token_ids": True,
+            "skip_special_tokens": True,
+        }
+
+    def completion(self, answer: Any, how: Sampling, url: str) -> Completion:
+        """What a server wrote.
+
+        Raises:
+            EngineFailure: if it ended for another reason than an end token, a stop string or its length.
+        """
+        choice = answer["choices"][0]
+        ids = choice.get("token_ids")
+        if ids is None:
+            raise EngineFailure(f"the vLLM server at {url} returns no token ids; update vLLM")
+        ids, reason = tuple(map(int, ids)), choice["finish_reason"]
+        if reason not in ("stop", "length") or (reason == "length" and len(ids) < how.max_tokens):
+            raise EngineFailure(
+                f"the vLLM server at {url} ended a completion after {len(ids)} tokens ({reason}); "
+                "start it with --generation-config vllm"
+            )
+        text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if reason == "stop":
+            text = text[: min((p for s in how.stop if (p := text.find(s)) >= 0), default=len(text))]
+        logprobs = tuple(map(float, choice["logprobs"]["token_logprobs"]))
+        if len(logprobs) != len(ids):
+            raise EngineFailure(f"the vLLM server at {url} sent {len(logprobs)} log-probs for {len(ids)} tokens")
+        return Completion(ids, text, logprobs, reason == "stop", self.version)
+
+
+# -- the server that is started here ----------------------------------------------------------------------------------
+
+
+def _write_model(policy: Policy, folder: Path) -> None:
+    """Configuration and tokenizer; the weights come with the first push."""
+    config = policy.causal_lm.config.to_dict() | {"use_cache": True}
+    config.pop("quantization_config", None)  # the server holds what the weights stand for
+    type(policy.causal_lm.config).from_dict(config).save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _arguments(policy: Policy) -> list[str]:
+    dtype = next(p.dtype for p in policy.causal_lm.parameters() if p.is_floating_point())
+    out = ["--load-format", "dummy", "--dtype", str(dtype).removeprefix("torch.")]
+    if policy.device.type == "cpu":
+        # a prompt in pieces would rewind its generator, which CPU generators cannot do
+        length = max(8192, policy.context_length or 0)
+        out += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(length)]
+    if policy.has_adapter:
+        config = policy.model.peft_config["default"].to_dict()  # type: ignore[index, union-attr]
+        if plain_lora(config):
+            out += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(served_rank(config))]
+    return out
+
+
+def _environment(policy: Policy) -> dict[str, str]:
+    if policy.device.type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        return {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; by itself it takes a large share of the machine
+    return {}
+
+
+def _weight_bytes(policy: Policy) -> int:
+    return sum(p.numel() * p.element_size() for p in policy.causal_lm.parameters())
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def _check_adapters(replica: Replica, rank: int) -> None:
+    if "model_config" not in replica.config:
+        return  # it tells nothing about itself
+    lora = replica.config.get("lora_config")
+    if not lora:
+        raise EngineFailure(f"the vLLM server at {replica.url} takes no adapters; {LORA} --max-lora-rank {rank}")
+    if (most := int(lora.get("max_lora_rank", rank))) < rank:
+        raise EngineFailure(
+            f"the vLLM server at {replica.url} takes adapters up to rank {most}, this one needs {rank}; start it with "
+            f"--max-lora-rank {rank}"
+        )
