@@ -304,29 +304,41 @@ class SeRLModule(pl.LightningModule):
             multiplied by both.
         """
         objective = self.objective
-        stats = self.policy(batch, spread_gradient=objective.entropy > 0)
-        logp = stats.logp
-        old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
-        adv = batch.advantages.to(logp.dtype)
-        assert stats.entropy is not None
         counts = {"token": batch.num_tokens, "sequence": batch.num_sequences, "constant": batch.num_sequences}
-        way, length = objective.aggregation, objective.constant_length
-        loss = objectives.policy_loss(
-            logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
-            way, counts[way], length,
-        )  # fmt: skip
+        length = objective.constant_length
+
+        def divergence(logp: Tensor) -> Tensor:
+            assert batch.ref_logp is not None
+            return objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl, batch.mask)
+
+        def loss_of(logp: Tensor) -> Tensor:
+            """A sum over tokens of functions of their log-prob, as ``Policy.forward`` asks for."""
+            old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
+            way = objective.aggregation
+            loss = objectives.policy_loss(
+                logp, old, batch.advantages.to(logp.dtype), batch.mask, objective.clip_low, objective.clip_high,
+                objective.dual_clip, way, counts[way], length,
+            )  # fmt: skip
+            if batch.ref_logp is None:
+                return loss
+            way = objective.kl_aggregation
+            return loss + objective.beta * objectives.aggregate(divergence(logp), batch.mask, way, counts[way], length)
+
+        stats = self.policy(batch, spread_gradient=objective.entropy > 0, loss=loss_of)
+        logp = stats.logp
+        loss = loss_of(logp)
+        assert stats.entropy is not None
         if objective.entropy > 0:
+            way = objective.aggregation
             bonus = objectives.aggregate(stats.entropy, batch.mask, way, counts[way], length)
             loss = loss - objective.entropy * bonus
         step = self._step
         if batch.ref_logp is not None:
-            way = objective.kl_aggregation
-            per_token = objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl, batch.mask)
-            divergence = objectives.aggregate(per_token, batch.mask, way, counts[way], length)
-            loss = loss + objective.beta * divergence
-            step.add(kl=torch.where(batch.mask, per_token, 0.0).sum())
+            step.add(kl=torch.where(batch.mask, divergence(logp.detach()), 0.0).sum())
         elif objective.beta > 0:
             step.add(kl=torch.tensor(batch.kl_in_reward))
+        old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
+        adv = batch.advantages.to(logp.dtype)
         low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
         step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
         step.tokens = batch.num_tokens

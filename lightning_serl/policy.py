@@ -10,64 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.utils.checkpoint import checkpoint
 
 from lightning_serl.errors import InputError
+from lightning_serl.logprobs import OutputLayer, Slope, token_logprobs, token_stats
 from lightning_serl.types import RolloutBatch, TokenStats
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-Head = Callable[[Tensor], Tensor]
-
-
-def token_logprobs(
-    hidden: Tensor, head: Head | Tensor, labels: Tensor, temperature: float = 1.0, chunk: int = 1024
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each label, and the entropy of each distribution, without holding all logits at once.
-
-    Args:
-        hidden: (N, H) last hidden states.
-        head: The output layer, called on (k, H) to give (k, V) logits; or its (V, H) weight.
-        labels: (N,) int64 token ids.
-        temperature: Divides the logits, as the sampler's does.
-        chunk: Positions whose logits exist at one time; each chunk is computed again in the backward pass.
-
-    Returns:
-        ``(logp, entropy)``, each (N,), float32 (float64 for a float64 model).
-    """
-    stats = _token_stats(hidden, head, labels, temperature, chunk, spread_gradient=True)
-    return stats[0], stats[1]
-
-
-def _token_stats(
-    hidden: Tensor, head: Head | Tensor, labels: Tensor, temperature: float, chunk: int, spread_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581).
-
-    Without ``spread_gradient`` only ``logp`` has a graph: those of the others hold two more tables of (N, V).
-    """
-    call: Head = (lambda h: torch.nn.functional.linear(h, head)) if isinstance(head, Tensor) else head
-
-    def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits = call(h)
-        logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
-        normaliser = torch.logsumexp(logits, -1)
-        logp = logits.gather(-1, y[:, None])[:, 0] - normaliser
-        with nullcontext() if spread_gradient else torch.no_grad():
-            shifted = logits - normaliser[:, None]
-            entropy = -(shifted.exp() * shifted).sum(-1)
-            certainty = normaliser - logits.mean(-1)
-        return logp, entropy, certainty
-
-    if hidden.shape[0] <= chunk:
-        return piece(hidden, labels)
-    parts = []
-    for h, y in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True):
-        again = torch.is_grad_enabled() and (h.requires_grad or not isinstance(head, Tensor))
-        parts.append(checkpoint(piece, h, y, use_reentrant=False) if again else piece(h, y))
-    logp, entropy, certainty = (torch.cat(p) for p in zip(*parts, strict=True))
-    return logp, entropy, certainty
+__all__ = ["Policy", "pad_rows", "token_logprobs"]
 
 
 class Policy(nn.Module):
@@ -79,7 +30,7 @@ class Policy(nn.Module):
         model: A ``PreTrainedModel`` with a causal-LM head, or a ``PeftModel`` around one.
         tokenizer: Its tokenizer; an end-of-sequence token is required, a pad token is not.
         temperature: The temperature rollouts are sampled and scored at; one number for both.
-        chunk: Positions whose logits exist at one time.
+        chunk: Positions whose logits exist at one time; null fits them to 32 MiB (256 MiB on a GPU).
 
     Attributes:
         version: Rises on every optimizer step and every load, so that an engine can tell stale weights.
@@ -87,7 +38,7 @@ class Policy(nn.Module):
             neither optimizer nor checkpoint nor ``parameters()``.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int = 1024) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
@@ -138,29 +89,42 @@ class Policy(nn.Module):
         length = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         return None if length is None else int(length)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """(..., H) hidden states to (..., V) logits, with the model's own scaling and soft cap, before temperature."""
+    @property
+    def output_layer(self) -> OutputLayer:
+        """The output layer with the model's own scaling and soft cap, before temperature."""
         lm = self.causal_lm
         config = lm.config.get_text_config()
-        logits: Tensor = lm.get_output_embeddings()(hidden)
-        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-            logits = logits * scale
-        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
-            logits = logits / scaling
+        scale = 1.0
+        if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            scale *= factor
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            scale /= divisor
         if (factor := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
-            logits = logits * factor
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+            scale *= factor
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
+        return OutputLayer(lm.get_output_embeddings(), scale, cap)
 
-    def forward(self, batch: RolloutBatch, certainty: bool = False, spread_gradient: bool = False) -> TokenStats:
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., H) hidden states to (..., V) logits, with the model's own scaling and soft cap, before temperature."""
+        return self.output_layer(hidden)
+
+    def forward(
+        self,
+        batch: RolloutBatch,
+        certainty: bool = False,
+        spread_gradient: bool = False,
+        loss: Callable[[Tensor], Tensor] | None = None,
+    ) -> TokenStats:
         """Log-probabilities of the completion tokens of a micro-batch.
 
         Args:
             batch: (B, T) ids, masks and positions; an empty slot (no mask at all) still runs, so that every rank
                 takes part in every collective.
             certainty: Also compute self-certainty.
-            spread_gradient: Entropy and certainty carry a gradient too, which takes memory and time.
+            spread_gradient: Entropy and certainty carry a gradient too, which takes time.
+            loss: The () loss that will be made of the (B, T) log-probs, if it is a sum over tokens of functions of
+                their own log-prob: its derivative is then taken while the logits are there, which saves computing
+                them twice. Any other use of the result is as exact, and no faster.
 
         Returns:
             (B, T) statistics, 0 outside ``batch.mask``.
@@ -177,9 +141,10 @@ class Policy(nn.Module):
         if empty:
             mask[0, 1] = True
         predicting = hidden[:, :-1][mask[:, 1:]]
-        values = _token_stats(
-            predicting, self.head, batch.input_ids[mask], self.temperature, self.chunk, spread_gradient
-        )
+        values = token_stats(
+            predicting, self.output_layer, batch.input_ids[mask], self.temperature, self.chunk, certainty,
+            spread_gradient, None if loss is None else _slope(loss, mask),
+        )  # fmt: skip
         wanted = (True, True, certainty)
         spread: list[Tensor | None] = []
         for value, want in zip(values, wanted, strict=True):
@@ -297,6 +262,18 @@ class Policy(nn.Module):
 
         state = get_peft_model_state_dict(self.model)
         return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach() for k, v in state.items()}
+
+
+def _slope(loss: Callable[[Tensor], Tensor], mask: Tensor) -> Slope:
+    """The derivative of a loss of (B, T) log-probs, for those of some masked tokens."""
+
+    def slope(logp: Tensor, place: slice) -> Tensor:
+        with torch.enable_grad():
+            table = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
+            (gradient,) = torch.autograd.grad(loss(table.requires_grad_()), table)
+        return gradient[mask][place]
+
+    return slope
 
 
 @contextmanager
