@@ -188,6 +188,19 @@ class Policy(nn.Module):
             self.frozen[who] = twin.requires_grad_(False).eval()
         return self.frozen[who]
 
+    @contextmanager
+    def at_temperature(self, temperature: float) -> Iterator[Policy]:
+        """Log-probs at another temperature than rollouts have, those of frozen copies too."""
+        owners = [self, *self.frozen.values()]
+        before = [owner.temperature for owner in owners]
+        for owner in owners:
+            owner.temperature = temperature
+        try:
+            yield self
+        finally:
+            for owner, value in zip(owners, before, strict=True):
+                owner.temperature = value
+
     # -- use outside of training_step ----------------------------------------------------------------------------
 
     @contextmanager
@@ -255,6 +268,11 @@ class Policy(nn.Module):
                 continue
             full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
             yield name.replace(".base_layer.", "."), full.detach()
+
+    def adapter_config(self) -> dict[str, Any]:
+        """The configuration of the LoRA adapter, as peft writes it."""
+        configs: Any = self.model.peft_config
+        return configs["default"].to_dict()
 
     def adapter_state(self) -> dict[str, Tensor]:
         """The LoRA adapter's tensors under peft's names, sharded ones gathered (all ranks in step)."""

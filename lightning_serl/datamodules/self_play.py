@@ -327,6 +327,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             atexit.register(engine.close)
             self._started_for = policy
         engine.poll = self._poll
+        with table.ranks.stage("waking the engine"):
+            engine.wake()
         for callback in trainer.callbacks:
             hook = getattr(callback, "on_rollout_start", None)
             if hook is not None:

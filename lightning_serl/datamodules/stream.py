@@ -45,6 +45,7 @@ class SelfPlayStream:
             if number != data.rounds - 1 or not data._pending:
                 data.rounds = number
                 played = data.play()
+                data.engine.sleep()
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
                 verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
                 data.commit(played, trainer.lightning_module.experience(groups, verdicts))

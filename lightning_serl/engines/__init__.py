@@ -3,6 +3,7 @@
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate
 from lightning_serl.engines.replay import ReplayEngine
 from lightning_serl.engines.transformers import TransformersEngine
+from lightning_serl.engines.vllm import VLLMEngine  # vllm itself is imported when the engine starts
 from lightning_serl.engines.vllm_server import VLLMServerEngine
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "RolloutEngine",
     "Sampling",
     "TransformersEngine",
+    "VLLMEngine",
     "VLLMServerEngine",
     "WeightUpdate",
 ]

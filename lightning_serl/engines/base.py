@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from lightning_serl.types import Completion
@@ -124,11 +125,23 @@ class RolloutEngine(ABC):
         self.poll: Callable[[], None] = _never_interrupted
         #: Where an engine leaves files such as logs; the stream names the run folder here before :meth:`start`.
         self.folder = Path()
+        #: Set by ``RolloutRefresh`` once a canary showed that a push reaches what is sampled; cleared by a new start.
+        self.proven = False
 
     @property
     @abstractmethod
     def version(self) -> int:
-        """The policy version whose weights the engine samples from."""
+        """The policy version whose weights the engine samples from; -1 while it has none of the policy's."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether an adapter cannot be pushed before the full weights it sits on."""
+        return False
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the engine's weights, which bounds how well its log-probs can agree with the policy's; None: the same."""
+        return None
 
     @abstractmethod
     def start(self, policy: Policy | None, ranks: Any) -> None:
@@ -149,7 +162,10 @@ class RolloutEngine(ABC):
 
     @abstractmethod
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
-        """Log-probability of each token given those before it: per row a (len - 1,) float32 tensor."""
+        """Log-probability of each token given those before it, at temperature 1: per row a (len - 1,) float32 tensor.
+
+        Temperature is how completions are drawn; a text that is scored was not drawn.
+        """
 
     @abstractmethod
     def push(self, update: WeightUpdate) -> Receipt:

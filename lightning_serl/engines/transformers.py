@@ -74,7 +74,8 @@ class TransformersEngine(RolloutEngine):
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
-        return [s.logp for s in self.policy.stats([(ids, 1) for ids in token_ids], who)]
+        with self.policy.at_temperature(1.0):
+            return [s.logp for s in self.policy.stats([(ids, 1) for ids in token_ids], who)]
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_serl.callbacks.rollout_refresh import check_receipt
+from lightning_serl.engines.proofs import check_receipt
 from lightning_serl.engines import Receipt
 from lightning_serl.errors import PushMismatch
 

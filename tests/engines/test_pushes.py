@@ -1,0 +1,206 @@
+"""Pushes to the real vLLM: exact when clean, refused when not, and no growth however many there are."""
+
+import gc
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import adapted_policy, disturb, plain_policy, refresh
+
+from lightning_serl.callbacks import RolloutRefresh
+from lightning_serl.engines import Receipt, WeightUpdate, proofs
+from lightning_serl.errors import PushMismatch
+from lightning_serl.loading import load_policy
+from lightning_serl.tiny.language import held_out, solve_prompt
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture
+def engine(engine_of):
+    return engine_of("vllm")[0]
+
+
+class Between:
+    """The real engine, with something that happens to updates on their way to it."""
+
+    def __init__(self, engine, push):
+        self._engine, self._push = engine, push
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def push(self, update):
+        return self._push(self._engine, update)
+
+
+def changed(update, change):
+    """An update whose tensors go through ``change(name, tensor)``."""
+    return WeightUpdate(
+        update.kind, lambda: ((n, change(n, t)) for n, t in update.tensors()), update.version, update.meta
+    )
+
+
+def only_true(damage):
+    """Damage that leaves canaries and bases alone: what a fault in mid-run would do."""
+    return lambda engine, update: engine.push(update) if update.version < 0 else damage(engine, update)
+
+
+def test_the_top_of_the_distribution_agrees_after_a_push(engine):
+    policy = plain_policy()
+    disturb(policy, 0.1)
+    refresh(policy, engine)
+    prompts = [policy.tokenizer.encode(solve_prompt(q)) for q in held_out(64)]
+    parts = engine._parts
+    params = parts.vllm.SamplingParams(max_tokens=1, temperature=1.0, logprobs=20, seed=0)
+    with parts.inside():
+        outputs = parts.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+    worst = 0.0
+    with policy.gathered():
+        for prompt, output in zip(prompts, outputs, strict=True):
+            true = policy.model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+            top = output.outputs[0].logprobs[0]
+            assert len(top) >= 20
+            assert set(true.topk(15).indices.tolist()) <= set(top)
+            worst = max(worst, *(abs(float(true[i]) - entry.logprob) for i, entry in top.items()))
+    assert worst < 1e-4
+
+
+def test_fifty_clean_pushes(engine):
+    policy = plain_policy()
+    callback = RolloutRefresh()
+    for step in range(50):
+        disturb(policy, 0.02, seed=step)
+        refresh(policy, engine, callback)
+        assert engine.version == policy.version
+    assert callback.pushes == 50
+    assert callback._fresh["serl/sync/probe_logp_err"] < 2e-5
+    one = sum(t.numel() * t.element_size() for _, t in policy.named_weights())
+    assert callback._fresh["serl/sync/bytes"] == 50 * one
+
+
+def noise_in_one_layer(name, tensor):
+    if name != "model.layers.1.mlp.down_proj.weight":
+        return tensor
+    draw = torch.Generator().manual_seed(0)
+    return tensor + 0.01 * tensor.std() * torch.randn(tensor.shape, generator=draw)
+
+
+def stale_head(name, tensor):
+    return load_policy("tiny:base").causal_lm.lm_head.weight.detach() if name == "lm_head.weight" else tensor
+
+
+def half(engine, update):
+    """A push that stops half-way, and an engine that thinks it was all."""
+    tensors = list(update.tensors())[:12]
+    return engine.push(WeightUpdate(update.kind, lambda: iter(tensors), update.version, update.meta))
+
+
+def skipped(engine, update):
+    return Receipt(engine.version)
+
+
+def lied_about(engine, update):
+    """Walked through and thrown away, and signed for."""
+    sizes = {n: t.numel() * t.element_size() for n, t in update.tensors()}
+    engine._version = update.version
+    return Receipt(update.version, frozenset(sizes), sum(sizes.values()))
+
+
+def truncated(engine, update):
+    receipt = engine.push(update)
+    return Receipt(receipt.version, receipt.names, receipt.bytes - 4)
+
+
+DAMAGE = {
+    "skipped": (skipped, "is at version"),
+    "partial": (half, "tensors"),
+    "bytes": (truncated, "bytes where"),
+    "lied about": (lied_about, "nats per token off"),
+    "noise": (lambda e, u: e.push(changed(u, noise_in_one_layer)), "nats per token off"),
+    "stale head": (lambda e, u: e.push(changed(u, stale_head)), "nats per token off"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_push_is_refused(engine, name):
+    damage, said = DAMAGE[name]
+    policy = plain_policy()
+    refresh(policy, engine)
+    disturb(policy, 0.02)
+    callback = RolloutRefresh()
+    with pytest.raises(PushMismatch) as caught:
+        refresh(policy, Between(engine, only_true(damage)), callback)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) <= 300
+    # a caller who goes on pushes again, and a clean push makes up for it
+    refresh(policy, engine, callback)
+    assert engine.version == policy.version
+
+
+@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+def test_an_adapter_with_one_matrix_zeroed_is_refused(engine, factor):
+    policy = adapted_policy()
+    name = f"base_model.model.model.layers.1.mlp.down_proj.{factor}.weight"
+    assert name in policy.adapter_state()
+
+    def zeroed(engine, update):
+        return engine.push(changed(update, lambda n, t: t * 0 if n == name else t))
+
+    with pytest.raises(PushMismatch, match="nats per token off"):
+        refresh(policy, Between(engine, only_true(zeroed)))
+    refresh(policy, engine)
+
+
+def test_an_engine_that_keeps_its_weights_is_found_out_at_the_start(engine):
+    policy = plain_policy()
+    refresh(policy, engine)
+    disturb(policy, 0.0)
+    engine.proven = False
+    with pytest.raises(PushMismatch, match="did not move"):
+        refresh(policy, Between(engine, lied_about))
+    engine.proven = False
+    refresh(policy, engine)
+
+
+def test_the_policys_tensors_are_copied(engine):
+    policy = plain_policy()
+    refresh(policy, engine)
+    rows = proofs.probe_rows(policy)
+    before = engine.score(rows)
+    disturb(policy, 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(engine.score(rows), before, strict=True))
+
+
+def test_twenty_adapter_pushes_leave_nothing_behind(engine):
+    policy = adapted_policy()
+    callback = RolloutRefresh()
+    seen = []
+    for step in range(23):
+        disturb(policy, 0.02, seed=step)
+        refresh(policy, engine, callback)
+        gc.collect()
+        parts = engine._parts
+        with parts.inside():
+            adapters = len(parts.llm.llm_engine.list_loras())
+        folders = len([p for p in parts.publisher.folder.iterdir() if p.is_dir()])
+        pages = int(open("/proc/self/statm").read().split()[1])  # noqa: SIM115
+        seen.append((len(os.listdir("/proc/self/fd")), folders, adapters, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
+    later = seen[3:]
+    assert {row[:3] for row in later} == {later[0][:3]}
+    assert later[0][1:3] == (1, 1)
+    x = torch.arange(float(len(later)))
+    y = torch.tensor([row[3] for row in later])
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    assert slope < 1.0
+
+
+def test_a_version_is_pushed_once(engine):
+    policy = plain_policy()
+    callback = refresh(policy, engine)
+    refresh(policy, engine, callback)
+    assert callback.pushes == 1
+    played = SimpleNamespace(stats={"serl/round/groups": 1.0})
+    callback.on_round_end(None, None, played)
+    assert set(played.stats) == {"serl/round/groups", "serl/sync/bytes", "serl/sync/probe_logp_err", "time/sync"}
