@@ -495,6 +495,8 @@ def _quiet() -> None:
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(lambda record: "litlogger" not in record.getMessage())
     logger.addFilter(lambda record: "litmodels" not in record.getMessage())
+    # bitsandbytes, which peft imports, on a faster kernel for CPUs that it would download
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.getMessage())
     # Lightning looks into its own tree specs by a name that torch has deprecated
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
     # the stream generates in the main process on purpose

@@ -39,3 +39,15 @@ class EmptyRound(SeRLError):
 
 class EngineFailure(SeRLError):
     """The rollout engine cannot generate (gone, refused the model, out of memory)."""
+
+
+def short(name: str) -> str:
+    """The name in quotes, its start left out where it is long, so that a message keeps its remedy."""
+    return repr(name if len(name) <= 100 else f"...{name[-97:]}")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of another library's message, short enough to stand in a sentence of ours."""
+    lines = [" ".join(line.split()) for line in str(error).strip().splitlines()] or [type(error).__name__]
+    first = (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".: ")
+    return first if len(first) <= 120 else f"{first[:117]}..."

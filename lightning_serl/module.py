@@ -13,13 +13,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lightning_serl import objectives
+from lightning_serl.adapters import FrozenAdapter, LoraOptions
 from lightning_serl.batching import minibatches, partition
 from lightning_serl.errors import InputError
 from lightning_serl.experience import Row, micro_batch, rows_of, set_advantages
-from lightning_serl.loading import DType, LoraOptions, check_model_path, load_policy
+from lightning_serl.loading import DType, check_model_path, check_quantize, load_policy
 from lightning_serl.metrics import EvaluationSet, GradedProblem
 from lightning_serl.objectives import Objective
 from lightning_serl.policy import Policy
+from lightning_serl.quantized import Quantization
 from lightning_serl.ranks import Ranks
 from lightning_serl.settle import settle
 from lightning_serl.types import Group, RolloutBatch, Verdict
@@ -56,6 +58,9 @@ class SeRLModule(pl.LightningModule):
             embedded one. Only replayed evaluations can do without.
         objective: The policy-gradient objective.
         lora: Train a low-rank adapter instead of all weights.
+        quantize: ``nf4`` holds the base's linear layers in 4 bits (QLoRA); needs ``lora`` and bitsandbytes.
+        offload_frozen: Keep frozen copies (the reference policy of full fine-tuning) on the CPU and bring them to the
+            device for their passes alone.
         inner_epochs: Passes over each round's responses.
         minibatches: Optimizer steps per pass.
         temperature: Of rollouts, and of the log-probs the ratio is made of.
@@ -77,6 +82,8 @@ class SeRLModule(pl.LightningModule):
         model_name_or_path: str | None = None,
         objective: Objective = Objective(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
         lora: LoraOptions | None = None,
+        quantize: Quantization | None = None,
+        offload_frozen: bool = False,
         inner_epochs: int = 1,
         minibatches: int = 1,
         temperature: float = 1.0,
@@ -94,9 +101,13 @@ class SeRLModule(pl.LightningModule):
             raise InputError(f"model.temperature must be above 0, got {temperature}")
         if model_name_or_path is not None:
             check_model_path(model_name_or_path)
+        if lora is not None and (lora.peft or lora.start_from):
+            lora.config()
+        if quantize is not None:
+            check_quantize(quantize, lora)
         self.model_name_or_path = model_name_or_path
         self.objective = objective
-        self.lora = lora
+        self.lora, self.quantize, self.offload_frozen = lora, quantize, offload_frozen
         self.inner_epochs, self.minibatches = inner_epochs, minibatches
         self.temperature = temperature
         self._load_options: dict[str, Any] = {
@@ -153,7 +164,16 @@ class SeRLModule(pl.LightningModule):
                     "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
                 )
             return
-        policy = load_policy(self.model_name_or_path, self.lora, temperature=self.temperature, **self._load_options)
+        device = None if self._trainer is None else self._trainer.strategy.root_device
+        policy = load_policy(
+            self.model_name_or_path,
+            self.lora,
+            temperature=self.temperature,
+            quantize=self.quantize,
+            device=device,
+            **self._load_options,
+        )
+        policy.offload_frozen = self.offload_frozen
         self.policy = policy
         self._freeze_copies()
 
@@ -167,13 +187,15 @@ class SeRLModule(pl.LightningModule):
             needs.add("reference")
         moving = {w for c in getattr(trainer, "callbacks", []) for w in getattr(c, "moves", ())}
         for who in sorted(needs | moving):
-            if not (who == "reference" and policy.has_adapter and who not in moving):
+            # the disabled adapter serves as long as it is where training began
+            began_at_base = self.lora is None or self.lora.start_from is None
+            if not (who == "reference" and policy.has_adapter and began_at_base and who not in moving):
                 self._freeze_copy(who)
 
-    def _freeze_copy(self, who: str) -> Policy:
+    def _freeze_copy(self, who: str) -> Policy | FrozenAdapter:
         """A frozen copy in the run's precision: Lightning converts the module tree alone, and the copy is outside."""
         twin, trainer = self.policy.freeze_copy(who), self._trainer
-        if trainer is not None:
+        if trainer is not None and isinstance(twin, Policy):
             trainer.precision_plugin.convert_module(twin)
         return twin
 
@@ -185,7 +207,9 @@ class SeRLModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Frozen copies are outside the module tree, so they follow the policy's device and precision by hand."""
         for twin in self.policy.frozen.values() if self.has_policy else ():
-            self.trainer.precision_plugin.convert_module(twin).to(self.device)
+            twin = self.trainer.precision_plugin.convert_module(twin)
+            if not self.offload_frozen:
+                twin.to(self.device)
 
     on_validation_start = on_test_start = on_predict_start = on_fit_start
 
@@ -472,7 +496,7 @@ class SeRLModule(pl.LightningModule):
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["serl_policy"] = {
             "version": self.policy.version,
-            "frozen": {who: twin.state_dict() for who, twin in self.policy.frozen.items() if twin.moved},
+            "frozen": {who: twin.state_dict() for who, twin in self.policy.copies.items() if twin.moved},
             "evaluated_at": self.evaluated_at,
         }
         trainer = self._trainer

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from lightning_serl.adapters import FrozenAdapter, adapted_layers, base_name, merged_layer
 from lightning_serl.errors import InputError
 from lightning_serl.logprobs import OutputLayer, Slope, token_logprobs, token_stats
+from lightning_serl.quantized import dequantized, is_quantized
 from lightning_serl.types import RolloutBatch, TokenStats
 
 if TYPE_CHECKING:
@@ -34,8 +36,11 @@ class Policy(nn.Module):
 
     Attributes:
         version: Rises on every optimizer step and every load, so that an engine can tell stale weights.
+        quantized: Whether the base holds 4-bit weights.
         frozen: Frozen copies by name (``reference``, ``teacher``), outside the module tree on purpose: they enter
             neither optimizer nor checkpoint nor ``parameters()``.
+        frozen_adapters: The same under LoRA: second adapters on the one base.
+        offload_frozen: Frozen copies wait on the CPU and come to the policy's device for their passes alone.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
@@ -49,7 +54,10 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.chunk = chunk
         self.version = 0
+        self.quantized = is_quantized(model)
         self.frozen: dict[str, Policy] = {}
+        self.frozen_adapters: dict[str, FrozenAdapter] = {}
+        self.offload_frozen = False
         #: Set on a frozen copy once it left its first weights; only then it enters checkpoints.
         self.moved = False
 
@@ -161,7 +169,8 @@ class Policy(nn.Module):
     def acting_as(self, who: str) -> Iterator[Policy]:
         """The policy, its ``reference`` or its ``teacher``, for one or more forward passes.
 
-        Under LoRA the reference is the model with its adapter disabled; otherwise it is a frozen copy.
+        Under LoRA the reference is the model with its adapter disabled, or a second adapter where it moves or where
+        training started from an adapter; otherwise it is a frozen copy.
 
         Raises:
             InputError: if no such copy was made.
@@ -169,7 +178,11 @@ class Policy(nn.Module):
         if who == "policy":
             yield self
         elif who in self.frozen:
-            yield self.frozen[who]
+            with _visiting(self.frozen[who], self.device if self.offload_frozen else None) as twin:
+                yield twin
+        elif who in self.frozen_adapters:
+            with self.frozen_adapters[who].active():
+                yield self
         elif who == "reference" and self.has_adapter:
             with self.model.disable_adapter():  # type: ignore[operator]
                 yield self
@@ -179,11 +192,16 @@ class Policy(nn.Module):
                 "for it"
             )
 
-    def freeze_copy(self, who: str) -> Policy:
-        """Keep a frozen copy of the present weights under a name; made once, later calls return the first."""
+    def freeze_copy(self, who: str) -> Policy | FrozenAdapter:
+        """Keep a frozen copy of the present weights under a name; made once, later calls return the first.
+
+        Under LoRA the copy is a second adapter on the same base.
+        """
+        if self.has_adapter:
+            if who not in self.frozen_adapters:
+                self.frozen_adapters[who] = FrozenAdapter(self.model, who)
+            return self.frozen_adapters[who]
         if who not in self.frozen:
-            if self.has_adapter:
-                raise InputError(f"a {who} policy that moves is not available with LoRA; train full weights or drop it")
             twin = Policy(copy.deepcopy(self.model), self.tokenizer, self.temperature, self.chunk)
             self.frozen[who] = twin.requires_grad_(False).eval()
         return self.frozen[who]
@@ -200,6 +218,22 @@ class Policy(nn.Module):
         finally:
             for owner, value in zip(owners, before, strict=True):
                 owner.temperature = value
+
+    @property
+    def copies(self) -> dict[str, Policy | FrozenAdapter]:
+        """All frozen copies by name, whatever their kind."""
+        return {**self.frozen, **self.frozen_adapters}
+
+    @torch.no_grad()
+    def move_copy(self, who: str, share: float) -> None:
+        """Move a frozen copy towards the policy: all the way with ``share`` 1."""
+        if who in self.frozen_adapters:
+            self.frozen_adapters[who].follow(share)
+            return
+        twin = self.frozen[who]
+        for mine, theirs in zip(self.parameters(), twin.parameters(), strict=True):
+            theirs.lerp_(mine.to(theirs), share)
+        twin.moved = True
 
     # -- use outside of training_step ----------------------------------------------------------------------------
 
@@ -260,14 +294,35 @@ class Policy(nn.Module):
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of the base model under its Hugging Face names, one at a time, sharded ones gathered.
 
-        The output layer is always named, also where it is tied to the embedding: engines keep their own copy.
+        The output layer is always named, also where it is tied to the embedding: engines keep their own copy. Weights
+        of 4 bits come as the layers compute with them.
         All ranks must walk this iterator in step.
         """
-        for name, tensor in self.causal_lm.state_dict().items():
-            if ".lora_" in name or "lora_embedding" in name:
-                continue
-            full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-            yield name.replace(".base_layer.", "."), full.detach()
+        lm = self.causal_lm
+        packed = {f"{n}.weight": m for n, m in lm.named_modules() if hasattr(m, "quant_state")}
+        for name, tensor in lm.state_dict().items():
+            plain = base_name(name)
+            owner, scale, _ = name.partition(".weight.")
+            if plain is None or (scale and f"{owner}.weight" in packed):
+                continue  # of an adapter, or a scale of a 4-bit weight
+            full = dequantized(packed[name]) if name in packed else tensor
+            assert full is not None
+            yield plain, (full.full_tensor() if hasattr(full, "full_tensor") else full).detach()
+
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """As :meth:`named_weights`, with the trained adapter merged into copies; without an adapter the same.
+
+        One layer at a time: the live weights stay as they are, and no second model is held.
+        """
+        if not self.has_adapter:
+            yield from self.named_weights()
+            return
+        layers, last, merged = adapted_layers(self.causal_lm), "", dict[str, Tensor]()
+        for name, tensor in self.named_weights():
+            layer, _, leaf = name.rpartition(".")
+            if layer in layers and layer != last:
+                last, merged = layer, merged_layer(layers[layer])
+            yield name, merged[leaf] if layer in layers else tensor
 
     def adapter_config(self) -> dict[str, Any]:
         """The configuration of the LoRA adapter, as peft writes it."""
@@ -292,6 +347,20 @@ def _slope(loss: Callable[[Tensor], Tensor], mask: Tensor) -> Slope:
         return gradient[mask][place]
 
     return slope
+
+
+@contextmanager
+def _visiting(twin: Policy, device: torch.device | None) -> Iterator[Policy]:
+    """The copy on a device for as long as it is used; its weights at home are not touched."""
+    parts = [] if device is None else [*twin.parameters(), *twin.buffers()]
+    home = [part.data for part in parts]
+    for part in parts:
+        part.data = part.data.to(device, non_blocking=True)
+    try:
+        yield twin
+    finally:
+        for part, data in zip(parts, home, strict=True):
+            part.data = data
 
 
 @contextmanager

@@ -355,7 +355,7 @@ def test_a_failing_export_leaves_the_last_one(tmp_path, point, monkeypatch):
         raise OSError("no space left")
 
     if point == "weights":
-        monkeypatch.setattr(policy.model, "save_pretrained", fail)
+        monkeypatch.setattr(type(policy.model), "save_pretrained", fail)
     elif point == "tokenizer":
         monkeypatch.setattr(policy.tokenizer, "save_pretrained", fail)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 
 from lightning_serl.errors import InputError
 
@@ -13,7 +12,8 @@ from lightning_serl.errors import InputError
 class ReferenceSync(pl.Callback):
     """Keeps ``reference`` or ``teacher`` where it is, copies the policy into it, or lets it follow slowly.
 
-    Acts after the optimizer step of every ``every_n_steps``-th step, so that the next rollout already sees it.
+    Acts after the optimizer step of every ``every_n_steps``-th step, so that the next rollout already sees it. Under LoRA
+    the copy is a second adapter, whose two factors are mixed each on its own.
 
     Args:
         mode: ``never`` moves nothing, ``copy`` takes the policy's weights, ``ema`` mixes them in.
@@ -72,15 +72,9 @@ class ReferenceSync(pl.Callback):
         if trainer.state.fn == "fit" and trainer.training:
             self._move(trainer, pl_module)
 
-    @torch.no_grad()
     def _move(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = trainer.global_step
         if self.mode == "never" or step == self._last or step % self.every_n_steps:
             return
         self._last = step
-        policy = pl_module.policy
-        twin = policy.frozen[self.who]
-        share = 1.0 if self.mode == "copy" else self.alpha
-        for mine, theirs in zip(policy.parameters(), twin.parameters(), strict=True):
-            theirs.lerp_(mine.to(theirs.dtype), share)
-        twin.moved = True
+        pl_module.policy.move_copy(self.who, 1.0 if self.mode == "copy" else self.alpha)

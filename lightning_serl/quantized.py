@@ -1,0 +1,66 @@
+"""Four-bit weights (QLoRA, Dettmers et al., 2305.14314) through transformers and bitsandbytes."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_serl.errors import InputError
+
+Quantization = Literal["nf4"]
+
+
+def quantization_config(kind: Quantization, compute: torch.dtype) -> Any:
+    """What ``from_pretrained`` needs to load linear layers as 4-bit normal floats, their scales quantised once more.
+
+    Args:
+        kind: ``nf4``.
+        compute: The dtype that a layer's weight is brought back to for its product.
+
+    Raises:
+        InputError: if bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"model.quantize {kind} needs bitsandbytes, which is not installed; pip install 'lightning-serl[qlora]'"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether any layer holds 4-bit weights."""
+    return any(hasattr(m, "quant_state") for m in module.modules())
+
+
+def compute_exactly(module: nn.Module, dtype: torch.dtype) -> None:
+    """Let 4-bit layers compute with the same weights in training, in scoring and in an export.
+
+    They remember the dtype of the files, to which bitsandbytes rounds in its paths with gradient but not in the others;
+    and on CPUs with AVX-512 BF16 a pass in eval mode packs them anew and computes in bfloat16.
+    """
+    for layer in module.modules():
+        if (state := getattr(getattr(layer, "weight", None), "quant_state", None)) is not None:
+            state.dtype = dtype
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def dequantized(layer: nn.Module) -> Tensor | None:
+    """(out, in) weight that a 4-bit layer computes with, in the dtype of its product; ``None`` for any other layer."""
+    if not hasattr(layer, "quant_state"):
+        return None
+    import bitsandbytes.functional as bnb
+
+    weight: Any = layer.weight
+    state = getattr(weight, "quant_state", None) or layer.quant_state
+    return bnb.dequantize_4bit(weight.data, state)
