@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 # Where an index offers CPU builds of torch under this exact version, no CUDA packages are pulled.
 TORCH ?= torch==2.13.0
 
+# Test processes side by side, each with one thread.
+JOBS ?= auto
+
 .PHONY: quickstart test lint soak clean
 
 quickstart: $(VENV)/.run
 	$(BIN)/lightning-serl fit -c preset:quickstart
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,16 +1,19 @@
 """What all tests share: fixed random numbers, one thread, and the recorded data beside the checkout."""
 
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tally
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 # The recorded data lie beside the checkout; they are not ours to ship.
 GOLDEN = ROOT.parent / "shared" / "data"
-_counts = {"selected": 0, "deselected": 0}
+# A shell starts its background jobs deaf to Ctrl-C, and they hand that down to the runs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -30,18 +33,45 @@ def _fixed_random_numbers():
 def pytest_collection_modifyitems(config, items):
     golden = [item for item in items if item.get_closest_marker("golden")]
     if GOLDEN.is_dir():
-        _counts["selected"] = len(golden)
+        tally.GOLDEN["selected"] = len(golden)
         return
-    _counts["deselected"] = len(golden)
+    tally.GOLDEN["deselected"] = len(golden)
     if golden:
         config.hook.pytest_deselected(items=golden)
         items[:] = [item for item in items if item not in golden]
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several test processes
+        session.config.workeroutput["tally"] = tally.send()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if "tally" in getattr(node, "workeroutput", {}):
+        tally.receive(node.workeroutput["tally"])
+
+
 def pytest_terminal_summary(terminalreporter):
-    if any(_counts.values()):
+    if tally.MALFORMED:
+        _table_of_malformed(terminalreporter)
+    if any(tally.GOLDEN.values()):
         where = "found" if GOLDEN.is_dir() else "absent"
         terminalreporter.write_line(
-            f"golden tests: {_counts['selected']} selected, {_counts['deselected']} deselected "
+            f"golden tests: {tally.GOLDEN['selected']} selected, {tally.GOLDEN['deselected']} deselected "
             f"(recorded data {where} at ../{GOLDEN.relative_to(ROOT.parent)})"
         )
+
+
+def _table_of_malformed(terminalreporter):
+    counts = tally.MALFORMED
+    terminalreporter.section("malformed inputs, by entry point and family")
+    for entry in sorted({entry for entry, _ in counts}):
+        families = {family: count for (at, family), count in counts.items() if at == entry}
+        terminalreporter.write_line(f"{sum(families.values()):>5}  {entry}")
+        for family, count in sorted(families.items()):
+            terminalreporter.write_line(f"      {count:>5}  {family}")
+    entries, families = {e for e, _ in counts}, {f for _, f in counts}
+    terminalreporter.write_line(
+        f"{counts.total():>5}  in all: {len(families)} families over {len(entries)} entry points"
+    )

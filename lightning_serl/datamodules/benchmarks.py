@@ -202,7 +202,9 @@ def _refusal(error: BaseException, path: str, config: str | None, spec: str, loc
         # the library's own words for a damaged file say nothing; what it met there does
         while error.__cause__ is not None:
             error = error.__cause__
-        why = " ".join(str(error).split())[:120] or type(error).__name__
+        # the directory is named already, and a long path would push the reason out of the sentence
+        said = " ".join(str(error).split()).replace(os.path.abspath(path), spec)
+        why = said[:120] or type(error).__name__
         return f"{spec} cannot be read as a dataset ({why}); it must hold sound jsonl, json, csv or parquet files"
     if "DatasetNotFoundError" in kinds:
         return f"{spec}: the hub has no dataset {path}, or it asks for a token (HF_TOKEN); check the name"

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from lightning_serl.engines.base import RolloutEngine
 from lightning_serl.errors import EngineFailure
 from lightning_serl.types import Completion, Group, Verdict
 
-#: Cases that went as they should, by entry point and family.
-COUNTS: Counter[tuple[str, str]] = Counter()
 LIMIT = 60  # seconds that a case may take on a machine that is busy with other work
 LONGEST = 300  # characters of an error
 

@@ -8,7 +8,8 @@ import zipfile
 import pytest
 import torch
 from cli_kit import cli, problems, small, write_rows
-from malformed_kit import COUNTS, one_sentence
+from malformed_kit import one_sentence
+from tally import MALFORMED as COUNTS
 
 ENTRY = "checkpoints"
 STREAM = "SelfPlayDataModule"

@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 from cli_kit import cli, problems, small, write_rows
-from malformed_kit import COUNTS, one_sentence
+from malformed_kit import one_sentence
+from tally import MALFORMED as COUNTS
 
 from lightning_serl import tiny
 from lightning_serl.datamodules.benchmarks import read_set

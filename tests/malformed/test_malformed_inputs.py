@@ -16,7 +16,7 @@ import pytest
 import transformers
 import yaml
 from cli_kit import cli, problems
-from malformed_kit import COUNTS
+from tally import MALFORMED as COUNTS
 
 from lightning_serl import SelfPlayDataModule, SeRLModule
 

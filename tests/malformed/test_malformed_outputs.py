@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from malformed_kit import COUNTS, Scripted, one_sentence
+from malformed_kit import Scripted, one_sentence
 from spine_kit import selfplay, trainer_for
+from tally import MALFORMED as COUNTS
 
 from lightning_serl import tiny
 from lightning_serl.answers import resolve_grader

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from cli_kit import cli, rows, small
-from malformed_kit import COUNTS, one_sentence
+from malformed_kit import one_sentence
+from tally import MALFORMED as COUNTS
 
 
 def own(name, **options):
