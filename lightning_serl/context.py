@@ -44,6 +44,8 @@ class Context:
         spread: Whether :meth:`complete` splits its work over the ranks.
         verdicts: Verdicts of the roles that were rewarded before, by instruction uid.
         tick: Called with the number of completions each time some are finished.
+        arrived: Called with each group of :meth:`generate` as it is finished, if the engine goes on writing the others
+            meanwhile.
     """
 
     engine: RolloutEngine
@@ -59,6 +61,7 @@ class Context:
     spread: bool = False
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     tick: Callable[[int], None] = lambda done: None
+    arrived: Callable[[Group], None] | None = None
     _calls: int = 0
 
     @property
@@ -112,16 +115,34 @@ class Context:
             Request(ids, self.seeds(draws + i.uid, n), how.with_stop(self.stops(i.role)), i.prompt)
             for i, ids in zip(instructions, prompts, strict=True)
         ]
-        written = self.complete(requests, who)
-        return [Group(i, ids, c) for i, ids, c in zip(instructions, prompts, written, strict=True)]
+        groups = [Group(i, ids, []) for i, ids in zip(instructions, prompts, strict=True)]
+
+        def arrived(index: int, completions: list[Completion]) -> None:
+            groups[index].completions = completions
+            if self.arrived is not None and self.engine.overlaps:
+                self.arrived(groups[index])
+
+        for group, completions in zip(groups, self.complete(requests, who, arrived), strict=True):
+            group.completions = completions
+        return groups
 
     def seeds(self, uid: str, n: int) -> tuple[int, ...]:
         """The sampling seeds of one instruction: they depend on its uid and the stage, not on rank or neighbours."""
         word = int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little")
         return tuple(seed_for(self.seed, self.stage, self.round, word, k) for k in range(n))
 
-    def complete(self, requests: Sequence[Request], who: Who = "policy") -> list[list[Completion]]:
+    def complete(
+        self,
+        requests: Sequence[Request],
+        who: Who = "policy",
+        arrived: Callable[[int, list[Completion]], None] = lambda index, completions: None,
+    ) -> list[list[Completion]]:
         """Complete token prompts, in the order given.
+
+        Args:
+            requests: What to complete.
+            who: Which weights write.
+            arrived: Called with each result as it comes, unless the work is spread over ranks.
 
         Raises:
             EngineFailure: if the engine leaves a request unanswered.
@@ -133,6 +154,8 @@ class Context:
             for index, completions in self.engine.generate(mine, who):
                 out[index] = completions
                 self.tick(len(completions))
+                if not self.spread:
+                    arrived(index, completions)
             missing = sum(c is None for c in out)
             if missing:
                 raise EngineFailure(f"the engine returned no completions for {missing} of {len(mine)} prompts")

@@ -35,7 +35,7 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
     arguments = _ARGUMENTS.search(text)
     if arguments:
         said = arguments[1].split()
-        name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0]
+        name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0].rstrip(";")
         return f"unrecognized arguments: {name}{_nearest(name, options) or '; --help lists the options of a command'}"
     keys = [key for key in _KEY.findall(text) if key]
     where = f"{keys[0]}: " if keys else ""

@@ -93,6 +93,46 @@ def test_a_score_that_is_no_number_may_stand_where_it_has_no_weight():
     assert len(play_round(table(Generous(), reward, prompts_per_round=2), 0).groups) == 2
 
 
+class Noted(MathGrader):
+    """Tells when it reads."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def extract(self, text):
+        self.log.append("read")
+        return super().extract(text)
+
+
+class Elsewhere(ReplayEngine):
+    """Its completions come one group at a time, as from a server."""
+
+    def __init__(self, log, overlaps):
+        super().__init__({"any": ANSWERS})
+        self._texts, self.log, self.overlaps = Everything(), log, overlaps
+
+    def generate(self, requests, who="policy"):
+        for index, completions in reversed(list(super().generate(requests, who))):
+            self.log.append("wrote")
+            yield index, completions
+
+
+def test_answers_are_read_while_an_engine_elsewhere_writes_the_next():
+    played, logs = [], []
+    for overlaps in (True, False):
+        log = []
+        at = table(Generous(), prompts_per_round=3)
+        at.engine, at.grader = Elsewhere(log, overlaps), Noted(log)
+        at.rewards = {"solve": MajorityVote(at.grader)}
+        played.append(play_round(at, 0))
+        logs.append([event for event, before in zip(log, ["", *log], strict=False) if event != before])
+    assert logs[0] == ["wrote", "read"] * 3
+    assert logs[1] == ["wrote", "read"]
+    assert played[0].events == played[1].events
+    assert [g.cluster for g in played[0].groups] == [g.cluster for g in played[1].groups]
+
+
 def test_an_empty_round_says_why_and_keeps_its_events():
     def unanimous(groups, ctx):
         return [Verdict(torch.ones(4)) for _ in groups]

@@ -345,6 +345,7 @@ class _Play:
         followed: list[tuple[str, Event]] = []
         with table.phase("answering", len(mine) * options.samples_per_prompt) as tick, table.ranks.stage("answering"):
             ctx = table.context(self.number, "rollout", tick=tick)
+            ctx.arrived = self.read
             fresh = [i for i in mine if isinstance(i, Instruction)]
             rolled = dict(zip((i.uid for i in fresh), ctx.generate(fresh, options.samples_per_prompt), strict=True))
             groups = [i if isinstance(i, Group) else rolled[i.uid] for i in mine]
@@ -383,6 +384,11 @@ class _Play:
                 scores=[round(s, 6) for s in verdict.scores.tolist()],
             )
         return [g for g, _ in gathered], [v for _, v in gathered]
+
+    def read(self, group: Group) -> None:
+        """Read a group's answers while the engine writes the next ones; the reward finds them read."""
+        if group.instruction.role == "solve":
+            fill_answers([group], self.table.grader)
 
     def follow_up(
         self,

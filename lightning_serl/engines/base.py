@@ -120,6 +120,8 @@ class RolloutEngine(ABC):
 
     #: False for an engine that replays recordings: it needs no policy, and its version never changes.
     samples_policy: bool = True
+    #: Whether it goes on writing while its caller works between two results of :meth:`generate`.
+    overlaps: bool = False
 
     def __init__(self) -> None:
         self.poll: Callable[[], None] = _never_interrupted

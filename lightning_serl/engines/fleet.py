@@ -222,19 +222,25 @@ class Fleet:
 
     # -- work --------------------------------------------------------------------------------------------------------
 
-    async def serve(self, jobs: Sequence[Job], deliver: Callable[[Answer], None]) -> None:
+    async def serve(self, jobs: Sequence[Job], deliver: Callable[[Answer], None], most: int | None = None) -> None:
         """Spread jobs over the servers, ask another where one breaks off, and hand over the answers.
+
+        Args:
+            jobs: What to do.
+            deliver: Called with each answer, in the thread of the loop.
+            most: Requests under way on one server, if not ``max_in_flight``.
 
         Raises:
             EngineFailure: if no server is left, or one refuses a job.
         """
-        waiting = _pieces(jobs, min(_TOGETHER, self.max_in_flight))
+        limit = most or self.max_in_flight
+        waiting = _pieces(jobs, min(_TOGETHER, limit))
         running: set[asyncio.Task[list[Job]]] = set()
         used: set[str] = set()
         health = asyncio.ensure_future(self._watch_health())
         try:
             while waiting or running:
-                while waiting and (replica := self._freest(len(waiting[0]))) is not None:
+                while waiting and (replica := self._freest(len(waiting[0]), limit)) is not None:
                     piece = waiting.popleft()
                     replica.in_flight += len(piece)
                     used.add(replica.url)
@@ -253,12 +259,12 @@ class Fleet:
                 open_task.cancel()
             await asyncio.gather(*running, health, return_exceptions=True)
 
-    def _freest(self, size: int) -> Replica | None:
+    def _freest(self, size: int, limit: int) -> Replica | None:
         """The live server with the fewest requests, if it has room for so many more."""
         if not self.live():
             return None
         chosen = min(self.live(), key=lambda r: r.in_flight)
-        return chosen if chosen.in_flight == 0 or chosen.in_flight + size <= self.max_in_flight else None
+        return chosen if chosen.in_flight == 0 or chosen.in_flight + size <= limit else None
 
     async def _run_piece(self, replica: Replica, piece: list[Job], deliver: Callable[[Answer], None]) -> list[Job]:
         """Ask one server; returns what it left unanswered because it broke off."""

@@ -129,7 +129,7 @@ class Replica:
             ) as answer:
                 data = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+            raise Unreachable(_what(error)) from error
         if answer.status != 200:
             raise Refusal(answer.status, _reason(data))
         try:
@@ -180,6 +180,15 @@ class Replica:
     def lost(self, remedy: str) -> EngineFailure:
         """The error for a server that is gone."""
         return EngineFailure(f"the vLLM server at {self.url} is gone ({self.why[:100]}); {remedy}")
+
+
+def _what(error: Exception) -> str:
+    """Why there was no answer, in the words of the operating system where it has some."""
+    if isinstance(error, TimeoutError):
+        return "it gives no answer"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 def _reason(data: bytes) -> str:

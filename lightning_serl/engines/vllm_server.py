@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_serl.engines.adapters import largest_rank, plain_lora, served_rank
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
-from lightning_serl.engines.fleet import LORA, Fleet, Job
+from lightning_serl.engines.fleet import LORA, Answer, Fleet, Job
 from lightning_serl.engines.local_server import Launch, LocalServer, launch_all
 from lightning_serl.engines.publish import Publisher, read_names
 from lightning_serl.engines.replica import KEY, Background, Refusal, Replica, Unreachable, clean_url, is_here
@@ -49,7 +49,8 @@ class VLLMServerEngine(RolloutEngine):
     reaches the server replace its weights: bind it to 127.0.0.1 or a private network.
 
     Args:
-        urls: Addresses of running servers; without them one is started here, on 127.0.0.1, and ended with the run.
+        urls: Address of a running server, or of several; without, one is started here, on 127.0.0.1, and ended with
+            the run.
         launch: How it is started.
         publish_to: Folder for weights that trainer and servers see under the same path, needed where a server runs on
             another machine; by default one in RAM.
@@ -66,9 +67,11 @@ class VLLMServerEngine(RolloutEngine):
         EngineFailure: in :meth:`start`, if a server cannot be reached or does not serve what this run needs.
     """
 
+    overlaps = True
+
     def __init__(
         self,
-        urls: list[str] | None = None,
+        urls: str | list[str] | None = None,
         launch: Launch = Launch(),  # noqa: B008 - frozen
         publish_to: str | None = None,
         push_base: bool = True,
@@ -79,6 +82,7 @@ class VLLMServerEngine(RolloutEngine):
         super().__init__()
         if urls is not None and not urls:
             raise ValueError("engine.urls is empty; name a server, or leave it out to have one started")
+        urls = [urls] if isinstance(urls, str) else urls
         self.urls = None if urls is None else [clean_url(url) for url in urls]
         if self.urls is not None and len(set(self.urls)) < len(self.urls):
             raise ValueError("engine.urls names a server twice; list each once")
@@ -156,19 +160,23 @@ class VLLMServerEngine(RolloutEngine):
 
     def _launch(self, parts: _Parts) -> list[str]:
         """Rank 0 starts the servers; every rank gets their addresses, or raises."""
-        urls: list[str] = []
+        policy, urls = parts.policy, []
         error: BaseException | None = None
+        # its weights are replaced by the first push: any directory of the same model will do
+        model = str(getattr(policy.causal_lm, "name_or_path", "") or "")
+        weights = iter(()) if model else policy.named_weights()
         if parts.ranks.leads:
             assert parts.publisher is not None
             try:
-                folder = parts.publisher.folder / "model"
-                _write_model(parts.policy, folder)
-                parts.servers = launch_all(
-                    self.launch, str(folder), _arguments(parts.policy), self.folder, _environment(parts.policy)
+                model = model or str(
+                    parts.publisher.full(weights, -1, [policy.causal_lm.config, policy.tokenizer]).path
                 )
+                parts.servers = launch_all(self.launch, model, _arguments(policy), self.folder, _environment(policy))
                 urls = [server.url for server in parts.servers]
             except BaseException as caught:  # the other ranks wait for the addresses
                 error = caught
+        for _ in weights:  # sharded ones are gathered by all ranks in step
+            pass
         told = parts.ranks.gather((socket.gethostname(), urls, None if error is None else str(error)))
         if error is not None:
             raise error
@@ -302,21 +310,23 @@ class VLLMServerEngine(RolloutEngine):
         for i in rows:
             parts.check_length(len(token_ids[i]), 1, "text")
         jobs = []
-        for first in range(0, len(rows), _ROWS):
-            chosen = rows[first : first + _ROWS]
+        alone = any(_mixes_up_scores(replica) for replica in parts.fleet.replicas)
+        size = 1 if alone else _ROWS
+        for first in range(0, len(rows), size):
+            chosen = rows[first : first + size]
             body = {"model": model, "prompt": [list(token_ids[i]) for i in chosen], "max_tokens": 1}
             jobs.append(Job(tuple(chosen), body | {"temperature": 0.0, "prompt_logprobs": 0}, together=first))
-        for chosen, _, answer in self._run(jobs):
+        for chosen, _, answer in self._run(jobs, 1 if alone else None):
             for i, choice in zip(chosen, sorted(answer["choices"], key=lambda c: c["index"]), strict=True):
                 pairs = zip(token_ids[i][1:], choice["prompt_logprobs"][1:], strict=True)
                 out[i] = torch.tensor([row[str(token)]["logprob"] for token, row in pairs], dtype=torch.float32)
         return out
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Any, str, Any]]:
+    def _run(self, jobs: Sequence[Job], most: int | None = None) -> Iterator[Answer]:
         """(key, server, answer) of each job in the order they finish; polls while it waits."""
         parts = self._live
-        answers: queue.SimpleQueue[tuple[Any, str, Any]] = queue.SimpleQueue()
-        with parts.background.running(parts.fleet.serve(jobs, answers.put)) as future:
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        with parts.background.running(parts.fleet.serve(jobs, answers.put, most)) as future:
             missing = len(jobs)
             while missing:
                 self.poll()
@@ -513,17 +523,9 @@ class _Parts:
 # -- the server that is started here ----------------------------------------------------------------------------------
 
 
-def _write_model(policy: Policy, folder: Path) -> None:
-    """Configuration and tokenizer; the weights come with the first push."""
-    config = policy.causal_lm.config.to_dict() | {"use_cache": True}
-    config.pop("quantization_config", None)  # the server holds what the weights stand for
-    type(policy.causal_lm.config).from_dict(config).save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
-
-
 def _arguments(policy: Policy) -> list[str]:
     dtype = next(p.dtype for p in policy.causal_lm.parameters() if p.is_floating_point())
-    out = ["--load-format", "dummy", "--dtype", str(dtype).removeprefix("torch.")]
+    out = ["--dtype", str(dtype).removeprefix("torch.")]
     if policy.device.type == "cpu":
         # a prompt in pieces would rewind its generator, which CPU generators cannot do
         length = max(8192, policy.context_length or 0)
@@ -531,6 +533,10 @@ def _arguments(policy: Policy) -> list[str]:
     if policy.has_adapter:
         config = policy.model.peft_config["default"].to_dict()  # type: ignore[index, union-attr]
         if plain_lora(config):
+            targets = config["target_modules"]
+            if policy.device.type == "cpu" and not isinstance(targets, str):
+                # else the output layer is prepared for adapters too; see `_mixes_up_scores`
+                out += ["--lora-target-modules", *sorted({t.rsplit(".", 1)[-1] for t in targets})]
             out += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(served_rank(config))]
     return out
 
@@ -546,6 +552,13 @@ def _weight_bytes(policy: Policy) -> int:
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def _mixes_up_scores(replica: Replica) -> bool:
+    """Whether its output layer takes adapters on a CPU, where vLLM dies of two scored rows in one batch."""
+    lora = replica.config.get("lora_config") or {}
+    on_cpu = replica.config.get("device_config", {}).get("device_type") == "cpu"
+    return bool(on_cpu and lora and (not lora.get("target_modules") or "lm_head" in lora["target_modules"]))
 
 
 def _check_adapters(replica: Replica, rank: int) -> None:
