@@ -63,7 +63,10 @@ class RolloutRefresh(RolloutHooks):
         if not engine.samples_policy:
             return  # recordings; there may be no policy at all
         policy = pl_module.policy
-        if engine.version == policy.version and not self._doubted:
+        ranks = Ranks.of(trainer)
+        with ranks.stage("asking the engine for its version"):
+            due = self._doubted or engine.version != policy.version
+        if not any(ranks.gather(due)):
             return
         began, before = time.monotonic(), self.bytes
         self._doubted = True  # until all is proven; a caller who goes on after an error pushes again
@@ -93,6 +96,9 @@ class _Push:
         self.rows = proofs.probe_rows(policy)
         autocast = _autocast(trainer)
         self.bound = owner.max_logp_err or proofs.bound(policy, engine, autocast)
+        # what one rank knows of an engine that all share, another may not have noticed yet
+        told = self.ranks.gather((engine.needs_base, engine.proven))
+        self.needs_base, engine.proven = any(n for n, _ in told), all(p for _, p in told)
 
     def run(self) -> float:
         """Push what is due and prove it; returns the gap of the probe."""
@@ -102,7 +108,7 @@ class _Push:
             weights = getattr(policy, "merged_weights") if policy.has_adapter else policy.named_weights  # noqa: B009
             err = self._full(weights, policy.version, base=False)
         else:
-            if engine.needs_base:
+            if self.needs_base:
                 self._full(policy.named_weights, NO_VERSION, base=True)
             state = policy.adapter_state()
             true = self._logps(base=False)

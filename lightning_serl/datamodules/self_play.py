@@ -321,7 +321,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
             preflight.check_lengths(policy, self.sampling, self.writing.sampling if self.writes else None)
-            engine.folder = Path(trainer.default_root_dir)
+            engine.folder, engine.poll = Path(trainer.default_root_dir), self._poll
             with table.ranks.stage("starting the engine"):
                 engine.start(policy, table.ranks)
             atexit.register(engine.close)
@@ -336,11 +336,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if policy is None:
             yield table
             return
-        if engine.samples_policy and engine.version != policy.version:
-            raise PushMismatch(
-                f"the rollout engine holds weights of version {engine.version}, the policy is at {policy.version}; "
-                "keep a RolloutRefresh callback in the Trainer"
-            )
+        with table.ranks.stage("asking the engine for its version"):
+            if engine.samples_policy and (held := engine.version) != policy.version:
+                raise PushMismatch(
+                    f"the rollout engine holds weights of version {held}, the policy is at {policy.version}; keep a "
+                    "RolloutRefresh callback in the Trainer"
+                )
         with policy.gathered(trainer):
             yield table
 

@@ -145,9 +145,12 @@ class VLLMServerEngine(RolloutEngine):
         self.close()
         parts = _Parts(policy, ranks or Ranks())
         try:
-            if parts.ranks.leads:
-                parts.publisher = Publisher(self.publish_to, room=3 * _weight_bytes(policy))
-            urls = self.urls if self.urls is not None else self._launch(parts)
+            if self.urls is None:
+                urls = self._launch(parts)
+            else:
+                urls = self.urls
+                if parts.ranks.leads:
+                    parts.publisher = self._publisher(policy)
             parts.pushes_base = self.urls is None or self.push_base
             parts.fleet = Fleet([Replica(url, self.patience) for url in urls], self.max_in_flight, parts.last_words)
             self._await_health(parts)
@@ -158,6 +161,9 @@ class VLLMServerEngine(RolloutEngine):
             raise
         self._parts, self.proven = parts, False
 
+    def _publisher(self, policy: Policy) -> Publisher:
+        return Publisher(self.publish_to, room=3 * _weight_bytes(policy))
+
     def _launch(self, parts: _Parts) -> list[str]:
         """Rank 0 starts the servers; every rank gets their addresses, or raises."""
         policy, urls = parts.policy, []
@@ -166,8 +172,8 @@ class VLLMServerEngine(RolloutEngine):
         model = str(getattr(policy.causal_lm, "name_or_path", "") or "")
         weights = iter(()) if model else policy.named_weights()
         if parts.ranks.leads:
-            assert parts.publisher is not None
             try:
+                parts.publisher = self._publisher(policy)
                 model = model or str(
                     parts.publisher.full(weights, -1, [policy.causal_lm.config, policy.tokenizer]).path
                 )
@@ -218,7 +224,7 @@ class VLLMServerEngine(RolloutEngine):
                     "weights that both see under the same path"
                 )
             if parts.policy.has_adapter:
-                adapter = parts.policy.model.peft_config["default"].to_dict()  # type: ignore[index, union-attr]
+                adapter = parts.policy.adapter_config()
                 if plain_lora(adapter):
                     _check_adapters(replica, largest_rank(adapter))
 
@@ -531,7 +537,7 @@ def _arguments(policy: Policy) -> list[str]:
         length = max(8192, policy.context_length or 0)
         out += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(length)]
     if policy.has_adapter:
-        config = policy.model.peft_config["default"].to_dict()  # type: ignore[index, union-attr]
+        config = policy.adapter_config()
         if plain_lora(config):
             targets = config["target_modules"]
             if policy.device.type == "cpu" and not isinstance(targets, str):

@@ -12,7 +12,7 @@ from lightning_serl.loading import LoraOptions, load_policy
 
 #: Every engine that samples from the policy; each passes `test_contract.py`.
 LIVE = ["transformers"]
-COPIES = [pytest.param("vllm", marks=pytest.mark.vllm)]
+COPIES = [pytest.param(kind, marks=pytest.mark.vllm) for kind in ("vllm", "server")]
 
 
 #: The engines of a process meet many policies here, which a version must tell apart.
@@ -52,6 +52,18 @@ def adapted_policy():
 
 
 @pytest.fixture(scope="session")
+def owner(tmp_path_factory):
+    """The engine that started the one vLLM server of the process; others are given its address."""
+    from lightning_serl.engines import VLLMServerEngine
+
+    engine = VLLMServerEngine(patience=20.0)
+    engine.folder = tmp_path_factory.mktemp("server")
+    engine.start(adapted_policy())
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
 def open_engines():
     """(engine, policy) by kind, started when first asked for."""
     made = {}
@@ -60,7 +72,11 @@ def open_engines():
         engine.close()
 
 
-def _make(kind):
+def _make(kind, request):
+    if kind == "server":
+        from lightning_serl.engines import VLLMServerEngine
+
+        return VLLMServerEngine(request.getfixturevalue("owner")._parts.servers[0].url)
     if kind == "vllm":
         from lightning_serl.engines import VLLMEngine
 
@@ -69,12 +85,12 @@ def _make(kind):
 
 
 @pytest.fixture
-def engine_of(open_engines):
+def engine_of(open_engines, request):
     """A function from kind to the process's engine of that kind and the policy it was started with."""
 
     def started(kind):
         if kind not in open_engines:
-            open_engines[kind] = _make(kind), adapted_policy()
+            open_engines[kind] = _make(kind, request), adapted_policy()
             open_engines[kind][0].start(open_engines[kind][1])
         return open_engines[kind]
 

@@ -11,10 +11,10 @@ from peft import PeftModel
 from small_models import small_model, small_policy
 from transformers import AutoModelForCausalLM
 
+from lightning_serl.adapters import LoraOptions, add_lora
 from lightning_serl.engines import publish
 from lightning_serl.engines.publish import Publisher
 from lightning_serl.errors import EngineFailure
-from lightning_serl.loading import LoraOptions, _with_lora
 from lightning_serl.policy import Policy
 
 ROWS = [(list(range(30, 44)), 1)]
@@ -38,7 +38,7 @@ def publisher(tmp_path):
 
 @pytest.fixture
 def adapted():
-    policy = Policy(_with_lora(small_model("llama_tied"), LoraOptions(r=4)), small_policy("llama_tied").tokenizer)
+    policy = Policy(add_lora(small_model("llama_tied"), LoraOptions(r=4)), small_policy("llama_tied").tokenizer)
     with torch.no_grad():
         for name, tensor in policy.model.named_parameters():
             if "lora_B" in name:

@@ -1,19 +1,24 @@
 """The HTTP engine against small servers: spread, order, failures, who holds what. The real vLLM has its own file."""
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from small_models import small_model, small_policy
 from small_server import SmallServer, tokens
 
+from lightning_serl.adapters import LoraOptions, add_lora
 from lightning_serl.engines import Request, Sampling, VLLMServerEngine, WeightUpdate
 from lightning_serl.engines import vllm_server as module
 from lightning_serl.engines.local_server import Launch, last_useful
 from lightning_serl.errors import EngineFailure, PushMismatch
-from lightning_serl.loading import LoraOptions, _with_lora
 from lightning_serl.policy import Policy
 
 SAMPLING = Sampling(max_tokens=6)
@@ -26,7 +31,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def adapted():
-    return Policy(_with_lora(small_model("llama_tied"), LoraOptions(r=4)), small_policy("llama_tied").tokenizer)
+    return Policy(add_lora(small_model("llama_tied"), LoraOptions(r=4)), small_policy("llama_tied").tokenizer)
 
 
 @contextlib.contextmanager
@@ -420,3 +425,30 @@ def test_the_last_useful_line_of_a_log():
     )
     assert last_useful(["\x1b[31mINFO 11-26 13:54:34 [a.py:1] loading\x1b[0m", ""]) == "loading"
     assert last_useful([]) == "it said nothing"
+
+
+# --- several ranks ---------------------------------------------------------------------------------------------------
+
+
+def test_of_two_ranks_one_pushes_and_both_agree(tmp_path):
+    servers = [SmallServer(), SmallServer()]
+    job = Path(__file__).with_name("server_job.py")
+    more = [str(tmp_path), str(tmp_path / "shared"), *(s.url for s in servers)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ranks = [subprocess.Popen([sys.executable, job, str(rank), *more], env=environment) for rank in (0, 1)]
+    try:
+        assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
+        for server in servers:
+            server.kill()
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["versions"] == second["versions"] == [4, 4]
+    assert first["names"] == second["names"] != []
+    for rank, seen in enumerate((first, second)):
+        for i, written in seen["written"].items():
+            assert written == [tokens((5, 6, 7 + int(i) + 50 * rank), seed, 4) for seed in (1, 2)]
+    assert [s.paths().count("/collective_rpc") for s in servers] == [1, 1]
+    assert first["error"].startswith("EngineFailure: weights of version 5 cannot be written to /proc/nowhere")
+    assert "rank 0 failed while pushing weights to the vLLM servers" in second["error"]
