@@ -7,6 +7,8 @@ needs TRL 1.16.0, which this project does not install: use an environment of its
 
 - the losses: ``GRPOTrainer._compute_loss`` and ``RLOOTrainer._compute_loss`` as they are, on trainers made without
   ``__init__``, whose model pass hands back log-probs and entropies of a fixed ragged batch;
+- the correction of the sampler's log-probs: ``GRPOTrainer._generate_and_score_completions``, told log-probs beside its
+  own (some unknown) as if vLLM had sampled, for every mode; and its losses under given importance ratios;
 - the advantages: ``_generate_and_score_completions`` of both trainers, made on the embedded tiny model; a reward
   function hands back fixed rewards, ``None`` (our weight 0) among them;
 - ``get_soft_overlong_punishment``.
@@ -59,6 +61,9 @@ def inputs() -> dict[str, Any]:
         "entropy": table(1.0).abs(),
         "mask": torch.arange(MAX_TOKENS) < lengths[:, None],
         "advantages": torch.tensor([1.5, -0.7, -1.2, 0.4, 0.9, 0.0], dtype=torch.float64),
+        # importance ratios as a correction may leave them: of tokens and of sequences, some masked
+        "token": table(1.0).abs().clamp(0.3, 1.5) - 0.3,
+        "sequence": table(1.0).abs()[:, :1] * torch.tensor([[1.0], [1.0], [0.0], [1.0], [1.0], [1.0]]),
     }
 
 
@@ -75,7 +80,10 @@ def loss_settings() -> list[dict[str, Any]]:
     kinds = ("grpo", "bnpo", "dapo", "dr_grpo")
     cases = [{"loss_type": kind} | plain | change for kind, change in itertools.product(kinds, changes)]
     # TRL's bonus is a mean over tokens whatever the loss is, so ours is comparable where the loss is one too
-    return [*cases, {"loss_type": "bnpo"} | plain | {"beta": 0.3, "entropy_coef": 0.02}]
+    cases.append({"loss_type": "bnpo"} | plain | {"beta": 0.3, "entropy_coef": 0.02})
+    weighed = {"epsilon_high": 0.28, "delta": 1.4, "beta": 0.04}
+    cases += [{"loss_type": k} | plain | weighed | {"ratio": r} for k in kinds for r in ("token", "sequence")]
+    return cases
 
 
 def _blank(kind: type, batch: dict[str, Any], **settings: Any) -> tuple[Any, Tensor, Tensor]:
@@ -125,9 +133,11 @@ def trl_losses(batch: dict[str, Any]) -> list[dict[str, Any]]:
         trainer, logp, entropy = _blank(
             GRPOTrainer, batch, args=options, beta=case["beta"], epsilon_low=case["epsilon"],
             epsilon_high=case["epsilon_high"], loss_type=case["loss_type"], entropy_coef=case["entropy_coef"],
-            _entropy_bonus_enabled=case["entropy_coef"] > 0,
+            _entropy_bonus_enabled=case["entropy_coef"] > 0, use_vllm="ratio" in case,
+            vllm_importance_sampling_correction=True,
         )  # fmt: skip
-        loss = trainer._compute_loss(None, given)
+        ratios = {"importance_sampling_ratio": batch[case["ratio"]]} if "ratio" in case else {}
+        loss = trainer._compute_loss(None, given | ratios)
         loss.backward()
         slope = torch.zeros_like(entropy) if entropy.grad is None else entropy.grad
         found = {"loss": loss.item(), "gradient": logp.grad.tolist(), "entropy_gradient": slope.tolist()}
@@ -214,6 +224,54 @@ def trl_advantages() -> list[dict[str, Any]]:
     return out
 
 
+def trl_importance() -> dict[str, Any]:
+    """Importance ratios of one generated batch, and what is logged of them, for every mode and two pairs of bounds."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from lightning_serl import tiny
+
+    rows = [{"prompt": f"Question: Compute {i} + 4.\nSolution:"} for i in range(4)]
+    with tempfile.TemporaryDirectory() as root:
+        options = GRPOConfig(
+            output_dir=root, num_generations=2, generation_batch_size=8, per_device_train_batch_size=8,
+            max_completion_length=12, use_cpu=True, bf16=False, report_to="none", seed=1,
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            str(tiny.path("base")), lambda completions, **_: [1.0, 0.0] * 4, args=options,
+            train_dataset=Dataset.from_list(rows),
+        )  # fmt: skip
+        trainer.model.train()
+        asked = [row for row in rows for _ in range(2)]
+        generated = list(trainer._generate([row["prompt"] for row in asked]))
+        lengths = [len(ids) for ids in generated[1]]
+        trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+        trainer._generate = lambda prompts: tuple(generated)
+
+        def score(said: list[list[float]], mode: str, low: float | None, high: float) -> dict[str, Any]:
+            generated[4] = said
+            trainer.vllm_importance_sampling_mode = mode
+            trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max = low, high
+            trainer._metrics["train"].clear()
+            return trainer._generate_and_score_completions(asked)
+
+        first = score([[0.0] * n for n in lengths], "token_truncate", None, 3.0)
+        old, mask = first["old_per_token_logps"].double(), first["completion_mask"].bool()
+        noise = 0.2 * torch.randn(old.shape, generator=torch.Generator().manual_seed(2))
+        noise[0, 0] = noise[1, :3] = torch.nan  # vLLM could not say
+        said = [row[:n].tolist() for row, n in zip(old + noise, lengths, strict=True)]
+        cases = []
+        for mode in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
+            for low, high in ((None, 1.2), (0.8, 1.3)):
+                found = score(said, mode, low, high)
+                case = {"mode": mode, "low": low or 0.0, "high": high}
+                case["ratio"] = found["importance_sampling_ratio"].tolist()
+                metrics = trainer._metrics["train"].items()
+                cases.append(case | {k: v[-1] for k, v in metrics if k.startswith("sampling/importance")})
+        sampler = found["sampling_per_token_logps"]
+        return {"old": old.tolist(), "mask": mask.tolist(), "sampler": sampler.tolist(), "cases": cases}
+
+
 def trl_overlong() -> list[dict[str, Any]]:
     """Penalties of lengths on both sides of every corner."""
     from trl.rewards import get_soft_overlong_punishment
@@ -238,6 +296,7 @@ def record() -> dict[str, Any]:
         "losses": trl_losses(batch),
         "rloo_gradient": trl_rloo_gradient(batch),
         "advantages": trl_advantages(),
+        "importance": trl_importance(),
         "overlong": trl_overlong(),
     }
 
@@ -261,8 +320,9 @@ def our_loss(batch: dict[str, Tensor], case: dict[str, Any]) -> tuple[Tensor, Te
         "dapo": {"aggregation": "token", "denominator": case["items"]},
         "dr_grpo": {"aggregation": "constant", "denominator": rows, "constant_length": MAX_TOKENS},
     }[case["loss_type"]]
+    advantages = batch["advantages"][:, None] * (batch[case["ratio"]] if "ratio" in case else 1.0)
     loss = objectives.policy_loss(
-        logp, batch["old"], batch["advantages"], mask, case["epsilon"], case["epsilon_high"], case["delta"], **how
+        logp, batch["old"], advantages, mask, case["epsilon"], case["epsilon_high"], case["delta"], **how
     )
     loss = loss + case["beta"] * objectives.aggregate(objectives.kl(logp, batch["ref"], "k3", mask), mask, **how)
     loss = loss - case["entropy_coef"] * objectives.aggregate(entropy, mask, **how)
@@ -291,6 +351,19 @@ def our_advantages(case: dict[str, Any]) -> Tensor:
     return ours("group" if case["trainer"] == "grpo" else "loo", case["scale"])
 
 
+def our_importance(found: dict[str, Any], case: dict[str, Any]) -> dict[str, Any]:
+    """Ratios on tokens that count, or of sequences, and their log."""
+    old, sampler = (torch.tensor(found[name], dtype=torch.float64) for name in ("old", "sampler"))
+    mask = torch.tensor(found["mask"])
+    ours = objectives.importance_weights(old, sampler, mask, case["mode"], case["high"], case["low"])
+    units = ours.counted(mask).weight
+    theirs = torch.tensor(case["ratio"], dtype=torch.float64)
+    names = ((f"sampling/importance_sampling_ratio/{k}", getattr(units, k)()) for k in ("min", "mean", "max"))
+    return {"ratio": (units, theirs[mask if theirs.shape == mask.shape else mask.any(-1, keepdim=True)])} | {
+        name: (value, case[name]) for name, value in names
+    }
+
+
 def compare(found: dict[str, Any]) -> dict[str, float]:
     """Worst absolute difference between our numbers and a record of TRL's, case by case."""
     types = defaultdict(lambda: torch.float64, mask=torch.bool)
@@ -298,7 +371,8 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
     out: dict[str, float] = {}
     for case in found["losses"]:
         settings = [f"{k} {case[k]}" for k in ("epsilon", "epsilon_high", "delta", "beta", "entropy_coef")]
-        name = f"loss {case['loss_type']}, {', '.join(settings)}"
+        ratio = f", ratio of {case['ratio']}" if "ratio" in case else ""
+        name = f"loss {case['loss_type']}, {', '.join(settings)}{ratio}"
         theirs = case["loss"], case["gradient"], case["entropy_gradient"]
         out[name] = max(_worst(a, b) for a, b in zip(our_loss(batch, case), theirs, strict=True))
     logp = batch["logp"].clone().requires_grad_()
@@ -309,6 +383,9 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
     for case in found["advantages"]:
         name = f"advantages {case['trainer']}, scale {case['scale']}, beta {case['beta']}"
         out[name] = _worst(our_advantages(case), case["advantages"])
+    for case in found["importance"]["cases"]:
+        name = f"importance {case['mode']}, bounds {case['low']} and {case['high']}"
+        out[name] = max(_worst(a, b) for a, b in our_importance(found["importance"], case).values())
     for case in found["overlong"]:
         ours = objectives.overlong_penalty(torch.tensor(case["lengths"]), case["max_tokens"], case["buffer"])
         out[f"overlong penalty, {case['max_tokens']} tokens, buffer {case['buffer']}"] = _worst(ours, case["penalties"])

@@ -30,6 +30,7 @@ class Row:
     token_scores: Tensor | None
     dropped: bool
     attempt: int
+    version: int
     advantage: Tensor = field(default_factory=lambda: torch.zeros(()))
     kl: Tensor | None = None
     old: Tensor | None = None
@@ -60,6 +61,7 @@ def _iterate(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> Iterator[R
                     token_scores=None if verdict.token_scores is None else verdict.token_scores[k],
                     dropped=verdict.dropped,
                     attempt=verdict.attempt,
+                    version=completion.version,
                 )
 
 
@@ -157,6 +159,8 @@ def micro_batch(
         batch.old_logp = table([r.old for r in rows])
     if objective.beta > 0 and objective.kl_in == "loss":
         batch.ref_logp = table([r.ref for r in rows])
-    if rows and all(r.sampler is not None for r in rows):
-        batch.sampler_logp = table([torch.tensor(r.sampler) for r in rows])
+    if any(r.sampler is not None for r in rows):
+        # row by row, so that what travels in the same micro-batch changes nothing
+        unknown = (torch.nan,)
+        batch.sampler_logp = table([torch.tensor(r.sampler or unknown, dtype=dtype) for r in rows])
     return batch

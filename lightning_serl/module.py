@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from lightning_serl.errors import InputError
 from lightning_serl.experience import Row, micro_batch, rows_of, set_advantages
 from lightning_serl.loading import DType, check_model_path, check_quantize, load_policy
 from lightning_serl.metrics import EvaluationSet, GradedProblem
-from lightning_serl.objectives import Objective
+from lightning_serl.objectives import ImportanceWeights, Objective
 from lightning_serl.policy import Policy
 from lightning_serl.quantized import Quantization
 from lightning_serl.ranks import Ranks
@@ -35,6 +37,17 @@ def _adamw(params: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.95), weight_decay=0.0)
 
 
+# What an optimizer step sums up over micro-batches and ranks, and what it takes the largest value of.
+_SUMS = (
+    "loss", "entropy", "low", "high", "kl", "padding", "positions",
+    "gap", "sampled", "fresh_gap", "fresh", "weights", "ratio", "squares", "outside",
+)  # fmt: skip
+_PEAKS = ("gap", "ratio", "least")
+# Mean difference of log-probs per token, in nats, that kernels of one dtype do not explain.
+_LARGE_GAP = {"float64": 5e-4, "float32": 5e-4, "float16": 0.01, "bfloat16": 0.05}
+_PRECISIONS = {"bf16": "bfloat16", "16": "float16"}
+
+
 @dataclass
 class _Step:
     """Sums over the micro-batches of one optimizer step, for the log."""
@@ -46,6 +59,11 @@ class _Step:
     def add(self, **values: Tensor) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+
+    def peak(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            if value.numel():
+                self.peaks[name] = max(self.peaks.get(name, -math.inf), float(value.max()))
 
 
 class SeRLModule(pl.LightningModule):
@@ -125,6 +143,7 @@ class SeRLModule(pl.LightningModule):
         self.step_metrics: dict[str, float] = {}
         #: Whether the optimizer is changing the weights: no time for a checkpoint.
         self.updating = False
+        self._warned_of_gap = False
         #: The step of the last evaluation inside ``fit`` that came to its end.
         self.evaluated_at: int | None = None
 
@@ -203,6 +222,7 @@ class SeRLModule(pl.LightningModule):
         """Forget what an earlier run of this module left unfinished."""
         if stage == "fit":
             self._step, self.evaluated_at, self.updating = _Step(), None, False
+            self._warned_of_gap = False
 
     def on_fit_start(self) -> None:
         """Frozen copies are outside the module tree, so they follow the policy's device and precision by hand."""
@@ -303,6 +323,7 @@ class SeRLModule(pl.LightningModule):
                 for slot in slots[ranks.rank :: ranks.size]:
                     chosen = [part[i] for i in slot]
                     out.append(micro_batch(chosen, tokens, len(part), self.policy.pad_id, dtype, objective, needs_old))
+                    out[-1].stale = any(0 <= row.version < self.policy.version for row in chosen)
         return out
 
     def _set_logprobs(self, rows: list[Row], with_old: bool, ranks: Ranks) -> None:
@@ -338,17 +359,24 @@ class SeRLModule(pl.LightningModule):
         def loss_of(logp: Tensor) -> Tensor:
             """A sum over tokens of functions of their log-prob, as ``Policy.forward`` asks for."""
             old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
+            adv, importance = batch.advantages.to(logp.dtype), self._importance(old, batch)
+            if importance is not None:
+                # no weight is negative, so it passes through the minimum of the loss: the clip itself does not see it
+                adv = adv * importance.weight
             way = objective.aggregation
             loss = objectives.policy_loss(
-                logp, old, batch.advantages.to(logp.dtype), batch.mask, objective.clip_low, objective.clip_high,
-                objective.dual_clip, way, counts[way], length,
+                logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
+                way, counts[way], length,
             )  # fmt: skip
             if batch.ref_logp is None:
                 return loss
             way = objective.kl_aggregation
             return loss + objective.beta * objectives.aggregate(divergence(logp), batch.mask, way, counts[way], length)
 
-        stats = self.policy(batch, spread_gradient=objective.entropy > 0, loss=loss_of)
+        # the weight of a whole response cannot be foretold from some of its tokens
+        entangled = batch.old_logp is None and objective.correction.startswith("sequence")
+        spread = objective.entropy > 0
+        stats = self.policy(batch, spread_gradient=spread, loss=None if entangled else loss_of)
         logp = stats.logp
         loss = loss_of(logp)
         assert stats.entropy is not None
@@ -366,16 +394,57 @@ class SeRLModule(pl.LightningModule):
         low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
         step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
         step.tokens = batch.num_tokens
-        if batch.sampler_logp is not None and batch.mask.any():
-            gap = (logp.detach() - batch.sampler_logp.to(logp.dtype)).abs()[batch.mask]
-            step.add(gap=gap.sum(), sampled=batch.mask.sum())
-            step.peaks["gap"] = max(step.peaks.get("gap", 0.0), float(gap.max()))
+        self._account_for_sampler(old, batch)
         padded = torch.tensor(float((batch.attention_mask == 0).sum()))
         step.add(padding=padded, positions=torch.tensor(float(batch.attention_mask.numel())))
         trainer = self._trainer
         if trainer is None:
             return loss
         return loss * trainer.accumulate_grad_batches * trainer.world_size
+
+    def _importance(self, old: Tensor, batch: RolloutBatch) -> ImportanceWeights | None:
+        """The weights of what the sampler wrote; ``None`` where it is trusted.
+
+        Denominators stay those of the step: a masked token counts as one without gradient, as in TRL.
+        """
+        objective = self.objective
+        if batch.sampler_logp is None or objective.correction == "none":
+            return None
+        return objectives.importance_weights(
+            old, batch.sampler_logp.to(old.dtype), batch.mask, objective.correction, objective.correction_cap,
+            objective.correction_floor, objective.correction_ratio,
+        )  # fmt: skip
+
+    def _account_for_sampler(self, old: Tensor, batch: RolloutBatch) -> None:
+        """The gap to the sampler and the weights it led to, for the log."""
+        step, importance = self._step, self._importance(old, batch)
+        if batch.sampler_logp is not None:
+            sampler = batch.sampler_logp.to(old.dtype)
+            gap = (old - sampler).abs()[batch.mask & ~torch.isnan(sampler)]
+            step.add(gap=gap.sum(), sampled=torch.tensor(gap.numel()))
+            step.peak(gap=gap)
+            if not batch.stale:
+                step.add(fresh_gap=gap.sum(), fresh=torch.tensor(gap.numel()))
+        if importance is not None:
+            weight, outside = importance.counted(batch.mask)
+            weight = weight.double()
+            step.add(weights=torch.tensor(weight.numel()), ratio=weight.sum(), squares=(weight**2).sum())
+            step.add(outside=outside.sum())
+            step.peak(ratio=weight, least=-weight)
+
+    def _warn_of_gap(self, mean: float) -> None:
+        """Say so, once, if the sampler is further off than the run's precision explains."""
+        precision = str(getattr(self._trainer, "precision", "32-true"))
+        dtype = next((name for word, name in _PRECISIONS.items() if precision.startswith(word)), None)
+        dtype = str(next(self.policy.parameters()).dtype).removeprefix("torch.") if dtype is None else dtype
+        if self._warned_of_gap or mean <= _LARGE_GAP.get(dtype, math.inf):
+            return
+        self._warned_of_gap = True
+        rank_zero_warn(
+            f"the engine's log-probs differ from the trainer's by {mean:.2g} per token on average, more than {dtype} "
+            f"explains ({_LARGE_GAP[dtype]:g}): give both one dtype and one temperature, no top_p or top_k, and check "
+            "that pushed weights arrive"
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A loss scaler may have skipped the update; nothing is half done any more."""
@@ -386,13 +455,14 @@ class SeRLModule(pl.LightningModule):
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        names = ("loss", "entropy", "low", "high", "kl", "gap", "sampled", "padding", "positions")
         ranks = Ranks.of(self._trainer)
-        values = [float(self._step.sums.get(n, 0.0)) for n in names]
-        # every rank fills in its own place, so that one sum also brings the peaks together
-        peaks = [self._step.peaks.get("gap", 0.0) if r == ranks.rank else 0.0 for r in range(ranks.size)]
+        values = [float(self._step.sums.get(n, 0.0)) for n in _SUMS]
+        # every rank fills in its own places, so that one sum also brings the peaks together
+        mine = [self._step.peaks.get(n, -math.inf) for n in _PEAKS]
+        peaks = [value for r in range(ranks.size) for value in (mine if r == ranks.rank else [0.0] * len(mine))]
         summed = ranks.sum(torch.tensor(values + peaks, dtype=torch.float64)).tolist()
-        sums = dict(zip(names, summed, strict=False))
+        sums = dict(zip(_SUMS, summed, strict=False))
+        tops = {n: max(summed[len(_SUMS) + i :: len(_PEAKS)]) for i, n in enumerate(_PEAKS)}
         tokens = max(1, self._step.tokens)
         metrics = {
             "loss": sums["loss"] / tokens,
@@ -409,7 +479,17 @@ class SeRLModule(pl.LightningModule):
             metrics["kl"] = sums["kl"] / tokens
         if sums["sampled"]:
             metrics["sampling/sampling_logp_difference/mean"] = sums["gap"] / sums["sampled"]
-            metrics["sampling/sampling_logp_difference/max"] = max(summed[len(names) :])
+            metrics["sampling/sampling_logp_difference/max"] = tops["gap"]
+        if sums["weights"]:
+            metrics["sampling/importance_sampling_ratio/min"] = -tops["least"]
+            metrics["sampling/importance_sampling_ratio/mean"] = sums["ratio"] / sums["weights"]
+            metrics["sampling/importance_sampling_ratio/max"] = tops["ratio"]
+            size = objectives.effective_sample_size(sums["weights"], sums["ratio"], sums["squares"])
+            metrics["serl/sampling/effective_sample_size"] = size
+            what = "masked" if self.objective.correction.endswith("mask") else "truncated"
+            metrics[f"serl/sampling/{what}_frac"] = sums["outside"] / sums["weights"]
+        if sums["fresh"]:
+            self._warn_of_gap(sums["fresh_gap"] / sums["fresh"])
         self.step_metrics = metrics
         self._step = _Step()
         self.updating = True  # clipping and the update come next

@@ -20,6 +20,8 @@ Scale = Literal["group", "batch", "token", "none"]
 Aggregation = Literal["token", "sequence", "constant"]
 KLKind = Literal["k1", "k2", "k3"]
 KLIn = Literal["loss", "reward", "return"]
+Correction = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+SequenceRatio = Literal["product", "geometric"]
 
 # Far outside every clip range, and finite in float32 and bfloat16.
 _LARGEST_LOG_RATIO = 60.0
@@ -108,6 +110,13 @@ class Objective:
         entropy: Weight of the policy's entropy, which is taken off the loss, aggregated as the loss is.
         eps: Added to the standard deviation of a ``group`` or ``batch`` before dividing; null is 1e-4, with
             ``style=serl`` 1e-9. Whitening has a floor of its own, see :func:`whiten`.
+        correction: How the gap between sampler and trainer is weighed, see :func:`importance_weights`: ``truncate``
+            bounds the ratio of each token or of the whole sequence, ``mask`` silences what is out of bounds, ``none``
+            trusts the sampler.
+        correction_cap: Largest ratio that counts in full; above 1.
+        correction_floor: Smallest such ratio, in [0, 1); 0 for none.
+        correction_ratio: Ratio of a sequence: the ``product`` of its tokens', or their ``geometric`` mean, which does
+            not grow with length; bring the cap close to 1 with it.
     """
 
     name: Name = "grpo"
@@ -124,10 +133,15 @@ class Objective:
     kl_in: _OrNamed[KLIn] = _AsNamed()
     entropy: float = 0.0
     eps: _OrNamed[float] = _AsNamed()
+    correction: Correction = "token_truncate"
+    correction_cap: float = 3.0
+    correction_floor: float = 0.0
+    correction_ratio: SequenceRatio = "product"
 
     def __post_init__(self) -> None:
         choices = {"name": Name, "style": Literal["default", "serl"], "baseline": Baseline, "scale": Scale}
         choices |= {"aggregation": Aggregation, "kl": KLKind, "kl_in": KLIn}
+        choices |= {"correction": Correction, "correction_ratio": SequenceRatio}
         for field, kind in choices.items():
             value = getattr(self, field)
             if value not in get_args(kind):
@@ -141,6 +155,10 @@ class Objective:
             raise ValueError(f"objective.dual_clip must be above 1 or null, got {self.dual_clip}")
         if self.constant_length < 1:
             raise ValueError(f"objective.constant_length must be at least 1 token, got {self.constant_length}")
+        if not 1 < self.correction_cap < math.inf:
+            raise ValueError(f"objective.correction_cap must be a finite number above 1, got {self.correction_cap}")
+        if not 0 <= self.correction_floor < 1:
+            raise ValueError(f"objective.correction_floor must lie in [0, 1), got {self.correction_floor}")
         for field, number in (("beta", self.beta), ("entropy", self.entropy), ("eps", self.eps)):
             if not 0 <= number < math.inf:
                 raise ValueError(f"objective.{field} must be a finite number, 0 or above, got {number}")
@@ -438,3 +456,77 @@ def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: 
     low = mask & (ratio < 1 - clip_low) & (adv < 0)
     high = mask & (ratio > 1 + clip_high) & (adv > 0)
     return ClipCounts(low.sum(), high.sum())
+
+
+def importance_weights(
+    old: Tensor,
+    sampler: Tensor,
+    mask: Tensor,
+    correction: Correction = "token_truncate",
+    cap: float = 3.0,
+    floor: float = 0.0,
+    ratio: SequenceRatio = "product",
+) -> ImportanceWeights:
+    """Weights of tokens that another policy sampled than the one whose clip ratio is taken.
+
+    The clip ratio starts from ``old``; the tokens came from ``sampler``, the same policy in other kernels, or an older
+    one. Each token's term of the loss, after clipping, is to be multiplied by the importance ratio old / sampler, kept
+    in bounds: truncated (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training";
+    the decoupled objective of AReaL, 2505.24298) or masked (IcePop; TRL's ``sequence_mask``).
+
+    Args:
+        old: (B, T) log-probs under the policy that starts the round.
+        sampler: (B, T) log-probs as the sampler reported them; a token where it is NaN counts as ratio 1.
+        mask: (B, T) bool, True on tokens that count; each row is one whole response.
+        correction: ``token_truncate``, ``token_mask``, ``sequence_truncate`` or ``sequence_mask``.
+        cap: Ratios above it are set to it (truncate) or to 0 (mask).
+        floor: The same for ratios below it.
+        ratio: Of a sequence: ``product`` of its tokens' ratios or their ``geometric`` mean.
+
+    Returns:
+        Weights without gradient, and which of them were out of bounds; (B, T) for tokens, (B, 1) for sequences.
+
+    Raises:
+        ValueError: for an unknown correction or ratio.
+    """
+    level, _, bound = correction.partition("_")
+    if correction not in get_args(Correction) or not bound:
+        raise ValueError(f"correction must be one of {', '.join(get_args(Correction)[1:])}, got {correction!r}")
+    if ratio not in get_args(SequenceRatio):
+        raise ValueError(f"ratio must be product or geometric, got {ratio!r}")
+    known = mask & ~torch.isnan(sampler)
+    log_ratio = torch.where(known, old.detach() - sampler, torch.zeros_like(old))
+    if level == "sequence":
+        log_ratio = log_ratio.sum(-1, keepdim=True)
+        if ratio == "geometric":
+            log_ratio = log_ratio / known.sum(-1, keepdim=True).clamp(min=1)
+    raw = log_ratio.clamp(max=_LARGEST_LOG_RATIO).exp()
+    outside = (raw > cap) | (raw < floor)
+    weight = raw.clamp(floor, cap) if bound == "truncate" else torch.where(outside, torch.zeros_like(raw), raw)
+    return ImportanceWeights(weight, outside)
+
+
+class ImportanceWeights(NamedTuple):
+    """What :func:`importance_weights` returns: (B, T) for tokens, (B, 1) for sequences."""
+
+    weight: Tensor
+    outside: Tensor
+
+    def counted(self, mask: Tensor) -> ImportanceWeights:
+        """Those of the units that count: the tokens in ``mask`` (B, T), or the sequences with any; each (units,)."""
+        units = mask if self.weight.shape == mask.shape else mask.any(-1, keepdim=True)
+        return ImportanceWeights(self.weight[units], self.outside[units])
+
+
+def effective_sample_size(count: float, total: float, squares: float) -> float:
+    """Kish's effective sample size of importance weights as a share of their number: 1 if all are equal.
+
+    Args:
+        count: Number of weights.
+        total: Their sum.
+        squares: Sum of their squares.
+
+    Returns:
+        In [0, 1]; 0 if every weight is 0.
+    """
+    return total * total / (count * squares) if squares else 0.0

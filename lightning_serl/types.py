@@ -191,18 +191,19 @@ class RolloutBatch:
         advantages: (B, T) float32.
         old_logp: (B, T) float32 of the policy that starts the round, or ``None`` when the round is a single step.
         ref_logp: (B, T) float32 of the reference policy, or ``None`` without a KL term.
-        sampler_logp: (B, T) float32 as the engine reported them, or ``None``.
+        sampler_logp: (B, T) float32 as the engine reported them, NaN where it reported none; ``None`` if for no row.
         num_tokens: Loss tokens of the whole optimizer step, over all ranks and micro-batches.
         num_sequences: Responses of the whole optimizer step with at least one loss token.
         uids: Instruction uid of each row; empty for an empty slot.
         kl_in_reward: Sum over these rows of the divergence that was taken off their reward; 0 if none was.
+        stale: Whether older weights than those that start the round wrote any of these rows.
     """
 
     _TENSORS = (
         "input_ids", "attention_mask", "position_ids", "mask", "advantages", "old_logp", "ref_logp", "sampler_logp",
     )  # fmt: skip
 
-    _NUMBERS = ("num_tokens", "num_sequences", "kl_in_reward")
+    _NUMBERS = ("num_tokens", "num_sequences", "kl_in_reward", "stale")
 
     def __init__(
         self,
@@ -218,12 +219,13 @@ class RolloutBatch:
         num_sequences: int = 1,
         uids: Sequence[str] = (),
         kl_in_reward: float = 0.0,
+        stale: bool = False,
     ) -> None:
         self.input_ids, self.attention_mask = input_ids, attention_mask
         self.position_ids, self.mask = position_ids, mask
         self.advantages, self.old_logp, self.ref_logp, self.sampler_logp = advantages, old_logp, ref_logp, sampler_logp
         self.num_tokens, self.num_sequences, self.uids = num_tokens, num_sequences, tuple(uids)
-        self.kl_in_reward = kl_in_reward
+        self.kl_in_reward, self.stale = kl_in_reward, stale
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]

@@ -258,7 +258,9 @@ def run_script(script, *arguments, limit):
     """
     ours = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     env = {k: v for k, v in os.environ.items() if k not in ours}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "TOKENIZERS_PARALLELISM": "false"}
+    here = Path(__file__).parent  # this checkout, whichever one is installed
+    path = f"{here}{os.pathsep}{here.parent}"
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -1,4 +1,5 @@
-"""Two ranks take the gradients of one, where divergence, whitening and dropped groups enter the advantages.
+"""Two ranks take the gradients of one, where divergence, whitening and dropped groups enter the advantages, and where
+the sampler was not exactly the policy.
 
 The file is also the script that the ranks run, as a user would start it.
 """
@@ -9,14 +10,14 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from spine_kit import distance, run_script, train_recorded
-from test_gradient import Plain, gpt2, mixed_round
+from test_gradient import Plain, gpt2, mixed_round, off_by
 
 from lightning_serl.objectives import Objective
 
 CASES = [
     (Objective("reinforce++", beta=0.7, entropy=0.05), 2, (1, 1)),
-    (Objective("reinforce++_baseline", beta=0.7), 1, (2, 2)),
-    (Objective("rloo", "serl", beta=0.7), 1, (1, 1)),
+    (Objective("reinforce++_baseline", beta=0.7, correction="token_mask", correction_cap=1.15), 1, (2, 2)),
+    (Objective("rloo", "serl", beta=0.7, correction="sequence_mask", correction_cap=1.3), 1, (1, 1)),
     (Objective("grpo", "serl", beta=0.7), 9, (1, 1)),  # 18 slots for 14 responses
 ]
 
@@ -25,7 +26,7 @@ def gradients(model, root, trainer=dict):
     """Per case the gradients of all steps of two rounds: in the second the policy has left its reference."""
     out = []
     for objective, accumulate, steps in CASES:
-        rounds = [mixed_round()] * 2
+        rounds = [off_by(model, mixed_round(), 0.2, holes=True)] * 2
         taken, module = train_recorded(model, root, objective, rounds, accumulate=accumulate, steps=steps, **trainer())
         out.append({"gradients": [s["gradient"] for s in taken], "metrics": module.step_metrics})
     return out
@@ -46,7 +47,9 @@ def test_two_ranks_take_the_gradient_of_one(tmp_path):
                 if name != "serl/batch/pad_frac":
                     assert theirs["metrics"][name] == pytest.approx(value, rel=1e-9, abs=1e-12), (objective, name)
     # and one rank alone takes the true one
-    plain = Plain(model, mixed_round(), name="reinforce++", beta=0.7, entropy=0.05)
+    correction = {"correction": "token_truncate", "correction_cap": 3.0, "correction_floor": 0.0}
+    rounds = off_by(model, mixed_round(), 0.2, holes=True)
+    plain = Plain(model, rounds, correction=correction, name="reinforce++", beta=0.7, entropy=0.05)
     assert distance(alone[0]["gradients"][0], plain.gradient()[0]) < 1e-10
 
 

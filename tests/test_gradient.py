@@ -1,6 +1,8 @@
 """Through ``Trainer.fit`` with the real module: the gradient is that of all responses of the step at once."""
 
+import math
 import random
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -59,10 +61,12 @@ def token_rows(batches):
 class Plain:
     """The same objective written down a second time: no padding, one row at a time, nothing of ours but the options."""
 
-    def __init__(self, model, rounds, clip=(0.2, 0.2), dual_clip=None, beta=0.001, entropy=0.0, length=1024, **named):
+    def __init__(self, model, rounds, clip=(0.2, 0.2), dual_clip=None, beta=0.001, entropy=0.0, length=1024,
+                 correction=None, **named):  # fmt: skip
         self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
         self.rule, self.clip, self.dual_clip = rules(**named), clip, dual_clip
         self.beta, self.entropy, self.length = beta, entropy, length
+        self.correction = {"correction": "none"} if correction is None else correction
         self.rows = []
         for number, (group, verdict) in enumerate(zip(*rounds, strict=True)):
             for completion, score, weight in zip(
@@ -71,6 +75,7 @@ class Plain:
                 if weight > 0:
                     ids, start = (*group.prompt_ids, *completion.token_ids), len(group.prompt_ids)
                     row = {"ids": ids, "start": start, "group": number, "score": score, "weight": weight}
+                    row["sampler"] = completion.logprobs
                     row |= {"dropped": verdict.dropped, "attempt": verdict.attempt, "centred": verdict.centred}
                     self.rows.append(row | {"tokens": len(completion.token_ids)})
         with torch.no_grad():
@@ -86,7 +91,7 @@ class Plain:
         return Objective(
             style="serl" if self.rule["clamp"] else "default", clip_low=self.clip[0], clip_high=self.clip[1],
             dual_clip=self.dual_clip, beta=self.beta, entropy=self.entropy, constant_length=self.length,
-            **{name: self.rule[name] for name in names},
+            **self.correction, **{name: self.rule[name] for name in names},
         )  # fmt: skip
 
     @property
@@ -106,6 +111,22 @@ class Plain:
                 row["logp"] = row["old"].tolist()
         for row, advantage in zip(self.rows, slow_advantages(self.rows, self.beta, self.rule), strict=True):
             row["advantage"] = torch.tensor(advantage, dtype=torch.float64)
+
+    def importance(self, row, old):
+        """The weight of each token, by the definitions in words: one row, no padding."""
+        kind, ratio = self.correction["correction"], self.correction.get("correction_ratio", "product")
+        if kind == "none" or row["sampler"] is None:
+            return torch.ones(())
+        known = [not math.isnan(s) for s in row["sampler"]]
+        logs = [float(o) - s if k else 0.0 for o, s, k in zip(old, row["sampler"], known, strict=True)]
+        if "sequence" in kind:
+            logs = [sum(logs) / (max(1, sum(known)) if ratio == "geometric" else 1)]
+        low, high = self.correction["correction_floor"], self.correction["correction_cap"]
+        out = []
+        for value in map(math.exp, logs):
+            inside = low <= value <= high
+            out.append(value if inside else 0.0 if "mask" in kind else min(max(value, low), high))
+        return torch.tensor(out, dtype=torch.float64)
 
     def gradient(self, rows=None, weights=None, recorded_old=False):
         """d loss / d weights over these rows at once, at the given weights of the run."""
@@ -128,6 +149,7 @@ class Plain:
             gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip[0], 1 + self.clip[1]) * advantage)
             if self.dual_clip is not None:
                 gain = torch.where(advantage < 0, torch.maximum(gain, self.dual_clip * advantage), gain)
+            gain = gain * self.importance(row, row["old"] if recorded_old else logp.detach())
             total = total - share(gain + self.entropy * entropy, rule["aggregation"])
             if rule["kl_in"] == "loss":
                 x = logp - row["first"]
@@ -264,7 +286,7 @@ def test_every_algorithm_by_name(model, tmp_path, style, name):
     """Over two rounds: in the second the policy has left the reference, so the divergence must show."""
     rounds = mixed_round()
     plain = Plain(model, rounds, style=style, name=name, beta=0.7, entropy=0.05, length=64)
-    objective = Objective(name, style, beta=0.7, entropy=0.05, constant_length=64)
+    objective = Objective(name, style, beta=0.7, entropy=0.05, constant_length=64, correction="none")
     first, second = train_recorded(model, tmp_path, objective, [rounds] * 2, accumulate=3)[0]
     begun, _, _ = plain.gradient()
     assert distance(first["gradient"], begun) < BOUND
@@ -312,6 +334,103 @@ def test_a_dropped_group_serves_the_statistics_of_a_batch_alone(model, tmp_path,
     same = torch.equal(flat(with_them["gradient"]), flat(without["gradient"]))
     assert same == (name != "reinforce++")
     assert module.step_metrics["num_tokens"] == sum(len(i) for b in without["batches"] for i in b.mask.nonzero()) / 2
+
+
+CORRECTIONS = [
+    ("token_truncate", "product", 1.15, 0.0, "token"),
+    ("token_mask", "product", 1.15, 0.9, "sequence"),
+    ("sequence_truncate", "product", 1.3, 0.8, "constant"),
+    ("sequence_mask", "product", 1.3, 0.0, "token"),
+    ("sequence_mask", "geometric", 1.05, 0.9, "sequence"),
+]
+
+
+def off_by(model, rounds, spread, holes=False):
+    """The round as another sampler saw it: the trainer's log-probs and noise, with ``holes`` where it saw nothing."""
+    groups, verdicts = rounds
+    noise = torch.Generator().manual_seed(11)
+    seen = {(r["group"], r["ids"]): r["first"] for r in Plain(model, rounds).rows}
+    for number, group in enumerate(groups):
+        for k, completion in enumerate(group.completions):
+            first = seen.get((number, (*group.prompt_ids, *completion.token_ids)))
+            if first is not None:
+                said = (first + spread * torch.randn(len(first), generator=noise, dtype=torch.float64)).tolist()
+                if holes and k == 1:
+                    said[0] = math.nan
+                gone = holes and (number, k) == (0, 1)
+                group.completions[k] = replace(completion, logprobs=None if gone else tuple(said))
+    return groups, verdicts
+
+
+@pytest.mark.parametrize(("correction", "ratio", "cap", "floor", "aggregation"), CORRECTIONS)
+def test_the_correction_weighs_tokens_and_leaves_the_clip_alone(
+    model, tmp_path, correction, ratio, cap, floor, aggregation
+):
+    """Over both steps of a round, with a dual clip: in the second the policy has left the clip's range."""
+    rounds = off_by(model, recorded_round(3), 0.2, holes=True)
+    chosen = {"correction": correction, "correction_ratio": ratio, "correction_cap": cap, "correction_floor": floor}
+    plain = Plain(
+        model, rounds, correction=chosen, aggregation=aggregation, length=20, beta=0.2, entropy=0.05,
+        clip=(0.01, 0.02), dual_clip=1.015,
+    )  # fmt: skip
+    metrics = []
+    for accumulate in (1, 3):
+        steps, module = train_recorded(
+            model, tmp_path, plain.objective, [rounds], accumulate=accumulate, steps=(2, 1), lr=0.5
+        )
+        for step in steps:
+            truth, ratio, _ = plain.gradient(weights=step["weights"], recorded_old=True)
+            assert distance(step["gradient"], truth) < BOUND
+        assert ratio > 0.02, "the second step is meant to be beyond the clip"
+        metrics.append(module.step_metrics)
+    untouched = replace(plain.objective, correction="none")
+    assert distance(train_recorded(model, tmp_path, untouched, [rounds])[0][0]["gradient"], truth) > 1e-3
+
+    units = [plain.importance(r, r["old"]).expand(len(r["old"]) if "token" in correction else 1) for r in plain.rows]
+    found = torch.cat(units)
+    what = "masked" if "mask" in correction else "truncated"
+    out = (found == 0) if "mask" in correction else (found == cap) | (found == floor)
+    expected = {
+        "sampling/importance_sampling_ratio/min": found.min(),
+        "sampling/importance_sampling_ratio/mean": found.mean(),
+        "sampling/importance_sampling_ratio/max": found.max(),
+        "serl/sampling/effective_sample_size": 1 / ((found / found.mean()) ** 2).mean(),
+        f"serl/sampling/{what}_frac": out.double().mean(),
+    }
+    assert 0 < out.double().mean() < 1, "some are meant to be out of bounds"
+    for one in metrics:
+        assert {k for k in one if "sampling/" in k} - expected.keys() == {
+            "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max",
+        }  # fmt: skip
+        for name, value in expected.items():
+            assert one[name] == pytest.approx(float(value), rel=1e-10), name
+
+
+def test_an_exact_sampler_is_corrected_by_nothing(model, tmp_path):
+    rounds = off_by(model, recorded_round(), 0.0)
+    for correction in ("token_truncate", "sequence_mask"):
+        (corrected,), module = train_recorded(model, tmp_path, Objective(correction=correction), [rounds])
+        (trusted,), _ = train_recorded(model, tmp_path, Objective(correction="none"), [rounds])
+        assert distance(corrected["gradient"], trusted["gradient"]) < BOUND
+        assert module.step_metrics["serl/sampling/effective_sample_size"] == pytest.approx(1.0, abs=1e-12)
+        assert module.step_metrics["sampling/sampling_logp_difference/max"] < 1e-12
+
+
+def test_a_large_gap_is_told_once_and_only_of_fresh_responses(model, tmp_path):
+    def told(spread, versions=0, **options):
+        groups, verdicts = off_by(model, recorded_round(), spread)
+        for group in groups:
+            group.completions = [replace(c, version=versions) for c in group.completions]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            train_recorded(model, tmp_path, Objective(), [(groups, verdicts)] * 2, lr=1e-9, **options)
+        return [str(w.message) for w in said if "log-probs differ" in str(w.message)]
+
+    (sentence,) = told(0.02, versions=-1)
+    assert "more than float64 explains (0.0005)" in sentence
+    assert told(0.02, versions=-1, precision="bf16-mixed") == []
+    assert told(1e-4, versions=-1) == []
+    assert len(told(0.02)) == 1, "the first of two rounds is as new as the policy, the second is not"
 
 
 def test_the_capture_is_taken_before_clipping(model, tmp_path):

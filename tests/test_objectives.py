@@ -15,6 +15,8 @@ from lightning_serl.objectives import (
     advantages,
     aggregate,
     clip_counts,
+    effective_sample_size,
+    importance_weights,
     kl,
     overlong_penalty,
     policy_loss,
@@ -439,6 +441,50 @@ def test_kl_refuses_an_unknown_kind():
 # --- against TRL -----------------------------------------------------------------------------------------------------
 
 
+RATIOS = [[0.5, 2.0, 4.0], [1.0, 1.5, 99.0]]  # of two responses, the second two tokens long
+IMPORTANCE = [
+    ("token_truncate", "product", [[0.8, 2.0, 3.0], [1.0, 1.5]], [[1, 0, 1], [0, 0]]),
+    ("token_mask", "product", [[0.0, 2.0, 0.0], [1.0, 1.5]], [[1, 0, 1], [0, 0]]),
+    ("sequence_truncate", "product", [[3.0], [1.5]], [[1], [0]]),
+    ("sequence_mask", "product", [[0.0], [1.5]], [[1], [0]]),
+    ("sequence_truncate", "geometric", [[4 ** (1 / 3)], [1.5**0.5]], [[0], [0]]),
+]
+
+
+@pytest.mark.parametrize(("correction", "ratio", "weights", "outside"), IMPORTANCE)
+def test_importance_weights_by_hand(correction, ratio, weights, outside):
+    old = torch.tensor([[-1.0, -2.0, -3.0], [-0.5, -4.0, NAN]], dtype=torch.float64, requires_grad=True)
+    sampler = old.detach() - torch.tensor(RATIOS, dtype=torch.float64).log()
+    mask = torch.tensor([[True] * 3, [True, True, False]])
+    found = importance_weights(old, sampler, mask, correction, cap=3.0, floor=0.8, ratio=ratio)
+    assert found.weight.shape == ((2, 3) if "token" in correction else (2, 1))
+    assert not found.weight.requires_grad
+    units = found.counted(mask)
+    assert units.weight.tolist() == pytest.approx([w for row in weights for w in row], rel=1e-12)
+    assert units.outside.tolist() == [bool(o) for row in outside for o in row]
+
+
+def test_importance_weights_at_the_edges():
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    old, wild = torch.zeros(2, 3), torch.tensor([[NAN, NAN, NAN], [-INF, -1e30, 0.0]])
+    for correction in ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"):
+        found = importance_weights(old, wild, ~nothing, correction)
+        assert found.weight[0].eq(1).all(), "what the sampler did not say is trusted"
+        expected = 3.0 if "truncate" in correction else 0.0
+        assert found.weight[1, 0] == expected, "an infinite ratio is out of bounds, not infinite"
+        assert importance_weights(old, wild, nothing, correction).counted(nothing).weight.numel() == 0
+    assert importance_weights(old, old, ~nothing, "sequence_mask", ratio="geometric").weight.eq(1).all()
+    for correction, ratio in (("none", "product"), ("tokens", "product"), ("token_mask", "mean")):
+        with pytest.raises(ValueError, match="must be"):
+            importance_weights(old, old, nothing, correction, ratio=ratio)
+
+
+def test_effective_sample_size():
+    assert effective_sample_size(4, 4.0, 4.0) == 1.0
+    assert effective_sample_size(4, 1.0, 1.0) == 0.25
+    assert effective_sample_size(4, 0.0, 0.0) == 0.0
+
+
 def test_every_number_of_trl():
     """TRL's losses, gradients, advantages and penalties, recorded by benchmarks/against_trl.py."""
     root = Path(__file__).resolve().parents[1]
@@ -449,7 +495,7 @@ def test_every_number_of_trl():
     assert {c["loss_type"] for c in found["losses"]} == {"grpo", "bnpo", "dapo", "dr_grpo"}
     assert not all(map(any, found["batch"]["mask"])), "a response of weight 0 belongs to the batch"
     worst = benchmark.compare(found)
-    assert len(worst) == 30
+    assert len(worst) == 46
     for name, value in worst.items():
         # TRL's rewards and penalties are float32, its losses are taken in float64 here
         assert value < (1e-12 if name.startswith("loss") else 1e-6), name
@@ -487,6 +533,11 @@ def test_the_default_is_grpo():
     ("options", "message"),
     [
         ({"name": "ppo"}, "name must be one of grpo, .*got 'ppo'"),
+        ({"correction": "tis"}, "correction must be one of none, token_truncate, token_mask"),
+        ({"correction_ratio": "mean"}, "correction_ratio must be one of product, geometric"),
+        ({"correction_cap": 1.0}, "correction_cap must be a finite number above 1, got 1.0"),
+        ({"correction_cap": NAN}, "correction_cap must be a finite number above 1, got nan"),
+        ({"correction_floor": 1.0}, r"correction_floor must lie in \[0, 1\), got 1.0"),
         ({"style": "trl"}, "style must be one of default, serl, got 'trl'"),
         ({"kl_in": "rewards"}, "objective.kl_in must be one of loss, reward, return, got 'rewards'"),
         ({"kl": "k9"}, "objective.kl must"),
