@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 
@@ -41,14 +41,15 @@ def check_checkpoint(path: Path, command: str) -> None:
             raise InputError(f"--ckpt_path {path} is a directory without a checkpoint in it; give a file, or last")
         return
     if not is_zipfile(path):
-        raise InputError(f"--ckpt_path {path} is no checkpoint, or a damaged one; {_ADVICE}")
+        raise InputError(f"--ckpt_path {path} is no checkpoint, or a damaged one; {_advice(path)}")
+    check_sums(path, f"--ckpt_path {path}", _advice(path))
     try:
         # mapped, so that the weights of a large model are not read here
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # damaged files raise whatever the reader at hand raises
         raise InputError(
             f"--ckpt_path {path} cannot be read: it is damaged, or holds more than tensors and plain values "
-            f"({type(error).__name__}); {_ADVICE}"
+            f"({type(error).__name__}); {_advice(path)}"
         ) from error
     if not isinstance(checkpoint, Mapping):
         raise InputError(f"--ckpt_path {path} is no checkpoint of a run but {type(checkpoint).__name__}; {_ADVICE}")
@@ -63,6 +64,40 @@ def check_checkpoint(path: Path, command: str) -> None:
     elif command == "fit" and checkpoint.get("global_step"):
         # its rounds would be played, and entered in the ledger, a second time
         raise InputError(f"--ckpt_path {path} does not say which rounds were played; {_ADVICE}")
+
+
+def check_sums(path: Path, where: str, advice: str = _ADVICE) -> None:
+    """Compare every byte with the checksums in the file: torch writes them and does not look at them.
+
+    Args:
+        path: A checkpoint file.
+        where: The checkpoint, for messages.
+        advice: What to do instead.
+
+    Raises:
+        InputError: if they differ, or the file cannot be read to its end.
+    """
+    try:
+        with ZipFile(path) as file:
+            damaged = file.testzip()
+    except FileNotFoundError:
+        raise
+    except (BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise InputError(f"{where} is damaged ({type(error).__name__}); {advice}") from error
+    if damaged is not None:
+        raise InputError(f"{where} is damaged: {Path(damaged).name} is not what was written; {advice}")
+
+
+def _advice(path: Path) -> str:
+    """Name the newest sound checkpoint beside a damaged one, if there is any."""
+    others = [p for p in path.parent.glob("*.ckpt") if p != path and p.is_file()]
+    for other in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            check_sums(other, other.name)
+        except InputError:
+            continue
+        return f"{other.name} beside it is whole; name that"
+    return _ADVICE
 
 
 def check_stream_state(state: Any, where: str = "the checkpoint") -> None:

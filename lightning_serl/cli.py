@@ -180,6 +180,8 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
         def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
             trainer = super().instantiate_trainer(**kwargs)
             options = self.config_init[self.subcommand].trainer
+            if options.precision in ("16-mixed", "16", 16) and trainer.precision_plugin.precision != "16-mixed":
+                raise InputError("trainer.precision 16-mixed needs a GPU; use bf16-mixed or 32-true here")
             listed = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
             if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
                 # Lightning's own would write a second series of checkpoints beside ours
@@ -294,8 +296,14 @@ def _run_folder(given: Any) -> Path:
     return root.absolute()
 
 
+def _leads() -> bool:
+    """Whether this is the first process of the run, as torchrun, SLURM or Lightning number them."""
+    names = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return not any(int(os.environ.get(name, "0")) for name in names)
+
+
 def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
-    if int(os.environ.get("LOCAL_RANK", "0")) or int(os.environ.get("NODE_RANK", "0")):
+    if not _leads():
         return  # the first process has looked, and may be writing by now
     if command == "fit" and ckpt_path is None and (root / "ledger.jsonl").exists():
         raise InputError(
@@ -404,9 +412,10 @@ def main(args: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
     if status in (1, 2) and not watch.began:
         _leave_no_trace(watch)
-    if watch.root is not None and (status == 0 or watch.began):
+    if watch.root is not None and (status == 0 or watch.began) and _leads():
         print(f"run: {watch.root}", flush=True)
-    if status:
+    # where all ranks end with one message, one of them tells it
+    if status and (_leads() or not getattr(watch.ended_by, "on_every_rank", False)):
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
     return status
 

@@ -37,6 +37,10 @@ class EmptyRound(SeRLError):
         self.played = played
 
 
+class StorageFailure(SeRLError):
+    """A file of the run cannot be written: no room, a folder without permission, a disk that is gone."""
+
+
 class EngineFailure(SeRLError):
     """The rollout engine cannot generate (gone, refused the model, out of memory)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,7 @@ def load_policy(
     temperature: float = 1.0,
     quantize: Quantization | None = None,
     device: torch.device | None = None,
+    empty: bool = False,
 ) -> Policy:
     """Load model and tokenizer and wrap them as a policy in train mode.
 
@@ -80,6 +82,7 @@ def load_policy(
         temperature: See :class:`Policy`.
         quantize: Hold the linear layers in 4 bits; only an adapter can then be trained.
         device: Where 4-bit layers are made, which is where they stay; other weights follow the Trainer.
+        empty: Build the model without reading its weights, for a rank that gets its share of them from another.
 
     Raises:
         InputError: if the model or tokenizer cannot be loaded, or the adapter matches nothing.
@@ -102,9 +105,13 @@ def load_policy(
             extra["device_map"] = {"": device or torch.device("cpu")}
         # False, not the default: that one asks on the terminal whether to run the code
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, trust_remote_code=False, output_loading_info=True, **extra
-        )
+        found: dict[str, Any] = {"missing_keys": ()}
+        if empty:
+            model = _without_weights(where, dtype, extra)
+        else:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                where, dtype=dtype, trust_remote_code=False, output_loading_info=True, **extra
+            )
     except Exception as error:  # damaged files raise whatever the library that reads them raises
         raise InputError(_unloadable(said, where, error)) from error
     missing = sorted(found["missing_keys"])
@@ -115,7 +122,8 @@ def load_policy(
         )
     if quantize is not None:
         compute_exactly(model, compute)
-    _check_head(model, said)
+    if not empty:
+        _check_head(model, said)
     _mend_generation_config(model)
     model.config.use_cache = False
     if gradient_checkpointing:
@@ -152,6 +160,20 @@ def _compute_dtype(where: str, dtype: DType) -> torch.dtype:
     if dtype != "auto":
         return getattr(torch, dtype)
     return AutoConfig.from_pretrained(where, trust_remote_code=False).dtype or torch.float32
+
+
+def _without_weights(where: str, dtype: DType, extra: dict[str, Any]) -> Any:
+    """The model on the meta device, generation settings included."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    kind = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False, **extra)
+    model.tie_weights()
+    with suppress(OSError):  # a model need not bring any; the one made from its configuration stands
+        model.generation_config = GenerationConfig.from_pretrained(where)
+    return model.eval()
 
 
 def _unloadable(said: str, where: str, error: Exception) -> str:

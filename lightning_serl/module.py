@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lightning_serl import objectives
+from lightning_serl import objectives, sharding, strategies
 from lightning_serl.adapters import FrozenAdapter, LoraOptions
 from lightning_serl.batching import minibatches, partition
 from lightning_serl.errors import InputError
@@ -183,17 +183,24 @@ class SeRLModule(pl.LightningModule):
                     "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
                 )
             return
+        ranks, mesh = Ranks.of(self._trainer), self.device_mesh
         device = None if self._trainer is None else self._trainer.strategy.root_device
-        policy = load_policy(
-            self.model_name_or_path,
-            self.lora,
-            temperature=self.temperature,
-            quantize=self.quantize,
-            device=device,
-            **self._load_options,
-        )
+        with ranks.stage("loading the model"):
+            policy = load_policy(
+                self.model_name_or_path,
+                self.lora,
+                temperature=self.temperature,
+                quantize=self.quantize,
+                device=device,
+                empty=mesh is not None and not ranks.leads,
+                **self._load_options,
+            )
         policy.offload_frozen = self.offload_frozen
         self.policy = policy
+        if mesh is not None:
+            if policy.has_adapter:
+                self._freeze_copies()  # a frozen adapter lies in the same layers and is sharded with them
+            strategies.shard(policy, self.trainer, mesh)
         self._freeze_copies()
 
     def _freeze_copies(self) -> None:
@@ -219,8 +226,16 @@ class SeRLModule(pl.LightningModule):
         return twin
 
     def setup(self, stage: str) -> None:
-        """Forget what an earlier run of this module left unfinished."""
+        """Refuse what cannot run as asked, and forget what an earlier run of this module left unfinished.
+
+        Raises:
+            InputError: if the Trainer's strategy or precision is not supported.
+        """
+        strategies.check_strategy(self.trainer, {"quantize": self.quantize, "offload_frozen": self.offload_frozen})
+        strategies.use_our_files(self.trainer)
         if stage == "fit":
+            lr = float(self.check_optimizer().param_groups[0]["lr"])
+            strategies.check_learning_rate(self.trainer, lr, self._load_options["dtype"], self.lora is not None)
             self._step, self.evaluated_at, self.updating = _Step(), None, False
             self._warned_of_gap = False
 
@@ -454,7 +469,7 @@ class SeRLModule(pl.LightningModule):
         """Close the step's accounts: sums over micro-batches and ranks, under TRL's names."""
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norm = sharding.full(norm)
         ranks = Ranks.of(self._trainer)
         values = [float(self._step.sums.get(n, 0.0)) for n in _SUMS]
         # every rank fills in its own places, so that one sum also brings the peaks together
@@ -569,14 +584,27 @@ class SeRLModule(pl.LightningModule):
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
+    def saved_names(self) -> set[str]:
+        """Names of the weights that a checkpoint keeps: under LoRA the adapter's alone."""
+        if self.policy.has_adapter:
+            return {n for n, p in self.named_parameters() if p.requires_grad}
+        return set(self.state_dict())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Only trained weights under LoRA; frozen copies if they moved; progress as of the last whole step."""
         if self.policy.has_adapter:
-            trained = {n for n, p in self.named_parameters() if p.requires_grad}
-            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+            kept = self.saved_names()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        ranks = Ranks.of(self._trainer)
         checkpoint["serl_policy"] = {
             "version": self.policy.version,
-            "frozen": {who: twin.state_dict() for who, twin in self.policy.copies.items() if twin.moved},
+            "frozen": {
+                who: sharding.gathered_state(twin, ranks)
+                if isinstance(twin, Policy) and twin.placement
+                else twin.state_dict()
+                for who, twin in self.policy.copies.items()
+                if twin.moved
+            },
             "evaluated_at": self.evaluated_at,
         }
         trainer = self._trainer
@@ -586,7 +614,7 @@ class SeRLModule(pl.LightningModule):
     def _check_names(self, found: set[str]) -> None:
         """Loading is not strict, so that adapters load alone: whatever else is missing must be noticed here."""
         adapter = self.policy.has_adapter
-        expected = {n for n, p in self.named_parameters() if p.requires_grad} if adapter else set(self.state_dict())
+        expected = self.saved_names()
         if found == expected:
             return
         theirs = any(".lora_" in name for name in found)
@@ -607,5 +635,8 @@ class SeRLModule(pl.LightningModule):
         self.evaluated_at = saved["evaluated_at"]
         for who, state in saved["frozen"].items():
             twin = self._freeze_copy(who)
-            twin.load_state_dict(state)
+            if self.policy.placement is None:
+                twin.load_state_dict(state)
+            else:
+                sharding.load_state(twin if isinstance(twin, Policy) else self.policy.model, state)
             twin.moved = True

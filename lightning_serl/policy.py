@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
+from lightning_serl import sharding
 from lightning_serl.adapters import FrozenAdapter, adapted_layers, base_name, merged_layer
 from lightning_serl.errors import InputError
 from lightning_serl.logprobs import OutputLayer, Slope, token_logprobs, token_stats
 from lightning_serl.quantized import dequantized, is_quantized
+from lightning_serl.ranks import Ranks
 from lightning_serl.types import RolloutBatch, TokenStats
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Policy(nn.Module):
         self.offload_frozen = False
         #: Set on a frozen copy once it left its first weights; only then it enters checkpoints.
         self.moved = False
+        #: How the weights are sharded; ``None`` where every rank holds all of them.
+        self.placement: sharding.Placement | None = None
 
     # -- the model ---------------------------------------------------------------------------------------------
 
@@ -199,10 +202,14 @@ class Policy(nn.Module):
         """
         if self.has_adapter:
             if who not in self.frozen_adapters:
+                if self.placement is not None:
+                    raise InputError(
+                        f"a {who} policy cannot be added to an adapter that is sharded already; use a new module"
+                    )
                 self.frozen_adapters[who] = FrozenAdapter(self.model, who)
             return self.frozen_adapters[who]
         if who not in self.frozen:
-            twin = Policy(copy.deepcopy(self.model), self.tokenizer, self.temperature, self.chunk)
+            twin = self._copy(copy.deepcopy(self.model)) if self.placement is None else self._sharded_copy()
             self.frozen[who] = twin.requires_grad_(False).eval()
         return self.frozen[who]
 
@@ -234,6 +241,63 @@ class Policy(nn.Module):
         for mine, theirs in zip(self.parameters(), twin.parameters(), strict=True):
             theirs.lerp_(mine.to(theirs), share)
         twin.moved = True
+
+    def _copy(self, model: nn.Module) -> Policy:
+        return Policy(model, self.tokenizer, self.temperature, self.chunk)
+
+    # -- sharded weights -----------------------------------------------------------------------------------------
+
+    def shard(self, placement: sharding.Placement, ranks: Ranks) -> None:
+        """Share the weights out over the ranks; only rank 0 needs to hold any.
+
+        Args:
+            placement: Where and how.
+            ranks: Who takes part, all in step.
+        """
+        sharding.agree_on_structure(self, ranks)
+        whole = {n: p.detach() for n, p in self.named_parameters()} if ranks.leads else None
+        self.placement = placement
+        sharding.place(self, self.model, placement)
+        if ranks.size > 1:
+            sharding.spread_weights(self, whole, ranks, placement.device)
+        self._settle_root()
+
+    def _sharded_copy(self) -> Policy:
+        """A copy of the present weights, sharded alike; nothing is gathered."""
+        assert self.placement is not None
+        twin = self._copy(copy.deepcopy(self.placement.blank))
+        twin.placement = self.placement
+        sharding.place(twin, twin.model, self.placement)
+        with torch.no_grad():
+            for mine, theirs in zip(_tensors(self), _tensors(twin), strict=True):
+                theirs.copy_(mine)
+        twin._settle_root()
+        return twin
+
+    def _settle_root(self) -> None:
+        """FSDP takes whatever runs first for the root, and an engine runs the model inside this one."""
+        with torch.no_grad():
+            self(pad_rows([], [], self.pad_id).to(self.device))
+        for part, _ in sharding.unsharded_parts(self):
+            part.reshard()
+
+    def whole(self, ranks: Ranks) -> Policy | None:
+        """The policy on one device, for export: itself where nothing is sharded, else a copy on the CPU of rank 0.
+
+        All ranks must call this; under sharding the others get ``None``.
+        """
+        if self.placement is None:
+            return self
+        state = sharding.gathered_state(self, ranks)
+        if not ranks.leads:
+            return None
+        twin = self._copy(copy.deepcopy(self.placement.blank))
+        sharding.materialise(twin)
+        with torch.no_grad():
+            for mine, theirs in zip(self.buffers(), twin.buffers(), strict=True):
+                theirs.copy_(mine)
+        sharding.load_state(twin, state)
+        return twin
 
     # -- use outside of training_step ----------------------------------------------------------------------------
 
@@ -307,7 +371,7 @@ class Policy(nn.Module):
                 continue  # of an adapter, or a scale of a 4-bit weight
             full = dequantized(packed[name]) if name in packed else tensor
             assert full is not None
-            yield plain, (full.full_tensor() if hasattr(full, "full_tensor") else full).detach()
+            yield plain, sharding.full(full)
 
     def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         """As :meth:`named_weights`, with the trained adapter merged into copies; without an adapter the same.
@@ -334,7 +398,11 @@ class Policy(nn.Module):
         from peft import get_peft_model_state_dict
 
         state = get_peft_model_state_dict(self.model)
-        return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach() for k, v in state.items()}
+        return {k: sharding.full(v) for k, v in state.items()}
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _slope(loss: Callable[[Tensor], Tensor], mask: Tensor) -> Slope:
@@ -366,16 +434,16 @@ def _visiting(twin: Policy, device: torch.device | None) -> Iterator[Policy]:
 @contextmanager
 def _unsharded(module: nn.Module) -> Iterator[None]:
     """FSDP2 weights gathered once for many forward passes; without it every token would gather them again."""
-    parts = [m for m in module.modules() if isinstance(m, FSDPModule)]
-    for part in parts:
+    parts = list(sharding.unsharded_parts(module))
+    for part, _ in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
         yield
     finally:
-        for part in parts:
+        for part, reshards in parts:
             part.reshard()
-            part.set_reshard_after_forward(True, recurse=False)
+            part.set_reshard_after_forward(reshards, recurse=False)
 
 
 def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:

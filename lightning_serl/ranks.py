@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 X = TypeVar("X")
 _CPU = torch.device("cpu")
+# Seconds between signs of life, and without any after which a rank counts as lost.
+_BEAT, _SILENCE = 1.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,16 @@ class Ranks:
         dist.all_reduce(values)
         return values.cpu()
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on some rank; equal on all ranks."""
+        return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)])))
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """Rank 0's tensor on all ranks, written in place; shape, dtype and device must be equal everywhere."""
+        if self.size > 1:
+            dist.broadcast(value, src=0)
+        return value
+
     @contextmanager
     def stage(self, doing: str) -> Iterator[None]:
         """A piece of work without collectives; if it fails on any rank, every rank raises within seconds.
@@ -96,7 +110,12 @@ class Ranks:
         report = None
         if error is not None:
             report = type(error) if not isinstance(error, Exception) else None, f"{type(error).__name__}: {error}"
-        reports = self.gather(report)
+        try:
+            _meet(self.rank, self.size)
+            reports = self.gather(report)
+        except RuntimeError as lost:  # the process group has lost somebody
+            said = (str(lost).splitlines() or [type(lost).__name__])[0][:120]
+            raise error or RankFailure(f"another rank was lost while {doing} ({said})") from lost
         first = next(((rank, *r) for rank, r in enumerate(reports) if r is not None), None)
         if first is None:
             return
@@ -105,3 +124,67 @@ class Ranks:
             error = kind() if kind is not None else RankFailure(f"rank {rank} failed while {doing}: {message}")
         error.on_every_rank = True  # type: ignore[attr-defined]  # so a checkpoint may be saved together
         raise error
+
+
+class _Meeting:
+    """Where the ranks of a process group wait for each other, however long one of them works.
+
+    A collective call waits no longer than the time-out of the process group, which should be short, so that a lost node
+    is noticed; but ranks may write responses of very different lengths, start a server, or save a checkpoint. So they
+    first wait here, as long as every rank gives signs of life from a thread of its own.
+    """
+
+    def __init__(self, store: Any, rank: int) -> None:
+        self.store: Any = dist.PrefixStore("serl", store)  # type: ignore[attr-defined]
+        self.number = 0
+        threading.Thread(target=self._beat, args=(rank,), daemon=True, name="signs-of-life").start()
+
+    def _beat(self, rank: int) -> None:
+        while True:
+            try:
+                self.store.add(f"beat {rank}", 1)
+            except RuntimeError:  # the process group has ended
+                return
+            time.sleep(_BEAT)
+
+    def wait(self, rank: int, size: int) -> None:
+        """Until all ranks are here.
+
+        Raises:
+            RuntimeError: if one of them is lost.
+        """
+        self.number += 1
+        place = f"meeting {self.number}"
+        self.store.set(f"{place} {rank}", "here")
+        here = self.store.add(place, 1)
+        seen = {other: (-1, time.monotonic()) for other in range(size)}
+        pause, looked = 0.0005, time.monotonic()
+        while here < size:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+            here = self.store.add(place, 0)
+            now = time.monotonic()
+            if now - looked < _BEAT:
+                continue
+            looked = now
+            for other, (count, since) in seen.items():
+                latest = self.store.add(f"beat {other}", 0)
+                if latest != count:
+                    seen[other] = latest, now
+                elif now - since > _SILENCE and not self.store.check([f"{place} {other}"]):
+                    raise RuntimeError(f"rank {other} gave no sign of life for {_SILENCE:.0f} s")
+        if rank == 0 and self.number > 2:  # nobody can still be looking at the meeting before the last
+            former = f"meeting {self.number - 2}"
+            for name in (former, *(f"{former} {other}" for other in range(size))):
+                self.store.delete_key(name)
+
+
+_meetings: dict[int, _Meeting] = {}
+
+
+def _meet(rank: int, size: int) -> None:
+    store = dist.distributed_c10d._get_default_store()
+    if id(store) not in _meetings:
+        _meetings.clear()
+        _meetings[id(store)] = _Meeting(store, rank)
+    _meetings[id(store)].wait(rank, size)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lightning_serl import SelfPlayDataModule, SeRLModule, tiny
@@ -18,6 +19,7 @@ from lightning_serl.engines import TransformersEngine
 from lightning_serl.engines.base import Sampling
 from lightning_serl.objectives import Objective
 from lightning_serl.prompts import InstructionTemplate, SolveTemplate
+from lightning_serl.sharding import full
 from lightning_serl.sources import Writing
 from lightning_serl.types import Completion, Group, Instruction, RolloutBatch, Verdict
 
@@ -28,6 +30,13 @@ QUIET = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+
+
+def sharded(ranks=2, **options):
+    """FSDP2 as a user would ask for it."""
+    return ModelParallelStrategy(
+        data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False, **options
+    )
 
 
 def tiny_llama(directory):
@@ -134,8 +143,8 @@ class Capture(pl.Callback):
         parameters = dict(pl_module.policy.named_parameters())
         self.steps.append(
             {
-                "gradient": {n: p.grad.detach().clone() for n, p in parameters.items()},
-                "weights": {n: p.detach().clone() for n, p in parameters.items()},
+                "gradient": {n: full(p.grad).clone() for n, p in parameters.items() if p.grad is not None},
+                "weights": {n: full(p).clone() for n, p in parameters.items()},
                 "batches": self._window,
             }
         )
@@ -143,7 +152,7 @@ class Capture(pl.Callback):
 
 
 def train_recorded(model, root, objective, rounds, accumulate=1, change=lambda batch: batch, steps=(1, 1), lr=0.5,
-                   precision="64-true", **trainer):  # fmt: skip
+                   precision="64-true", options=None, **trainer):  # fmt: skip
     """Train on recorded rounds through ``Trainer.fit``; returns the steps that :class:`Capture` saw, and the module."""
     module = SeRLModule(
         model,
@@ -152,6 +161,7 @@ def train_recorded(model, root, objective, rounds, accumulate=1, change=lambda b
         minibatches=steps[1],
         temperature=0.8,
         optimizer=lambda p: torch.optim.SGD(p, lr=lr),
+        **(options or {}),
     )
     capture = Capture()
     runner = pl.Trainer(
@@ -214,7 +224,8 @@ def trainer_for(root, callbacks=(), max_epochs=1, **options):
 
 
 def weights(module):
-    return {n: p.detach().clone() for n, p in module.policy.named_parameters()}
+    """Whole weights on the CPU; all ranks in step where they are sharded."""
+    return {n: full(p).cpu().clone() for n, p in module.policy.named_parameters()}
 
 
 def ledger(root):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lightning_serl.durable import write_whole
+
 _PANELS = (
     ("accuracy on held-out problems", lambda k: k.startswith("val/") and k.endswith(("/pass@1", "/mean@k", "/maj@k"))),
     (
@@ -54,5 +56,5 @@ def draw_curves(metrics: Path, target: Path) -> None:
     axes[-1, 0].set_xlabel("optimizer step")
     figure.tight_layout()
     # no date and no version in the file: equal runs draw equal pictures
-    figure.savefig(target, dpi=110, metadata={"Software": None})
+    write_whole(target, lambda file: figure.savefig(file, format="png", dpi=110, metadata={"Software": None}))
     pyplot.close(figure)

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 
 from lightning_serl.exporting import Form, export, export_form
 from lightning_serl.model_card import model_card
+from lightning_serl.ranks import Ranks
 
 
 class Export(pl.Callback):
@@ -36,12 +37,8 @@ class Export(pl.Callback):
         if trainer.fast_dev_run:
             return
         form = export_form(self.form, pl_module.policy.has_adapter)
-        with pl_module.policy.gathered(trainer):
-            export(
-                pl_module.policy,
-                Path(trainer.default_root_dir) / self.directory,
-                form,
-                model_card(trainer, form),
-                write=trainer.is_global_zero,
-            )
-        trainer.strategy.barrier("export")
+        ranks = Ranks.of(trainer)
+        policy = pl_module.policy.whole(ranks)
+        with ranks.stage("exporting the policy"):
+            if policy is not None and ranks.leads:
+                export(policy, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))

@@ -156,6 +156,8 @@ class Ledger(RolloutHooks):
 
     def state_dict(self) -> dict[str, Any]:
         """How far the files count, what was counted, and what waits for the next step's row."""
+        for file in self._files.values():
+            file.sync()
         return self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from lightning_serl.callbacks.filters import (
 )
 from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.ledger import Ledger
+from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.progress import Phases
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
 
@@ -25,7 +26,7 @@ def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:
     """
     present = [] if trainer is None else trainer.callbacks
     wanted: list[pl.Callback] = [
-        kind() for kind in (RolloutRefresh, Health, Ledger, Phases, ZeroSpread) if not _has(present, kind)
+        kind() for kind in (Preemption, RolloutRefresh, Health, Ledger, Phases, ZeroSpread) if not _has(present, kind)
     ]
     chosen = [c for c in present if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
     if not chosen:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_serl.durable import cannot_write, sync
 
 
 class RunFile:
@@ -27,13 +29,20 @@ class RunFile:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if not text:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # lone surrogates can come out of a model: written escaped rather than refused
         data = text.encode("utf-8", errors="backslashreplace")
-        with self.path.open("ab") as file:
-            file.write(data)
-            file.flush()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         self.offset += len(data)
+
+    def sync(self) -> None:
+        """Wait until what was appended is on the disk: a checkpoint is about to count it."""
+        if self.offset:
+            sync(self.path)
 
     def set_aside(self) -> None:
         """Give the rows of an earlier run in the same folder another name, so that two runs are never mixed."""
@@ -48,6 +57,12 @@ class RunFile:
 
     def truncate(self, offset: int) -> None:
         """Forget what was written after a checkpoint, since it will be written again."""
-        if self.path.exists() and self.path.stat().st_size > offset:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size > offset:
             os.truncate(self.path, offset)
-        self.offset = self.path.stat().st_size if self.path.exists() else 0
+        elif size < offset:
+            rank_zero_warn(
+                f"{self.path.name} holds {size} bytes and the checkpoint counts {offset}: rows of the run before it are "
+                "missing here"
+            )
+        self.offset = min(size, offset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from lightning_serl.callbacks.curves import draw_curves
 from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.ledger import Ledger
+from lightning_serl.durable import write_whole
 
 Results = dict[str, dict[str, Any]]
 
@@ -220,7 +220,5 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Written beside and moved, so that a reader never meets half a file."""
-    staging = path.with_name(f".{path.name}.tmp")
     # lone surrogates can come out of a model: written escaped rather than refused
-    staging.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(staging, path)
+    write_whole(path, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_serl import class_paths
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoint_files import check_stream_state
 from lightning_serl.datamodules import preflight
 from lightning_serl.datamodules.benchmarks import read_set
@@ -348,6 +349,22 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def _poll(self) -> None:
         if self.trainer.received_sigterm:
             raise SIGTERMException
+        for watch in self._watches():
+            watch.poll(self.trainer)
+
+    def _watches(self) -> list[Preemption]:
+        return [c for c in self.trainer.callbacks if isinstance(c, Preemption)]
+
+    def heed_sigterm(self) -> None:
+        """Between micro-batches: end on all ranks if one was told to. On one rank Lightning looks itself."""
+        if self.ranks.size == 1:
+            return
+        for watch in self._watches():
+            watch.check_ranks()
+        if self.ranks.any(any(watch.heard(self.trainer) for watch in self._watches())):
+            error = SIGTERMException()
+            error.on_every_rank = True
+            raise error
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -434,6 +451,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             "steps_per_round": self._steps_per_round(),
             "first_step": self._first_step,
             "first_round": self._first_round,
+            "ranks": self.ranks.size,
+            "engine": type(self.engine).__name__,
             "pool": table.pool.state_dict(),
             "source": {} if table.source is None else table.source.state_dict(),
             "queue": [_instruction_state(i) for i in table.queue],
@@ -453,6 +472,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 f"data.seed is {self.seed} but the checkpoint was made with {state['seed']}; "
                 "new rounds draw from the new seed"
             )
+        here = {"ranks": self.ranks.size, "engine": type(self.engine).__name__}
+        for name, value in here.items():
+            if state.get(name, value) != value:
+                rank_zero_warn(
+                    f"{name}: {value} here, {state[name]} where the checkpoint was made; the run continues, but from here "
+                    "on it equals the undisturbed one only up to rounding and what is sampled from it"
+                )
         table.pool.load_state_dict(state["pool"])
         if table.source is not None:
             table.source.load_state_dict(state["source"])

@@ -40,6 +40,7 @@ class SelfPlayStream:
         per_round = self._per_round()
         position = data._steps_done() * trainer.accumulate_grad_batches
         for now in range(position, position + len(self)):  # Lightning stops where its epoch ends
+            data.heed_sigterm()
             number, place = divmod(now, per_round)
             number += data._first_round
             if number != data.rounds - 1 or not data._pending:

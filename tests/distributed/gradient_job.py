@@ -4,8 +4,9 @@ import sys
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from spine_kit import recorded_round, train_recorded
+from spine_kit import recorded_round, sharded, train_recorded
 
+from lightning_serl.loading import LoraOptions
 from lightning_serl.objectives import Objective
 
 CASES = [
@@ -14,24 +15,56 @@ CASES = [
     ("sequence", "reward", 2, (1, 1)),
     ("constant", "loss", 8, (1, 1)),  # 16 slots for 12 responses
 ]
+#: Models and options beside them, for sharded weights: (model, its options, precision).
+ADAPTER = LoraOptions(r=2, target_modules=["q_proj", "down_proj"])
+KINDS = [
+    ("tied", {"dtype": "float64", "gradient_checkpointing": True}, "32-true"),
+    ("untied", {"dtype": "float64", "gradient_checkpointing": True, "lora": ADAPTER}, "32-true"),
+    ("untied", {}, "32-true"),
+    ("tied", {"gradient_checkpointing": True}, "bf16-mixed"),
+    ("untied", {"dtype": "bfloat16", "lora": ADAPTER}, "bf16-mixed"),
+]
 
 
-def gradients(model, root, trainer=dict):
+def gradients(model, root, trainer=dict, **options):
     """Per case the gradients of all steps."""
     out = []
     for aggregation, kl_in, accumulate, steps in CASES:
         objective = Objective(aggregation=aggregation, constant_length=64, beta=0.3, kl="k2", kl_in=kl_in)
         # two rounds: in the second the policy has left its reference
         taken, module = train_recorded(
-            model, root, objective, [recorded_round()] * 2, accumulate=accumulate, steps=steps, **trainer()
+            model, root, objective, [recorded_round()] * 2, accumulate=accumulate, steps=steps, **trainer(), **options
         )
         out.append({"gradients": [s["gradient"] for s in taken], "metrics": module.step_metrics})
     return out
 
 
+def kinds(models, root, trainer=dict):
+    """Per kind of model the gradients of all steps."""
+    out = []
+    for name, options, precision in KINDS:
+        torch.manual_seed(0)  # of the adapter
+        objective = Objective(beta=0.3, kl="k2")
+        taken, module = train_recorded(
+            f"{models}/{name}", root, objective, [recorded_round()] * 2, accumulate=2, steps=(1, 2),
+            precision=precision, options=options, **trainer(),
+        )  # fmt: skip
+        out.append({"gradients": [s["gradient"] for s in taken], "metrics": module.step_metrics})
+    return out
+
+
 if __name__ == "__main__":
-    model, root = sys.argv[1:]
+    models, root = sys.argv[1:]
     torch.set_num_threads(1)
-    found = gradients(model, root, lambda: {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo")})
+    found = {
+        "ddp": gradients(
+            f"{models}/untied", root, lambda: {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo")}
+        ),
+        "sharded": gradients(
+            f"{models}/untied", root, lambda: {"devices": 2, "strategy": sharded()}, precision="32-true",
+            options={"dtype": "float64"},
+        ),
+        "kinds": kinds(models, root, lambda: {"devices": 2, "strategy": sharded()}),
+    }  # fmt: skip
     rank = torch.distributed.get_rank()
     torch.save(found, f"{root}/rank{rank}.pt")

@@ -1,13 +1,16 @@
-"""Self-play on two ranks; under ``fail`` rank 1's engine raises in the second round, under ``fail-step`` a step."""
+"""Self-play on two ranks; under ``fail`` rank 1's engine raises in the second round, under ``fail-step`` a step.
+
+``resume`` continues from ``checkpoints/last.ckpt`` of the folder; ``sharded`` after the word uses FSDP2.
+"""
 
 import sys
 from pathlib import Path
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from spine_kit import FailingEngine, selfplay, trainer_for, weights
+from spine_kit import FailingEngine, selfplay, sharded, trainer_for, weights
 
-from lightning_serl.callbacks import Checkpoints
+from lightning_serl.callbacks import Checkpoints, Export, ReferenceSync
 
 
 def rank_selfplay(**options):
@@ -15,7 +18,12 @@ def rank_selfplay(**options):
     return selfplay(steps=(1, 2), optimizer=lambda p, lr: torch.optim.SGD(p, lr=50 * lr), **options)
 
 
-def main(root, what):
+def callbacks(every=1):
+    """A reference that moves, checkpoints of the four steps, an export."""
+    return [ReferenceSync("ema", every_n_steps=1, alpha=0.3), Checkpoints(every, keep=-1), Export()]
+
+
+def main(root, what, how="ddp"):
     torch.set_num_threads(1)
 
     def gone(text):
@@ -35,8 +43,9 @@ def main(root, what):
             return whole(batch, batch_idx)
 
         module.training_step = training_step
-    strategy = DDPStrategy(process_group_backend="gloo")
-    trainer = trainer_for(root, [Checkpoints(100)], devices=2, strategy=strategy, gradient_clip_val=1.0)
+    strategy = sharded() if how == "sharded" else DDPStrategy(process_group_backend="gloo")
+    every = 100 if what.startswith("fail") else 1  # there, what is found was saved at the end
+    trainer = trainer_for(root, callbacks(every), devices=2, strategy=strategy, gradient_clip_val=1.0)
     trainer.fit(module, data, ckpt_path=f"{root}/checkpoints/last.ckpt" if what == "resume" else None)
     torch.save({"weights": weights(module), "metrics": module.step_metrics}, f"{root}/rank{trainer.global_rank}.pt")
 

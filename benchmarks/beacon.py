@@ -1,0 +1,74 @@
+"""A callback that says in a file which phase a run is in, for whoever wants to kill it there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_serl.callbacks.progress import Phases
+from lightning_serl.checkpoint_io import CheckpointFiles
+
+_SIZE = 64
+
+
+class Beacon(Phases):
+    """Writes ``COUNT PHASE DETAIL`` into one file per rank, at the start of every phase and at its end.
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        path = Path(folder) / f"{os.environ.get('LOCAL_RANK', '0')}-{os.getpid()}"
+        self._file = os.open(path, os.O_CREAT | os.O_WRONLY)
+        self._count = 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Tell of checkpoints, too."""
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = _Files(self)
+
+    def show(self, name: str, detail: str = "") -> None:
+        """One write, so that a reader never meets half of it."""
+        self._count += 1
+        os.pwrite(self._file, f"{self._count} {name} {detail}".ljust(_SIZE).encode()[:_SIZE], 0)
+
+    @contextmanager
+    def lit(self, name: str, detail: str = "") -> Iterator[None]:
+        """A phase from here to the end of the block."""
+        self.show(name, detail)
+        try:
+            yield
+        finally:
+            self.show("between")
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """The phases of a round, by their first word."""
+        with super().phase(name, total) as tick, self.lit(name.split()[0]):
+            yield tick
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Training, and where in its accumulation window."""
+        accumulate = trainer.accumulate_grad_batches
+        self.show("training", f"{batch_idx % accumulate + 1} of {accumulate}")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The end of a micro-batch."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.show("between")
+
+
+class _Files(CheckpointFiles):
+    """Tells when a checkpoint is being written, and which."""
+
+    def __init__(self, beacon: Beacon) -> None:
+        self.beacon = beacon
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        with self.beacon.lit("saving", Path(path).name):
+            super().save_checkpoint(checkpoint, path, storage_options)

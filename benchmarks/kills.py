@@ -1,0 +1,221 @@
+"""A run that is killed again and again, and ends as if nothing had happened.
+
+    python benchmarks/kills.py [--kills 20] [--ranks 1] [--seed 0] [--rounds 24] [--out DIR]
+
+An undisturbed run of the command line, then the same run under kill -9: every life is ended in a phase that was
+chosen beforehand, a random moment after it began, and continued with ``--ckpt_path last``. The log says where each
+kill struck. With two ranks every second kill takes one rank alone, and the other has to end by itself. Exits 1 if
+ledger, metrics, samples or exported weights differ from the undisturbed run's, or a phase was struck less than twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PHASES = ("writing", "answering", "voting", "training", "saving")
+_LIMIT = 300.0
+
+
+@dataclass
+class Kill:
+    """Where one kill struck.
+
+    Attributes:
+        phase: The phase of the first rank when it died, or that of the rank that was killed alone.
+        detail: The micro-batch within its accumulation window, or the file that was being written.
+        alone: The rank that was killed alone, if one was.
+        seconds: Since the life began.
+    """
+
+    phase: str
+    detail: str
+    alone: int | None
+    seconds: float
+
+
+def command(root: Path, options: list[str], beacons: Path | None) -> list[str]:
+    """The command line of a fit, with a checkpoint after every step."""
+    every = {"class_path": "lightning_serl.callbacks.Checkpoints", "init_args": {"every_n_train_steps": 1}}
+    callbacks = [every]
+    if beacons is not None:
+        callbacks.append({"class_path": "beacon.Beacon", "init_args": {"folder": str(beacons)}})
+    fit = [sys.executable, "-m", "lightning_serl", "fit", *options, "--trainer.default_root_dir", str(root)]
+    return [*fit, "--trainer.callbacks", json.dumps(callbacks)]
+
+
+def begin(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process group of its own, its output in a file."""
+    here = Path(__file__).resolve().parent
+    paths = os.pathsep.join([str(here), str(here.parent)])
+    ours = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LIGHTNING_SERL_RUN")
+    env = {k: v for k, v in os.environ.items() if k not in ours}
+    env |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with log.open("ab") as out:
+        return subprocess.Popen(arguments, stdout=out, stderr=out, env=env, start_new_session=True)
+
+
+def read(beacons: Path, rank: int = 0) -> tuple[int, str, str, int] | None:
+    """What a rank last said: (count, phase, detail, process id)."""
+    for path in beacons.glob(f"{rank}-*"):
+        words = path.read_text().split(maxsplit=2)
+        if len(words) > 1:
+            return int(words[0]), words[1], words[2].strip() if len(words) > 2 else "", int(path.name.split("-")[1])
+    return None
+
+
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for every process of a life."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def strike(
+    process: subprocess.Popen[bytes], beacons: Path, phase: str, skip: int, delay: float, alone: int | None
+) -> Kill | None:
+    """Kill a life in a phase.
+
+    Args:
+        process: The life.
+        beacons: Where its ranks say what they do.
+        phase: The phase to strike in, or ``training 2``: the second micro-batch of a window.
+        skip: How often the phase may pass before.
+        delay: Seconds to wait after it began.
+        alone: The rank to kill alone; ``None`` kills all.
+
+    Returns:
+        Where it struck; ``None`` if the run came to its end first.
+    """
+    began, seen, last = time.monotonic(), 0, 0
+    wanted, _, place = phase.partition(" ")
+    while process.poll() is None:
+        if time.monotonic() - began > _LIMIT:
+            end_all(process)
+            raise TimeoutError(f"the run did not come to {phase} within {_LIMIT:.0f} s")
+        now = read(beacons, alone or 0)
+        if now is None or now[0] == last:
+            time.sleep(0.0005)
+            continue
+        last = now[0]
+        if now[1] != wanted or (place and not now[2].startswith(place)):
+            continue
+        seen += 1
+        if seen <= skip:
+            continue
+        time.sleep(delay)
+        if alone is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(now[3], signal.SIGKILL)
+            try:
+                process.wait(_LIMIT)
+            except subprocess.TimeoutExpired:
+                end_all(process)
+                raise TimeoutError(f"rank {alone} was killed and the others went on for {_LIMIT:.0f} s") from None
+        end_all(process)
+        found = read(beacons, alone or 0)
+        assert found is not None
+        return Kill(found[1], found[2], alone, time.monotonic() - began)
+    return None
+
+
+def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, int | None]], work: Path) -> list[Kill]:
+    """A run that is killed by plan and continued until it ends.
+
+    Args:
+        root: The run folder.
+        options: Of the command line.
+        plan: (phase, occurrences to skip, seconds into it, rank to kill alone) of each kill.
+        work: For logs.
+
+    Returns:
+        Where each kill struck.
+
+    Raises:
+        RuntimeError: if a life ends by itself before its time, or the last one fails.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    kills: list[Kill] = []
+    for number, (phase, skip, delay, alone) in enumerate(plan):
+        beacons = work / f"life-{number}"
+        beacons.mkdir(parents=True)
+        again = ["--ckpt_path", "last"] if number else []
+        process = begin([*command(root, options, beacons), *again], work / "log")
+        kill = strike(process, beacons, phase, skip, delay, alone)
+        if kill is None:
+            raise RuntimeError(f"life {number} ended by itself: {(work / 'log').read_text()[-800:]}")
+        kills.append(kill)
+        where = f"{kill.phase} {kill.detail}".strip() + ("" if alone is None else f", rank {alone} alone")
+        print(f"kill {number + 1:>2}: meant for {phase:<11} struck {where:<34} after {kill.seconds:.1f} s", flush=True)
+    process = begin([*command(root, options, None), *(["--ckpt_path", "last"] if plan else [])], work / "log")
+    if process.wait():
+        raise RuntimeError(f"the last life failed: {(work / 'log').read_text()[-800:]}")
+    return kills
+
+
+def differences(root: Path, other: Path) -> list[str]:
+    """What two runs that should be equal differ in."""
+
+    def rows(path: Path) -> list[dict[str, Any]]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+
+    names = ("ledger.jsonl", "samples.jsonl", "export/model.safetensors")
+    out = [name for name in names if (root / name).read_bytes() != (other / name).read_bytes()]
+    return out + (["metrics.jsonl"] if rows(root / "metrics.jsonl") != rows(other / "metrics.jsonl") else [])
+
+
+def make_plan(kills: int, ranks: int, seed: int) -> list[tuple[str, int, float, int | None]]:
+    """All phases in turn, one of the trainings inside an accumulation window; moments are random."""
+    rng = random.Random(seed)
+    longest = {"writing": 0.2, "answering": 0.2, "voting": 0.02, "training": 0.02, "saving": 0.01}
+    plan: list[tuple[str, int, float, int | None]] = []
+    for number in range(kills):
+        phase = PHASES[number % len(PHASES)]
+        delay = rng.uniform(0, longest[phase])
+        alone = rng.randrange(ranks) if ranks > 1 and number % 2 and phase != "saving" else None
+        meant = "training 2" if phase == "training" and number % 2 else phase
+        plan.append((meant, rng.randrange(2), delay, alone))
+    return plan
+
+
+def main() -> int:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the runs (default: a temporary one)")
+    args = parser.parse_args()
+    work = (args.out or Path(tempfile.mkdtemp(prefix="kills-"))).absolute()
+    options = ["-c", "preset:quickstart", "--data.rounds_per_epoch", str(args.rounds), "--data.evaluation.sets", "{}"]
+    options += ["--data.round.prompts_per_round", "2", "--data.round.samples_per_prompt", "4"]
+    options += ["--data.writing.prompts_per_call", "2", "--trainer.devices", str(args.ranks)]
+    options += ["--trainer.strategy", "ddp"] if args.ranks > 1 else []
+    survive(work / "undisturbed", options, [], work / "undisturbed-logs")
+    kills = survive(work / "killed", options, make_plan(args.kills, args.ranks, args.seed), work / "logs")
+    struck = Counter(kill.phase for kill in kills)
+    apart = differences(work / "undisturbed", work / "killed")
+    rare = [phase for phase in PHASES if struck[phase] < 2]
+    print(f"\nstruck: {', '.join(f'{phase} {count}' for phase, count in struck.most_common())}")
+    print(f"- {'MISSED' if rare else 'met'}: at least 2 kills in each of {', '.join(PHASES)}")
+    said = f"differ: {', '.join(apart)}" if apart else "equal"
+    print(f"- {'MISSED' if apart else 'met'}: ledger, metrics, samples and weights of the undisturbed run ({said})")
+    return int(bool(apart or rare))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Two ranks of the command line, stopped from outside: SIGTERM while they write, SIGKILL of one of them."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from cli_kit import finish, small, start
+
+HERE = Path(__file__).parent
+DDP = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+
+
+def running(tmp_path, *options):
+    """A run that has come to its second round: its process, and the ids of its ranks."""
+    root, marker = tmp_path / "run", tmp_path / "marker"
+    marker.mkdir()
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", str(HERE.parents[1]))])
+    process = start(
+        "fit", *small(root), *options, "--data.engine", "slow.SlowEngine", "--data.engine.marker", marker,
+        PYTHONPATH=paths,
+    )  # fmt: skip
+    wanted, end = 2 if options else 1, time.monotonic() + 200
+    while len(list(marker.iterdir())) < wanted:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    names = sorted(p.name.split("-") for p in marker.iterdir())
+    return process, root, [int(pid) for _, _, pid in names]
+
+
+@pytest.mark.parametrize("options", [[], DDP], ids=["one rank", "two ranks"])
+def test_sigterm_while_writing(tmp_path, options):
+    process, root, _ = running(tmp_path, *options)
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process, 60)
+    assert time.monotonic() - told < 30  # the engine would have gone on for longer
+    assert ended.status == 143, ended.err
+    assert ended.error.startswith("stopped by SIGTERM; continue with --ckpt_path last")
+    assert ended.run == root
+    state = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 1
+    assert state["SelfPlayDataModule"]["rounds"] == 1
+
+
+def test_one_rank_is_killed(tmp_path):
+    """The other one notices, saves what stands, and ends."""
+    process, root, ranks = running(tmp_path, *DDP)
+    told = time.monotonic()
+    os.kill(ranks[1], signal.SIGKILL)
+    try:
+        ended = finish(process, 60)
+        assert ended.status == 1, ended.err
+        assert "error: rank 1 is gone (killed by SIGKILL)" in ended.err
+        assert time.monotonic() - told < 40
+        state = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
+        assert state["global_step"] == 1
+    finally:
+        for pid in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
