@@ -285,10 +285,10 @@ class Fleet:
                         left.append(job)
             return left + [tasks[t] for t in pending]  # type: ignore[index]
         finally:
+            replica.in_flight -= len(piece)  # before the next await, which may be cancelled too
             for task in (*pending, down):
                 task.cancel()
             await asyncio.gather(*pending, down, return_exceptions=True)
-            replica.in_flight -= len(piece)
 
     async def _complete(self, replica: Replica, job: Job) -> Any:
         """One request; completions depend on their seed alone, so that asking again is harmless."""

@@ -76,7 +76,8 @@ def ask(url, path, body=None):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as answer:
-        return json.loads(answer.read() or "null")
+        said = answer.read()
+    return json.loads(said) if said.startswith(b"{") else None
 
 
 def gap(engine, policy, rows, who="policy"):
