@@ -22,7 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lightning_serl.errors import InputError, SeRLError
+from lightning_serl.errors import EngineFailure, InputError, SeRLError
 from lightning_serl.refusals import option_names, refusal
 
 if TYPE_CHECKING:
@@ -462,10 +462,12 @@ def _interrupted(watch: _Watch) -> tuple[int, str]:
 
 
 def _is_input(error: BaseException) -> bool:
-    """Whether an error before the first rollout is the user's input; a bug of ours is not."""
+    """Whether an error before the first rollout is the user's input, as an engine that cannot start; a bug is not."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    return isinstance(error, (InputError, ValueError, TypeError, MisconfigurationException, OSError, ImportError))
+    return isinstance(
+        error, (InputError, EngineFailure, ValueError, TypeError, MisconfigurationException, OSError, ImportError)
+    )
 
 
 def _while_restoring(error: BaseException) -> bool:

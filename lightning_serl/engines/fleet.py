@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ class Fleet:
     async def _look_after(self, replica: Replica, alone: bool) -> bool | None:
         """Whether it holds what it should; ``None`` without an answer."""
         try:
-            await replica.ask("/health", replica.patience if replica.state != "gone" or alone else 0.0)
+            await self._sign_of_life(replica, replica.patience if replica.state != "gone" or alone else 0.0)
             held = await self._holds(replica)
         except (Unreachable, Refusal) as error:
             self._lose(replica, str(error))
@@ -107,6 +108,19 @@ class Fleet:
         replica.state, replica.why = "live", ""
         replica.down.clear()
         return held
+
+    async def _sign_of_life(self, replica: Replica, seconds: float) -> None:
+        """Wait for an answer, unless it is a server of ours that has ended."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if (words := self.last_words(replica)) is not None:
+                raise Unreachable(words)
+            try:
+                await replica.ask("/health", min(1.0, seconds))
+                return
+            except (Unreachable, Refusal):
+                if time.monotonic() > deadline:
+                    raise
 
     async def _holds(self, replica: Replica) -> bool:
         """Whether it has the weights and the adapter that it was given last, by their names."""
@@ -327,9 +341,7 @@ class Fleet:
     async def _probe(self, replica: Replica) -> None:
         """Take a suspect back if it still holds what it should, else do without it."""
         try:
-            if (words := self.last_words(replica)) is not None:
-                raise Unreachable(words)
-            await replica.ask("/health")
+            await self._sign_of_life(replica, replica.patience)
             if await self._holds(replica):
                 replica.state = "live"
                 replica.down.clear()
@@ -347,7 +359,7 @@ class Fleet:
             outcomes = await asyncio.gather(*(r.ask("/health") for r in busy), return_exceptions=True)
             for replica, outcome in zip(busy, outcomes, strict=True):
                 if isinstance(outcome, Exception) and replica.state == "live":
-                    self._suspect(replica, str(outcome))
+                    self._lose(replica, str(outcome))
 
     async def _still_there(self, used: set[str]) -> None:
         """What was written must have been written with the policy's weights to the end."""

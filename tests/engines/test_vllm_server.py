@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_kit import cli, small
 from small_models import small_model, small_policy
 from small_server import SmallServer, tokens
 
@@ -425,6 +426,20 @@ def test_the_last_useful_line_of_a_log():
     )
     assert last_useful(["\x1b[31mINFO 11-26 13:54:34 [a.py:1] loading\x1b[0m", ""]) == "loading"
     assert last_useful([]) == "it said nothing"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data.engine.urls", "http://127.0.0.1:9", "--data.engine.start_seconds", "0.2"], "127.0.0.1:9 cannot be"),
+        (["--data.engine.urls", "127.0.0.1:9"], "'127.0.0.1:9' is no address; give one like http://127.0.0.1:8000"),
+        (["--data.engine.url", "http://127.0.0.1:9"], "no option 'url'; did you mean urls?"),
+    ],
+)
+def test_the_command_line_says_in_a_sentence_what_is_wrong_with_a_server(tmp_path, options, sentence):
+    ended = cli("fit", *small(tmp_path / "run"), "--data.engine", "VLLMServerEngine", *options)
+    assert ended.status == 2
+    assert sentence in ended.error
 
 
 # --- several ranks ---------------------------------------------------------------------------------------------------
