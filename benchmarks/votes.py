@@ -32,8 +32,9 @@ from statistics import median
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, math_metric, parse, verify
 
-from lightning_serl.answers import MathGrader, evaluate, plain
+from lightning_serl.answers import MathGrader, plain, shapes, values
 from lightning_serl.answers.client import shared_client
+from lightning_serl.answers.math import _MAX_READ, _tidy
 from lightning_serl.answers.worker import Verifier
 from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Group
@@ -72,8 +73,8 @@ class Direct(MathGrader):
         super().__init__("exact")
         self._verifier = Verifier()
 
-    def _read(self, text: str) -> str | None:
-        return self._verifier.read(text)["answer"]
+    def _read(self, text: str, boxed: str | None = None) -> str | None:
+        return _tidy(self._verifier.read(text[-_MAX_READ:])["answer"]) or boxed
 
     def same(self, a: str, b: str) -> bool:
         """By parsing both answers and verifying them in both directions, with math-verify's own limits."""
@@ -169,9 +170,9 @@ def forget() -> None:
         plain.normal_form,
         plain.number,
         plain.is_phrase,
-        evaluate.shape,
-        evaluate._evaluate,
-        evaluate._variable,
+        shapes.shape,
+        values.evaluate,
+        values._variable,
     ):
         cached.cache_clear()
     shared_client().ask("same", 5.0, a="\\boxed{y+2}", b="\\boxed{2+y}")

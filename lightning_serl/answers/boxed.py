@@ -10,6 +10,7 @@ MAX_ANSWER = 2000
 _MAX_TRIES = 20
 _MAX_BETWEEN = 40
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_SIMPLE = re.compile(r"\{[^{}\\]*\}")
 # What may stand between two boxes of one answer: typesetting, a comma, "and", the name of the next part ("y =").
 _BETWEEN = re.compile(
     r"(?:[\s$.,;+]|\\[()\[\],;! ]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
@@ -69,6 +70,9 @@ def _braces(text: str, at: int) -> tuple[int, int] | None:
         at += 1
     if not text.startswith("{", at):
         return None
+    simple = _SIMPLE.match(text, at, at + MAX_ANSWER + 2)
+    if simple is not None:
+        return at, simple.end()
     depth = 0
     for match in _BRACE.finditer(text, at, at + MAX_ANSWER + 2):
         if match.group() == "{":

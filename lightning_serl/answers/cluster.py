@@ -34,19 +34,24 @@ def cluster(
     if start_group is not None:
         start_group()
     extract_truncated = getattr(grader, "extract_truncated", None)
-    # Each distinct response is read once, and in an order of its own: a grader with bounded time must not favour the
-    # responses that happen to come first.
-    read: dict[tuple[str, bool], str | None] = {}
-    for text, done in sorted(set(zip(texts, map(bool, finished), strict=True))):
-        if done:
-            read[text, done] = grader.extract(text)
-        else:
-            read[text, done] = None if extract_truncated is None else extract_truncated(text)
-        if not isinstance(read[text, done], (str, NoneType)):
-            kind = type(read[text, done]).__name__
-            raise InputError(f"the grader {type(grader).__name__} read {kind}; an answer must be a string, or None")
     limit = None if choices is None else choices if isinstance(choices, int) else len(choices)
-    answers = [_within(read[text, bool(done)], limit) for text, done in zip(texts, finished, strict=True)]
+    # Each distinct response is read once, and in an order of its own: a grader with bounded time must not favour the
+    # responses that happen to come first. Sorting finds the equal ones without hashing long texts.
+    answers: list[str | None] = [None] * len(texts)
+    last: tuple[str, bool] | None = None
+    answer: str | None = None
+    for text, done, i in sorted(zip(texts, map(bool, finished), range(len(texts)), strict=True)):
+        if (text, done) != last:
+            last = text, done
+            if done:
+                answer = grader.extract(text)
+            else:
+                answer = None if extract_truncated is None else extract_truncated(text)
+            if not isinstance(answer, (str, NoneType)):
+                kind = type(answer).__name__
+                raise InputError(f"the grader {type(grader).__name__} read {kind}; an answer must be a string, or None")
+            answer = _within(answer, limit)
+        answers[i] = answer
 
     classes: list[list[str]] = []
     # Short answers come first: "0" stands for a class better than "x^2 - x = 0" does, and is cheaper to compare.

@@ -2,38 +2,45 @@ r"""Mathematical answers: the last box, plain rules where they decide, math-veri
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lightning_serl.answers.boxed import MAX_ANSWER, last_boxed
 from lightning_serl.answers.client import shared_client
 from lightning_serl.answers.memo import Memo
-from lightning_serl.answers.phrases import announced, closing, is_prose
-from lightning_serl.answers.plain import decide, is_abridged, normal_form
+from lightning_serl.answers.phrases import announced, certain, is_prose
+from lightning_serl.answers.plain import decide, is_abridged, normal_form, settle
 from lightning_serl.answers.thinking import strip_thinking
+from lightning_serl.answers.unmarked import is_doubtful, opening, unmarked
 from lightning_serl.errors import InputError
 
 MODES = ("fast", "exact")
 
 # Seconds of the worker's processor time. Together they keep one group below a second, whatever it holds.
-REQUEST_SECONDS = 0.35
-PROBE_SECONDS = 0.15
+REQUEST_SECONDS = 0.3
+PROBE_SECONDS = 0.08
+READ_SECONDS = 0.45
 GROUP_SECONDS = 0.6
 # An ordinary comparison takes 1 to 20 ms and is free, so that many honest answers never exhaust a group's budget.
 FREE_SECONDS = 0.06
 # Longer answers are compared by their normal form only.
 _MAX_COMPARED = 1000
+# So are, in fast mode, formulas of this length of which the plain rules know nothing.
+_MAX_UNKNOWN = 120
 # Full extraction reads the end of a response; its regexes are slow on very long texts.
 _MAX_READ = 16_000
 # A neutral partner: an answer that cannot be compared with it in time cannot be compared with anything.
 _NEUTRAL = "7919"
+_SAYS_SOMETHING = re.compile(r"[^\W_]|[\\∅∞]")
 
 
 class MathGrader:
     r"""Reads ``\boxed{...}`` or "answer is ...", and compares numbers, LaTeX expressions, sets and equations.
 
-    In ``"fast"`` mode equal normal forms are equal and plain numbers are compared exactly (to six places if one is a
-    decimal); math-verify sees only the pairs that are left. In ``"exact"`` mode it decides every pair of distinct
-    answers. Verdicts are remembered across groups. An answer that math-verify cannot handle in time or memory is
+    In ``"fast"`` mode equal normal forms are equal, plain numbers are compared exactly (to six places if one is a
+    decimal) and formulas by their values at fixed points; math-verify sees only what is left. ``"exact"`` mode gives
+    math-verify's verdicts: it is asked unless two answers differ in value under every reading, or are the same whole
+    number. Verdicts are remembered across groups. An answer that math-verify cannot handle in time or memory is
     remembered as equal to itself only; once a group's budget is spent, what is left counts as different.
 
     Args:
@@ -73,35 +80,41 @@ class MathGrader:
         self._budget = seconds
 
     def extract(self, text: str) -> str | None:
-        """The last box, else what is announced or closes the text, else what math-verify finds, ``None`` if nothing.
+        """The last box, else what is announced or what the text comes down to; ``None`` if nothing.
 
-        A box full of sentences is answered by the formula in it, if there is no doubt which; in exact mode by what
-        math-verify makes of the whole response.
+        A box full of sentences is answered by the formula in it, if there is no doubt which. In exact mode math-verify
+        reads the response, unless it holds a box or all rules agree; what it cannot read in time is read as in fast
+        mode.
         """
         text = strip_thinking(text)
         boxed = _tidy(last_boxed(text))
         if boxed is not None and not is_prose(boxed):
             return boxed
-        said = (announced(text) or closing(text)) if boxed is None and self.mode == "fast" else None
+        if boxed is not None:
+            return self._read_sentences(boxed) if self.mode == "fast" else self._read(text, boxed)
+        if self.mode == "exact":
+            return certain(text) or self._read(text)
+        said = announced(text)
         if said is not None:
             return _tidy(said)
-        if boxed is not None and self.mode == "fast":
-            return self._read_sentences(boxed)
-        return self._read(text[-_MAX_READ:]) or boxed
+        found = unmarked(text)
+        return self._read(text) if found is not None and is_doubtful(found) else _tidy(found)
 
     def _read_sentences(self, boxed: str) -> str:
         """The formula in a box full of sentences if two readings agree on it, else the sentences themselves.
 
         What a derivation ends with need not be what it arrives at, and a wrong vote is worse than a lost one.
         """
-        last = self._read(boxed)
-        first = None if last is None else self._read(f"The final answer is: {boxed}")
+        last = _tidy(unmarked(boxed))
+        first = None if last is None else _tidy(opening(boxed))
         return last if last is not None and first is not None and self.same(last, first) else boxed
 
-    def _read(self, text: str) -> str | None:
-        """What math-verify finds in a text."""
-        reply = self._ask("read", text=text)
-        return None if reply is None else _tidy(reply.get("answer"))
+    def _read(self, text: str, boxed: str | None = None) -> str | None:
+        """What math-verify finds in a text; the box where it finds nothing, our own reading where it takes too long."""
+        reply = self._ask("read", READ_SECONDS, text=text[-_MAX_READ:])
+        if reply is None:
+            return boxed or _tidy(unmarked(text))
+        return _tidy(reply.get("answer")) or boxed
 
     def extract_truncated(self, text: str) -> str | None:
         """The last complete box; a response that was cut off before it says nothing."""
@@ -115,10 +128,9 @@ class MathGrader:
         """Whether two answers are equal; symmetric, never raises, bounded in time."""
         if a == b:
             return True
-        if self.mode == "fast":
-            plain = decide(a, b)
-            if plain is not None:
-                return plain
+        plain = decide(a, b) if self.mode == "fast" else settle(a, b)
+        if plain is not None:
+            return plain
         pair = (a, b) if a < b else (b, a)
         known = self._verdicts.get(pair)
         return self._compare(*pair) if known is None else known
@@ -140,8 +152,9 @@ class MathGrader:
 
     def _is_text(self, answer: str) -> bool:
         """Whether an answer is compared by its normal form only: too long, words, or known to take too long."""
-        text = len(answer) > _MAX_COMPARED or is_prose(answer) or is_abridged(answer)
-        return text or self._sound.get(answer) is False
+        if len(answer) > (_MAX_COMPARED if self.mode == "exact" else _MAX_UNKNOWN) or is_prose(answer):
+            return True
+        return is_abridged(answer) or self._sound.get(answer) is False
 
     def _probe(self, answer: str) -> None:
         """Find out whether this answer was the one that took too long, so that it costs no further group."""
@@ -175,4 +188,4 @@ def _tidy(answer: str | None) -> str | None:
     answer = answer.strip()
     while len(answer) > 1 and answer[0] == answer[-1] == "$":
         answer = answer[1:-1].strip()
-    return answer if any(c.isalnum() or c in "\\∅∞" for c in answer) else None
+    return answer if _SAYS_SOMETHING.search(answer) else None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 
-from lightning_serl.answers.evaluate import is_understood
-from lightning_serl.answers.plain import normal_form
-
 # The announcement stands at the end of a response.
 _TAIL = 4000
 # "Cannot be determined" is an answer in words; more words than this explain one.
 _FEW_WORDS = 8
-_LINE, _SHORT = 200, 100
-_MOST_JOINED = 6
+_LINE = 200
+_MOST_TRIED = 20
+_SPELLINGS = ("answer", "Answer", "ANSWER")
 _ANNOUNCED = re.compile(r"(?i)\banswer[*_ ]*(?:is|:|=)[*_:\s]*")
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
-    r"([-+]?)\s*[$€£¥]?\s*([-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?)(?=\s*(?:$|[.*!]+(?:\s|$)|[a-zA-Z]))"
+    r"([-+]?)\s*[$€£¥]?\s*([-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?)"
+    r"(?=\s*(?:$|[.*!]+(?:\s|$)|(?!(?i:perc|pct))[a-zA-Z]))"
 )
 # "A: 18" on the last line.
 _LABELLED = re.compile(r"(?:A|Ans|####)\s*:?\s*[$€£¥]?(-?\d{1,20}(?:,\d{3})*(?:\.\d+)?)\s*\.?")
@@ -25,14 +24,15 @@ _LAST_NUMBER = re.compile(
     r"(?:^|[^\d\s.,+*/^()×÷-]\s+|=\s*)[$€£¥]?(-?\d{1,20}(?:,\d{3})*(?:\.\d+)?)"
     r"(?:\.?$|(?!\s*(?:[-+*/^=(×÷%\\]|perc|pct))[\s.,:;!?)a-zA-Z][^\d\\$%=]*$)"
 )
-_INLINE = re.compile(r"(?<!\\)\\[()]")
-_DISPLAY = re.compile(r"\$\$|\\[$\\]|(?:^|\s)\[")
 # What counts as a number or a fraction outside of formulas.
 _CANDIDATE = re.compile(r"(?:^|[\s=])(?:\*\*)?[$€£¥]?-?\(?-?[\d.]|\\frac\{-?\d[\d.,]*\}\{-?\d")
-_JOINED = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*")
 # The word gives what follows it soon a right of way.
 _ANCHORED = re.compile(r"(?i:answer).{0,120}?[\d$\\]", re.DOTALL)
-_PERCENT = re.compile(r"\s*(?:\\?%|perc|pct)", re.IGNORECASE)
+_WORD_ANSWER = re.compile(r"(?i)answer")
+_PLAIN = re.compile(r"-?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?")
+# Closing words of worked examples that models imitate; they have a right of way over everything.
+_HOPED = re.compile(r"(?i:final answer is):?\s*\$(-?\d{1,15}(?:\.\d{1,15})?)\$\.?\s?I hope")
+_DOUBT = re.compile(r"[=$\\%]")
 _SEVERAL = re.compile(r"\$([^$\n,]+)\$\s*,?\s*(?:and|or)\s*\$([^$\n,]+)\$\s*[.*!]*(?: I hope.*)?")
 _SENTENCE_END = re.compile(r"[.!]\**(?:\s|$)|\*\*")
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
@@ -50,10 +50,13 @@ def announced(text: str) -> str | None:
         >>> announced("The answer is the number of ways.") is None
         True
     """
-    last = None
     tail = text[-_TAIL:]
-    for match in _ANNOUNCED.finditer(tail):
-        last = match
+    at, last = len(tail), None
+    for _ in range(_MOST_TRIED):
+        at = max(tail.rfind(word, 0, at) for word in _SPELLINGS)
+        last = None if at == -1 else _ANNOUNCED.match(tail, at)
+        if at == -1 or last is not None:
+            break
     if last is None:
         return None
     line = tail[last.end() :].split("\n", 1)[0].strip()
@@ -74,12 +77,36 @@ def announced(text: str) -> str | None:
     return whole if _is_formula(whole) else None
 
 
-def closing(text: str) -> str | None:
-    r"""The number or short formula that a response without a box ends with, where no reader could see another.
+def certain(text: str) -> str | None:
+    r"""The number that a response without a box announces or ends with, where every rule reads that number.
 
     Example:
-        >>> closing("She sold 9 * 2 = 18 eggs."), closing("Hence $x = \\frac{1}{2}$."), closing("So 2 + 3 * 4")
-        ('18', 'x = \\frac{1}{2}', None)
+        >>> certain("The answer is 18."), certain("A: 18"), certain("The answer is 18 as 3 * 6 = 18.")
+        ('18', '18', None)
+    """
+    if "boxed" in text:
+        return None
+    hoped = _HOPED.findall(text) if text.count("I hope") == 1 else []
+    if hoped:
+        return str(hoped[0])
+    words = list(_WORD_ANSWER.finditer(text))
+    found = announced(text) if len(words) == 1 else closing(text)
+    if found is None or _PLAIN.fullmatch(found) is None:
+        return None
+    if words:
+        # What is equated, or stands in a formula, soon after the word has a right of way over the number beside it.
+        after = text[words[0].end() : words[0].end() + _LINE]
+        if _DOUBT.search(after):
+            return None
+    return found
+
+
+def closing(text: str) -> str | None:
+    r"""The number that a response without a box ends with, where no reader could see another.
+
+    Example:
+        >>> closing("She sold 9 * 2 = 18 eggs."), closing("Hence $x = 18$."), closing("So 2 + 3 * 4")
+        ('18', None, None)
     """
     if "boxed" in text or _ANCHORED.search(text):
         return None
@@ -88,45 +115,16 @@ def closing(text: str) -> str | None:
         return labelled.group(1)
     text = text.replace("\\[", "$$").replace("\\]", "$$").rstrip(" .\n")
     if text.count("$$") % 2:
-        # Cut off inside of a formula, which then is none.
-        text, _, rest = text.rpartition("$$")
-        if "$" in rest or _CANDIDATE.search(rest):
-            return None
-        text = text.rstrip(" .\n")
+        return None  # cut off inside of a formula
     for line in reversed(text.splitlines()):
         line = line.rstrip(" .")
         if line.endswith("$$"):
-            return _understood(text[: text.rindex("$$")].rpartition("$$")[2].strip())
+            return None
         opened = "$$" not in line and line.count("$") == 1
         if _CANDIDATE.search(line) or (any(c.isdigit() or c in "$\\" for c in line) and not opened):
-            return _last_of(line)
+            number = _LAST_NUMBER.search(line[-_LINE:])
+            return None if number is None else number.group(1)
     return None
-
-
-def _last_of(line: str) -> str | None:
-    """What ends last on a line, a number or an inline formula, if there is no doubt about either."""
-    number = _LAST_NUMBER.search(line[-_LINE:])
-    if number is not None:
-        return number.group(1)
-    pieces = (line if "$" in line else _INLINE.sub("$", line)).split("$")
-    closed = (len(pieces) - 1) // 2
-    # A number before a dollar makes it a price, not the beginning of a formula.
-    if not closed or _DISPLAY.search(line) or any(p[-1:].isdigit() for p in pieces[: 2 * closed : 2]):
-        return None
-    tail = "$".join(pieces[2 * closed :])
-    if _CANDIDATE.search(tail) or _PERCENT.match(tail):
-        return None
-    first = closed - 1
-    while first > 0 and closed - first < _MOST_JOINED and _JOINED.fullmatch(pieces[2 * first]):
-        first -= 1
-    inside = ",".join(piece.strip() for piece in pieces[2 * first + 1 : 2 * closed : 2])
-    return _understood(inside)
-
-
-def _understood(formula: str) -> str | None:
-    """The formula, if it is short, can be computed, and has nothing on which readers stumble."""
-    plain = len(formula) <= _SHORT and not re.search(r"\n|\\\\|[.,;]$", formula)
-    return formula if plain and is_understood(normal_form(formula)) else None
 
 
 def _is_formula(text: str) -> bool:

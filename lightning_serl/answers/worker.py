@@ -27,10 +27,11 @@ from itertools import pairwise
 from typing import Any
 
 from lightning_serl.answers.phrases import is_prose
+from lightning_serl.answers.warm_up import FORMULAS, PAIRS
 
 MEMORY_BYTES = 1_500_000_000
 # Limits count processor time, so that a busy machine does not change verdicts; the wall clock has the last word.
-WALL_FACTOR = 1.6
+WALL_FACTOR = 3.0
 _PARSED = 512
 # Parsing makes many small objects that live shortly.
 _COLLECT_EVERY = 100_000
@@ -40,39 +41,6 @@ _APART = 1e-5
 _FEW_SYMBOLS = 3
 _LENGTHY = 200
 _ONE_NUMBER = re.compile(r"[^\d]*\d(?:[\d.,]|\{,\}|\\[,!])*[^\d]*")
-
-
-# Constructs of the answers and of the lines that responses break off in.
-_COMMON = (
-    r"\frac{x}{2}+1",
-    r"-\frac{3\sqrt{5}}{4} - 2\sqrt[3]{7}",
-    r"x = \frac{-b + \sqrt{b^2 - 4ac}}{2a}",
-    r"f(x) = x^3 + 2x^2y - 3xy^{2} + 5",
-    r"(a + b)(c - d)^2 = a_1 b_{12} + (x-1)(x+1)",
-    r"2 \cdot 3 \times 4 + 5(6) = 42",
-    r"\left(1, -2\right)",
-    r"(-\infty, 3] \cup [5, \infty)",
-    r"\{1, 2, 3\}",
-    r"x = 2, y = -3",
-    r"x^2 + y^2 \le 4",
-    r"0 < x \neq \pi",
-    r"\begin{pmatrix} 1 & x \\ \frac{1}{2} & 0 \end{pmatrix}",
-    r"\sin^2 \theta + \cos(2x) - \tan \alpha",
-    r"\log_2 8 + \ln x + e^{2\pi i/3}",
-    r"|x - 3| + \lfloor x \rfloor",
-    r"\binom{5}{2} \cdot 3!",
-    r"90^\circ",
-    r"20\%",
-    r"3 + 4i",
-    r"\sum_{k=1}^{n} k = \frac{n(n+1)}{2}",
-    r"a \equiv 2 \pmod{5}",
-    r"\text{even}",
-    r"\angle ABC = \overline{AB}",
-    r"-10/9",
-    r"1.25",
-    r"f(f(2)) = g(1, 3)",
-    r"\frac{(a+b)^2}{c} + \frac{1}{k(k+1)}",
-)
 
 
 class Verifier:
@@ -87,10 +55,12 @@ class Verifier:
         self._parsed: OrderedDict[str, list[Any]] = OrderedDict()
         # math-verify warns of every parse without its own alarm; ours are the timers of this file.
         logging.disable(logging.CRITICAL)
-        # First use compiles regexes, and the parser learns its grammar construct by construct: do it before the first
-        # child is forked, so that no child begins anew.
-        for formula in _COMMON:
+        # First use compiles regexes and imports solvers, and the parser learns its grammar construct by construct: do
+        # it before the first child is forked, so that no child begins anew.
+        for formula in FORMULAS:
             self.same(f"\\boxed{{{formula}}}", f"We have $\\frac{{1}}{{2}}$, so ${formula}$ follows.")
+        for left, right in PAIRS:
+            self.same(f"\\boxed{{{left}}}", f"\\boxed{{{right}}}")
 
     def parsed(self, text: str) -> list[Any]:
         """What math-verify extracts: the expression and its spelling, the spelling alone, or nothing."""

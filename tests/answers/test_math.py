@@ -11,7 +11,7 @@ import pytest
 
 from lightning_serl.answers import MathGrader, cluster
 from lightning_serl.answers.client import WorkerClient, shared_client
-from lightning_serl.answers.plain import decide, normal_form, number
+from lightning_serl.answers.plain import decide, normal_form, number, settle
 from lightning_serl.errors import InputError
 
 HOSTILE = [
@@ -46,7 +46,15 @@ HOSTILE = [
         ("x+1", "1+x", True),
         (r"5\text{ or }6", "5", False),
         (r"\sqrt{x^2}", "x", None),
-        ("20\\%", "20", None),
+        ("20\\%", "20", True),
+        ("20\\%", "0.2", True),
+        ("12.5%", "12.5", False),
+        ("12.5%", "0.125", True),
+        ("20\\%", "20.0%", True),
+        ("81, 100", "81100", False),
+        ("10 000", "10,000", True),
+        ("3 1/2", "3.5", True),
+        (r"\log_3 19", r"\log_{319} x", False),
         (r"\sin x", r"\sin  x", True),
         ("10 square meters", "10", None),
         ("sqrt(2)+sqrt(3)", r"\sqrt{2}+\sqrt{3}", True),
@@ -55,6 +63,33 @@ HOSTILE = [
 def test_plain_rules(a, b, verdict):
     assert decide(a, b) is verdict
     assert decide(b, a) is verdict
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ("7", "7.0", True),
+        ("-3", "3", False),
+        ("1/3", "0.333333", None),
+        ("0.333333", "0.3333334", None),
+        (r"\frac{1}{2}", "3x", False),
+        ("(1,2)", "(1,3)", False),
+        ("Cannot be determined", "4", False),
+        ("x+1", "1+x", None),
+        ("1/2", "0.5", None),
+        ("5 cm", "6", None),
+        ("20\\%", "30", None),
+        ("1000(26)", "3", None),
+        ("81,100", "3", None),
+        ("30_5", "17", None),
+        ("5.", "6", None),
+        ("3 1/2", "9", None),
+        ("There are 5 of them", "5", None),
+    ],
+)
+def test_exact_mode_settles_only_what_hangs_on_no_reading(a, b, verdict):
+    assert settle(a, b) is verdict
+    assert settle(b, a) is verdict
 
 
 def test_normal_form_keeps_commands_apart_from_letters():
@@ -151,11 +186,11 @@ def test_spent_budget_is_no_verdict_to_remember():
 
 
 def test_too_little_budget_costs_the_worker_nothing():
-    grader = MathGrader()
+    grader = MathGrader("exact")
     grader.start_group(0.01)
     before = shared_client().requests
     assert not grader.same(r"\sin c+\cos d", r"\cos d+\sin c")
-    assert grader.extract(r"It is $c+d$, as $\oint 7$ and nothing else says.") is None
+    assert grader.extract(r"It is $c+d$, as $\oint 7$ and nothing else says.") == r"\oint 7", "as in fast mode"
     assert (grader.timeouts, shared_client().requests) == (0, before)
 
 

@@ -1,0 +1,356 @@
+r"""The value of one LaTeX expression at a fixed point, by recursive descent over a small grammar.
+
+Real numbers have sixty digits, complex ones a double's; variables are random digits between 1 and 2. Nothing here is
+worse than linear in a text of bounded length, and whatever the grammar does not know has no value.
+"""
+
+from __future__ import annotations
+
+import cmath
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
+from functools import lru_cache
+from typing import Any
+
+_DEEPEST = 25
+_DIGITS = 60
+CONTEXT = Context(prec=_DIGITS, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation, DivisionByZero, Overflow])
+_MAX_EXPONENT = 100_000
+_MAX_FACTORIAL = 170
+_PI = Decimal("3.1415926535897932384626433832795028841971693993751058209749446")
+
+Value = Decimal | complex
+
+_TOKEN = re.compile(r"\s*(\\[a-zA-Z]+|\d+(?:\.\d+)?|\.\d+|[a-zA-Z]|[-+*/^(){}\[\]|!_])")
+_SYMBOL = re.compile(
+    r"\\(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|(?:var)?theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon"
+    r"|(?:var)?phi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|infty|angle|triangle)"
+)
+_TRIGONOMETRIC: dict[str, Callable[[complex], complex]] = {
+    "sin": cmath.sin,
+    "cos": cmath.cos,
+    "tan": cmath.tan,
+    "cot": lambda x: 1 / cmath.tan(x),
+    "sec": lambda x: 1 / cmath.cos(x),
+    "csc": lambda x: 1 / cmath.sin(x),
+    "arcsin": cmath.asin,
+    "arccos": cmath.acos,
+    "arctan": cmath.atan,
+}
+_FUNCTIONS = frozenset(_TRIGONOMETRIC) | {"ln", "log", "exp"}
+
+
+class Unknown(Exception):
+    """The grammar does not know this text, or it has no value."""
+
+
+class _Complex(Exception):
+    """The value is no real number that :mod:`decimal` can compute."""
+
+
+@lru_cache(maxsize=16384)
+def evaluate(text: str, point: int) -> tuple[Value, frozenset[str], bool] | None:
+    """The value of a spelling at a point, its variables, and whether equal values mean equality."""
+    for real in (True, False):
+        reader = _Reader(text, point, real)
+        try:
+            with localcontext(CONTEXT):
+                value = reader.whole()
+                if isinstance(value, complex) and not cmath.isfinite(value):
+                    return None
+            proves = real and not (reader.variables and reader.transcendental)
+            return value, frozenset(reader.variables), proves
+        except _Complex:
+            continue
+        except (Unknown, ArithmeticError, ValueError, RecursionError):
+            return None
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _variable(name: str, point: int) -> Decimal:
+    """A number with random digits between 1 and 2 for a variable; x and X are one, as they are for math-verify."""
+    name = name.lower() if len(name) == 1 else name
+    digest = hashlib.sha256(f"{point}:{name}".encode()).hexdigest()
+    return 1 + Decimal(int(digest[:20], 16)) / Decimal(16**20)
+
+
+class _Reader:
+    """Recursive descent over the tokens of one spelling, computing as it goes."""
+
+    def __init__(self, text: str, point: int, real: bool) -> None:
+        self.tokens: list[str] = []
+        at = 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                break
+            self.tokens.append(match.group(1))
+            at = match.end()
+        self.whole_text = at == len(text) or not text[at:].strip()
+        self.tokens.append("")
+        self.at = self.depth = 0
+        self.point, self.real = point, real
+        self.transcendental = False
+        self.variables: set[str] = set()
+
+    def whole(self) -> Value:
+        if not self.whole_text:
+            raise Unknown
+        value = self.sum()
+        if self.tokens[self.at]:
+            raise Unknown
+        return value
+
+    def take(self, token: str) -> bool:
+        if self.tokens[self.at] != token:
+            return False
+        self.at += 1
+        return True
+
+    def expect(self, token: str) -> None:
+        if not self.take(token):
+            raise Unknown
+
+    def number(self, text: str) -> Value:
+        return Decimal(text) if self.real else complex(float(text))
+
+    def sum(self) -> Value:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unknown
+        value: Any = self.number("0")
+        sign = "+"
+        while True:
+            while self.tokens[self.at] in ("+", "-"):
+                sign = "+" if self.tokens[self.at] == sign else "-"
+                self.at += 1
+            term: Any = self.product()
+            value = value + term if sign == "+" else value - term
+            if self.tokens[self.at] not in ("+", "-"):
+                break
+            sign = "+"
+        self.depth -= 1
+        return value
+
+    def product(self) -> Value:
+        value: Any = self.factor()
+        while True:
+            token = self.tokens[self.at]
+            if token == "*":
+                self.at += 1
+                value = value * self.factor()
+            elif token == "/":
+                self.at += 1
+                value = value / self.factor()
+                if self.tokens[self.at] not in ("", "+", "-", ")", "}", "*", "/", "|", "]"):
+                    raise Unknown  # 1/2x: half of x for some, the inverse of 2x for others
+            elif token and (token[0].isalnum() or token[0] == "\\" or token in "({"):
+                # Two numbers side by side are refused where the first of them is read.
+                value = value * self.factor()
+            else:
+                return value
+
+    def factor(self) -> Value:
+        value = self.atom()
+        while self.take("!"):
+            value = self.number(str(math.factorial(self.integer(value, _MAX_FACTORIAL))))
+        if self.take("^"):
+            value = self.power(value, self.exponent())
+            if self.tokens[self.at] in ("^", "!"):
+                raise Unknown
+        return value
+
+    def exponent(self) -> Value:
+        if self.take("{"):
+            value = self.sum()
+            self.expect("}")
+            return value
+        if self.take("("):
+            value = self.sum()
+            self.expect(")")
+            return value
+        token = self.tokens[self.at]
+        if not token or not (token[0].isdigit() or (len(token) == 1 and token.isalpha())):
+            raise Unknown
+        return self.atom()
+
+    def power(self, base: Any, exponent: Any) -> Value:
+        if not self.real:
+            if base == 0:
+                raise Unknown
+            self.transcendental = True
+            result: complex = base**exponent
+            return result
+        whole = exponent == exponent.to_integral_value()
+        if not whole or self.variables:
+            # With variables only whole exponents are rational; one that is whole at this point may not be one.
+            self.transcendental = self.transcendental or not (whole and abs(exponent) <= 100)
+        if abs(exponent) > _MAX_EXPONENT:
+            raise Unknown
+        if whole:
+            return base ** int(exponent)
+        if base <= 0:
+            raise _Complex if base else Unknown
+        return base**exponent
+
+    def integer(self, value: Any, most: int) -> int:
+        """A whole number from 0 to ``most``."""
+        if self.variables:
+            raise Unknown
+        real = value.real if isinstance(value, complex) else value
+        if value != int(real) or not 0 <= real <= most:
+            raise Unknown
+        return int(real)
+
+    def argument(self) -> Value:
+        r"""What follows ``\frac`` or ``\sqrt``: a group or one digit or letter."""
+        if self.take("{"):
+            value = self.sum()
+            self.expect("}")
+            return value
+        token = self.tokens[self.at]
+        if len(token) != 1 or not token.isalnum():
+            raise Unknown
+        if token.isalpha():
+            return self.atom()
+        self.at += 1
+        return self.number(token)
+
+    def atom(self) -> Value:
+        token = self.tokens[self.at]
+        self.at += 1
+        if not token:
+            raise Unknown
+        if token[0].isdigit() or token[0] == ".":
+            following = self.tokens[self.at]
+            if len(token) > 60 or following[:1].isdigit() or following == "_":
+                raise Unknown
+            if following == "(" and self.tokens[self.at + 1][:1].isdigit() and self.tokens[self.at + 2] == ")":
+                raise Unknown  # 2(3): a product for some, a mixed number for math-verify
+            return self.number(token)
+        if token in ("(", "{"):
+            value = self.sum()
+            self.expect(")" if token == "(" else "}")
+            return value
+        if token == "|":
+            self.transcendental = True
+            size: Any = abs(self.sum())
+            self.expect("|")
+            return self.number("1") * size
+        if token.isalpha() or _SYMBOL.fullmatch(token):
+            return self.symbol(token)
+        if token[0] == "\\":
+            return self.command(token[1:])
+        raise Unknown
+
+    def symbol(self, token: str) -> Value:
+        name = token
+        if self.take("_"):
+            name += self.subscript()
+        elif token in ("i", "I"):
+            if self.real:
+                raise _Complex
+            return 1j
+        elif token in ("e", "E"):
+            return Decimal(1).exp() if self.real else complex(math.e)
+        self.variables.add(name)
+        value = _variable(name, self.point)
+        return value if self.real else complex(value)
+
+    def subscript(self) -> str:
+        """A token or a group of them, as they are written."""
+        parts = []
+        group = self.take("{")
+        while self.tokens[self.at].isalnum():
+            parts.append(self.tokens[self.at])
+            self.at += 1
+            if not group:
+                break
+        if not parts:
+            raise Unknown
+        if group:
+            self.expect("}")
+        return "_" + "".join(parts)
+
+    def command(self, name: str) -> Value:
+        if name == "pi":
+            return _PI if self.real else complex(math.pi)
+        if name == "frac":
+            top: Any = self.argument()
+            return top / self.argument()
+        if name == "sqrt":
+            return self.root()
+        if name == "binom":
+            n, k = self.integer(self.argument(), 500), self.integer(self.argument(), 500)
+            return self.number(str(math.comb(n, k)))
+        if name in _FUNCTIONS:
+            return self.function(name)
+        raise Unknown
+
+    def root(self) -> Value:
+        degree: Any = self.number("2")
+        if self.take("["):
+            degree = self.sum()
+            self.expect("]")
+        if self.take("("):
+            value: Any = self.sum()
+            self.expect(")")
+        else:
+            value = self.argument()
+        self.transcendental = True
+        if not self.real:
+            if degree != 2:
+                raise Unknown
+            return cmath.sqrt(value)
+        if value < 0:
+            if degree != 2:
+                raise Unknown  # the real root for some, the principal one for others
+            raise _Complex
+        if degree == 2:
+            return value.sqrt()
+        return value if value == 0 else value ** (1 / degree)
+
+    def function(self, name: str) -> Value:
+        self.transcendental = True
+        base: Any = None
+        if name == "log" and self.take("_"):
+            base = self.argument()
+        exponent = self.exponent() if self.take("^") else None
+        value: Any = self.operand()
+        if name == "exp":
+            result: Any = self.power(self.symbol("e"), value)
+        elif name in ("ln", "log"):
+            result = self.logarithm(value, base if name == "log" else self.symbol("e"))
+        elif self.real:
+            raise _Complex
+        else:
+            result = _TRIGONOMETRIC[name](value)
+        if exponent is None:
+            return result
+        if exponent == -1:
+            raise Unknown  # the inverse function, not the inverse value
+        return self.power(result, exponent)
+
+    def operand(self) -> Value:
+        """What a function applies to: a bracket, or the factors up to the next function, sign or bracket."""
+        if self.take("("):
+            value: Any = self.sum()
+            self.expect(")")
+            return value
+        value = self.factor()
+        while True:
+            token = self.tokens[self.at]
+            if not token or token[1:] in _FUNCTIONS or not (token[0].isalpha() or token[0] == "\\"):
+                return value
+            value = value * self.factor()
+
+    def logarithm(self, value: Any, base: Any) -> Value:
+        if not self.real:
+            return cmath.log(value) / (cmath.log(10) if base is None else cmath.log(base))
+        if value <= 0 or (base is not None and base <= 0):
+            raise _Complex if value < 0 else Unknown
+        return value.log10() if base is None else value.ln() / base.ln()
