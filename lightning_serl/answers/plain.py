@@ -7,6 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from lightning_serl.answers.evaluate import compare
+from lightning_serl.answers.quantities import quantity, same_quantity
 
 # math-verify compares decimals at this many places.
 PRECISION = 6
@@ -195,6 +196,8 @@ def settle(a: str, b: str) -> bool | None:
         return False
     if _UNAMBIGUOUS.fullmatch(a) is None or _UNAMBIGUOUS.fullmatch(b) is None or _DOUBTFUL.search(f"{a};{b}"):
         return None
+    if any(quantity(x) is not None and not _DECIMAL.fullmatch(x) for x in (a, b)):
+        return None
     if decide(a, b) is False:
         return None if _near(a, b) else False
     if _DECIMAL.fullmatch(a) is None or _DECIMAL.fullmatch(b) is None:
@@ -231,8 +234,8 @@ def decide(a: str, b: str) -> bool | None:
         return form_a.casefold() == form_b.casefold()
     value_a, value_b = number(form_a), number(form_b)
     if value_a is None or value_b is None:
-        shares = _equal_shares(form_a, form_b) if "%" in form_a or "%" in form_b else None
-        verdict = compare(form_a, form_b) if shares is None else shares
+        verdict = _equal_shares(form_a, form_b) if "%" in form_a or "%" in form_b else same_quantity(a, b)
+        verdict = compare(form_a, form_b) if verdict is None else verdict
         # math-verify stumbles over a full stop behind a formula.
         return None if verdict and any(x.endswith(".") and "\\" in x for x in (a, b)) else verdict
     return _equal(value_a, value_b)

@@ -76,7 +76,7 @@ def unmarked(text: str) -> str | None:
         else:
             found = _joined(text, formulas)
     if found is None:
-        fractions = _FRACTION.findall(text)
+        fractions = _FRACTION.findall(text) if "boxed" not in text else []
         return fractions[-1] if fractions else None
     return "" if "boxed" in found.text else found.text  # a box with nothing in it is the answer
 
