@@ -116,7 +116,7 @@ class Fleet:
             if (words := self.last_words(replica)) is not None:
                 raise Unreachable(words)
             try:
-                await replica.ask("/health", min(1.0, seconds))
+                await replica.ask("/health", min(5.0, seconds))
                 return
             except (Unreachable, Refusal):
                 if time.monotonic() > deadline:

@@ -86,7 +86,9 @@ class LocalServer:
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "serl"]
         # the log-probs of what was drawn, and sampling defaults from the requests alone
-        command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", *arguments]
+        command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+        # no line for every request in the log
+        command += ["--uvicorn-log-level", "warning", *arguments]
         log.parent.mkdir(parents=True, exist_ok=True)
         self._began_at = log.stat().st_size if log.exists() else 0
         # routes for weights and adapters, on the loopback interface only

@@ -57,7 +57,7 @@ class VLLMServerEngine(RolloutEngine):
         push_base: Under LoRA, push the base weights once before the first adapter. Without, the base that each server
             was started with is trusted as far as the probe of ``RolloutRefresh`` goes, and no development routes are
             needed.
-        max_in_flight: Requests under way on one server at one time.
+        max_in_flight: Requests that each rank has under way on one server at one time.
         start_seconds: How long servers may take to answer for the first time.
         patience: Seconds without a sign of life after which a server counts as gone.
 
