@@ -105,7 +105,7 @@ class _Push:
         policy, engine = self.policy, self.engine
         config = policy.adapter_config() if policy.has_adapter else {}
         if not policy.has_adapter or not engine.takes_adapter(config):
-            weights = getattr(policy, "merged_weights") if policy.has_adapter else policy.named_weights  # noqa: B009
+            weights = policy.merged_weights if policy.has_adapter else policy.named_weights
             err = self._full(weights, policy.version, base=False)
         else:
             if self.needs_base:

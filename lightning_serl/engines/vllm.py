@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,6 +141,9 @@ class VLLMEngine(RolloutEngine):
                 parts.room = Room(policy.device)
                 with parts.room.entered(), _as_local_rank(policy.device.index or 0):
                     parts.llm = vllm.LLM(**self._arguments(vllm, parts))
+                    # a kernel that does not exist here is missed at the first token only
+                    one = vllm.SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+                    parts.llm.generate([{"prompt_token_ids": [policy.pad_id] * 2}], one, use_tqdm=False)
             parts.limit = int(parts.llm.llm_engine.model_config.max_model_len)
         except BaseException as error:
             parts.close()
@@ -157,6 +161,7 @@ class VLLMEngine(RolloutEngine):
         sleeps = not on_cpu and self.sleep_level != 0 and _can_sleep()
         wanted: dict[str, Any] = {
             "model": str(parts.folder),
+            "runner": "generate",
             "dtype": str(parts.dtype).removeprefix("torch."),
             "load_format": "dummy",  # the first push brings the weights
             "generation_config": "vllm",  # no sampling defaults of the model's
@@ -357,7 +362,7 @@ class _Parts:
             {name.rsplit(".", 1)[-1] for name, module in lm.named_modules() if hasattr(module, "lora_A")}
         )
         self.folder = Path(tempfile.mkdtemp(prefix="lightning-serl-vllm-"))
-        config = lm.config.to_dict() | {"use_cache": True}
+        config = lm.config.to_dict() | {"use_cache": True, "architectures": [type(lm).__name__]}
         config.pop("quantization_config", None)  # the engine holds what the weights stand for
         type(lm.config).from_dict(config).save_pretrained(self.folder)
         policy.tokenizer.save_pretrained(self.folder)
@@ -385,9 +390,7 @@ class _Parts:
         self.room = self.llm = None
         if room is not None:
             with undisturbed(), room.entered():
-                if llm is not None:
-                    _shut_down(llm)
-                del llm
+                _shut_down(llm)
             room.close()
         if self.publisher is not None:
             self.publisher.close()
@@ -519,9 +522,17 @@ def _can_sleep() -> bool:
 
 
 def _shut_down(llm: Any) -> None:
-    """End the engine core at once: left to the garbage collector, it would end at some later time, in another room."""
-    core = llm.llm_engine.engine_core
-    core.shutdown()
+    """End the engine core at once: left to the garbage collector, it would end at some later time, in another room.
+
+    vLLM keeps its groups in module variables, also those of an engine that failed while it was built; left there, the
+    next engine would take them for its own.
+    """
+    if llm is not None:
+        llm.llm_engine.engine_core.shutdown()
+    state = sys.modules.get("vllm.distributed.parallel_state")
+    if state is not None:
+        state.destroy_model_parallel()
+        state.destroy_distributed_environment()
 
 
 def _import_vllm() -> Any:

@@ -91,7 +91,9 @@ def engine_of(open_engines, request):
     def started(kind):
         if kind not in open_engines:
             open_engines[kind] = _make(kind, request), adapted_policy()
-            open_engines[kind][0].start(open_engines[kind][1])
-        return open_engines[kind]
+        engine, policy = open_engines[kind]
+        if kind in LIVE or engine._parts is None:  # new, or closed by a test
+            engine.start(policy)
+        return engine, policy
 
     return started
