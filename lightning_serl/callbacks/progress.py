@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from lightning_serl.datamodules.round import Round
 
 
+#: Runs of at least this many seconds say after their first round how long they will take.
+LONG = 600.0
+
+
 class Phases(RolloutHooks):
     """Shows writing, answering, voting, training and evaluating, on rank 0.
 
     In a terminal each phase has a bar; under Lightning's ``RichProgressBar`` it becomes a line of that bar. Elsewhere,
-    in a log file say, only the line per round is printed.
+    in a log file say, only the line per round is printed, and after the first round of a long run the time that remains.
     """
 
     def __init__(self) -> None:
@@ -32,6 +37,7 @@ class Phases(RolloutHooks):
         self._training: tuple[Progress, Any] | None = None
         self._played: Round | None = None
         self._batches = 0  # of the round at hand
+        self._began: float | None = None  # until the first round is through
         self._console = Console(file=sys.stdout)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -71,6 +77,10 @@ class Phases(RolloutHooks):
             self._own.start()
         return self._own
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first round begins, the start of the engine included."""
+        self._began = time.monotonic()
+
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """The round's steps come next."""
         self._played, self._batches = played, 0
@@ -105,7 +115,22 @@ class Phases(RolloutHooks):
                 highlight=False,
                 soft_wrap=True,
             )
+            self._foretell(trainer, pl_module)
         self._played = None
+
+    def _foretell(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        began, self._began = self._began, None
+        if began is None:
+            return
+        seconds = time.monotonic() - began
+        steps = trainer.estimated_stepping_batches - trainer.global_step
+        left = steps / getattr(pl_module, "steps_per_round", 1)
+        if 0 < left < float("inf") and seconds * (left + 1) >= LONG:
+            self._console.print(
+                f"the first round took {seconds:.0f} s, {left:.0f} more take about {_spell(seconds * left)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the terminal as it was."""
@@ -119,3 +144,10 @@ class Phases(RolloutHooks):
         if self._own is not None:
             self._own.stop()
         self._own = self._training = None
+
+
+def _spell(seconds: float) -> str:
+    """A duration to two units."""
+    minutes = round(seconds / 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

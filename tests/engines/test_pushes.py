@@ -6,10 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cli_kit import problems, write_rows
 from conftest import adapted_policy, disturb, plain_policy, refresh
+from spine_kit import rows, selfplay, trainer_for
 
-from lightning_serl.callbacks import RolloutRefresh
-from lightning_serl.engines import Receipt, WeightUpdate, proofs
+from lightning_serl.adapters import LoraOptions
+from lightning_serl.callbacks import Checkpoints, RolloutRefresh
+from lightning_serl.callbacks.hooks import RolloutHooks
+from lightning_serl.datamodules.evaluation import EvaluationOptions
+from lightning_serl.engines import Receipt, VLLMEngine, WeightUpdate, proofs
 from lightning_serl.errors import PushMismatch
 from lightning_serl.loading import load_policy
 from lightning_serl.tiny.language import held_out, solve_prompt
@@ -204,3 +209,62 @@ def test_a_version_is_pushed_once(engine):
     played = SimpleNamespace(stats={"serl/round/groups": 1.0})
     callback.on_round_end(None, None, played)
     assert set(played.stats) == {"serl/round/groups", "serl/sync/bytes", "serl/sync/probe_logp_err", "time/sync"}
+
+
+def test_an_adapter_of_another_kind_arrives_merged_and_the_base_stays(engine):
+    refresh(plain_policy(), engine)
+    policy = load_policy("tiny:base", lora=LoraOptions(r=4, alpha=8, peft={"use_dora": True}))
+    disturb(policy, 0.5)
+    assert not engine.takes_adapter(policy.adapter_config())
+    before = {n: t.clone() for n, t in policy.state_dict().items()}
+    callback = refresh(policy, engine)
+    assert callback.pushes == 1
+    assert callback._fresh["serl/sync/probe_logp_err"] < 2e-5
+    assert all(torch.equal(t, before[n]) for n, t in policy.state_dict().items())
+    with policy.gathered():  # and the adapter does something
+        rows = proofs.probe_rows(policy)
+        assert proofs.gap(proofs.policy_logps(policy, rows), proofs.policy_logps(policy, rows, base=True)) > 0.01
+
+
+def test_a_base_of_four_bits_is_pushed_as_the_trainer_computes_with_it(engine):
+    policy = load_policy("tiny:base", lora=LoraOptions(r=4, alpha=8), quantize="nf4")
+    disturb(policy, 0.5)
+    assert policy.quantized
+    engine._parts.has_base = False  # as in an engine that was just started
+    callback = refresh(policy, engine)
+    assert callback.pushes == 2
+    assert callback._fresh["serl/sync/probe_logp_err"] < 1e-4
+    exact = plain_policy()
+    with exact.gathered():
+        rows = proofs.probe_rows(exact)
+        assert proofs.gap(engine.score(rows, "reference"), proofs.policy_logps(exact, rows)) > 1e-3
+    engine._parts.has_base = False
+
+
+def test_resume_and_validation_meet_the_policys_weights(engine, tmp_path):
+    """One engine through a fit with evaluation, and another after a resume."""
+
+    class Versions(RolloutHooks):
+        def __init__(self):
+            self.seen = []
+
+        def on_round_end(self, trainer, pl_module, played):
+            self.seen.append((trainer.datamodule.engine.version, pl_module.policy.version))
+            assert all(c.version == pl_module.policy.version for g in played.groups for c in g.completions)
+
+    engine.close()
+    sets = EvaluationOptions(sets={"held_out": str(write_rows(tmp_path / "six.jsonl", problems(6)))}, samples=2)
+    for epochs, path in ((1, None), (2, tmp_path / "checkpoints" / "last.ckpt")):
+        fresh = VLLMEngine(kv_cache_gb=0.05)
+        module, data = selfplay(engine=fresh, evaluation=sets)
+        versions, callback = Versions(), RolloutRefresh()
+        trainer = trainer_for(tmp_path, [Checkpoints(1), versions, callback], max_epochs=epochs)
+        trainer.fit(module, data, ckpt_path=path)
+        assert len(versions.seen) == 2
+        assert all(ours == theirs >= 0 for ours, theirs in versions.seen)
+        assert callback.pushes >= 3
+        assert module.last_results["held_out"]["n"] == 6
+        assert fresh.version == -1  # closed with the fit
+    errors = [row["serl/sync/probe_logp_err"] for row in rows(tmp_path) if "serl/sync/probe_logp_err" in row]
+    assert len(errors) == 4
+    assert max(errors) < 2e-5
