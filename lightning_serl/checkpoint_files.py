@@ -11,6 +11,7 @@ import torch
 
 from lightning_serl.errors import InputError
 from lightning_serl.pool import STATUSES
+from lightning_serl.saved import load_completion, load_pair
 from lightning_serl.types import Instruction, RolloutBatch
 
 _ADVICE = "give another file, or begin a new run"
@@ -122,6 +123,9 @@ def check_stream_state(state: Any, where: str = "the checkpoint") -> None:
             raise InputError(
                 f"{where} has a damaged {name!r} in the state of the rounds, or one of another version; {_ADVICE}"
             )
+    for name, sound in {"carried": _is_carried, "ahead": _is_ahead}.items():
+        if name in state and not sound(state[name]):
+            raise InputError(f"{where} has a damaged {name!r} in the state of the rounds; {_ADVICE}")
 
 
 def _is_count(value: Any) -> bool:
@@ -157,3 +161,24 @@ def _is_pending(pending: Any) -> bool:
     except TypeError:
         return False
     return all(isinstance(b.input_ids, torch.Tensor) and isinstance(b.advantages, torch.Tensor) for b in batches)
+
+
+def _is_carried(carried: Any) -> bool:
+    """Families of groups that can be made again."""
+    try:
+        return all(
+            _is_count(one["round"]) and _is_count(one["step"]) and all(load_pair(pair) for pair in one["pairs"])
+            for one in carried
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _is_ahead(ahead: Any) -> bool:
+    """What was written of the next round, if anything was."""
+    try:
+        return ahead is None or (
+            _is_count(ahead["step"]) and all(load_completion(c) for _, w in ahead["written"] for c in w)
+        )
+    except (KeyError, TypeError, ValueError):
+        return False

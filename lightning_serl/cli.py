@@ -238,6 +238,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             self.datamodule.trainer = self.trainer
             self.trainer.strategy.connect(self.model)
             preflight.check_trainer(self.trainer, len(self.datamodule.train_dataloader()))
+            self.datamodule.check_staleness()
             optimizer = self.model.check_optimizer()
             _check_overrides(optimizer, self.config_init.fit.ckpt_path)
 

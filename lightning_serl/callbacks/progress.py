@@ -105,7 +105,8 @@ class Phases(RolloutHooks):
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             stats, metrics = self._played.stats, getattr(pl_module, "step_metrics", {})
             groups = stats["serl/round/groups"]
-            answered = groups / max(1e-9, stats["serl/filter/yield"])
+            fresh = groups - stats.get("serl/round/carried", 0.0)
+            answered = fresh / max(1e-9, stats["serl/filter/yield"])
             agreement, no_answer = stats["serl/vote/agreement_mean"], stats["serl/vote/no_answer_frac"]
             self._console.print(
                 f"round {self._played.number + 1:>4}  wrote {stats['serl/filter/proposed']:.0f}, trained on "

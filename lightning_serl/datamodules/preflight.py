@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.callbacks.filters import InstructionFilter
-from lightning_serl.engines.base import Sampling
+from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
 from lightning_serl.types import Instruction
@@ -67,6 +67,34 @@ def check_trainer(trainer: pl.Trainer, length: int) -> None:
         raise InputError(
             "GradientAccumulationScheduler does not work here: a round is cut into a fixed number of micro-batches"
         )
+
+
+def check_staleness(module: object, staleness: int, style: str, engine: RolloutEngine) -> None:
+    """Groups of older weights can be trained on only with what corrects for them.
+
+    Args:
+        module: The module that is fitted; one of another kind is left to itself.
+        staleness: ``data.max_staleness``.
+        style: ``data.round.style``.
+        engine: Writes the groups.
+
+    Raises:
+        InputError: if the correction is off, or nothing could be carried.
+    """
+    if not staleness:
+        return
+    if getattr(getattr(module, "objective", None), "correction", None) == "none":
+        raise InputError(
+            f"data.max_staleness is {staleness} but model.objective.correction is none: groups of older weights need "
+            "the importance weights; choose token_truncate, or data.max_staleness 0"
+        )
+    if style == "serl":
+        raise InputError(
+            f"data.max_staleness is {staleness} but data.round.style is serl, which normalises every attempt by itself "
+            "and carries nothing; set one of them back"
+        )
+    if not engine.samples_policy:
+        raise InputError(f"data.max_staleness is {staleness} but the engine replays recordings, which have no age")
 
 
 def check_lengths(policy: Policy | None, answers: Sampling, writing: Sampling | None) -> None:

@@ -97,6 +97,21 @@ def silent(name: str, total: int) -> AbstractContextManager[Callable[[int], None
     return nullcontext(lambda done: None)
 
 
+@dataclass(frozen=True)
+class Carried:
+    """A family of groups that a round had no room for; it keeps its scores, never its advantages.
+
+    Attributes:
+        pairs: The groups with their verdicts, group weights folded in.
+        round: Number of the round that wrote it.
+        step: Optimizer step whose weights wrote it.
+    """
+
+    pairs: list[tuple[Group, Verdict]]
+    round: int
+    step: int
+
+
 @dataclass
 class Table:
     """Everything a round needs, set once per run.
@@ -119,6 +134,9 @@ class Table:
         seed: The run's seed.
         phase: Announces what is being done.
         queue: Accepted instructions that were not answered yet; they are carried from round to round.
+        max_staleness: Rounds that a group may wait for its turn; 0 drops what a round has no room for.
+        carried: The groups that wait.
+        step: Optimizer step whose weights write.
     """
 
     options: RoundOptions
@@ -138,6 +156,9 @@ class Table:
     seed: int = 0
     phase: Phase = silent
     queue: list[Instruction] = field(default_factory=list)
+    max_staleness: int = 0
+    carried: list[Carried] = field(default_factory=list)
+    step: int = 0
 
     def context(
         self, number: int, stage: str, spread: bool = False, tick: Callable[[int], None] = lambda done: None
@@ -185,6 +206,7 @@ class Round:
         samples: A few groups with their verdicts, dropped ones too.
         answered: Every answered group with its verdict, before the group filters.
         probe: The votes on the health probe just before the round, by uid; empty where none was made.
+        oldest: Optimizer step whose weights wrote the oldest group that survived.
     """
 
     number: int
@@ -196,6 +218,7 @@ class Round:
     samples: list[tuple[Group, Verdict]] = field(default_factory=list)
     answered: list[tuple[Group, Verdict]] = field(default_factory=list)
     probe: dict[str, Vote] = field(default_factory=dict)
+    oldest: int = 0
 
 
 def play_round(table: Table, number: int) -> Round:
@@ -223,7 +246,7 @@ class _Play:
 
     def __init__(self, table: Table, source: InstructionSource, number: int) -> None:
         self.table, self.source, self.number = table, source, number
-        self.round = Round(number)
+        self.round = Round(number, oldest=table.step)
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.next_uid = 0
@@ -232,12 +255,14 @@ class _Play:
 
     def run(self) -> Round:
         options, table = self.table.options, self.table
-        tried = survived = attempts = 0
+        tried = attempts = 0
+        survived = carried = self.take_carried()
         seen = self.round.answered
         while survived < options.prompts_per_round and attempts < options.max_attempts:
             missing = options.prompts_per_round - survived
             # what this round has yielded so far says how many prompts the missing groups will take
-            want = missing if not tried else min(options.prompts_per_round, ceil(missing * tried / max(1, survived)))
+            fresh = max(1, survived - carried)
+            want = missing if not tried else min(options.prompts_per_round, ceil(missing * tried / fresh))
             if self.published:
                 want = options.prompts_per_round
             roots = self.take(want)
@@ -255,8 +280,33 @@ class _Play:
         self.round.samples = seen[:2] + [pair for pair in seen[2:] if pair[0].instruction.uid in kept][:2]
         if not survived:
             raise EmptyRound(self.explain(attempts, tried), self.round)
-        self.round.stats = self.statistics(seen, attempts, tried, survived)
+        self.round.stats = self.statistics(seen, attempts, tried, survived, survived - carried)
         return self.round
+
+    def take_carried(self) -> int:
+        """Begin with the groups that an earlier round had no room for; those that waited too long are dropped."""
+        table = self.table
+        waiting, table.carried[:] = list(table.carried), []
+        taken = 0
+        for family in waiting:
+            if self.number - family.round > table.max_staleness or taken == table.options.prompts_per_round:
+                for group, _ in family.pairs:
+                    self.event(group.instruction.uid, "dropped", reason="stale")
+                continue
+            taken += 1
+            self.round.oldest = min(self.round.oldest, family.step)
+            for group, verdict in family.pairs:
+                self.enter(group, verdict)
+        return taken
+
+    def enter(self, group: Group, verdict: Verdict) -> None:
+        """A group that the round trains on."""
+        uid = group.instruction.uid
+        self.event(uid, "kept")
+        if uid in self.table.pool:
+            self.table.pool.mark_kept(uid)
+        self.round.groups.append(group)
+        self.round.verdicts.append(verdict)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -500,11 +550,18 @@ class _Play:
         for group, weight in zip(groups, weights, strict=True):
             family = family_of[group.instruction.uid]
             alive[family] = alive.get(family, False) or (weight > 0 and group.instruction.train)
-        chosen = [family for family, left in alive.items() if left][:room]
+        living = [family for family, left in alive.items() if left]
+        chosen = living[:room]
+        waiting = living[room:] if table.max_staleness else []
+        carried: dict[int, list[tuple[Group, Verdict]]] = {family: [] for family in waiting}
         for group, verdict, weight, reason in zip(groups, verdicts, weights, reasons, strict=True):
             uid = group.instruction.uid
             if self.published and weight > 0 and uid in table.pool:
                 table.pool.mark_kept(uid)  # before it is known whether there is room for it
+            if weight > 0 and family_of[uid] in carried:
+                carried[family_of[uid]].append((group, self.shape(group, verdict, attempt).scaled(weight)))
+                self.event(uid, "carried")
+                continue
             if weight > 0 and family_of[uid] not in chosen:
                 # a surplus group would be a step old when its turn came
                 weight, reason = 0.0, "stale" if alive[family_of[uid]] else "no_spread"
@@ -514,11 +571,8 @@ class _Play:
                 if self.published:
                     self.round.dropped.append((group, replace(shaped, dropped=True)))
                 continue
-            self.event(uid, "kept")
-            if uid in table.pool:
-                table.pool.mark_kept(uid)
-            self.round.groups.append(group)
-            self.round.verdicts.append(shaped.scaled(weight))
+            self.enter(group, shaped.scaled(weight))
+        table.carried += [Carried(pairs, self.number, table.step) for pairs in carried.values()]
         return len(chosen)
 
     def shape(self, group: Group, verdict: Verdict, attempt: int) -> Verdict:
@@ -553,7 +607,7 @@ class _Play:
         )
 
     def statistics(
-        self, seen: list[tuple[Group, Verdict]], attempts: int, tried: int, survived: int
+        self, seen: list[tuple[Group, Verdict]], attempts: int, tried: int, survived: int, fresh: int
     ) -> dict[str, float]:
         """Numbers of the round, under TRL's names where TRL has one."""
         lengths = [len(c.token_ids) for g, _ in seen for c in g.completions]
@@ -570,17 +624,19 @@ class _Play:
             "completions/min_length": float(min(lengths, default=0)),
             "completions/max_length": float(max(lengths, default=0)),
             "completions/clipped_ratio": finished.count(False) / responses,
-            "serl/vote/agreement_mean": sum(v.confidence for _, v in seen) / len(seen),
+            "serl/vote/agreement_mean": sum(v.confidence for _, v in seen) / max(1, len(seen)),
             "serl/vote/no_answer_frac": sum(v.info.get("no_answer", 0) for _, v in seen) / responses,
-            "serl/vote/unique_answers": sum(v.info.get("unique_answers", 0) for _, v in seen) / len(seen),
+            "serl/vote/unique_answers": sum(v.info.get("unique_answers", 0) for _, v in seen) / max(1, len(seen)),
             "serl/filter/proposed": float(proposed),
             "serl/filter/accepted_rate": self.counts["accepted"] / max(1, proposed),
-            "serl/filter/yield": survived / max(1, tried),
+            "serl/filter/yield": fresh / max(1, tried),
             "serl/round/attempts": float(attempts),
             "serl/round/groups": float(survived),
             "serl/pool/size": float(len(self.table.pool)),
             "serl/pool/queue": float(len(self.table.queue)),
         }
+        if self.table.max_staleness:
+            out["serl/round/carried"] = float(survived - fresh)
         roles = dict.fromkeys(g.instruction.role for g, _ in seen)
         for role in roles if len(roles) > 1 else ():
             means = [float(v.scores.mean()) for g, v in seen if g.instruction.role == role and len(g)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -20,13 +21,15 @@ from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoint_files import check_stream_state
 from lightning_serl.datamodules import preflight
+from lightning_serl.datamodules.ahead import Ahead, Memo, RememberingEngine
 from lightning_serl.datamodules.benchmarks import read_set
 from lightning_serl.datamodules.earlier import read_pool
 from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream, SetGrader, set_graders
 from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.datamodules.probe import Probe, probe_votes
 from lightning_serl.datamodules.problems import Fields, read_problems
-from lightning_serl.datamodules.round import Round, RoundOptions, Table, play_round, silent
+from lightning_serl.datamodules.round import Carried, Round, RoundOptions, Table, play_round, silent
+from lightning_serl.saved import load_pair, pair_state
 from lightning_serl.datamodules.stream import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
@@ -71,6 +74,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         probe: Which seeds are answered again and again to watch the health of the run.
+        max_staleness: 0 trains every group by the weights that wrote it. 1 carries groups that a round had no room for
+            to the next one, and lets an engine that works beside the trainer (a server) write the next round while this
+            one trains; the objective's correction is compulsory then. Processes that train together only carry.
         pool_from: Folders of earlier runs whose problems count as written already, the kept ones as exemplars.
         predict_to: File that ``predict`` writes self-made problems with voted answers to; by default
             ``predictions.jsonl`` in the run folder.
@@ -99,6 +105,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         seed: int | None = None,
         pool_from: str | list[str] | None = None,
         probe: Probe = Probe(),  # noqa: B008
+        max_staleness: Literal[0, 1] = 0,
     ) -> None:
         super().__init__()
         if rounds_per_epoch < 1:
@@ -110,6 +117,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 f"data.round.overlong_buffer is {round.overlong_buffer}, more than data.max_tokens ({max_tokens}); "
                 "give the last tokens that cost score, or 0"
             )
+        if max_staleness not in (0, 1):
+            raise InputError(f"data.max_staleness must be 0 or 1, got {max_staleness}")
         if seed is not None and seed < 0:
             raise InputError(f"data.seed must be 0 or above, got {seed}")
         self.seeds, self.source, self.fields = seeds, source, fields
@@ -125,7 +134,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.round_options, self.writing, self.solve = round, writing, solve
         self.templates = templates or {}
         self.sampling = Sampling(max_tokens=max_tokens)
-        self.rounds_per_epoch = rounds_per_epoch
+        self.rounds_per_epoch, self.max_staleness = rounds_per_epoch, max_staleness
         self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
         self.pool_from = [pool_from] if isinstance(pool_from, str) else list(pool_from or ())
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
@@ -142,6 +151,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.rounds = 0
         self._pending: list[list[RolloutBatch]] = []
         self._before: dict[str, Any] | None = None
+        self._ahead: Ahead | None = None
+        self._memo: Memo | None = None  # of the next round, from a checkpoint taken while it was written ahead
         self._first_step: int | None = None
         self._first_round = 0
         self._warned = False
@@ -172,10 +183,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self._choose_graders()
         if stage == "fit":
             preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
+            self.check_staleness()
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
                 self.rounds = self._restored["rounds"]
-                self._restored |= {"pending": [], "first_step": None, "first_round": self.rounds}
+                self._restored |= {"pending": [], "first_step": None, "first_round": self.rounds, "ahead": None}
+                self._restored["carried"] = []  # of another Trainer's clock
+            elif self._table is not None:
+                self._table.carried.clear()
             # another fit in the same process goes on after the rounds played so far, on its own Trainer's clock
             self._first_step, self._first_round, self._pending = None, self.rounds, []
         if stage in ("fit", "predict"):
@@ -183,6 +198,15 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 preflight.announce_labels(self.seed_problems)
             if self.writes:
                 preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
+
+    def check_staleness(self) -> None:
+        """Refuse what cannot go with ``max_staleness``.
+
+        Raises:
+            InputError: see :func:`preflight.check_staleness`.
+        """
+        module = self.trainer.lightning_module
+        preflight.check_staleness(module, self.max_staleness, self.round_options.style, self.engine)
 
     def _choose_graders(self) -> None:
         """The run's grader by the seeds and that of each evaluation set by its own problems, unless one was named."""
@@ -264,6 +288,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 templates={"solve": self.solve, **self.templates},
                 sampling=self.sampling,
                 seed=self.seed,
+                max_staleness=self.max_staleness,
             )
         table = self._table
         table.policy, table.ranks = policy, self.ranks
@@ -318,6 +343,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         Raises:
             PushMismatch: if the engine still holds other weights than the policy after ``RolloutRefresh`` had its turn.
         """
+        if self._ahead is not None:
+            self._ahead.wait()  # its completions must come from one version of the weights
         trainer, table = self.trainer, self.table()
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
@@ -387,19 +414,55 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return PredictionStream(self, Path(target))
 
     def play(self, filter_groups: bool = True) -> Round:
-        """Play the next round; the state before it stays at hand until it is committed."""
+        """Play the next round, or take the one that was played ahead; the state before it stays until it is committed."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            try:
+                ahead.wait()
+            finally:
+                ahead.stop()
+                self._before = self._state_with(ahead)
         with self.rolling() as table:
-            self._before = self._live_state(table)
+            if ahead is None:
+                self._before = self._live_state(table)
+            memo, self._memo = self._memo, None
             if not filter_groups:
                 table.group_filters = []
             try:
                 votes = self._probe(table)
-                played = play_round(table, self.rounds)
+                table.step = self.trainer.global_step
+                if ahead is not None:
+                    played = ahead.result()
+                elif memo is not None:
+                    again = replace(table, engine=RememberingEngine(self.engine, memo), step=memo.step)
+                    played = play_round(again, self.rounds)
+                else:
+                    played = play_round(table, self.rounds)
                 played.probe = votes
                 return played
             except EmptyRound as error:
                 self._tell(error.played)
                 raise
+
+    def work_ahead(self) -> None:
+        """Have the next round written while this one trains, if the engine and the options allow it.
+
+        Not where ranks would have to keep step in the thread, nor where a reward or source needs the policy's own passes,
+        nor in a precision that changes torch's default dtype under the thread's feet while the policy trains.
+        """
+        trainer = self.trainer
+        if not (self.max_staleness and self.engine.concurrent) or self.ranks.size > 1 or self.needs:
+            return
+        if str(trainer.precision) in ("16-true", "bf16-true", "64-true"):
+            return
+        begins = (self._first_step or 0) + (self.rounds - self._first_round) * self._steps_per_round()
+        if begins >= trainer.estimated_stepping_batches:
+            return  # this was the last one
+        with self.rolling() as table:
+            pass  # the engine holds the weights that this round starts from
+        memo = Memo(trainer.global_step)
+        self._ahead = Ahead(table, self.rounds, self._live_state(table), memo, self._poll)
+        self._ahead.start()
 
     def _probe(self, table: Table) -> dict[str, Vote]:
         """Votes on the health probe where one is due: first with the weights that the fit began with."""
@@ -411,6 +474,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
         """A round is done: tell the callbacks, count it, and keep its micro-batches for the steps to come."""
         pending = self.ranks.gather(batches)
+        played.stats["serl/rollout/policy_version_lag"] = float(self.trainer.global_step - played.oldest)
         with self.ranks.stage("closing the round"):
             self._tell(played)
         clipped = played.stats["completions/clipped_ratio"]
@@ -440,11 +504,26 @@ class SelfPlayDataModule(pl.LightningDataModule):
             return self._restored
         if self._table is None:
             return {}
-        return self._before if self._before is not None else self._live_state(self._table)
+        if self._before is not None:
+            return self._before
+        if self._ahead is None:
+            return self._live_state(self._table)
+        # A checkpoint waits for the round ahead, so that whoever resumes trains on the same completions. Lightning saves
+        # after an exception from inside its handler: then what was written so far has to do.
+        if sys.exc_info()[0] is None:
+            self._ahead.wait()
+        return self._state_with(self._ahead)
+
+    def _state_with(self, ahead: Ahead) -> dict[str, Any]:
+        """The state before a round ahead, and what was written for it since."""
+        return {**ahead.before, "pending": self._pending_state(), "ahead": ahead.memo.state_dict()}
+
+    def _pending_state(self) -> list[Any]:
+        """Micro-batches not yet trained on, by rank."""
+        done = self._steps_done() >= (self.rounds - self._first_round) * self._steps_per_round()
+        return [] if done else [[b.state_dict() for b in one] for one in self._pending]
 
     def _live_state(self, table: Table) -> dict[str, Any]:
-        played = self.rounds - self._first_round
-        done = self._steps_done() >= played * self._steps_per_round()
         return {
             "seed": self.seed,
             "rounds": self.rounds,
@@ -456,7 +535,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             "pool": table.pool.state_dict(),
             "source": {} if table.source is None else table.source.state_dict(),
             "queue": [_instruction_state(i) for i in table.queue],
-            "pending": [] if done else [[b.state_dict() for b in one] for one in self._pending],
+            "pending": self._pending_state(),
+            "carried": [
+                {"round": c.round, "step": c.step, "pairs": [pair_state(g, v) for g, v in c.pairs]} for c in table.carried
+            ],
+            "ahead": None if self._memo is None else self._memo.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -485,6 +568,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
         table.queue[:] = [Instruction(**{**q, "link": None}) for q in state["queue"]]
         self.rounds, self._first_step, self._first_round = state["rounds"], state["first_step"], state["first_round"]
         self._pending = [[RolloutBatch.from_state_dict(b) for b in one] for one in state["pending"]]
+        carried = state.get("carried", ())
+        table.carried[:] = [Carried([load_pair(p) for p in c["pairs"]], c["round"], c["step"]) for c in carried]
+        ahead = state.get("ahead")
+        self._memo = None if ahead is None else Memo.from_state_dict(ahead)
         steps = self._steps_per_round()
         sizes = [steps * self.trainer.accumulate_grad_batches] * self.ranks.size
         if state["steps_per_round"] != steps or (self._pending and [len(one) for one in self._pending] != sizes):
@@ -515,6 +602,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def close(self) -> None:
         """Release the engine; the next stream starts it again."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            ahead.stop()
+            # whoever goes on plays it again
+            self._before = self._state_with(ahead)
         if self._started_for != "not started":
             self.engine.close()
             atexit.unregister(self.engine.close)

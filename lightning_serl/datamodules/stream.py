@@ -50,6 +50,7 @@ class SelfPlayStream:
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
                 verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
                 data.commit(played, trainer.lightning_module.experience(groups, verdicts))
+                data.work_ahead()
             yield data._pending[data.ranks.rank][place]
 
     def state_dict(self) -> dict[str, Any]:

@@ -122,6 +122,8 @@ class RolloutEngine(ABC):
     samples_policy: bool = True
     #: Whether it goes on writing while its caller works between two results of :meth:`generate`.
     overlaps: bool = False
+    #: Whether it can write, called from another thread, while its policy is being trained.
+    concurrent: bool = False
 
     def __init__(self) -> None:
         self.poll: Callable[[], None] = _never_interrupted

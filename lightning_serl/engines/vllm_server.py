@@ -68,6 +68,7 @@ class VLLMServerEngine(RolloutEngine):
     """
 
     overlaps = True
+    concurrent = True
 
     def __init__(
         self,
