@@ -101,57 +101,83 @@ def undisturbed(tmp_path_factory):
     return root, weights(module), engine, watch
 
 
+@pytest.fixture(scope="module")
+def carrying(tmp_path_factory):
+    """A run whose engine is the policy: nothing is written ahead."""
+    root = tmp_path_factory.mktemp("carrying")
+    watch = Watch()
+    module, _ = fit(root, TransformersEngine(), [watch])
+    return root, weights(module), watch
+
+
 def without_pushes(root):
     """What a resumed run measures too; it pushes once more, to an engine that was just started."""
     return [{k: v for k, v in row.items() if not k.startswith("serl/sync/")} for row in rows(root)]
 
 
+def lags(root):
+    return [m["serl/rollout/policy_version_lag"] for m in rows(root) if "serl/rollout/policy_version_lag" in m]
+
+
 def test_each_round_but_the_first_is_written_while_the_one_before_it_trains(undisturbed):
     root, _, engine, watch = undisturbed
-    names = [name for name, _, _ in engine.log]
-    assert {n for n in names if n.endswith("ahead")} == {f"round {r + 1} ahead" for r in range(1, ROUNDS)}
+    assert {n for n, _, _ in engine.log if n.endswith("ahead")} == {f"round {r + 1} ahead" for r in range(1, ROUNDS)}
     for name, version, _ in engine.log:
-        # the weights that the round before started from, one version for all of it
+        # the weights that the round before started from, one version for all of it; the health probe is round 0's
         number = int(name.split()[1]) - 1 if name.endswith("ahead") else 0
         assert version == max(0, number - 1) * STEPS[0]
-    carried = [e for e in rows(root, "ledger") if e["event"] == "carried"]
-    assert carried, "some groups are meant to be carried here"
     for number, versions in enumerate(watch.rounds):
-        now = number * STEPS[0]
-        # written one round ahead, and perhaps carried for one more
-        assert versions <= {max(0, number - 1) * STEPS[0], max(0, number - 2) * STEPS[0]}
-        lags = [m["serl/rollout/policy_version_lag"] for m in rows(root) if "serl/rollout/policy_version_lag" in m]
-        assert lags[number] == now - min(versions)
+        assert versions == {max(0, number - 1) * STEPS[0]}
+        assert lags(root)[number] == number * STEPS[0] - min(versions) <= STEPS[0]
+    events = rows(root, "ledger")
+    assert any(e["event"] == "dropped" and e["reason"] == "stale" for e in events)
+    assert all(e["round"] == 0 for e in events if e["event"] == "carried"), "it would be two rounds old"
 
 
-def test_every_carried_group_is_trained_on_next_or_dropped_as_stale(undisturbed):
-    events = rows(undisturbed[0], "ledger")
-    for event in (e for e in events if e["event"] == "carried"):
+def test_every_carried_group_comes_next_or_is_dropped_as_stale(carrying):
+    root, _, watch = carrying
+    events = rows(root, "ledger")
+    carried = [e for e in events if e["event"] == "carried"]
+    assert [e for e in carried if e["round"] < ROUNDS - 1], "some groups are meant to be carried here"
+    for event in carried:
         later = [e for e in events if e["uid"] == event["uid"] and e["round"] > event["round"]]
-        if event["round"] == ROUNDS - 1:
-            assert not later
-            continue
-        assert {e["round"] for e in later} == {event["round"] + 1}
-        assert [e["event"] for e in later] in (["kept", "trained"], ["dropped"])
-        assert all(e.get("reason") == "stale" for e in later if e["event"] == "dropped")
+        if event["round"] < ROUNDS - 1:
+            assert {e["round"] for e in later} == {event["round"] + 1}
+            assert [(e["event"], e.get("reason")) for e in later] in (
+                [("kept", None), ("trained", None)], [("dropped", "stale")],
+            )  # fmt: skip
     trained = [e["uid"] for e in events if e["event"] == "trained"]
     assert len(trained) == len(set(trained))
+    for number, versions in enumerate(watch.rounds):
+        assert versions <= {number * STEPS[0], max(0, number - 1) * STEPS[0]}
+        assert lags(root)[number] == number * STEPS[0] - min(versions)
+
+
+def resume(origin, tmp_path, step, engine):
+    """As after SIGKILL: from a periodic checkpoint, with files that hold more than it counts."""
+    for name in ("ledger", "metrics", "samples"):
+        (tmp_path / f"{name}.jsonl").write_bytes((origin[0] / f"{name}.jsonl").read_bytes())
+    path = origin[0] / "checkpoints" / f"step={step}.ckpt"
+    state = torch.load(path, weights_only=True)["SelfPlayDataModule"]
+    module, _ = fit(tmp_path, engine, ckpt=str(path))
+    assert ledger(tmp_path) == ledger(origin[0])
+    assert without_pushes(tmp_path) == without_pushes(origin[0])
+    for name, tensor in weights(module).items():
+        assert torch.equal(tensor, origin[1][name]), name
+    return state
 
 
 @pytest.mark.parametrize("step", [1, 4])
-def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed, step):
-    """From a checkpoint as SIGKILL would leave it; the odd step is in mid-round, the even one between rounds."""
-    root, true_weights, _, _ = undisturbed
-    for name in ("ledger", "metrics", "samples"):
-        (tmp_path / f"{name}.jsonl").write_bytes((root / f"{name}.jsonl").read_bytes())
-    path = root / "checkpoints" / f"step={step}.ckpt"
-    state = torch.load(path, weights_only=True)["SelfPlayDataModule"]
+def test_killed_while_a_round_is_written_ahead_then_resumed(tmp_path, undisturbed, step):
+    """The odd step is in mid-round, the even one between rounds."""
+    state = resume(undisturbed, tmp_path, step, Beside())
     assert state["ahead"]["written"], "the next round was written when this was saved"
-    module, _ = fit(tmp_path, ckpt=str(path))
-    assert ledger(tmp_path) == ledger(root)
-    assert without_pushes(tmp_path) == without_pushes(root)
-    for name, tensor in weights(module).items():
-        assert torch.equal(tensor, true_weights[name]), name
+
+
+def test_killed_while_groups_wait_then_resumed(tmp_path, carrying):
+    first = next(e["round"] for e in rows(carrying[0], "ledger") if e["event"] == "carried")
+    state = resume(carrying, tmp_path, first * STEPS[0] + 1, TransformersEngine())
+    assert state["carried"]
 
 
 class Stop(pl.Callback):
@@ -171,7 +197,7 @@ def test_an_interrupt_ends_the_thread_and_the_round_is_written_again(tmp_path, e
     engine = Beside(gate=threading.Event())
     try:
         with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
-            fit(tmp_path, engine, [Stop(1, error, engine)], every=100)
+            fit(tmp_path, engine, [Stop(1, error, engine)], every=100, rounds=2)
     finally:
         signal.signal(signal.SIGINT, kept)
     assert not ahead_threads()
@@ -179,7 +205,7 @@ def test_an_interrupt_ends_the_thread_and_the_round_is_written_again(tmp_path, e
     state = torch.load(path, weights_only=True)
     assert state["global_step"] == 1
     assert state["SelfPlayDataModule"]["ahead"]["written"] == []
-    fit(tmp_path, ckpt=str(path), every=100)
+    fit(tmp_path, ckpt=str(path), every=100, rounds=2)
     proposed = [
         [e["uid"] for e in rows(root, "ledger") if e["event"] == "proposed"] for root in (tmp_path, undisturbed[0])
     ]
@@ -191,22 +217,12 @@ def test_an_interrupt_ends_the_thread_and_the_round_is_written_again(tmp_path, e
 def test_an_error_in_the_thread_is_raised_by_the_run(tmp_path):
     engine = Beside(fail_at=2)
     with pytest.raises(RuntimeError, match="the engine is gone"):
-        fit(tmp_path, engine, every=100)
+        fit(tmp_path, engine, every=100, rounds=2)
     assert engine.log[-1][0].endswith("ahead")
     assert not ahead_threads()
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["SelfPlayDataModule"]["ahead"]["written"], "what was written before is kept"
-    fit(tmp_path, ckpt=str(tmp_path / "checkpoints" / "last.ckpt"), every=100)
-
-
-def test_an_engine_that_is_the_policy_carries_and_writes_nothing_ahead(tmp_path):
-    watch = Watch()
-    fit(tmp_path, TransformersEngine(), [watch], every=100)
-    for number, versions in enumerate(watch.rounds):
-        assert versions <= {number * STEPS[0], max(0, number - 1) * STEPS[0]}
-    assert any(len(versions) == 2 for versions in watch.rounds), "some groups are meant to be carried here"
-    lags = {m["serl/rollout/policy_version_lag"] for m in rows(tmp_path) if "serl/rollout/policy_version_lag" in m}
-    assert lags == {0.0, float(STEPS[0])}
+    fit(tmp_path, ckpt=str(tmp_path / "checkpoints" / "last.ckpt"), every=100, rounds=2)
 
 
 def test_staleness_without_correction_is_refused_before_work(tmp_path):

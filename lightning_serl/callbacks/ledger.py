@@ -22,8 +22,8 @@ _FILES = ("ledger", "metrics", "samples")
 class Ledger(RolloutHooks):
     """Writes ``ledger.jsonl``, ``metrics.jsonl`` and ``samples.jsonl`` into the run folder, from rank 0.
 
-    The ledger has one row per event of an instruction: proposed, rejected, accepted, voted, kept, dropped, trained;
-    it holds no clock, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer step or
+    The ledger has one row per event of an instruction: proposed, rejected, accepted, voted, kept, carried, dropped,
+    trained; it holds no clock, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer step or
     evaluation; what a clock measured stands under ``time/``. A resumed run first forgets the rows written after its
     checkpoint, then writes them again.
     """

@@ -121,7 +121,7 @@ class Ahead:
         self, table: Table, number: int, before: dict[str, Any], memo: Memo, poll: Callable[[], None]
     ) -> None:
         self.number, self.before, self.memo = number, before, memo
-        self._table = replace(table, engine=RememberingEngine(table.engine, memo), phase=silent, step=memo.step)
+        self._table = replace(table, engine=RememberingEngine(table.engine, memo), phase=silent, step=memo.step, age=1)
         self._engine, self._poll = table.engine, poll
         self._stop = threading.Event()
         self._played: Round | None = None

@@ -103,7 +103,7 @@ class Carried:
 
     Attributes:
         pairs: The groups with their verdicts, group weights folded in.
-        round: Number of the round that wrote it.
+        round: Number of the round that began with the weights that wrote it.
         step: Optimizer step whose weights wrote it.
     """
 
@@ -134,9 +134,11 @@ class Table:
         seed: The run's seed.
         phase: Announces what is being done.
         queue: Accepted instructions that were not answered yet; they are carried from round to round.
-        max_staleness: Rounds that a group may wait for its turn; 0 drops what a round has no room for.
+        max_staleness: Rounds between the weights that write a group and those it is trained on, at most; 0 drops what a
+            round has no room for.
         carried: The groups that wait.
         step: Optimizer step whose weights write.
+        age: Rounds that those weights are behind the round that is played: 1 if it is played ahead.
     """
 
     options: RoundOptions
@@ -159,6 +161,7 @@ class Table:
     max_staleness: int = 0
     carried: list[Carried] = field(default_factory=list)
     step: int = 0
+    age: int = 0
 
     def context(
         self, number: int, stage: str, spread: bool = False, tick: Callable[[int], None] = lambda done: None
@@ -552,7 +555,7 @@ class _Play:
             alive[family] = alive.get(family, False) or (weight > 0 and group.instruction.train)
         living = [family for family, left in alive.items() if left]
         chosen = living[:room]
-        waiting = living[room:] if table.max_staleness else []
+        waiting = living[room:] if table.age < table.max_staleness else []
         carried: dict[int, list[tuple[Group, Verdict]]] = {family: [] for family in waiting}
         for group, verdict, weight, reason in zip(groups, verdicts, weights, reasons, strict=True):
             uid = group.instruction.uid
@@ -563,7 +566,7 @@ class _Play:
                 self.event(uid, "carried")
                 continue
             if weight > 0 and family_of[uid] not in chosen:
-                # a surplus group would be a step old when its turn came
+                # a surplus group would be too old when its turn came
                 weight, reason = 0.0, "stale" if alive[family_of[uid]] else "no_spread"
             shaped = self.shape(group, verdict, attempt)
             if weight == 0:
@@ -572,7 +575,7 @@ class _Play:
                     self.round.dropped.append((group, replace(shaped, dropped=True)))
                 continue
             self.enter(group, shaped.scaled(weight))
-        table.carried += [Carried(pairs, self.number, table.step) for pairs in carried.values()]
+        table.carried += [Carried(pairs, self.number - table.age, table.step) for pairs in carried.values()]
         return len(chosen)
 
     def shape(self, group: Group, verdict: Verdict, attempt: int) -> Verdict:

@@ -74,9 +74,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         probe: Which seeds are answered again and again to watch the health of the run.
-        max_staleness: 0 trains every group by the weights that wrote it. 1 carries groups that a round had no room for
-            to the next one, and lets an engine that works beside the trainer (a server) write the next round while this
-            one trains; the objective's correction is compulsory then. Processes that train together only carry.
+        max_staleness: 0 trains every group by the weights that wrote it. 1 lets an engine that works beside the trainer
+            (a server) write the next round while this one trains, and carries groups that a round written by its own
+            weights had no room for to the next; the objective's correction is compulsory then. Processes that train
+            together only carry.
         pool_from: Folders of earlier runs whose problems count as written already, the kept ones as exemplars.
         predict_to: File that ``predict`` writes self-made problems with voted answers to; by default
             ``predictions.jsonl`` in the run folder.
@@ -434,7 +435,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 if ahead is not None:
                     played = ahead.result()
                 elif memo is not None:
-                    again = replace(table, engine=RememberingEngine(self.engine, memo), step=memo.step)
+                    again = replace(table, engine=RememberingEngine(self.engine, memo), step=memo.step, age=1)
                     played = play_round(again, self.rounds)
                 else:
                     played = play_round(table, self.rounds)
