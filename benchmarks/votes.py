@@ -10,6 +10,8 @@ alternate, every round begins with a fresh grader and empty caches, and the medi
 remembers verdicts across groups, which is part of the method; a column shows the default mode with a new grader for
 every group.
 
+A hostile answer is judged by processor time as well; the clock beside it says more the less else runs.
+
 Rewards are compared on all recorded groups: exact mode against the same algorithm with math-verify called directly
 and without our limits, default mode against exact mode. Prints a markdown report; exits 1 if a target is missed.
 """
@@ -228,22 +230,23 @@ def hostile_groups(answers: Sequence[str], count: int) -> list[Group]:
     return [Group.from_texts(prompt, responses) for prompt, *responses in texts]
 
 
-def hostile() -> tuple[float, float]:
-    """Wall seconds of the slowest group with one hostile answer, and of 16 groups with twenty of them."""
-    slowest, total = 0.0, 0.0
+def hostile() -> tuple[tuple[float, float], tuple[float, float]]:
+    """Processor and wall seconds of the slowest group with one hostile answer, and of 16 groups with twenty of them."""
+    slowest, total = (0.0, 0.0), (0.0, 0.0)
     for mode in ("exact", "fast"):
         forget()
         for answer in HOSTILE:
-            vote, (group,) = MajorityVote(mode=mode), hostile_groups([answer], 1)
-            started = time.perf_counter()
-            vote([group], None)
-            slowest = max(slowest, time.perf_counter() - started)
-        vote, groups = MajorityVote(mode=mode), hostile_groups(HOSTILE, 16)
-        started = time.perf_counter()
-        vote(groups, None)
-        total = max(total, time.perf_counter() - started)
+            slowest = max(slowest, both_clocks(MajorityVote(mode=mode), hostile_groups([answer], 1)))
+        total = max(total, both_clocks(MajorityVote(mode=mode), hostile_groups(HOSTILE, 16)))
     shared_client().close()
     return slowest, total
+
+
+def both_clocks(vote: MajorityVote, groups: Sequence[Group]) -> tuple[float, float]:
+    """Processor and wall seconds of a vote."""
+    started = time.perf_counter()
+    seconds = spent(lambda: vote(groups, None))
+    return seconds, time.perf_counter() - started
 
 
 def main() -> int:
@@ -255,6 +258,7 @@ def main() -> int:
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     packages = ("math-verify", "latex2sympy2_extended", "sympy")
+    print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     print(f"python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in packages))
     known = recorded(args.data)
     half = min(args.groups // 2, len(known))
@@ -290,9 +294,10 @@ def main() -> int:
         rows.append(
             (f"default, {len(untied)} untied groups as exact", f"{100 * share:.1f} %", ">= 95 %", share >= 0.95)
         )
-    slowest, total = hostile()
-    rows.append(("slowest group with a hostile answer", f"{slowest:.2f} s", "<= 1 s", slowest <= 1.0))
-    rows.append(("twenty hostile answers in 16 groups", f"{total:.1f} s", "<= 16 s", total <= 16.0))
+    for (seconds, wall), name, bound in zip(
+        hostile(), ("slowest group with a hostile answer", "twenty hostile answers in 16 groups"), (1, 16), strict=True
+    ):
+        rows.append((name, f"{seconds:.2f} s ({wall:.2f} s by the clock)", f"<= {bound} s", seconds <= bound))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     rows.append(("largest worker", f"{peak:.2f} GB", "< 2 GB", peak < 2.0))
     print("\n| target | measured | bound | |\n|---|---|---|---|")

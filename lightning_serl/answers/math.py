@@ -17,7 +17,7 @@ from lightning_serl.errors import InputError
 MODES = ("fast", "exact")
 
 # Seconds of the worker's processor time. Together they keep one group below a second, whatever it holds.
-REQUEST_SECONDS = 0.3
+REQUEST_SECONDS = {"fast": 0.2, "exact": 0.3}
 PROBE_SECONDS = 0.08
 READ_SECONDS = 0.45
 GROUP_SECONDS = 0.6
@@ -111,7 +111,8 @@ class MathGrader:
 
     def _read(self, text: str, boxed: str | None = None) -> str | None:
         """What math-verify finds in a text; the box where it finds nothing, our own reading where it takes too long."""
-        reply = self._ask("read", READ_SECONDS, text=text[-_MAX_READ:])
+        limit = READ_SECONDS if self.mode == "exact" else None
+        reply = self._ask("read", limit, text=text[-_MAX_READ:])
         if reply is None:
             return boxed or _tidy(unmarked(text))
         return _tidy(reply.get("answer")) or boxed
@@ -138,7 +139,7 @@ class MathGrader:
     def _compare(self, a: str, b: str) -> bool:
         if self._budget < FREE_SECONDS or any(self._is_text(x) for x in (a, b)):
             return normal_form(a) == normal_form(b)
-        full = self._budget >= REQUEST_SECONDS
+        full = self._budget >= REQUEST_SECONDS[self.mode]
         reply = self._ask("same", a=_box(a), b=_box(b))
         if reply is not None:
             # An error inside math-verify means that it cannot equate the two, which is its verdict on them.
@@ -162,11 +163,11 @@ class MathGrader:
             return
         self._sound.put(answer, self._ask("same", limit=PROBE_SECONDS, a=_box(answer), b=_box(_NEUTRAL)) is not None)
 
-    def _ask(self, op: str, limit: float = REQUEST_SECONDS, **fields: str) -> dict[str, Any] | None:
+    def _ask(self, op: str, limit: float | None = None, **fields: str) -> dict[str, Any] | None:
         """One request within the group's budget; ``None`` if it ended with the worker's death or was not made."""
         if self._budget < FREE_SECONDS:
             return None  # too little for an ordinary request: it would only cost the worker its life
-        limit = min(limit, self._budget)
+        limit = min(limit or REQUEST_SECONDS[self.mode], self._budget)
         reply = shared_client().ask(op, limit, **fields)
         if reply is None:
             self.timeouts += 1

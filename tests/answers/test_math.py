@@ -26,6 +26,11 @@ HOSTILE = [
 ]
 
 
+def processor_seconds():
+    """Of this process and its worker; the clock would also count what else the machine does."""
+    return time.process_time() + shared_client().seconds
+
+
 @pytest.mark.parametrize(
     ("a", "b", "verdict"),
     [
@@ -188,10 +193,9 @@ def test_a_hostile_answer_costs_a_group_at_most_a_second(mode, hostile):
     grader = MathGrader(mode)
     grader.same("x+2", "2+x")  # the worker's start-up is not charged
     texts = [f"\\boxed{{{a}}}" for a in (hostile, "1", "2", "x+1", "1+x", r"\sqrt{2}", "3", r"\frac{x}{2}")]
-    started = time.perf_counter()
+    started = processor_seconds()
     answers, classes = cluster(texts, [True] * len(texts), grader)
-    seconds = time.perf_counter() - started
-    assert seconds < 1.5, "1 s of work; the rest is for a busy machine"
+    assert processor_seconds() - started < 1
     assert classes[3] == classes[4], "honest answers are still compared"
     assert classes.count(classes[0]) == 1 or answers[0] is None
 
@@ -203,9 +207,9 @@ def test_hostile_responses_cost_a_group_at_most_a_second(text):
     grader = MathGrader()
     grader.same("x+2", "2+x")
     texts = [text, text + " ", "so \\boxed{1}", "\\boxed{1.0}"]
-    started = time.perf_counter()
+    started = processor_seconds()
     _, classes = cluster(texts, [True] * 4, grader)
-    assert time.perf_counter() - started < 1.5
+    assert processor_seconds() - started < 1
     assert classes[2] == classes[3] >= 0
 
 
