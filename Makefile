@@ -40,8 +40,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lightning_serl
 
-# What takes longer than CI may: the quickstart over seeds beside true labels and random rewards.
+# What takes longer than CI may: the quickstart over seeds beside true labels and random rewards, twenty kills on one
+# rank and on two, memory over 200 rounds, sharded weights.
 soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/kills.py --ranks 2
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/gpu_fsdp.py --device cpu --small
 	$(BIN)/python benchmarks/quickstart.py
 
 $(VENV)/bin/python:

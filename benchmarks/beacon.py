@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,14 @@ class Beacon(Phases):
 
     Args:
         folder: Where the files go.
+        deadly: A phase that is over too soon to be struck from outside: the process kills itself when the work of its
+            ``fatal``-th occurrence is done, before it ends.
+        fatal: Which occurrence.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, deadly: str = "", fatal: int = 0) -> None:
         super().__init__()
+        self._deadly, self._fatal = deadly, fatal
         path = Path(folder) / f"{os.environ.get('LOCAL_RANK', '0')}-{os.getpid()}"
         self._file = os.open(path, os.O_CREAT | os.O_WRONLY)
         self._count = 0
@@ -49,8 +54,13 @@ class Beacon(Phases):
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """The phases of a round, by their first word."""
-        with super().phase(name, total) as tick, self.lit(name.split()[0]):
-            yield tick
+        word = name.split()[0]
+        with super().phase(name, total) as tick, self.lit(word):
+            if word != self._deadly:
+                yield tick
+                return
+            self._fatal -= 1
+            yield tick if self._fatal else lambda done: os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Training, and where in its accumulation window."""

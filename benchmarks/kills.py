@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 PHASES = ("writing", "answering", "voting", "training", "saving")
+#: Over too soon to be struck from outside: these processes kill themselves.
+INSIDE = ("voting",)
 _LIMIT = 300.0
 
 
@@ -46,12 +48,12 @@ class Kill:
     seconds: float
 
 
-def command(root: Path, options: list[str], beacons: Path | None) -> list[str]:
+def command(root: Path, options: list[str], beacons: Path | None, **deadly: Any) -> list[str]:
     """The command line of a fit, with a checkpoint after every step."""
     every = {"class_path": "lightning_serl.callbacks.Checkpoints", "init_args": {"every_n_train_steps": 1}}
     callbacks = [every]
     if beacons is not None:
-        callbacks.append({"class_path": "beacon.Beacon", "init_args": {"folder": str(beacons)}})
+        callbacks.append({"class_path": "beacon.Beacon", "init_args": {"folder": str(beacons), **deadly}})
     fit = [sys.executable, "-m", "lightning_serl", "fit", *options, "--trainer.default_root_dir", str(root)]
     return [*fit, "--trainer.callbacks", json.dumps(callbacks)]
 
@@ -100,6 +102,13 @@ def strike(
         Where it struck; ``None`` if the run came to its end first.
     """
     began, seen, last = time.monotonic(), 0, 0
+    if phase in INSIDE:
+        try:
+            process.wait(_LIMIT)
+        finally:
+            end_all(process)
+        found = read(beacons)
+        return Kill(*found[1:3], None, time.monotonic() - began) if found and process.returncode < 0 else None
     wanted, _, place = phase.partition(" ")
     while process.poll() is None:
         if time.monotonic() - began > _LIMIT:
@@ -152,7 +161,8 @@ def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, in
         beacons = work / f"life-{number}"
         beacons.mkdir(parents=True)
         again = ["--ckpt_path", "last"] if number else []
-        process = begin([*command(root, options, beacons), *again], work / "log")
+        deadly = {"deadly": phase, "fatal": skip + 1} if phase in INSIDE else {}
+        process = begin([*command(root, options, beacons, **deadly), *again], work / "log")
         kill = strike(process, beacons, phase, skip, delay, alone)
         if kill is None:
             raise RuntimeError(f"life {number} ended by itself: {(work / 'log').read_text()[-800:]}")
@@ -185,7 +195,7 @@ def make_plan(kills: int, ranks: int, seed: int) -> list[tuple[str, int, float, 
     for number in range(kills):
         phase = PHASES[number % len(PHASES)]
         delay = rng.uniform(0, longest[phase])
-        alone = rng.randrange(ranks) if ranks > 1 and number % 2 and phase != "saving" else None
+        alone = rng.randrange(ranks) if ranks > 1 and number % 2 and phase not in ("saving", *INSIDE) else None
         meant = "training 2" if phase == "training" and number % 2 else phase
         plan.append((meant, rng.randrange(2), delay, alone))
     return plan

@@ -1,6 +1,7 @@
 """Self-play on two ranks; under ``fail`` rank 1's engine raises in the second round, under ``fail-step`` a step.
 
-``resume`` continues from ``checkpoints/last.ckpt`` of the folder; ``sharded`` after the word uses FSDP2.
+``narrow`` gives one rank nothing to do, ``resume`` continues from ``checkpoints/last.ckpt`` of the folder; ``sharded``
+after the word uses FSDP2.
 """
 
 import sys
@@ -11,6 +12,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from spine_kit import FailingEngine, selfplay, sharded, trainer_for, weights
 
 from lightning_serl.callbacks import Checkpoints, Export, ReferenceSync
+from lightning_serl.datamodules import RoundOptions
+
+#: One problem at a time: the other rank has nothing to answer and waits for the longest response.
+NARROW = {"round": RoundOptions(prompts_per_round=1, samples_per_prompt=6, max_attempts=4)}
 
 
 def rank_selfplay(**options):
@@ -31,7 +36,7 @@ def main(root, what, how="ddp"):
         return RuntimeError(text)
 
     engine = FailingEngine(fail_at=5 if what == "fail" else None, error=gone, rank=1)
-    module, data = rank_selfplay(engine=engine)
+    module, data = rank_selfplay(engine=engine, **(NARROW if what == "narrow" else {}))
     if what == "fail-step":
         whole, calls = module.training_step, []
 

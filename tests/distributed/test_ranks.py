@@ -72,9 +72,9 @@ def test_sharded_weights_of_every_kind(tmp_path, models, gradients):
             assert_same(theirs, ours, bound, kind)
 
 
-def fit_alone(root, ckpt=None):
+def fit_alone(root, ckpt=None, **options):
     """The self-play of the job on one rank: its final weights."""
-    module, data = rank_selfplay()
+    module, data = rank_selfplay(**options)
     trainer_for(root, selfplay_job.callbacks(), gradient_clip_val=1.0).fit(module, data, ckpt_path=ckpt)
     return weights(module)
 
@@ -140,6 +140,17 @@ def test_checkpoints_are_of_one_form(tmp_path, alone, both):
     assert status == 0, err[-2000:]
     assert_near(ranks_of(there)[0]["weights"], true_weights)
     assert rows(there, "ledger") == rows(alone, "ledger")
+
+
+def test_a_rank_whose_share_is_empty(tmp_path):
+    """It writes nothing while the other one does, under sharded weights that both must gather together."""
+    expected = fit_alone(tmp_path / "alone", **selfplay_job.NARROW)
+    (tmp_path / "both").mkdir()
+    status, _, err = run_script(HERE / "selfplay_job.py", tmp_path / "both", "narrow", "sharded", limit=200)
+    assert status == 0, err[-2000:]
+    assert rows(tmp_path / "both", "ledger") == rows(tmp_path / "alone", "ledger")
+    assert len({len(r["text"]) for s in rows(tmp_path / "alone", "samples") for r in s["responses"]}) > 1
+    assert_near(ranks_of(tmp_path / "both")[0]["weights"], expected)
 
 
 def move(root, target):
