@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_serl.adapters import TRAINED
+from lightning_serl.durable import cannot_write, sync, sync_tree
 from lightning_serl.errors import InputError
 from lightning_serl.policy import Policy
 
@@ -112,12 +113,16 @@ def _staged(directory: Path) -> Iterator[Path]:
     try:
         yield staging
         os.chmod(staging, 0o755)
+        sync_tree(staging)  # a power cut must not leave a finished name over half a file
         if directory.exists():
             directory.rename(former)
         staging.rename(directory)
-    except BaseException:
+        sync(directory.parent)
+    except BaseException as error:
         if former.exists() and not directory.exists():
             former.rename(directory)
         shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_write(directory, error) from error
         raise
     shutil.rmtree(former, ignore_errors=True)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_serl.errors import RankFailure
 
-# Seconds that a rank on its way out may take; longer than a process group waits for a lost peer.
-_PATIENCE = 150.0
+# Seconds that a rank on its way out may take, longer than a process group waits for a lost peer; and where it is not.
+_PATIENCE, _GRACE = 150.0, 5.0
 
 
 class Preemption(pl.Callback):
@@ -28,10 +28,13 @@ class Preemption(pl.Callback):
     and the engine ask between micro-batches and between completion tokens, and the run ends with a checkpoint.
     """
 
+    # of the process: a second Trainer starts none
+    _children: ClassVar[list[subprocess.Popen[bytes]]] = []
+
     def __init__(self) -> None:
         super().__init__()
         self._heard = False
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._patience = _PATIENCE
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take Lightning's place before it registers its handler."""
@@ -40,10 +43,10 @@ class Preemption(pl.Callback):
             return
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher) and launcher.procs:
-            self._children = list(launcher.procs)
+            self._children.extend(launcher.procs)
             launcher.procs.clear()  # what Lightning's watching thread looks at
             threading.Thread(target=_end_with, args=(self._children,), daemon=True).start()
-            atexit.register(_see_off, self._children)
+            atexit.register(self._see_off)
 
         def note(number: int, frame: Any) -> None:
             if not self._heard:
@@ -52,6 +55,20 @@ class Preemption(pl.Callback):
             self._heard = True
 
         trainer._signal_connector._sigterm_notifier_fn = note
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Ranks that did not agree to end are waiting for this one, and need not be waited for."""
+        if not getattr(exception, "on_every_rank", False):
+            self._patience = _GRACE
+
+    def _see_off(self) -> None:
+        """Wait for ranks that are on their way out; where one was killed the others cannot end in order."""
+        end = time.monotonic() + self._patience
+        while any(child.poll() is None for child in self._children):
+            if time.monotonic() > end or any((child.poll() or 0) < 0 for child in self._children):
+                for child in self._children:
+                    child.kill()
+            time.sleep(0.05)
 
     def heard(self, trainer: pl.Trainer) -> bool:
         """Whether this process was told to end."""
@@ -93,13 +110,3 @@ def _end_with(children: list[subprocess.Popen[bytes]]) -> None:
     for child in children:
         child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _see_off(children: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for ranks that are on their way out; where one is gone the others cannot end in order."""
-    end = time.monotonic() + _PATIENCE
-    while any(child.poll() is None for child in children):
-        if time.monotonic() > end or any((child.poll() or 0) < 0 for child in children):
-            for child in children:
-                child.kill()
-        time.sleep(0.05)
