@@ -46,6 +46,7 @@ soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/kills.py --ranks 2
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/gpu_fsdp.py --device cpu --small
 	$(BIN)/python benchmarks/quickstart.py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
@@ -78,15 +79,21 @@ def check_sums(path: Path, where: str, advice: str = _ADVICE) -> None:
     Raises:
         InputError: if they differ, or the file cannot be read to its end.
     """
+    facts = path.stat()
+    damage = _damage(path, facts.st_mtime_ns, facts.st_size)
+    if damage is not None:
+        raise InputError(f"{where} is damaged ({damage}); {advice}")
+
+
+@lru_cache(maxsize=8)
+def _damage(path: Path, changed: int, size: int) -> str | None:
+    """What is wrong with an archive; read once, since the command line asks before the Trainer does."""
     try:
         with ZipFile(path) as file:
             damaged = file.testzip()
-    except FileNotFoundError:
-        raise
     except (BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{where} is damaged ({type(error).__name__}); {advice}") from error
-    if damaged is not None:
-        raise InputError(f"{where} is damaged: {Path(damaged).name} is not what was written; {advice}")
+        return type(error).__name__
+    return None if damaged is None else f"{Path(damaged).name} is not what was written"
 
 
 def _advice(path: Path) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_serl.adapters import TRAINED
-from lightning_serl.durable import cannot_write, sync, sync_tree
+from lightning_serl.durable import sync, sync_tree
 from lightning_serl.errors import InputError
 from lightning_serl.policy import Policy
 
@@ -118,11 +118,9 @@ def _staged(directory: Path) -> Iterator[Path]:
             directory.rename(former)
         staging.rename(directory)
         sync(directory.parent)
-    except BaseException as error:
+    except BaseException:
         if former.exists() and not directory.exists():
             former.rename(directory)
         shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise cannot_write(directory, error) from error
         raise
     shutil.rmtree(former, ignore_errors=True)
