@@ -8,7 +8,7 @@ from lightning_serl.engines import TransformersEngine
 
 
 class SlowEngine(TransformersEngine):
-    """In the second round it writes nothing for a minute, and leaves a file behind when it begins to."""
+    """In the second round it writes nothing for a quarter of an hour, and leaves a file behind when it begins to."""
 
     def __init__(self, marker: str = ""):
         super().__init__()
@@ -17,7 +17,7 @@ class SlowEngine(TransformersEngine):
     def generate(self, requests, who="policy"):
         if self.policy.version:  # a step was made
             (self.marker / f"generating-{os.environ.get('LOCAL_RANK', '0')}-{os.getpid()}").touch()
-            end = time.monotonic() + 60
+            end = time.monotonic() + 900
             while time.monotonic() < end:
                 self.poll()
                 time.sleep(0.02)
