@@ -70,11 +70,11 @@ def shares(engine: str, rounds: int) -> dict[str, float]:
                  "--data.evaluation.sets", "{}", "--data.probe.every", "0", "--trainer.default_root_dir", folder,
                  "--seed_everything", "0"]
             )  # fmt: skip
+            if status:
+                sys.exit(f"the quickstart on {engine} ended with status {status}")
             rows = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
     finally:
         Phases.phase, RolloutRefresh.on_rollout_start = shown, pushed
-    if status:
-        sys.exit(f"the quickstart on {engine} ended with status {status}")
     whole = sum(row.get("time/step", 0.0) for row in rows) or time.perf_counter() - began
     seconds["training and the rest"] = max(0.0, whole - sum(seconds.values()))
     return {name: value / rounds for name, value in seconds.items()}

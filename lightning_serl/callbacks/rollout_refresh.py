@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -53,6 +53,18 @@ class RolloutRefresh(RolloutHooks):
         self.seconds, self.bytes, self.pushes = 0.0, 0, 0
         self._fresh: dict[str, float] = {}
         self._doubted = False
+        self._engine: RolloutEngine | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """An engine that was woken for a validation in mid-round sleeps again; others sleep already."""
+        if self._engine is not None:
+            self._engine.sleep()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the engine."""
+        self._engine = None
 
     def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: RolloutEngine) -> None:
         """Push and prove if the versions differ.
@@ -62,7 +74,7 @@ class RolloutRefresh(RolloutHooks):
         """
         if not engine.samples_policy:
             return  # recordings; there may be no policy at all
-        policy = pl_module.policy
+        policy, self._engine = pl_module.policy, engine
         ranks = Ranks.of(trainer)
         with ranks.stage("asking the engine for its version"):
             due = self._doubted or engine.version != policy.version

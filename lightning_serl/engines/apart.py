@@ -151,10 +151,14 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """The generators of Python, numpy, torch and every accelerator in use."""
+def random_numbers_kept(accelerators: bool = True) -> Iterator[None]:
+    """The generators of Python, numpy, torch and every accelerator in use.
+
+    Args:
+        accelerators: Off for single steps, whose requests bring generators of their own; reading these takes time.
+    """
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    in_use = accelerators and torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if in_use else None
     try:
         yield

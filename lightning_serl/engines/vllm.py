@@ -382,7 +382,7 @@ class _Parts:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """In the engine's room, the trainer's random numbers kept; light enough for every step."""
-        with random_numbers_kept(), self.its_room.entered():
+        with random_numbers_kept(accelerators=False), self.its_room.entered():
             yield
 
     def close(self) -> None:
