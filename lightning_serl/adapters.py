@@ -138,8 +138,13 @@ def _stored_config(directory: str) -> Any:
     return config
 
 
-def add_lora(model: nn.Module, options: LoraOptions) -> nn.Module:
+def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Module:
     """Wrap a model in a new adapter, or in the one to start from; the base is frozen.
+
+    Args:
+        model: The base.
+        options: What is added.
+        load: Whether to read the weights of an adapter to start from.
 
     Raises:
         InputError: if the options match nothing, or the adapter is of another model.
@@ -180,7 +185,7 @@ def add_lora(model: nn.Module, options: LoraOptions) -> nn.Module:
         for pattern in getattr(config, name):
             if not any(re.match(rf"(.*\.)?({pattern})$", layer) for layer in layers):
                 raise InputError(f"model.lora.peft.{name} {short(pattern)} matches no adapted layer; drop or mend it")
-    if options.start_from is not None:
+    if options.start_from is not None and load:
         _load(adapted, options.start_from)
     return adapted
 

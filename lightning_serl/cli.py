@@ -241,6 +241,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             self.datamodule.check_staleness()
             optimizer = self.model.check_optimizer()
             _check_overrides(optimizer, self.config_init.fit.ckpt_path)
+            self.model.foresee(self.trainer, self.datamodule)
 
         def before_validate(self) -> None:
             self.config_init.validate.verbose = False

@@ -20,6 +20,7 @@ from lightning_serl.batching import minibatches, partition
 from lightning_serl.errors import InputError
 from lightning_serl.experience import Row, micro_batch, rows_of, set_advantages
 from lightning_serl.loading import DType, check_model_path, check_quantize, load_policy
+from lightning_serl.memory import announce
 from lightning_serl.metrics import EvaluationSet, GradedProblem
 from lightning_serl.objectives import ImportanceWeights, Objective
 from lightning_serl.policy import Policy
@@ -128,7 +129,8 @@ class SeRLModule(pl.LightningModule):
         self.lora, self.quantize, self.offload_frozen = lora, quantize, offload_frozen
         self.inner_epochs, self.minibatches = inner_epochs, minibatches
         self.temperature = temperature
-        self._load_options: dict[str, Any] = {
+        #: Further arguments of ``load_policy``.
+        self.load_options: dict[str, Any] = {
             "dtype": dtype,
             "gradient_checkpointing": gradient_checkpointing,
             "attn_implementation": attn_implementation,
@@ -141,6 +143,7 @@ class SeRLModule(pl.LightningModule):
         self.evaluation_items: dict[str, list[GradedProblem]] = {}
         #: What the last optimizer step measured, under TRL's names; ``metrics.jsonl`` is written from it.
         self.step_metrics: dict[str, float] = {}
+        self._foreseen = False
         #: Whether the optimizer is changing the weights: no time for a checkpoint.
         self.updating = False
         self._warned_of_gap = False
@@ -193,7 +196,7 @@ class SeRLModule(pl.LightningModule):
                 quantize=self.quantize,
                 device=device,
                 empty=mesh is not None and not ranks.leads,
-                **self._load_options,
+                **self.load_options,
             )
         policy.offload_frozen = self.offload_frozen
         self.policy = policy
@@ -225,6 +228,24 @@ class SeRLModule(pl.LightningModule):
             trainer.precision_plugin.convert_module(twin)
         return twin
 
+    def foresee(self, trainer: pl.Trainer, data: Any) -> None:
+        """Say once what a fit will hold where, before anything is loaded."""
+        if not self._foreseen and "policy" not in self._modules:
+            announce(self, trainer, data)
+        self._foreseen = True
+
+    def _check_precision(self) -> None:
+        """Refuse what would spoil 4-bit weights.
+
+        Raises:
+            InputError: naming the precision.
+        """
+        precision = str(self.trainer.precision)
+        if self.quantize is not None and precision.endswith("-true") and precision != "32-true":
+            raise InputError(
+                f"trainer.precision {precision} would cast the scales of 4-bit weights; use bf16-mixed or 32-true"
+            )
+
     def setup(self, stage: str) -> None:
         """Refuse what cannot run as asked, and forget what an earlier run of this module left unfinished.
 
@@ -233,9 +254,11 @@ class SeRLModule(pl.LightningModule):
         """
         strategies.check_strategy(self.trainer, {"quantize": self.quantize, "offload_frozen": self.offload_frozen})
         strategies.use_our_files(self.trainer)
+        self._check_precision()
         if stage == "fit":
             lr = float(self.check_optimizer().param_groups[0]["lr"])
-            strategies.check_learning_rate(self.trainer, lr, self._load_options["dtype"], self.lora is not None)
+            strategies.check_learning_rate(self.trainer, lr, self.load_options["dtype"], self.lora is not None)
+            self.foresee(self.trainer, getattr(self.trainer, "datamodule", None))
             self._step, self.evaluated_at, self.updating = _Step(), None, False
             self._warned_of_gap = False
 

@@ -1,0 +1,101 @@
+"""What is foreseen from a configuration, beside what the loaded model really holds."""
+
+import pytest
+import torch
+from cli_kit import cli, small
+from small_models import CONFIGS, save_model, small_model
+from transformers import LlamaConfig
+
+from lightning_serl import SeRLModule
+from lightning_serl.adapters import LoraOptions
+from lightning_serl.loading import load_policy
+from lightning_serl.memory import Work, plan, state_per_weight
+
+WORK = Work(rows=2, length=32, sampled=4)
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "llama_untied", "gpt2", "gemma2"])
+def test_weights_and_gradients_are_those_of_the_model(name):
+    model = small_model(name)
+    held = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    foreseen = plan(CONFIGS[name], torch.float32, WORK)
+    assert foreseen.weights == held
+    assert foreseen.gradients == sum(p.nbytes for p in model.parameters())
+    assert foreseen.optimizer == 2 * foreseen.gradients
+    assert foreseen.frozen == 0
+    assert plan(CONFIGS[name], torch.float32, Work(2, 32, 4, reference=True)).frozen == held
+
+
+def test_an_adapter_trains_little_and_four_bits_weigh_little(tmp_path):
+    options = LoraOptions(r=4)
+    where = save_model(tmp_path / "model", "llama_untied")
+    policy = load_policy(str(where), options)
+    trained = sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+    lora = plan(CONFIGS["llama_untied"], torch.float32, WORK, options)
+    assert lora.gradients == trained
+    assert lora.weights == sum(t.nbytes for t in (*policy.parameters(), *policy.buffers()))
+    packed = plan(CONFIGS["llama_untied"], torch.float32, WORK, options, quantized=True)
+    assert packed.gradients == trained
+    real = load_policy(str(where), options, quantize="nf4")
+    held = sum(t.nbytes for t in (*real.parameters(), *real.buffers()))
+    linear = sum(m.weight.numel() for m in real.modules() if hasattr(m, "quant_state"))
+    # the scales of a 4-bit weight are neither parameter nor buffer: about a byte per 64 weights
+    assert held < packed.weights < held + linear / 50
+
+
+def test_a_deep_model_is_foreseen_from_two_shallow_ones():
+    sizes = {"vocab_size": 500, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    deep = LlamaConfig(**sizes, num_hidden_layers=7)
+    # a rank pattern makes layers unlike, so that the whole model is traced
+    whole = plan(deep, torch.float32, WORK, LoraOptions(r=4, peft={"rank_pattern": {"q_proj": 4}}))
+    assert plan(deep, torch.float32, WORK, LoraOptions(r=4)) == whole
+
+
+def test_what_makes_a_run_smaller_is_seen():
+    def peak(**changes):
+        return plan(CONFIGS["llama_untied"], torch.float32, Work(**{"rows": 8, "length": 64, "sampled": 1} | changes))
+
+    base = peak()
+    assert peak(checkpointing=True).activations < base.activations
+    assert peak(rows=4).activations < base.activations
+    assert peak(reference=True, offload=True).peak == base.peak
+    assert peak(reference=True, offload=True).host == base.weights
+    assert peak(ranks=2).weights == base.weights // 2
+    assert peak(sampled=500).engine > 100 * base.engine
+
+
+def test_optimizer_state_is_that_of_the_optimizer():
+    def state(optimizer):
+        return state_per_weight(SeRLModule("tiny:base", optimizer=optimizer))
+
+    assert state(lambda p: torch.optim.SGD(p, lr=1)) == 0
+    assert state(lambda p: torch.optim.SGD(p, lr=1, momentum=0.9)) == 4
+    assert state(lambda p: torch.optim.AdamW(p)) == pytest.approx(8, abs=0.01)
+
+
+def test_a_fit_says_what_it_will_hold_and_warns(tmp_path, monkeypatch):
+    ended = cli("fit", *small(tmp_path / "a", rounds=1))
+    assert ended.status == 0, ended.err
+    said = [line for line in ended.err.splitlines() if line.startswith("memory, GiB on cpu: weights ")]
+    assert len(said) == 1
+    assert "does not" not in said[0]
+    monkeypatch.setattr("lightning_serl.memory._room", lambda device: 10_000)
+    ended = cli("fit", *small(tmp_path / "b", rounds=1))
+    assert ended.status == 0
+    assert "see docs/memory.md" in " ".join(ended.err.split())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_precision_that_spoils_four_bits_is_refused(tmp_path, precision):
+    ended = cli(
+        "fit", *small(tmp_path), "--model.lora.r", 2, "--model.quantize", "nf4", "--trainer.precision", precision
+    )
+    assert ended.status == 2
+    assert "scales of 4-bit weights" in ended.error
+
+
+def test_four_bits_are_not_sharded(tmp_path):
+    more = ["--model.lora.r", 2, "--model.quantize", "nf4", "--trainer.strategy", "ModelParallelStrategy"]
+    ended = cli("fit", *small(tmp_path), *more)
+    assert ended.status in (1, 2)
+    assert "does not go with sharded weights" in ended.error
