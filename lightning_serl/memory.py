@@ -234,7 +234,7 @@ class _Packed(nn.Module):
         self.bias, self.dtype = layer.bias, layer.weight.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Product.apply(x, self.out_features, self.dtype)
+        return _Product.apply(x, self.out_features, self.dtype)  # type: ignore[no-untyped-call]
 
 
 class _Product(torch.autograd.Function):
@@ -249,11 +249,11 @@ class _Product(torch.autograd.Function):
         return grad @ grad.new_empty(ctx.shape, dtype=ctx.dtype).to(grad.dtype), None, None
 
 
-class _Peak(TorchDispatchMode):
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors that were made inside and are still alive, and their greatest sum."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.most = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
