@@ -326,7 +326,12 @@ def _last_checkpoint(root: Path, command: str) -> str | None:
     last = root / "checkpoints" / "last.ckpt"
     if last.exists():
         return str(last)
+    # a run killed after its first checkpoint was written and before it was written a second time as the last one
+    steps = sorted(last.parent.glob("step=*.ckpt"), key=lambda p: p.stat().st_mtime_ns)
     others = sorted(p.name for p in last.parent.glob("*.ckpt"))
+    if steps and len(steps) == len(others):
+        print(f"there is no {last.name} in {last.parent}; continuing from {steps[-1].name}", file=sys.stderr)
+        return str(steps[-1])
     if others:
         raise InputError(
             f"--ckpt_path last: there is no {last}, but there is {', '.join(others)}; name the file to use"

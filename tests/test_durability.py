@@ -191,6 +191,18 @@ def test_a_run_that_lost_its_ledger_says_so(tmp_path, run):
     assert ended.status == 0, ended.err
 
 
+def test_killed_between_the_first_checkpoint_and_its_second_name(tmp_path, run):
+    root = tmp_path / "run"
+    shutil.copytree(run, root)
+    (root / "checkpoints" / "last.ckpt").unlink()
+    ended = cli(
+        "fit", *small(root, rounds=3), "--trainer.max_steps", 4, "--trainer.max_epochs", 2, "--ckpt_path", "last"
+    )
+    assert ended.status == 0, ended.err
+    assert "continuing from step=3.ckpt" in ended.err
+    assert ledger(root).startswith(ledger(run))
+
+
 # -- another number of ranks, another engine ------------------------------------------------------------------
 
 
