@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def minibatches(uids: Sequence[str], parts: int, epoch: int) -> list[list[int]]:
@@ -27,7 +27,7 @@ def minibatches(uids: Sequence[str], parts: int, epoch: int) -> list[list[int]]:
 
 
 def partition(lengths: Sequence[int], slots: int) -> list[list[int]]:
-    """Pack rows into exactly ``slots`` micro-batches of similar padded size, similar lengths together.
+    """Deal rows into exactly ``slots`` micro-batches of similar padded size, similar lengths together.
 
     The largest padded size (rows x longest row) is as small as contiguous runs of the length-sorted rows allow.
 
@@ -40,17 +40,60 @@ def partition(lengths: Sequence[int], slots: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
+    def size(run: list[int], _: int, i: int) -> int:
+        # rows come longest first, so the first row of a run sets its width
+        return (len(run) + 1) * lengths[run[0] if run else i]
+
+    return _runs(order, slots, size)
+
+
+def partition_packed(prompts: Sequence[tuple[int, ...]], lengths: Sequence[int], slots: int) -> list[list[int]]:
+    """Deal rows into exactly ``slots`` micro-batches of similar token counts, a prompt counted once in each.
+
+    The largest count is as small as contiguous runs allow, rows of one prompt side by side.
+
+    Args:
+        prompts: Prompt ids of each row.
+        lengths: Tokens of each row, prompt included.
+        slots: As in :func:`partition`.
+
+    Returns:
+        ``slots`` lists of indices; prompts in order of appearance, the longest rows of each first.
+    """
+    number = {prompt: k for k, prompt in reversed(list(enumerate(prompts)))}
+    order = sorted(range(len(lengths)), key=lambda i: (number[prompts[i]], -lengths[i], i))
+
+    def size(run: list[int], before: int, i: int) -> int:
+        shared = bool(run) and prompts[run[-1]] == prompts[i]
+        return before + lengths[i] - (len(prompts[i]) if shared else 0)
+
+    return _runs(order, slots, size)
+
+
+def _runs(order: list[int], slots: int, size: Callable[[list[int], int, int], int]) -> list[list[int]]:
+    """Cut a sequence into ``slots`` runs whose largest size is as small as can be.
+
+    Args:
+        order: What is cut.
+        slots: How many runs; the last are empty if fewer will do.
+        size: ``(run, its size, next)`` to the size of the run with the next one in it; never falls.
+    """
+
     def runs(limit: int) -> list[list[int]]:
         out: list[list[int]] = []
+        now = 0
         for i in order:
-            # rows come longest first, so the first row of a run sets its width
-            if out and (len(out[-1]) + 1) * lengths[out[-1][0]] <= limit:
+            grown = size(out[-1], now, i) if out else limit + 1
+            if grown <= limit:
                 out[-1].append(i)
+                now = grown
             else:
                 out.append([i])
+                now = size([], 0, i)
         return out
 
-    low, high = max(lengths, default=0), sum(lengths) + max(lengths, default=0) * len(lengths)
+    low = max((size([], 0, i) for i in order), default=0)
+    high = max(low, sum(size([], 0, i) for i in order), len(order) * low)
     while low < high:
         middle = (low + high) // 2
         if len(runs(middle)) <= slots:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from lightning_serl import objectives, sharding, strategies
 from lightning_serl.adapters import FrozenAdapter, LoraOptions
-from lightning_serl.batching import minibatches, partition
+from lightning_serl.batching import minibatches, partition, partition_packed
 from lightning_serl.errors import InputError
 from lightning_serl.experience import Row, micro_batch, rows_of, set_advantages
 from lightning_serl.loading import DType, check_model_path, check_quantize, load_policy
 from lightning_serl.memory import announce
 from lightning_serl.metrics import EvaluationSet, GradedProblem
 from lightning_serl.objectives import ImportanceWeights, Objective
+from lightning_serl.packing import prepare, unpackable
 from lightning_serl.policy import Policy
 from lightning_serl.quantized import Quantization
 from lightning_serl.ranks import Ranks
@@ -86,6 +87,8 @@ class SeRLModule(pl.LightningModule):
         dtype: Of the loaded weights; keep ``float32`` under mixed precision.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         attn_implementation: As in transformers, for example ``sdpa``; null lets transformers choose.
+        packing: ``auto`` trains without padding and computes each prompt once where the model can (found out when
+            training starts, and said); ``none`` pads rows of similar length.
         optimizer: Optimizer class and its options.
         lr_scheduler: Learning-rate scheduler class and its options, stepped after every optimizer step.
 
@@ -109,6 +112,7 @@ class SeRLModule(pl.LightningModule):
         dtype: DType = "float32",
         gradient_checkpointing: bool = False,
         attn_implementation: str | None = None,
+        packing: Literal["auto", "none"] = "auto",
         optimizer: OptimizerCallable = _adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -135,6 +139,7 @@ class SeRLModule(pl.LightningModule):
             "gradient_checkpointing": gradient_checkpointing,
             "attn_implementation": attn_implementation,
         }
+        self.packing = packing
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._step = _Step()
         self.evaluations: dict[str, EvaluationSet] = {}
@@ -263,13 +268,31 @@ class SeRLModule(pl.LightningModule):
             self._warned_of_gap = False
 
     def on_fit_start(self) -> None:
+        """Place frozen copies, and find out how micro-batches can run."""
+        self._place_copies()
+        self._choose_packing()
+
+    def _choose_packing(self) -> None:
+        policy, ranks = self.policy, Ranks.of(self._trainer)
+        reason: str | None = "as asked for"
+        if self.packing == "auto":
+            with policy.gathered(self._trainer):
+                reason = unpackable(policy)
+        # micro-batches are dealt alike on all ranks
+        reason = next((r for r in ranks.gather(reason) if r is not None), None)
+        for one in (policy, *policy.frozen.values()):
+            one.packs = reason is None and prepare(one.causal_lm) is None
+        how = f"padded, rows of similar length together ({reason})" if reason else "packed, each prompt computed once"
+        rank_zero_info(f"micro-batches: {how}")
+
+    def _place_copies(self) -> None:
         """Frozen copies are outside the module tree, so they follow the policy's device and precision by hand."""
         for twin in self.policy.frozen.values() if self.has_policy else ():
             twin = self.trainer.precision_plugin.convert_module(twin)
             if not self.offload_frozen:
                 twin.to(self.device)
 
-    on_validation_start = on_test_start = on_predict_start = on_fit_start
+    on_validation_start = on_test_start = on_predict_start = _place_copies
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The machinery that is missing from the Trainer's list."""
@@ -357,7 +380,11 @@ class SeRLModule(pl.LightningModule):
                 parts = [[rows[i] for i in one] for one in minibatches([r.uid for r in rows], self.minibatches, epoch)]
             for part in parts:
                 tokens = sum(len(r.ids) - r.start for r in part)
-                slots = partition([len(r.ids) for r in part], accumulate * ranks.size)
+                lengths, count = [len(r.ids) for r in part], accumulate * ranks.size
+                if self.policy.packs:
+                    slots = partition_packed([r.ids[: r.start] for r in part], lengths, count)
+                else:
+                    slots = partition(lengths, count)
                 for slot in slots[ranks.rank :: ranks.size]:
                     chosen = [part[i] for i in slot]
                     out.append(micro_batch(chosen, tokens, len(part), self.policy.pad_id, dtype, objective, needs_old))
@@ -433,8 +460,7 @@ class SeRLModule(pl.LightningModule):
         step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
         step.tokens = batch.num_tokens
         self._account_for_sampler(old, batch)
-        padded = torch.tensor(float((batch.attention_mask == 0).sum()))
-        step.add(padding=padded, positions=torch.tensor(float(batch.attention_mask.numel())))
+        step.add(padding=torch.tensor(float(batch.padding)), positions=torch.tensor(float(batch.positions)))
         trainer = self._trainer
         if trainer is None:
             return loss
@@ -512,6 +538,7 @@ class SeRLModule(pl.LightningModule):
             "learning_rate": float(optimizer.param_groups[0]["lr"]),
             "num_tokens": float(tokens),
             "serl/batch/pad_frac": sums["padding"] / max(1.0, sums["positions"]),
+            "serl/batch/positions": sums["positions"],
         }
         if self.objective.beta > 0:
             metrics["kl"] = sums["kl"] / tokens

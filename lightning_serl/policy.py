@@ -14,6 +14,7 @@ from lightning_serl import sharding
 from lightning_serl.adapters import FrozenAdapter, adapted_layers, base_name, merged_layer
 from lightning_serl.errors import InputError
 from lightning_serl.logprobs import OutputLayer, Slope, token_logprobs, token_stats
+from lightning_serl.packing import attending, pack, prepare
 from lightning_serl.quantized import dequantized, is_quantized
 from lightning_serl.ranks import Ranks
 from lightning_serl.types import RolloutBatch, TokenStats
@@ -59,6 +60,8 @@ class Policy(nn.Module):
         self.frozen: dict[str, Policy] = {}
         self.frozen_adapters: dict[str, FrozenAdapter] = {}
         self.offload_frozen = False
+        #: Whether batches run without padding; :func:`lightning_serl.packing.unpackable` finds out if they can.
+        self.packs = False
         #: Set on a frozen copy once it left its first weights; only then it enters checkpoints.
         self.moved = False
         #: How the weights are sharded; ``None`` where every rank holds all of them.
@@ -140,18 +143,12 @@ class Policy(nn.Module):
         Returns:
             (B, T) statistics, 0 outside ``batch.mask``.
         """
-        hidden = self.causal_lm.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
         mask = batch.mask.clone()
         mask[:, 0] = False  # nothing predicts the first token of a row
         empty = not bool(mask.any())
         if empty:
             mask[0, 1] = True
-        predicting = hidden[:, :-1][mask[:, 1:]]
+        predicting = self._predicting(batch, mask)
         values = token_stats(
             predicting, self.output_layer, batch.input_ids[mask], self.temperature, self.chunk, certainty,
             spread_gradient, None if loss is None else _slope(loss, mask),
@@ -165,6 +162,25 @@ class Policy(nn.Module):
             value = value * 0 if empty else value
             spread.append(torch.zeros(mask.shape, dtype=value.dtype, device=value.device).masked_scatter(mask, value))
         return TokenStats(spread[0], spread[1], spread[2])  # type: ignore[arg-type]
+
+    def _predicting(self, batch: RolloutBatch, mask: Tensor) -> Tensor:
+        """(K, H) last hidden states from which the K masked tokens are predicted, row by row."""
+        run = self.causal_lm.base_model
+        if self.packs:
+            packed = pack(batch, mask)
+            batch.positions, batch.padding = packed.home.shape[0], 0
+            ids, places = packed.input_ids, packed.position_ids
+            with attending(packed):
+                out = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places, use_cache=False)
+            return out.last_hidden_state[0].index_select(0, packed.predictors)
+        batch.positions, batch.padding = batch.input_ids.numel(), int((batch.attention_mask == 0).sum())
+        out = run(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+        return out.last_hidden_state[:, :-1][mask[:, 1:]]
 
     # -- other selves ------------------------------------------------------------------------------------------
 
@@ -243,7 +259,9 @@ class Policy(nn.Module):
         twin.moved = True
 
     def _copy(self, model: nn.Module) -> Policy:
-        return Policy(model, self.tokenizer, self.temperature, self.chunk)
+        twin = Policy(model, self.tokenizer, self.temperature, self.chunk)
+        twin.packs = self.packs and prepare(twin.causal_lm) is None
+        return twin
 
     # -- sharded weights -----------------------------------------------------------------------------------------
 
@@ -342,7 +360,10 @@ class Policy(nn.Module):
         """
         out: list[TokenStats] = [TokenStats(torch.zeros(0))] * len(rows)
         scored = (i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1])
-        order = sorted(scored, key=lambda i: (len(rows[i][0]), i))
+        if self.packs:  # rows of one prompt side by side
+            order = sorted(scored, key=lambda i: (rows[i][0][: rows[i][1]], len(rows[i][0]), i))
+        else:
+            order = sorted(scored, key=lambda i: (len(rows[i][0]), i))
         with self.acting_as(who) as actor:
             for k in range(0, len(order), rows_per_pass):
                 chosen = order[k : k + rows_per_pass]

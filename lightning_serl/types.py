@@ -195,6 +195,8 @@ class RolloutBatch:
         num_tokens: Loss tokens of the whole optimizer step, over all ranks and micro-batches.
         num_sequences: Responses of the whole optimizer step with at least one loss token.
         uids: Instruction uid of each row; empty for an empty slot.
+        positions: Positions that went through the decoder; set by ``Policy.forward``.
+        padding: How many of them held no token; set by ``Policy.forward``.
         kl_in_reward: Sum over these rows of the divergence that was taken off their reward; 0 if none was.
         stale: Whether older weights than those that start the round wrote any of these rows.
     """
@@ -226,6 +228,7 @@ class RolloutBatch:
         self.advantages, self.old_logp, self.ref_logp, self.sampler_logp = advantages, old_logp, ref_logp, sampler_logp
         self.num_tokens, self.num_sequences, self.uids = num_tokens, num_sequences, tuple(uids)
         self.kl_in_reward, self.stale = kl_in_reward, stale
+        self.positions = self.padding = 0
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]

