@@ -113,7 +113,7 @@ def _similar(lengths: list[int]) -> Iterator[tuple[list[int], int]]:
     yield chosen, lengths[chosen[0]]
 
 
-# -- transformers' attention interface ----------------------------------------------------------------------------------
+# -- transformers' attention interface -----------------------------------------------------------------
 
 _PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
 
@@ -198,7 +198,7 @@ def _attention_of(name: str) -> Callable[..., Any]:
     return attention
 
 
-# -- is it the same? ----------------------------------------------------------------------------------------------------
+# -- is it the same? ----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
