@@ -15,11 +15,13 @@ CASES = [
     ("sequence", "reward", 2, (1, 1)),
     ("constant", "loss", 8, (1, 1)),  # 16 slots for 12 responses
 ]
+#: The norms of a Llama are in float32, so that a prompt shared in one place and not in another shows there.
+PADDED = {"packing": "none"}
 #: Models and options beside them, for sharded weights: (model, its options, precision).
 ADAPTER = LoraOptions(r=2, target_modules=["q_proj", "down_proj"])
 KINDS = [
     ("tied", {"dtype": "float64", "gradient_checkpointing": True}, "32-true"),
-    ("untied", {"dtype": "float64", "gradient_checkpointing": True, "lora": ADAPTER}, "32-true"),
+    ("untied", {**PADDED, "dtype": "float64", "gradient_checkpointing": True, "lora": ADAPTER}, "32-true"),
     ("untied", {}, "32-true"),
     ("tied", {"gradient_checkpointing": True}, "bf16-mixed"),
     ("untied", {"dtype": "bfloat16", "lora": ADAPTER}, "bf16-mixed"),
@@ -58,11 +60,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {
         "ddp": gradients(
-            f"{models}/untied", root, lambda: {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo")}
+            f"{models}/untied", root, lambda: {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo")},
+            options=PADDED,
         ),
         "sharded": gradients(
             f"{models}/untied", root, lambda: {"devices": 2, "strategy": sharded()}, precision="32-true",
-            options={"dtype": "float64"},
+            options={**PADDED, "dtype": "float64"},
         ),
         "kinds": kinds(models, root, lambda: {"devices": 2, "strategy": sharded()}),
     }  # fmt: skip
