@@ -275,7 +275,9 @@ class SeRLModule(pl.LightningModule):
     def _choose_packing(self) -> None:
         policy, ranks = self.policy, Ranks.of(self._trainer)
         reason: str | None = "as asked for"
-        if self.packing == "auto":
+        if policy.placement is not None:
+            reason = "its weights are sharded"
+        elif self.packing == "auto":
             with policy.gathered(self._trainer):
                 reason = unpackable(policy)
         # micro-batches are dealt alike on all ranks

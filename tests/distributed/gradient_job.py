@@ -20,7 +20,7 @@ PADDED = {"packing": "none"}
 #: Models and options beside them, for sharded weights: (model, its options, precision).
 ADAPTER = LoraOptions(r=2, target_modules=["q_proj", "down_proj"])
 KINDS = [
-    ("tied", {"dtype": "float64", "gradient_checkpointing": True}, "32-true"),
+    ("tied", {**PADDED, "dtype": "float64", "gradient_checkpointing": True}, "32-true"),
     ("untied", {**PADDED, "dtype": "float64", "gradient_checkpointing": True, "lora": ADAPTER}, "32-true"),
     ("untied", {}, "32-true"),
     ("tied", {"gradient_checkpointing": True}, "bf16-mixed"),
