@@ -1,13 +1,14 @@
 """LoRA and QLoRA on one GPU, through full rounds of the real loop, beside TRL's GRPOTrainer on the same work.
 
-    python benchmarks/gpu_budget.py [--small] [--rounds 2] [--limit 280]
+    python benchmarks/gpu_budget.py [--small] [--rounds 2] [--tokens 256] [--limit 280]
 
 A Qwen2-style model of about 1.1 billion random weights is made on the spot, with a vocabulary of 50k so that the output
 layer matters, and the embedded tokenizer, most of whose ids it never emits: every completion has its full length. Both
-sides do the same: 8 prompts x 8 samples x 256 new tokens with transformers, rewards 0 and 1 in turn, the reference's
-log-probs by the disabled adapter, one AdamW step over micro-batches of 8 rows with gradient checkpointing. The first
-round warms up and is not counted. *Generation* is the time inside the engine (TRL: inside its generate), *training* is
-all the rest of a round. A section that fails prints its traceback and the rest goes on. ``--small`` is for CPUs.
+sides do the same: 8 prompts x 8 samples x ``--tokens`` new tokens with transformers, rewards 0 and 1 in turn, the
+reference's log-probs by the disabled adapter, one AdamW step over micro-batches of 8 rows with gradient checkpointing.
+The first round warms up and is not counted. *Generation* is the time inside the engine (TRL: inside its generate),
+*training* is all the rest of a round. A section that fails prints its traceback and the rest goes on. ``--small`` is
+for CPUs.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ class Meter:
         self.rounds.append({**self._now, "total": now - self._began})
         self._began, self._now = now, dict.fromkeys(self._now, 0.0)
 
+    def first(self) -> str:
+        """What the round that is not counted took."""
+        first = self.rounds[0]
+        return f"its first round with loading {first['total']:.0f} s, {first['generation']:.0f} s of them generation"
+
     def row(self) -> str:
         """Peaks in GiB, tokens per second, seconds per round."""
         counted = self.rounds[1:]
@@ -122,6 +128,7 @@ def ours(folder: Path, quantize: bool, shape: argparse.Namespace, root: Path) ->
     from lightning_serl import SelfPlayDataModule, SeRLModule
     from lightning_serl.adapters import LoraOptions
     from lightning_serl.datamodules import RoundOptions
+    from lightning_serl.datamodules.probe import Probe
     from lightning_serl.engines import TransformersEngine
     from lightning_serl.prompts import SolveTemplate
 
@@ -163,6 +170,7 @@ def ours(folder: Path, quantize: bool, shape: argparse.Namespace, root: Path) ->
         solve=SolveTemplate(answer_format=""),
         max_tokens=shape.tokens,
         rounds_per_epoch=shape.rounds,
+        probe=Probe(every=0),  # it would write answers that the other side does not
     )
     trainer = pl.Trainer(
         accelerator="gpu" if CUDA else "cpu", devices=1, precision="bf16-mixed", max_epochs=1,
@@ -251,11 +259,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a tiny model and short answers, for CPUs")
     parser.add_argument("--rounds", type=int, default=2, help="rounds of each section; the first only warms up")
+    parser.add_argument("--tokens", type=int, default=256, help="new tokens of each completion")
     parser.add_argument("--limit", type=float, default=280, help="seconds after which no further section begins")
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error("--rounds must be at least 2: the first one only warms up")
-    shape = argparse.Namespace(prompts=8, samples=8, tokens=256, rows=8, rounds=args.rounds)
+    shape = argparse.Namespace(prompts=8, samples=8, tokens=args.tokens, rows=8, rounds=args.rounds)
     if args.small:
         shape = argparse.Namespace(prompts=2, samples=4, tokens=12, rows=4, rounds=args.rounds)
     names = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "trl")
@@ -284,8 +293,10 @@ def main() -> int:
             here.mkdir()
             start = time.perf_counter()
             try:
-                rows.append(f"| {title} | {run(root / 'model', quantize, shape, here).row()} |")
-                print(f"{title}: done in {time.perf_counter() - start:.0f} s", flush=True)
+                meter = run(root / "model", quantize, shape, here)
+                rows.append(f"| {title} | {meter.row()} |")
+                print(f"{title}: done in {time.perf_counter() - start:.0f} s ({meter.first()})", flush=True)
+                print(rows[-1], flush=True)
             except Exception:
                 failed += 1
                 print(f"{title}: FAILED", flush=True)

@@ -163,6 +163,7 @@ def test_twenty_adapters_leave_nothing_behind(engine, url, policy, prompts):
 
 
 def test_a_server_that_lost_its_weights_is_noticed(engine, url, policy):
+    engine.push(WeightUpdate("full", policy.named_weights, 39))
     engine.push(adapter(policy, 40))
     ask(url, "/v1/unload_lora_adapter", {"lora_name": engine._parts.fleet.adapter})
     assert engine.version == -1
