@@ -15,16 +15,16 @@ CASES = [
     ("sequence", "reward", 2, (1, 1)),
     ("constant", "loss", 8, (1, 1)),  # 16 slots for 12 responses
 ]
-#: The norms of a Llama are in float32, so that a prompt shared in one place and not in another shows there.
+#: As sharded weights always run; and a Llama's norms are in float32, where prompts shared by other rows show.
 PADDED = {"packing": "none"}
 #: Models and options beside them, for sharded weights: (model, its options, precision).
 ADAPTER = LoraOptions(r=2, target_modules=["q_proj", "down_proj"])
 KINDS = [
     ("tied", {**PADDED, "dtype": "float64", "gradient_checkpointing": True}, "32-true"),
     ("untied", {**PADDED, "dtype": "float64", "gradient_checkpointing": True, "lora": ADAPTER}, "32-true"),
-    ("untied", {}, "32-true"),
-    ("tied", {"gradient_checkpointing": True}, "bf16-mixed"),
-    ("untied", {"dtype": "bfloat16", "lora": ADAPTER}, "bf16-mixed"),
+    ("untied", PADDED, "32-true"),
+    ("tied", {**PADDED, "gradient_checkpointing": True}, "bf16-mixed"),
+    ("untied", {**PADDED, "dtype": "bfloat16", "lora": ADAPTER}, "bf16-mixed"),
 ]
 
 
