@@ -16,11 +16,17 @@ from lightning_serl.errors import InputError
 
 MODES = ("fast", "exact")
 
-# Seconds of the worker's processor time. Together they keep one group below a second, whatever it holds.
-REQUEST_SECONDS = {"fast": 0.2, "exact": 0.3}
+# Seconds of the worker's processor time. In fast mode they keep one group below a second, whatever it holds. In exact
+# mode an honest group has over twice what the slowest of 600 recorded ones needs; where an answer took too long, or
+# long to fail, the rest of its group gets little more.
+REQUEST_SECONDS = {"fast": 0.2, "exact": 0.5}
 PROBE_SECONDS = 0.08
-READ_SECONDS = 0.45
-GROUP_SECONDS = 0.6
+READ_SECONDS = 0.6
+# Every formula of a long derivation is parsed; dollars and brackets count its formulas.
+_READ_SECONDS_A_MARK = 0.01
+_MOST_READ_SECONDS = 2.5
+GROUP_SECONDS = {"fast": 0.6, "exact": 4.0}
+_AFTER_SECONDS = {"fast": 0.4, "exact": 0.25}
 # An ordinary comparison takes 1 to 20 ms and is free, so that many honest answers never exhaust a group's budget.
 FREE_SECONDS = 0.06
 # Longer answers are compared by their normal form only.
@@ -69,15 +75,15 @@ class MathGrader:
         self.timeouts = 0
         self._verdicts: Memo[tuple[str, str], bool] = Memo()
         self._sound: Memo[str, bool] = Memo()
-        self._budget = GROUP_SECONDS
+        self._budget = GROUP_SECONDS[mode]
 
     def warm_up(self) -> None:
         """Start the worker without waiting for it, so that the first group need not wait for its imports."""
         shared_client().start()
 
-    def start_group(self, seconds: float = GROUP_SECONDS) -> None:
-        """Grant a new budget of slow processor time."""
-        self._budget = seconds
+    def start_group(self, seconds: float | None = None) -> None:
+        """Grant a new budget of slow processor time, by default the mode's."""
+        self._budget = GROUP_SECONDS[self.mode] if seconds is None else seconds
 
     def extract(self, text: str) -> str | None:
         """The last box, else what is announced or what the text comes down to; ``None`` if nothing.
@@ -111,8 +117,12 @@ class MathGrader:
 
     def _read(self, text: str, boxed: str | None = None) -> str | None:
         """What math-verify finds in a text; the box where it finds nothing, our own reading where it takes too long."""
-        limit = READ_SECONDS if self.mode == "exact" else None
-        reply = self._ask("read", limit, text=text[-_MAX_READ:])
+        text = text[-_MAX_READ:]
+        limit = None
+        if self.mode == "exact":
+            marks = sum(map(text.count, ("$", r"\(", r"\[")))
+            limit = min(READ_SECONDS + _READ_SECONDS_A_MARK * marks, _MOST_READ_SECONDS)
+        reply = self._ask("read", limit, text=text)
         if reply is None:
             return boxed or _tidy(unmarked(text))
         return _tidy(reply.get("answer")) or boxed
@@ -174,6 +184,8 @@ class MathGrader:
         spent = limit if reply is None else float(reply["seconds"])
         if spent > FREE_SECONDS:
             self._budget -= spent
+            if reply is None or "error" in reply:
+                self._budget = min(self._budget, _AFTER_SECONDS[self.mode])
         return reply
 
 
