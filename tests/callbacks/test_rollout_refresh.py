@@ -1,5 +1,7 @@
 """What an engine took in, against what it was sent."""
 
+import copy
+
 import lightning.pytorch as pl
 import pytest
 from cli_kit import problems, write_rows
@@ -9,6 +11,7 @@ from lightning_serl.engines.proofs import check_receipt
 from lightning_serl.datamodules.evaluation import EvaluationOptions
 from lightning_serl.engines import Receipt, TransformersEngine
 from lightning_serl.errors import PushMismatch
+from lightning_serl.policy import Policy
 
 SENT = Receipt(3, frozenset({"a", "b"}), 8)
 
@@ -63,3 +66,39 @@ def test_the_engine_sleeps_while_the_trainer_works(tmp_path):
     # a validation between two steps of one round
     between = told[told.index("train") : len(told) - told[::-1].index("train")]
     assert "write" in between
+
+
+class Uncounted(TransformersEngine):
+    """An engine of somebody's own: a copy of the policy that takes pushes, and says nothing of what it took."""
+
+    def __init__(self, skips=()):
+        super().__init__()
+        self.held, self.pushes, self.skips = -1, 0, skips
+
+    @property
+    def version(self):
+        return self.held
+
+    def start(self, policy, ranks=None):
+        twin = Policy(copy.deepcopy(policy.model), policy.tokenizer, policy.temperature).eval()
+        super().start(twin.requires_grad_(False), ranks)
+
+    def push(self, update):
+        self.pushes += 1
+        named = dict(update.tensors())
+        if self.pushes not in self.skips:
+            self.policy.causal_lm.load_state_dict(named)
+        self.held = self.policy.version = update.version
+
+
+def test_an_engine_that_keeps_no_count_is_held_to_its_version_and_the_probe(tmp_path):
+    module, data = selfplay(steps=(1, 1), engine=Uncounted())
+    trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
+    assert data.engine.pushes == 3, "a canary, and the weights of two rounds"
+
+
+@pytest.mark.parametrize(("skips", "said"), [((1,), "did not move"), ((2,), "off the policy's")])
+def test_a_push_that_such_an_engine_only_claims_is_found_out(tmp_path, skips, said):
+    module, data = selfplay(steps=(1, 1), engine=Uncounted(skips))
+    with pytest.raises(PushMismatch, match=said):
+        trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
