@@ -263,7 +263,10 @@ def test_the_reference_has_the_precision_of_the_policy(model, tmp_path):
     """A frozen copy outside the module tree misses Lightning's conversion; its log-probs would be of another model."""
     rounds = recorded_round()
     for precision in ("64-true", "bf16-true", "32-true"):
-        _, module = train_recorded(model, tmp_path, Objective(beta=0.2), [rounds], precision=precision)
+        # packed rows round differently, in bfloat16 visibly
+        _, module = train_recorded(
+            model, tmp_path, Objective(beta=0.2), [rounds], precision=precision, options={"packing": "none"}
+        )
         (policy_type,) = {p.dtype for p in module.policy.parameters()}
         assert {p.dtype for p in module.policy.frozen["reference"].parameters()} == {policy_type}
         assert module.step_metrics["kl"] == pytest.approx(0.0, abs=1e-12)  # nothing has moved yet

@@ -62,7 +62,8 @@ def unmarked(text: str) -> str | None:
         >>> unmarked("Hence $x = 3$ and\n\\[y = x + "), unmarked("as 105 * 42 / ")
         ('x = 3', '42')
     """
-    text = text[-_READ:]
+    if len(text) > _READ:
+        text = "…" + text[-_READ:]  # a number that is cut here must not look whole
     word = "nswer" in text or "NSWER" in text
     if not word:
         text = text[_where_the_end_begins(text) :]
@@ -171,8 +172,10 @@ def _beside_the_word(text: str, formulas: list[_Found]) -> _Found | None:
     """What follows the word "answer": after a colon first, the last of several."""
     words = [match.end() for match in _WORD.finditer(text)][-_MOST_WORDS:]
     for at in sorted(words, key=lambda at: (text[at : at + 1] == ":", at), reverse=True):
-        line = text[at : at + 3 * _EQUATED].split("\n", 1)[0]
-        numbers = list(_NUMBER.finditer(line))
+        seen = text[at : at + 3 * _EQUATED]
+        line = seen.split("\n", 1)[0]
+        cut = line == seen and at + len(seen) < len(text)
+        numbers = [n for n in _NUMBER.finditer(line) if not (cut and n.end() == len(line))]
         near = next((n for n in numbers if n.start() <= _NEAR), None)
         equated = [n for n in numbers if n.start() <= _EQUATED and line[: n.start()].rstrip().endswith("=")]
         equated = [n for n in equated if not line[n.end() :].lstrip().startswith("=")]

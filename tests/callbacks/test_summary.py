@@ -24,6 +24,7 @@ from lightning_serl.callbacks import (
 )
 from lightning_serl.callbacks.curves import draw_curves
 from lightning_serl.callbacks.machinery import missing_callbacks
+from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.datamodules import EvaluationOptions
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -201,7 +202,7 @@ def kinds(callbacks):
 
 
 def test_what_attaches_itself():
-    machinery = {RolloutRefresh, Health, Ledger, Phases, ZeroSpread}
+    machinery = {Preemption, RolloutRefresh, Health, Ledger, Phases, ZeroSpread}
     assert kinds(missing_callbacks(None)) == machinery | {QualityFilter, NoveltyFilter, DifficultyFilter}
     trainer = trainer_for(".", [QualityFilter(), Ledger()])
     assert kinds(missing_callbacks(trainer)) == machinery - {Ledger}
