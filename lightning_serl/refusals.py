@@ -77,8 +77,17 @@ def _reason(text: str) -> str:
         got = re.search(r"Got value: (.*)$", reason)
         return f"expected {kinds}" + (f", but got {_cut(got[1])}" if got else "")
     if missing:
-        return f"there is no {_cut(missing[1])!r}; give a known name or a full class path such as package.module.Name"
+        advice = _class_like(missing[1]) or "give a known name or a full class path such as package.module.Name"
+        return f"there is no {_cut(missing[1])!r}; {advice}"
     return reason.replace("Got value:", "but got")
+
+
+def _class_like(name: str) -> str:
+    """The part of ours that a mistyped class name may have meant."""
+    from lightning_serl import callbacks, engines
+
+    near = difflib.get_close_matches(name, [*engines.__all__, *callbacks.__all__], n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _no_configuration(text: str, reason: str) -> str:

@@ -257,6 +257,10 @@ NAMES = [
             "a: there is no 'Nope'; give a known name or a full class path such as package.module.Name",
         ),
         (
+            'Parser key "data.engine":\n\n  - Expected a dot import path string: VLMEngine',
+            "data.engine: there is no 'VLMEngine'; did you mean VLLMEngine?",
+        ),
+        (
             "Parser key \"k\":\n  Expected a typing.Literal['k1', 'k2']. Got value: k9",
             "k: expected one of 'k1', 'k2', but got k9",
         ),
