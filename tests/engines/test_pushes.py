@@ -193,8 +193,9 @@ def test_twenty_adapter_pushes_leave_nothing_behind(engine):
         pages = int(open("/proc/self/statm").read().split()[1])  # noqa: SIM115
         seen.append((len(os.listdir("/proc/self/fd")), folders, adapters, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
     later = seen[3:]
-    assert {row[:3] for row in later} == {later[0][:3]}
-    assert later[0][1:3] == (1, 1)
+    assert {row[1:3] for row in later} == {(1, 1)}
+    # what other tests of this process left open may close meanwhile
+    assert later[-1][0] <= later[0][0]
     x = torch.arange(float(len(later)))
     y = torch.tensor([row[3] for row in later])
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
