@@ -360,7 +360,10 @@ def plan_run(module: Any, trainer: Any, data: Any) -> tuple[Plan, int]:
     sharded = hasattr(trainer.strategy, "data_parallel_size") or "FSDP" in type(trainer.strategy).__name__
     room = _room(device)
     writes_itself = isinstance(data.engine, TransformersEngine)
-    share = 0 if writes_itself else int(getattr(data.engine, "memory_share", 0) * room)
+    share = 0
+    if hasattr(data.engine, "memory_share"):  # on CPUs the cache is set by its size
+        cache = (data.engine.kv_cache_gb or 1) * 2**30
+        share = int(data.engine.memory_share * room if device.type == "cuda" else cache)
     return plan(
         config,
         dtype,
