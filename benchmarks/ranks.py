@@ -19,7 +19,7 @@ from pathlib import Path
 ARMS = {
     "one rank": [],
     "two ranks, ddp": ["--trainer.devices", "2", "--trainer.strategy", "ddp"],
-    "two ranks, sharded": ["--trainer.devices", "2", "--trainer.strategy", "lightning_serl.strategies.ShardedStrategy"],
+    "two ranks, sharded": ["--trainer.devices", "2", "--trainer.strategy", "sharded"],
 }
 LEAST = 30
 

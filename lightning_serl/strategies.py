@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import (
     DeepSpeedStrategy,
     ModelParallelStrategy,
     SingleDeviceStrategy,
+    StrategyRegistry,
     XLAStrategy,
 )
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 # Below this, a step of Adam is smaller than what separates two neighbouring bfloat16 numbers of a usual weight.
 _LOWEST_HALF_LR = 1e-5
-_SUPPORTED = "use one device, ddp, or lightning_serl.strategies.ShardedStrategy"
+_SUPPORTED = "use one device, ddp, or sharded"
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -113,6 +114,10 @@ class ShardedStrategy(ModelParallelStrategy):
         """Read a file of the usual form, mapped: each rank keeps its shards alone."""
         checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path))
         return checkpoint
+
+
+# so that the shell can name it: --trainer.strategy sharded
+StrategyRegistry.register("sharded", ShardedStrategy, description="FSDP2 over all processes, checkpoints of one form")
 
 
 def use_our_files(trainer: pl.Trainer) -> None:
