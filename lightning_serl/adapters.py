@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_serl import sharding
 from lightning_serl.errors import InputError, reason, short
 
 #: peft's name of the adapter that is trained.
@@ -260,7 +261,7 @@ class FrozenAdapter:
         """Its tensors, sharded ones gathered."""
         found = dict(self._model.named_parameters())
         names = (_named_for(name, self.who) for name in found)
-        return {n: _whole(found[n]) for n in names if n is not None}
+        return {n: sharding.full(found[n]) for n in names if n is not None}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :meth:`state_dict`."""
@@ -271,11 +272,6 @@ def _named_for(name: str, who: str) -> str | None:
     """The name of another adapter's parameter that corresponds to one of the trained adapter, if it is one."""
     other, count = re.subn(rf"\.{TRAINED}(?=\.|$)", f".{who}", name)
     return other if count else None
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """The tensor, gathered from all ranks where it is sharded."""
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
 
 
 def base_name(name: str) -> str | None:
@@ -313,7 +309,7 @@ def merged_layer(layer: Any) -> dict[str, Tensor]:
 
     if isinstance(layer, ModulesToSaveWrapper):
         like = layer.original_module.state_dict()
-        return {n: _whole(t).to(like[n].dtype) for n, t in layer.modules_to_save[TRAINED].state_dict().items()}
+        return {n: sharding.full(t).to(like[n].dtype) for n, t in layer.modules_to_save[TRAINED].state_dict().items()}
     twin = _detached(layer)
     base = twin.base_layer
     if (weight := dequantized(layer.base_layer)) is not None:
@@ -333,7 +329,8 @@ def _detached(module: nn.Module) -> Any:
     """A module of the same kind around the same, gathered, tensors, whose parameters can be replaced."""
     twin = copy.copy(module)
     twin._parameters = {
-        n: None if p is None else nn.Parameter(_whole(p), requires_grad=False) for n, p in module._parameters.items()
+        n: None if p is None else nn.Parameter(sharding.full(p), requires_grad=False)
+        for n, p in module._parameters.items()
     }
     twin._modules = {n: None if m is None else _detached(m) for n, m in module._modules.items()}
     return twin

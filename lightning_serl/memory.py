@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -357,7 +358,7 @@ def plan_run(module: Any, trainer: Any, data: Any) -> tuple[Plan, int]:
     slots = module.minibatches * trainer.accumulate_grad_batches * trainer.world_size
     length = (options.max_prompt_tokens or _PROMPT) + data.sampling.max_tokens
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    sharded = hasattr(trainer.strategy, "data_parallel_size") or "FSDP" in type(trainer.strategy).__name__
+    sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     room = _room(device)
     writes_itself = isinstance(data.engine, TransformersEngine)
     share = 0

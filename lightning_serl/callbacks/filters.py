@@ -197,7 +197,9 @@ class NoveltyFilter(InstructionFilter):
         if max_alike is not None and max_alike < 1:
             raise InputError(f"NoveltyFilter: max_alike is {max_alike}; it must be at least 1, or null for no limit")
         if max_alike is not None and not 0 < alike <= threshold:
-            raise InputError(f"NoveltyFilter: alike {alike} is out of range; it must be above 0 and at most {threshold}")
+            raise InputError(
+                f"NoveltyFilter: alike {alike} is out of range; it must be above 0 and at most {threshold}"
+            )
         self.threshold, self.style, self.max_alike, self.alike = threshold, style, max_alike, alike
 
     @property

@@ -27,7 +27,8 @@ class Phases(RolloutHooks):
     """Shows writing, answering, voting, training and evaluating, on rank 0.
 
     In a terminal each phase has a bar; under Lightning's ``RichProgressBar`` it becomes a line of that bar. Elsewhere,
-    in a log file say, only the line per round is printed, and after the first round of a long run the time that remains.
+    in a log file say, only the line per round is printed, and after the first round of a long run the time that is
+    left.
     """
 
     def __init__(self) -> None:

@@ -12,8 +12,8 @@ from lightning_serl.errors import InputError
 class ReferenceSync(pl.Callback):
     """Keeps ``reference`` or ``teacher`` where it is, copies the policy into it, or lets it follow slowly.
 
-    Acts after the optimizer step of every ``every_n_steps``-th step, so that the next rollout already sees it. Under LoRA
-    the copy is a second adapter, whose two factors are mixed each on its own.
+    Acts after the optimizer step of every ``every_n_steps``-th step, so that the next rollout already sees it. Under
+    LoRA the copy is a second adapter, whose two factors are mixed each on its own.
 
     Args:
         mode: ``never`` moves nothing, ``copy`` takes the policy's weights, ``ema`` mixes them in.

@@ -182,8 +182,8 @@ class _Push:
             if not err <= self.bound:
                 raise PushMismatch(
                     f"after the push of version {self.policy.version} the rollout engine's log-probs are {err:.2g} "
-                    f"nats per token off the policy's, more than {self.bound:.0e}; its weights are not the policy's, or "
-                    "its dtype is another: give both the same"
+                    f"nats per token off the policy's, more than {self.bound:.0e}; its weights are not the policy's, "
+                    "or its dtype is another: give both the same"
                 )
             return err
 

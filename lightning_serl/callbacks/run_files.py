@@ -62,7 +62,7 @@ class RunFile:
             os.truncate(self.path, offset)
         elif size < offset:
             rank_zero_warn(
-                f"{self.path.name} holds {size} bytes and the checkpoint counts {offset}: rows of the run before it are "
-                "missing here"
+                f"{self.path.name} holds {size} bytes and the checkpoint counts {offset}: rows of the run before it "
+                "are missing here"
             )
         self.offset = min(size, offset)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_serl.datamodules.round import Round, Table, play_round, silent
-from lightning_serl.saved import completion_state, load_completion
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
+from lightning_serl.saved import completion_state, load_completion
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ class Ahead:
         poll: Raises when the run should stop.
     """
 
-    def __init__(
-        self, table: Table, number: int, before: dict[str, Any], memo: Memo, poll: Callable[[], None]
-    ) -> None:
+    def __init__(self, table: Table, number: int, before: dict[str, Any], memo: Memo, poll: Callable[[], None]) -> None:
         self.number, self.before, self.memo = number, before, memo
         self._table = replace(table, engine=RememberingEngine(table.engine, memo), phase=silent, step=memo.step, age=1)
         self._engine, self._poll = table.engine, poll

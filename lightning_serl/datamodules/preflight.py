@@ -114,7 +114,8 @@ def check_lengths(policy: Policy | None, answers: Sampling, writing: Sampling | 
     for name, sampling in (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing)):
         if sampling is not None and sampling.max_tokens >= context:
             raise InputError(
-                f"{name} is {sampling.max_tokens} but the model's context holds {context} tokens, prompt included; lower it"
+                f"{name} is {sampling.max_tokens} but the model's context holds {context} tokens, prompt included; "
+                "lower it"
             )
 
 

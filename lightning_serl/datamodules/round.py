@@ -71,7 +71,8 @@ class RoundOptions:
     def __post_init__(self) -> None:
         if self.samples_per_prompt < 2:
             raise ValueError(
-                f"round.samples_per_prompt must be at least 2, got {self.samples_per_prompt}: one response has nothing to be compared with"
+                f"round.samples_per_prompt must be at least 2, got {self.samples_per_prompt}: one response has "
+                "nothing to be compared with"
             )
         for name in ("prompts_per_round", "max_attempts", "max_derived"):
             if getattr(self, name) < 1:
@@ -257,7 +258,7 @@ class _Play:
         self.published = table.options.style == "serl"
 
     def run(self) -> Round:
-        options, table = self.table.options, self.table
+        options = self.table.options
         tried = attempts = 0
         survived = carried = self.take_carried()
         seen = self.round.answered
@@ -605,8 +606,8 @@ class _Play:
                 f"(rejected: {common}); look at ledger.jsonl, then loosen that filter or change data.writing"
             )
         return (
-            f"round {self.number}: none of {tried} groups survived {attempts} attempts (dropped or rejected: {common}); "
-            "look at samples.jsonl, then widen the DifficultyFilter or raise data.round.max_attempts"
+            f"round {self.number}: none of {tried} groups survived {attempts} attempts (dropped or rejected: {common});"
+            " look at samples.jsonl, then widen the DifficultyFilter or raise data.round.max_attempts"
         )
 
     def statistics(

@@ -29,7 +29,6 @@ from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.datamodules.probe import Probe, probe_votes
 from lightning_serl.datamodules.problems import Fields, read_problems
 from lightning_serl.datamodules.round import Carried, Round, RoundOptions, Table, play_round, silent
-from lightning_serl.saved import load_pair, pair_state
 from lightning_serl.datamodules.stream import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
@@ -41,6 +40,7 @@ from lightning_serl.published.scoring import RuleReward
 from lightning_serl.ranks import Ranks
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
 from lightning_serl.rewards.named import check_reward_name, named_reward, rewards_by_role
+from lightning_serl.saved import load_pair, pair_state
 from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
 from lightning_serl.types import Instruction, RolloutBatch
 
@@ -255,7 +255,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._table = None
         if stage == "fit":
             solve = self.rewards.get("solve")
-            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(solve, (VerifiableReward, RuleReward)):
+            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(
+                solve, (VerifiableReward, RuleReward)
+            ):
                 preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
@@ -275,7 +277,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if self._table is None:
             pool = self._make_pool()
             default = LabelElseVote(self.grader)
-            solve_reward = default if self._reward_name is None else named_reward(self._reward_name, self.grader, self.seed)
+            solve_reward = (
+                default if self._reward_name is None else named_reward(self._reward_name, self.grader, self.seed)
+            )
             self._table = Table(
                 options=self.round_options,
                 source=self._make_source(pool),
@@ -415,7 +419,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return PredictionStream(self, Path(target))
 
     def play(self, filter_groups: bool = True) -> Round:
-        """Play the next round, or take the one that was played ahead; the state before it stays until it is committed."""
+        """Play the next round, or take the one that was played ahead; the state before it stays until its commit."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             try:
@@ -448,8 +452,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def work_ahead(self) -> None:
         """Have the next round written while this one trains, if the engine and the options allow it.
 
-        Not where ranks would have to keep step in the thread, nor where a reward or source needs the policy's own passes,
-        nor in a precision that changes torch's default dtype under the thread's feet while the policy trains.
+        Not where ranks would have to keep step in the thread, nor where a reward or source needs the policy's own
+        passes, nor in a precision that changes torch's default dtype under the thread's feet while the policy trains.
         """
         trainer = self.trainer
         if not (self.max_staleness and self.engine.concurrent) or self.ranks.size > 1 or self.needs:
@@ -509,8 +513,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             return self._before
         if self._ahead is None:
             return self._live_state(self._table)
-        # A checkpoint waits for the round ahead, so that whoever resumes trains on the same completions. Lightning saves
-        # after an exception from inside its handler: then what was written so far has to do.
+        # A checkpoint waits for the round ahead, so that whoever resumes trains on the same completions. Lightning
+        # saves after an exception from inside its handler: then what was written so far has to do.
         if sys.exc_info()[0] is None:
             self._ahead.wait()
         return self._state_with(self._ahead)
@@ -538,7 +542,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             "queue": [_instruction_state(i) for i in table.queue],
             "pending": self._pending_state(),
             "carried": [
-                {"round": c.round, "step": c.step, "pairs": [pair_state(g, v) for g, v in c.pairs]} for c in table.carried
+                {"round": c.round, "step": c.step, "pairs": [pair_state(g, v) for g, v in c.pairs]}
+                for c in table.carried
             ],
             "ahead": None if self._memo is None else self._memo.state_dict(),
         }
@@ -560,8 +565,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         for name, value in here.items():
             if state.get(name, value) != value:
                 rank_zero_warn(
-                    f"{name}: {value} here, {state[name]} where the checkpoint was made; the run continues, but from here "
-                    "on it equals the undisturbed one only up to rounding and what is sampled from it"
+                    f"{name}: {value} here, {state[name]} where the checkpoint was made; the run continues, but from "
+                    "here on it equals the undisturbed one only up to rounding and what is sampled from it"
                 )
         table.pool.load_state_dict(state["pool"])
         if table.source is not None:
@@ -640,4 +645,3 @@ def _instruction_state(instruction: Instruction) -> dict[str, Any]:
         "train": instruction.train,
         "meta": dict(instruction.meta),
     }
-

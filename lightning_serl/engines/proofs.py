@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_serl.adapters import base_name
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
 from lightning_serl.errors import PushMismatch
 
@@ -92,9 +93,8 @@ def check_complete(sent: Receipt, expected: frozenset[str]) -> None:
 
 def full_names(policy: Policy) -> frozenset[str]:
     """The tensors that a push of full weights must hold, the output layer among them also where it is tied."""
-    names = (n for n, _ in policy.causal_lm.named_parameters(remove_duplicate=False))
-    plain = (n for n in names if ".lora_" not in n and ".modules_to_save." not in n)
-    return frozenset(n.replace(".base_layer.", ".").replace(".original_module.", ".") for n in plain)
+    names = (base_name(n) for n, _ in policy.causal_lm.named_parameters(remove_duplicate=False))
+    return frozenset(n for n in names if n is not None)
 
 
 def probe_rows(policy: Policy) -> list[list[int]]:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_serl.durable import sync, sync_tree
 from lightning_serl.errors import EngineFailure
 
 #: In RAM where there is any: an adapter is read back within milliseconds, and nothing of a run is left on a disk.
@@ -143,11 +144,9 @@ class Publisher:
         try:
             staging.mkdir()
             yield staging, final
-            for path in staging.iterdir():
-                _sync(path)
-            _sync(staging)
+            sync_tree(staging)
             staging.rename(final)
-            _sync(self.folder)
+            sync(self.folder)
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
             # safetensors wraps the reason of a failed write into an error of its own
@@ -263,11 +262,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value.value if isinstance(value, Enum) else value
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

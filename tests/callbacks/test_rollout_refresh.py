@@ -7,9 +7,9 @@ import pytest
 from cli_kit import problems, write_rows
 from spine_kit import selfplay, trainer_for
 
-from lightning_serl.engines.proofs import check_receipt
 from lightning_serl.datamodules.evaluation import EvaluationOptions
 from lightning_serl.engines import Receipt, TransformersEngine
+from lightning_serl.engines.proofs import check_receipt
 from lightning_serl.errors import PushMismatch
 from lightning_serl.policy import Policy
 

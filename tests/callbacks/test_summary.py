@@ -134,10 +134,7 @@ def test_the_table_shows_the_change(capsys):
     for said in ("25.0 %", "75.0 %", "+50.0"):
         assert said in row
     assert "+" not in next(line for line in lines if "mean@16" in line)
-    assert (
-        "problems: 10 written, 6 rejected (too_short 4, duplicate 2), 1 dropped (no_spread 1), 3 kept"
-        in lines
-    )
+    assert "problems: 10 written, 6 rejected (too_short 4, duplicate 2), 1 dropped (no_spread 1), 3 kept" in lines
     assert any("not measured" in line for line in lines)
     assert "time: 12 s for 2 rounds" in lines
     assert not any("no labels here" in line for line in lines)
