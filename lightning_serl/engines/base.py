@@ -198,5 +198,16 @@ class RolloutEngine(ABC):
         """Release everything; calling it twice is harmless."""
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str | None:
+    """The text before the first stop string in it; ``None`` if it holds none."""
+    places = [place for s in stop if (place := text.find(s)) >= 0]
+    return text[: min(places)] if places else None
+
+
+def special_stop_ids(tokenizer: Any, stop: Sequence[str]) -> list[int]:
+    """Ids of stop strings that are special tokens: these are not decoded, so they can only be met by their ids."""
+    return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in stop]
+
+
 def _never_interrupted() -> None:
     """The default of :attr:`RolloutEngine.poll`."""

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
+from lightning_serl.engines.base import (
+    Receipt,
+    Request,
+    RolloutEngine,
+    Sampling,
+    WeightUpdate,
+    Who,
+    before_stop,
+    special_stop_ids,
+)
 from lightning_serl.errors import EngineFailure
 from lightning_serl.seeding import uniforms
 from lightning_serl.types import Completion
@@ -126,9 +135,7 @@ class TransformersEngine(RolloutEngine):
         ended = torch.zeros(total, dtype=torch.bool)
         texts: dict[int, str] = {}
         live = torch.arange(total)  # the row of `tokens` behind each row of the batch
-        # special tokens are not decoded, so a stop string that is one can only be met by its id
-        special = [i for i, t in tokenizer.added_tokens_decoder.items() if t.special and t.content in sampling.stop]
-        ends = torch.tensor([*self.policy.end_ids, *special])
+        ends = torch.tensor([*self.policy.end_ids, *special_stop_ids(tokenizer, sampling.stop)])
         held = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None
         for step in range(limit):
             self.poll()
@@ -189,10 +196,10 @@ class TransformersEngine(RolloutEngine):
         for k, tail in enumerate(tails):
             if any(s in tail for s in stop):
                 whole = tokenizer.decode(tokens[live[k], : step + 1].tolist(), **how)
-                cut = min((p for s in stop if (p := whole.find(s)) >= 0), default=None)
+                cut = before_stop(whole, stop)
                 if cut is not None:
                     found[k] = True
-                    texts[int(live[k])] = whole[:cut]
+                    texts[int(live[k])] = cut
         return found
 
 

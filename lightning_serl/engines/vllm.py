@@ -20,7 +20,16 @@ from torch import Tensor
 
 from lightning_serl.engines.adapters import plain_lora, served_rank
 from lightning_serl.engines.apart import Room, random_numbers_kept, undisturbed
-from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
+from lightning_serl.engines.base import (
+    Receipt,
+    Request,
+    RolloutEngine,
+    Sampling,
+    WeightUpdate,
+    Who,
+    before_stop,
+    special_stop_ids,
+)
 from lightning_serl.engines.publish import Publisher, read_names
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import EngineFailure, InputError, PushMismatch
@@ -456,9 +465,7 @@ class _Parts:
             )
 
     def sampling(self, how: Sampling, seed: int) -> Any:
-        special = [
-            i for i, t in self.policy.tokenizer.added_tokens_decoder.items() if t.special and t.content in how.stop
-        ]
+        special = special_stop_ids(self.policy.tokenizer, how.stop)
         return self.vllm.SamplingParams(
             n=1,
             seed=seed,
@@ -486,8 +493,8 @@ class _Parts:
         text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         finished = one.finish_reason == "stop"
         if finished and how.stop:
-            cut = min((p for s in how.stop if (p := text.find(s)) >= 0), default=None)
-            text = text if cut is None else text[:cut]
+            cut = before_stop(text, how.stop)
+            text = text if cut is None else cut
         logps = tuple(float(row[i].logprob) for row, i in zip(one.logprobs, ids, strict=True))
         return Completion(ids, text, logps, finished, version)
 

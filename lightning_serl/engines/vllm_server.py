@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_serl.engines.adapters import largest_rank, plain_lora, served_rank
-from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who, before_stop
 from lightning_serl.engines.fleet import LORA, Answer, Fleet, Job
 from lightning_serl.engines.local_server import Launch, LocalServer, launch_all
 from lightning_serl.engines.publish import Publisher, read_names
@@ -520,7 +520,8 @@ class _Parts:
             )
         text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if reason == "stop":
-            text = text[: min((p for s in how.stop if (p := text.find(s)) >= 0), default=len(text))]
+            cut = before_stop(text, how.stop)
+            text = text if cut is None else cut
         logprobs = tuple(map(float, choice["logprobs"]["token_logprobs"]))
         if len(logprobs) != len(ids):
             raise EngineFailure(f"the vLLM server at {url} sent {len(logprobs)} log-probs for {len(ids)} tokens")
