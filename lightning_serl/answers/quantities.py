@@ -24,32 +24,9 @@ _NUMBER = re.compile(
 _TOKEN = re.compile(r"\s*(?:([a-zA-Zµμ°ΩÅ]+)|\^?\s*\{?\s*(-?\d)\s*\}?|(/)|[()·*.⋅]|\\cdot(?![a-zA-Z]))\s*")
 _PREFIXES = ("", "k", "c", "d", "m", "µ", "μ", "n", "p", "f", "M", "G", "T", "h")
 _BASES = (
-    *(
-        "m",
-        "g",
-        "s",
-        "A",
-        "K",
-        "mol",
-        "cd",
-        "L",
-        "l",
-        "J",
-        "W",
-        "Pa",
-        "N",
-        "V",
-        "C",
-        "Hz",
-        "F",
-        "T",
-        "H",
-        "S",
-        "M",
-        "eV",
-    ),
-    *("cal", "bar", "atm", "h", "min", "t", "Ω", "°C", "°F", "°", "rad", "Bq", "Gy", "Sv", "Da", "u", "Torr", "mmHg"),
-    *("ppm", "ppb", "ft", "in", "lb", "oz", "mi", "mph", "rpm", "psi", "Å"),
+    *("m", "g", "s", "A", "K", "mol", "cd", "L", "l", "J", "W", "Pa", "N", "V", "C", "Hz", "F", "T", "H", "S", "M"),
+    *("eV", "cal", "bar", "atm", "h", "min", "t", "Ω", "°C", "°F", "°", "rad", "Bq", "Gy", "Sv", "Da", "u", "Torr"),
+    *("mmHg", "ppm", "ppb", "ft", "in", "lb", "oz", "mi", "mph", "rpm", "psi", "Å"),
 )
 _SYMBOLS = frozenset(prefix + base for prefix in _PREFIXES for base in _BASES)
 # Words behind a number that change it, or that are no unit.
