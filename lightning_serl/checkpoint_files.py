@@ -12,8 +12,8 @@ import torch
 
 from lightning_serl.errors import InputError
 from lightning_serl.pool import STATUSES
-from lightning_serl.saved import load_completion, load_pair
-from lightning_serl.types import Instruction, RolloutBatch
+from lightning_serl.saved import load_completion, load_instruction, load_pair
+from lightning_serl.types import RolloutBatch
 
 _ADVICE = "give another file, or begin a new run"
 #: What every checkpoint of Lightning holds, and what one holds besides that a fit can continue from.
@@ -155,8 +155,8 @@ def _is_pool(pool: Any) -> bool:
 def _is_queue(queue: Any) -> bool:
     """Instructions that can be made again."""
     try:
-        made = [Instruction(**{**facts, "link": None}) for facts in queue]
-    except TypeError:
+        made = [load_instruction(facts) for facts in queue]
+    except (TypeError, AttributeError):
         return False
     return all(isinstance(i.prompt, str) and isinstance(i.uid, str) and isinstance(i.meta, Mapping) for i in made)
 

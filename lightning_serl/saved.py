@@ -28,7 +28,8 @@ def instruction_state(instruction: Instruction) -> dict[str, Any]:
 
 def load_instruction(state: Mapping[str, Any]) -> Instruction:
     """The inverse of :func:`instruction_state`."""
-    return Instruction(**{**state, "link": None if state["link"] is None else Link(*state["link"])})
+    link = state.get("link")
+    return Instruction(**{**state, "link": None if link is None else Link(*link)})
 
 
 def pair_state(group: Group, verdict: Verdict) -> dict[str, Any]:

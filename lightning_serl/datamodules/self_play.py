@@ -40,7 +40,7 @@ from lightning_serl.published.scoring import RuleReward
 from lightning_serl.ranks import Ranks
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
 from lightning_serl.rewards.named import check_reward_name, named_reward, rewards_by_role
-from lightning_serl.saved import load_pair, pair_state
+from lightning_serl.saved import instruction_state, load_instruction, load_pair, pair_state
 from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
 from lightning_serl.types import Instruction, RolloutBatch
 
@@ -539,7 +539,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             "engine": type(self.engine).__name__,
             "pool": table.pool.state_dict(),
             "source": {} if table.source is None else table.source.state_dict(),
-            "queue": [_instruction_state(i) for i in table.queue],
+            "queue": [instruction_state(i) for i in table.queue],
             "pending": self._pending_state(),
             "carried": [
                 {"round": c.round, "step": c.step, "pairs": [pair_state(g, v) for g, v in c.pairs]}
@@ -571,7 +571,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         table.pool.load_state_dict(state["pool"])
         if table.source is not None:
             table.source.load_state_dict(state["source"])
-        table.queue[:] = [Instruction(**{**q, "link": None}) for q in state["queue"]]
+        table.queue[:] = map(load_instruction, state["queue"])
         self.rounds, self._first_step, self._first_round = state["rounds"], state["first_step"], state["first_round"]
         self._pending = [[RolloutBatch.from_state_dict(b) for b in one] for one in state["pending"]]
         carried = state.get("carried", ())
@@ -634,14 +634,3 @@ def _parse_source(source: str | InstructionSource) -> float:
             return ratio
         raise InputError(f"data.source {source!r}: the ratio must be a number between 0 and 1, as in mix:0.5")
     raise InputError(f"data.source must be self, seeds or mix:RATIO, got {source!r}")
-
-
-def _instruction_state(instruction: Instruction) -> dict[str, Any]:
-    return {
-        "prompt": instruction.prompt,
-        "uid": instruction.uid,
-        "role": instruction.role,
-        "label": instruction.label,
-        "train": instruction.train,
-        "meta": dict(instruction.meta),
-    }
