@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 X = TypeVar("X")
 _CPU = torch.device("cpu")
-# Seconds between signs of life, and without any after which a rank counts as lost.
-_BEAT, _SILENCE = 1.0, 30.0
+# Seconds between signs of life, without any after which a rank counts as lost, and that the last one may take.
+_BEAT, _SILENCE, _LAST_BEAT = 1.0, 30.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,11 @@ class _Meeting:
     def __init__(self, store: Any, rank: int) -> None:
         self.store: Any = dist.PrefixStore("serl", store)  # type: ignore[attr-defined]
         self.number = 0
-        threading.Thread(target=self._beat, args=(rank,), daemon=True, name="signs-of-life").start()
+        self._over = threading.Event()
+        self._life = threading.Thread(target=self._beat, args=(rank,), daemon=True, name="signs-of-life")
+        self._life.start()
+        # a thread that is inside the store when the interpreter goes takes the process down with SIGABRT
+        atexit.register(self.end)
 
     def _beat(self, rank: int) -> None:
         while True:
@@ -145,7 +150,14 @@ class _Meeting:
                 self.store.add(f"beat {rank}", 1)
             except RuntimeError:  # the process group has ended
                 return
-            time.sleep(_BEAT)
+            if self._over.wait(_BEAT):
+                return
+
+    def end(self) -> None:
+        """Give no more signs of life."""
+        atexit.unregister(self.end)
+        self._over.set()
+        self._life.join(timeout=_LAST_BEAT)
 
     def wait(self, rank: int, size: int) -> None:
         """Until all ranks are here.
@@ -185,6 +197,7 @@ _meetings: dict[int, _Meeting] = {}
 def _meet(rank: int, size: int) -> None:
     store = dist.distributed_c10d._get_default_store()
     if id(store) not in _meetings:
-        _meetings.clear()
+        while _meetings:
+            _meetings.popitem()[1].end()
         _meetings[id(store)] = _Meeting(store, rank)
     _meetings[id(store)].wait(rank, size)

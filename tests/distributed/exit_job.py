@@ -1,0 +1,10 @@
+"""A process that ends while signs of life are being given, as every run on several ranks does."""
+
+import torch.distributed as dist
+
+from lightning_serl import ranks
+
+if __name__ == "__main__":
+    ranks._BEAT = 0.0  # so that one is always under way
+    store = dist.TCPStore("127.0.0.1", 0, 1, True)
+    meetings = [ranks._Meeting(store, rank) for rank in range(8)]
