@@ -19,9 +19,9 @@ MODES = ("fast", "exact")
 # Seconds of the worker's processor time. In fast mode they keep one group below a second, whatever it holds. In exact
 # mode an honest group has over twice what the slowest of 600 recorded ones needs; where an answer took too long, or
 # long to fail, the rest of its group gets little more.
-REQUEST_SECONDS = {"fast": 0.2, "exact": 0.5}
+REQUEST_SECONDS = {"fast": 0.3, "exact": 0.5}
 PROBE_SECONDS = 0.08
-READ_SECONDS = 0.6
+READ_SECONDS = {"fast": 0.4, "exact": 0.6}
 # Every formula of a long derivation is parsed; dollars and brackets count its formulas.
 _READ_SECONDS_A_MARK = 0.01
 _MOST_READ_SECONDS = 2.5
@@ -118,10 +118,10 @@ class MathGrader:
     def _read(self, text: str, boxed: str | None = None) -> str | None:
         """What math-verify finds in a text; the box where it finds nothing, our own reading where it takes too long."""
         text = text[-_MAX_READ:]
-        limit = None
+        limit = READ_SECONDS[self.mode]
         if self.mode == "exact":
             marks = sum(map(text.count, ("$", r"\(", r"\[")))
-            limit = min(READ_SECONDS + _READ_SECONDS_A_MARK * marks, _MOST_READ_SECONDS)
+            limit = min(limit + _READ_SECONDS_A_MARK * marks, _MOST_READ_SECONDS)
         reply = self._ask("read", limit, text=text)
         if reply is None:
             return boxed or _tidy(unmarked(text))

@@ -38,6 +38,9 @@ FORMULAS = (
     r"1.25",
     r"f(f(2)) = g(1, 3)",
     r"\frac{(a+b)^2}{c} + \frac{1}{k(k+1)}",
+    r"\left(\frac{1}{2}, \frac{\pi}{3}\right)",
+    r"u_n = u_{n-1} + 2u_{n-2}",
+    r"C_n = \sum_{k=0}^{n-1} C_k C_{n-1-k}",
 )
 
 # One pair for each way in which math-verify compares.
