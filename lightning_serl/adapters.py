@@ -281,6 +281,11 @@ def base_name(name: str) -> str | None:
     return name.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
+def is_factor(path: str) -> bool:
+    """Whether a module, by its path, holds one of the two factors of adapters."""
+    return not {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}.isdisjoint(path.split("."))
+
+
 def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers that the trained adapter changes, by their Hugging Face names."""
     from peft.tuners.lora import LoraLayer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_serl import sharding
-from lightning_serl.adapters import FrozenAdapter, adapted_layers, base_name, merged_layer
+from lightning_serl.adapters import FrozenAdapter, adapted_layers, base_name, is_factor, merged_layer
 from lightning_serl.errors import InputError
 from lightning_serl.logprobs import OutputLayer, Slope, token_logprobs, token_stats
 from lightning_serl.packing import attending, pack, prepare
@@ -241,6 +241,35 @@ class Policy(nn.Module):
         finally:
             for owner, value in zip(owners, before, strict=True):
                 owner.temperature = value
+
+    @contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """The same numbers for less, in many small passes without gradients under mixed precision.
+
+        Where the base has the dtype that products are made in, autocast only casts the adapter, in every layer of every
+        pass: here it is cast once. Any other policy keeps its autocast.
+        """
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind)
+        others = [
+            (owner, leaf, parameter, path)
+            for path, owner in self.model.named_modules()
+            for leaf, parameter in owner._parameters.items()
+            if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype
+        ]
+        alike = all(is_factor(path) for *_, path in others)
+        if not torch.is_autocast_enabled(kind) or self.placement is not None or not alike:
+            yield
+            return
+        try:
+            # other parameters, not other data: DDP's hooks sit on those that train
+            for owner, leaf, parameter, _ in others:
+                owner._parameters[leaf] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+            with torch.autocast(kind, enabled=False):
+                yield
+        finally:
+            for owner, leaf, parameter, _ in others:
+                owner._parameters[leaf] = parameter
 
     @property
     def copies(self) -> dict[str, Policy | FrozenAdapter]:

@@ -17,10 +17,11 @@ ROWS = [list(range(40, 49)), [7, 300, 7, 12, 9, 55], [11, 12, 13]]
 STARTS = [4, 1, 2]
 
 
-def with_lora(model, targets="all-linear", seed=0):
+def with_lora(model, targets="all-linear", seed=0, **options):
     """A LoRA model whose adapter already does something (peft starts with zeros)."""
     torch.manual_seed(seed)
-    wrapped = get_peft_model(model, LoraConfig(r=2, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
+    wrapped = get_peft_model(model, config)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
@@ -296,6 +297,51 @@ def test_gathered_enters_the_trainers_precision():
         assert policy.stats([(ROWS[0], 1)])[0].logp.dtype == torch.float32
     assert not torch.is_autocast_enabled("cpu")
     assert Trainer.precision_plugin.entered == 1
+
+
+def low(name, dora=False):
+    """A policy under LoRA whose base is in bfloat16 and whose adapter is in float32."""
+    model = small_model(name).to(torch.bfloat16)
+    return Policy(with_lora(model, use_dora=dora), tiny_tokenizer())
+
+
+def logits(policy, who="policy"):
+    ids = torch.tensor([ROWS[0]])
+    with policy.acting_as(who) as actor:
+        return actor.head(actor.causal_lm.base_model(input_ids=ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("who", ["policy", "reference"])
+@pytest.mark.parametrize("name", ["llama_untied", "qwen2", "gemma2", "cohere", "granite", "gpt2", "opt"])
+def test_without_autocast_the_numbers_are_those_of_autocast(name, who):
+    policy = low(name)
+    before = list(policy.parameters())
+    assert {p.dtype for p in before} == {torch.bfloat16, torch.float32}
+    with policy.gathered(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = logits(policy, who)
+        with policy.without_autocast():
+            assert not torch.is_autocast_enabled("cpu")
+            assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
+            assert torch.equal(logits(policy, who), expected)
+        with pytest.raises(KeyboardInterrupt), policy.without_autocast():
+            raise KeyboardInterrupt
+        assert torch.is_autocast_enabled("cpu")
+    # the very parameters, on which an optimizer and DDP's hooks sit
+    assert all(a is b for a, b in zip(policy.parameters(), before, strict=True))
+    assert {p.dtype for p in before if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["float32 base", "dora", "no autocast"])
+def test_autocast_stays_where_it_does_more_than_cast_an_adapter(kind):
+    policy = (
+        Policy(with_lora(small_model("qwen2")), tiny_tokenizer())
+        if kind == "float32 base"
+        else low("qwen2", kind == "dora")
+    )
+    on = kind != "no autocast"
+    with policy.gathered(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=on), policy.without_autocast():
+        assert torch.is_autocast_enabled("cpu") is on
+        assert any(p.dtype == torch.float32 for p in policy.parameters())
 
 
 # --- facts and weights -----------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class TransformersEngine(RolloutEngine):
             rows = [(requests[i].prompt_ids, s) for i, first, last in chunk for s in requests[i].seeds[first:last]]
             owners = [i for i, first, last in chunk for _ in range(first, last)]
             # not around the yield: the caller must not find the policy with its adapter switched off
-            with self.policy.acting_as(who) as actor:
+            with self.policy.acting_as(who) as actor, actor.without_autocast():
                 completions = self._sample(actor, rows, requests[chunk[0][0]].sampling)
             for owner, completion in zip(owners, completions, strict=True):
                 written.setdefault(owner, []).append(completion)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -454,6 +455,23 @@ def test_a_lora_policy_and_its_reference(prompts):
     greedy = [Request(p, (0,), GREEDY) for p in prompts[:5]]
     texts = [[c.text for (c,) in run(p, greedy)] for p in (adapted, merged)]
     assert texts[0] == texts[1]
+
+
+def test_a_low_base_samples_without_autocast_what_it_samples_under_it(prompts, monkeypatch):
+    from test_policy import with_lora
+
+    base = load_policy("tiny:base")
+    policy = Policy(with_lora(base.model.to(torch.bfloat16)), base.tokenizer)
+    requests = [Request(p, (0, 1), Sampling(max_tokens=16)) for p in prompts[:5]]
+    used, head = [], policy.head
+    monkeypatch.setattr(policy, "head", lambda hidden: used.append(torch.is_autocast_enabled("cpu")) or head(hidden))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = run(policy, requests)
+        assert used
+        assert not any(used)
+        monkeypatch.setattr(Policy, "without_autocast", lambda self: nullcontext())
+        assert run(policy, requests) == ours
+        assert used[-1]
 
 
 def test_a_frozen_reference(prompts):
