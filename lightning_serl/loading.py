@@ -15,7 +15,7 @@ from lightning_serl.adapters import LoraOptions, add_lora
 from lightning_serl.errors import InputError, reason, short
 from lightning_serl.exporting import export as export
 from lightning_serl.policy import Policy
-from lightning_serl.quantized import Quantization, compute_exactly, quantization_config
+from lightning_serl.quantized import Quantization, compute_exactly, let_go_of_files, quantization_config
 
 # What the hub takes for a name, with or without its organisation.
 _HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -122,6 +122,7 @@ def load_policy(
         )
     if quantize is not None:
         compute_exactly(model, compute)
+        let_go_of_files(model)
     if not empty:
         _check_head(model, said)
     _mend_generation_config(model)

@@ -55,6 +55,14 @@ def compute_exactly(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
+def let_go_of_files(module: nn.Module) -> None:
+    """Copy the weights that were not packed: on a CPU they are views of the files, which they would keep mapped."""
+    for weight in module.parameters():
+        if weight.is_floating_point() and weight.device.type == "cpu":
+            weight.data = weight.data.clone()
+
+
+@torch.no_grad()
 def dequantized(layer: nn.Module) -> Tensor | None:
     """(out, in) weight that a 4-bit layer computes with, in the dtype of its product; ``None`` for any other layer."""
     if not hasattr(layer, "quant_state"):

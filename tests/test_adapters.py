@@ -330,6 +330,23 @@ def test_a_frozen_copy_may_wait_elsewhere(tmp_path):
     assert [p.data_ptr() for p in twin.parameters()] == home
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="says what is mapped on Linux alone")
+def test_a_packed_base_lets_go_of_its_files(tmp_path):
+    base = save_model(tmp_path / "base")
+
+    def mapped():
+        return str(base) in Path("/proc/self/maps").read_text()
+
+    plain = load_policy(str(base), LoraOptions(r=2))
+    assert mapped()
+    weights = {n: p.clone() for n, p in plain.named_parameters() if "embed" in n or "norm" in n}
+    del plain
+    packed = load_policy(str(base), LoraOptions(r=2), quantize="nf4")
+    assert not mapped()
+    assert weights
+    assert all(torch.equal(dict(packed.named_parameters())[n], w) for n, w in weights.items())
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
