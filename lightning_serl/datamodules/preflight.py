@@ -97,24 +97,25 @@ def check_staleness(module: object, staleness: int, style: str, engine: RolloutE
         raise InputError(f"data.max_staleness is {staleness} but the engine replays recordings, which have no age")
 
 
-def check_lengths(policy: Policy | None, answers: Sampling, writing: Sampling | None) -> None:
-    """What cannot fit the model's context is refused before anything is generated.
+def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:
+    """What cannot fit the context of model or engine is refused before anything is generated.
 
     Args:
         policy: The live policy; ``None`` under replay.
+        engine: Which may have room for less than the policy.
         answers: How answers are drawn.
         writing: How problems are written; ``None`` if none are.
 
     Raises:
         InputError: if completions alone would fill the context.
     """
-    context = None if policy is None else policy.context_length
-    if context is None:
+    if policy is None or (context := engine.room(policy)) is None:
         return
+    whose = "model" if context == policy.context_length else "engine"
     for name, sampling in (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing)):
         if sampling is not None and sampling.max_tokens >= context:
             raise InputError(
-                f"{name} is {sampling.max_tokens} but the model's context holds {context} tokens, prompt included; "
+                f"{name} is {sampling.max_tokens} but the {whose}'s context holds {context} tokens, prompt included; "
                 "lower it"
             )
 

@@ -188,7 +188,7 @@ class Table:
         if self.policy is None:
             return False
         limit = self.options.max_prompt_tokens
-        context = self.policy.context_length
+        context = self.engine.room(self.policy)
         if context is not None:
             room = context - self.sampling.max_tokens
             limit = room if limit is None else min(limit, room)

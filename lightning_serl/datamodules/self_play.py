@@ -353,30 +353,45 @@ class SelfPlayDataModule(pl.LightningDataModule):
         trainer, table = self.trainer, self.table()
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
-            preflight.check_lengths(policy, self.sampling, self.writing.sampling if self.writes else None)
+            preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             engine.folder, engine.poll = Path(trainer.default_root_dir), self._poll
             with table.ranks.stage("starting the engine"):
                 engine.start(policy, table.ranks)
             atexit.register(engine.close)
+            preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             self._started_for = policy
         engine.poll = self._poll
         with table.ranks.stage("waking the engine"):
             engine.wake()
-        for callback in trainer.callbacks:
-            hook = getattr(callback, "on_rollout_start", None)
-            if hook is not None:
-                hook(trainer, trainer.lightning_module, engine)
+        self._refresh()
         if policy is None:
             yield table
             return
-        with table.ranks.stage("asking the engine for its version"):
-            if engine.samples_policy and (held := engine.version) != policy.version:
-                raise PushMismatch(
-                    f"the rollout engine holds weights of version {held}, the policy is at {policy.version}; keep a "
-                    "RolloutRefresh callback in the Trainer"
-                )
+        asking = "asking the engine for its version"
+        with table.ranks.stage(asking):
+            stale = self._stale_engine(policy) is not None
+        if table.ranks.any(stale):
+            self._refresh()  # a server that came back during the push was only seen now
+            with table.ranks.stage(asking):
+                if (held := self._stale_engine(policy)) is not None:
+                    raise PushMismatch(
+                        f"the rollout engine holds weights of version {held}, the policy is at {policy.version}; keep "
+                        "a RolloutRefresh callback in the Trainer"
+                    )
         with policy.gathered(trainer):
             yield table
+
+    def _refresh(self) -> None:
+        """Let the callbacks bring the engine up to date."""
+        for callback in self.trainer.callbacks:
+            hook = getattr(callback, "on_rollout_start", None)
+            if hook is not None:
+                hook(self.trainer, self.trainer.lightning_module, self.engine)
+
+    def _stale_engine(self, policy: Policy) -> int | None:
+        """The version that the engine holds, if it is not the policy's."""
+        held = self.engine.version if self.engine.samples_policy else policy.version
+        return held if held != policy.version else None
 
     def _poll(self) -> None:
         if self.trainer.received_sigterm:

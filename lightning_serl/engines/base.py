@@ -147,6 +147,15 @@ class RolloutEngine(ABC):
         """Of the engine's weights, which bounds how well its log-probs can agree with the policy's; None: the same."""
         return None
 
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of prompt and completion together, as far as it is known; ``None`` without a limit of its own."""
+        return None
+
+    def room(self, policy: Policy) -> int | None:
+        """Tokens of prompt and completion together that both the policy and this engine take; ``None``: any number."""
+        return min((n for n in (policy.context_length, self.context_length) if n is not None), default=None)
+
     @abstractmethod
     def start(self, policy: Policy | None, ranks: Any) -> None:
         """Get ready to generate; called before the first request, after the process group exists.

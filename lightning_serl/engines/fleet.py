@@ -20,6 +20,8 @@ from lightning_serl.errors import EngineFailure, PushMismatch
 _TOGETHER = 16
 # Times a request is sent before its server's refusal is believed.
 _TRIES = 3
+#: The model of a job that each server knows under a name of its own.
+BASE = ""
 
 RESUME = "start it again and continue with --ckpt_path last"
 DEV = "start it with VLLM_SERVER_DEV_MODE=1"
@@ -88,7 +90,7 @@ class Fleet:
         Raises:
             EngineFailure: if none can be reached.
         """
-        alone = sum(replica.state != "gone" for replica in self.replicas) <= 1
+        alone = sum(replica.state != "gone" for replica in self.replicas) == 0
         held = await asyncio.gather(*(self._look_after(r, alone) for r in self.replicas))
         self._require_one()
         return all(h for h in held if h is not None)
@@ -124,11 +126,11 @@ class Fleet:
 
     async def _holds(self, replica: Replica) -> bool:
         """Whether it has the weights and the adapter that it was given last, by their names."""
-        if self.base is not None and (await replica.ask("/weight_info")).get("weight_version") != self.base:
+        if self.base is not None and (await replica.facts("/weight_info")).get("weight_version") != self.base:
             self.base_lost = True  # it was started anew, or somebody else pushed
             return False
         if self.adapter is not None:
-            return any(card["id"] == self.adapter for card in (await replica.ask("/v1/models"))["data"])
+            return any(card["id"] == self.adapter for card in (await replica.facts("/v1/models"))["data"])
         return True
 
     def _lose(self, replica: Replica, why: str) -> None:
@@ -182,31 +184,47 @@ class Fleet:
             replica.state = "live"
         except Unreachable as error:
             self._lose(replica, str(error))
+        except Refusal as error:
+            if error.status >= 500:
+                self._lose(replica, f"it fails: {error}")
+                return
+            raise EngineFailure(
+                f"the vLLM server at {replica.url} refuses a step of a push ({error.message[:100]}); see its log"
+            ) from error
 
     async def _give_full(self, replica: Replica, published: Published, name: str) -> None:
-        """Pause, reload from the new directory, forget prefixes, name what is there, and go on."""
+        """Pause, reload from the new directory, forget prefixes, go on, and only then name what is there."""
         try:
-            await replica.call("POST", "/pause?mode=keep")
+            await replica.insist("/pause?mode=keep")
         except Refusal as error:
+            if not error.no_route:
+                raise
             raise EngineFailure(
                 f"the vLLM server at {replica.url} has no routes for new weights ({error.message[:60]}); {DEV}"
             ) from error
         try:
-            await self._reload(replica, published, name)
+            await self._reload(replica, published)
         except BaseException:
             with suppress(Refusal, Unreachable):
                 await replica.call("POST", "/resume", seconds=replica.patience)
             raise
-        await replica.call("POST", "/resume")
+        await replica.insist("/resume")
+        try:
+            await replica.call("POST", "/update_weight_version", {"new_version": name})
+        except Refusal as error:
+            raise EngineFailure(
+                f"the vLLM server at {replica.url} cannot say which weights it holds ({error.message[:60]}); update "
+                "vLLM to a release with /weight_info"
+            ) from error
 
-    async def _reload(self, replica: Replica, published: Published, name: str) -> None:
+    async def _reload(self, replica: Replica, published: Published) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(published.path)}}
         try:
             await replica.call("POST", "/collective_rpc", body)
         except Refusal as error:
             raise EngineFailure(_unread(replica, published, error)) from error
         for _ in range(20):  # blocks of requests that were just ended are given back a moment later
-            told = await replica.call("POST", "/reset_prefix_cache")
+            told = await replica.insist("/reset_prefix_cache")
             if not isinstance(told, dict) or told.get("success", True):
                 break
             await asyncio.sleep(0.25)
@@ -215,13 +233,6 @@ class Fleet:
                 f"the vLLM server at {replica.url} keeps prefixes computed with old weights because it works for "
                 "somebody else too; give this run a server of its own"
             )
-        try:
-            await replica.call("POST", "/update_weight_version", {"new_version": name})
-        except Refusal as error:
-            raise EngineFailure(
-                f"the vLLM server at {replica.url} cannot say which weights it holds ({error.message[:60]}); update "
-                "vLLM to a release with /weight_info"
-            ) from error
 
     async def _give_adapter(self, replica: Replica, published: Published, name: str) -> None:
         try:
@@ -264,6 +275,9 @@ class Fleet:
                     await asyncio.sleep(0.1)  # suspects are being looked at
                     continue
                 finished, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                errors = [error for task in finished if (error := task.exception()) is not None]
+                if errors:
+                    raise errors[0]
                 for task in finished:
                     if left := task.result():
                         waiting.appendleft(left)
@@ -309,19 +323,29 @@ class Fleet:
         while True:
             job.tries += 1
             try:
-                return await replica.call("POST", "/v1/completions", job.body)
+                body = job.body | {"model": job.body["model"] or replica.model}
+                answer = await replica.call("POST", "/v1/completions", body)
+                if not isinstance(answer, dict) or not answer.get("choices"):
+                    raise Unreachable("its answer holds no completion")
+                return answer
             except Refusal as error:
-                if error.status == 404 and "model" in job.body:  # it lost the adapter: it was started anew
+                if error.status == 404:  # it lost the adapter
+                    if job.tries >= _TRIES * len(self.replicas):
+                        self._lose(replica, f"it does not know its own model: {error}")
                     raise Unreachable("it was started anew") from error
                 if error.status < 500 and error.status != 429:
                     raise EngineFailure(
                         f"the vLLM server at {replica.url} refuses a prompt: {error.message[:180].rstrip('. ')}"
                     ) from error
                 if job.tries >= _TRIES:
-                    raise EngineFailure(
-                        f"the vLLM server at {replica.url} fails ({error.status}: {error.message[:100]}); see its log, "
-                        "then continue with --ckpt_path last"
-                    ) from error
+                    if all(other is replica for other in self.live()):
+                        raise EngineFailure(
+                            f"the vLLM server at {replica.url} fails ({error.status}: {error.message[:100]}); see its "
+                            "log, then continue with --ckpt_path last"
+                        ) from error
+                    self._lose(replica, f"it fails: {error}")
+                    job.tries = 0
+                    raise Unreachable(str(error)) from error
             except Unreachable:
                 if job.tries >= _TRIES * len(self.replicas):
                     self._lose(replica, "it breaks off again and again")

@@ -151,6 +151,28 @@ class Replica:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 
+    async def facts(self, path: str) -> dict[str, Any]:
+        """What :meth:`ask` is told, which must be a JSON object.
+
+        Raises:
+            Unreachable: also if the answer is something else.
+        """
+        told = await self.ask(path)
+        if not isinstance(told, dict):
+            raise Unreachable(f"its answer to {path} is no JSON object")
+        return told
+
+    async def insist(self, path: str) -> Any:
+        """POST what may be said twice; a refusal that may pass is no answer yet."""
+        for pause in (0.25, 1.0):
+            try:
+                return await self.call("POST", path)
+            except Refusal as error:
+                if error.status not in _PASSING:
+                    raise
+            await asyncio.sleep(pause)
+        return await self.call("POST", path)
+
     async def guarded(self, work: Awaitable[X]) -> X:
         """Wait for long work on the server as long as it answers questions about its health.
 

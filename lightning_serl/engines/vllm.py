@@ -125,6 +125,11 @@ class VLLMEngine(RolloutEngine):
         return None if self._parts is None else self._parts.dtype
 
     @property
+    def context_length(self) -> int | None:
+        """What it was built for, or will be at most."""
+        return self.max_model_len if self._parts is None else self._parts.limit
+
+    @property
     def _live(self) -> _Parts:
         if self._parts is None:
             raise EngineFailure("the vLLM engine was asked to work before it was started, or after it failed")
@@ -390,8 +395,9 @@ class _Parts:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """In the engine's room, the trainer's random numbers kept; light enough for every step."""
-        with random_numbers_kept(accelerators=False), self.its_room.entered():
+        """In the engine's room, without the trainer's autocast, its random numbers kept; light enough for a step."""
+        precision = torch.autocast(self.policy.device.type, enabled=False)
+        with random_numbers_kept(accelerators=False), self.its_room.entered(), precision:
             yield
 
     def close(self) -> None:
@@ -589,6 +595,11 @@ def _reason(error: BaseException) -> str:
 def _refused(error: Exception) -> str:
     text = str(error)
     low = text.lower()
+    if "free memory on device" in low:
+        return (
+            f"vLLM finds less free memory than it may take ({_reason(error)}); lower the engine's memory_share, or end "
+            "what else uses the device"
+        )
     if "memory" in low and ("kv cache" in low or "cache block" in low or "gpu_memory_utilization" in low
                             or "gpu-memory-utilization" in low or "out of memory" in low):  # fmt: skip
         return (

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_serl.engines.adapters import largest_rank, plain_lora, served_rank
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who, before_stop
-from lightning_serl.engines.fleet import LORA, Answer, Fleet, Job
+from lightning_serl.engines.fleet import BASE, LORA, Answer, Fleet, Job
 from lightning_serl.engines.local_server import Launch, LocalServer, launch_all
 from lightning_serl.engines.publish import Publisher, read_names
 from lightning_serl.engines.replica import KEY, Background, Refusal, Replica, Unreachable, clean_url, is_here
@@ -130,6 +130,12 @@ class VLLMServerEngine(RolloutEngine):
         said = str(self._live.fleet.replicas[0].config.get("model_config", {}).get("dtype", "")).removeprefix("torch.")
         found = getattr(torch, said, None)
         return found if isinstance(found, torch.dtype) else None
+
+    @property
+    def context_length(self) -> int | None:
+        """Of the server that takes the fewest tokens, as far as they say."""
+        replicas = () if self._parts is None else self._parts.fleet.replicas
+        return min((r.context for r in replicas if r.context is not None), default=None)
 
     def takes_adapter(self, config: Mapping[str, Any]) -> bool:
         """Plain LoRA of linear layers; what vLLM's loader refuses arrives merged."""
@@ -463,11 +469,11 @@ class _Parts:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def model_of(self, who: Who) -> str | None:
-        """The name that the servers know these weights by; ``None`` for a frozen copy that they do not hold."""
-        base = self.fleet.replicas[0].model
+        """The adapter's name, or ``BASE``; ``None`` for a frozen copy that the servers do not hold."""
         if who == "policy":
-            return self.fleet.adapter or base
-        return base if who == "reference" and who not in self.policy.frozen and self.fleet.adapter is not None else None
+            return self.fleet.adapter or BASE
+        held = who == "reference" and who not in self.policy.copies and self.fleet.adapter is not None
+        return BASE if held else None
 
     def check_length(self, prompt: int, wanted: int, what: str) -> None:
         for replica in self.fleet.replicas:

@@ -5,12 +5,13 @@ import copy
 import lightning.pytorch as pl
 import pytest
 from cli_kit import problems, write_rows
-from spine_kit import selfplay, trainer_for
+from spine_kit import rows, selfplay, trainer_for
 
+from lightning_serl.datamodules import RoundOptions
 from lightning_serl.datamodules.evaluation import EvaluationOptions
 from lightning_serl.engines import Receipt, TransformersEngine
 from lightning_serl.engines.proofs import check_receipt
-from lightning_serl.errors import PushMismatch
+from lightning_serl.errors import InputError, PushMismatch
 from lightning_serl.policy import Policy
 
 SENT = Receipt(3, frozenset({"a", "b"}), 8)
@@ -102,3 +103,60 @@ def test_a_push_that_such_an_engine_only_claims_is_found_out(tmp_path, skips, sa
     module, data = selfplay(steps=(1, 1), engine=Uncounted(skips))
     with pytest.raises(PushMismatch, match=said):
         trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
+
+
+class Returning(Uncounted):
+    """Behind it a server comes back, without weights, as soon as the others were given theirs."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def push(self, update):
+        super().push(update)
+        if update.version > 0 and self.times:
+            self.times -= 1
+            self.held = -1
+        sent = dict(update.tensors())
+        return Receipt(update.version, frozenset(sent), sum(t.nbytes for t in sent.values()))
+
+
+def test_what_comes_back_during_a_push_is_given_the_weights_too(tmp_path):
+    module, data = selfplay(steps=(1, 1), engine=Returning(1))
+    trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
+    assert data.engine.pushes == 4
+
+
+def test_an_engine_that_never_holds_the_weights_ends_the_run(tmp_path):
+    module, data = selfplay(steps=(1, 1), engine=Returning(9))
+    with pytest.raises(PushMismatch, match="version -1"):
+        trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
+
+
+class Short(TransformersEngine):
+    """Has room for less than its policy."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.context = context
+
+    @property
+    def context_length(self):
+        return self.context
+
+
+def test_prompts_that_only_the_policy_has_room_for_are_skipped_and_counted(tmp_path):
+    seeds = write_rows(tmp_path / "seeds.jsonl", [*problems(6), {"problem": "Compute 1 + 1" + " + 1" * 40 + "."}])
+    engine = Short(90)
+    module, data = selfplay(engine=engine, seeds=str(seeds), source="seeds", round=RoundOptions(7, 4, max_attempts=1))
+    trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
+    events = rows(tmp_path, "ledger")
+    skipped = {row["uid"] for row in events if row.get("reason") == "over_long_prompt"}
+    said = {row["prompt"] for row in events if row["uid"] in skipped and "prompt" in row}
+    assert len(said) == 1
+    assert said.pop().startswith("Compute 1 + 1 + ")
+    assert {row["uid"] for row in events if row["event"] == "voted"} - skipped
+    assert len(skipped) < len({row["uid"] for row in events})
+    module, data = selfplay(engine=Short(24), seeds=str(seeds), source="seeds")
+    with pytest.raises(InputError, match=r"data\.max_tokens is 24 but the engine's context holds 24 tokens"):
+        trainer_for(tmp_path / "other", enable_checkpointing=False).fit(module, data)

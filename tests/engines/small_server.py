@@ -31,6 +31,7 @@ class SmallServer:
         self.hold = {}  # prompt -> event that its answer waits for
         self.fail = {}  # path -> list of (status, message), used up one by one
         self.context = 128
+        self.model = "base"
         self.config = None
         self.gone = False
         self.__dict__.update(behaviour)
@@ -113,8 +114,8 @@ class SmallServer:
         if path == "/health":
             return 200, None
         if path == "/v1/models":
-            base = {"id": "base", "parent": None, "root": "somewhere/model", "max_model_len": self.context}
-            return 200, {"data": [base, *({"id": n, "parent": "base"} for n in self.adapters)]}
+            base = {"id": self.model, "parent": None, "root": "somewhere/model", "max_model_len": self.context}
+            return 200, {"data": [base, *({"id": n, "parent": self.model} for n in self.adapters)]}
         if path == "/server_info" and self.config is not None:
             return 200, {"vllm_config": self.config}
         if path == "/weight_info":
@@ -132,7 +133,7 @@ class SmallServer:
         return 404, {"detail": "Not Found"}
 
     def complete(self, body):
-        if body["model"] not in ("base", *self.adapters):
+        if body["model"] not in (self.model, *self.adapters):
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         if "seed" not in body and "prompt_logprobs" not in body:
             known = all(0 <= t < VOCABULARY for t in body["prompt"])

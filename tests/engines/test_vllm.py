@@ -10,6 +10,7 @@ from conftest import adapted_policy, refresh
 from small_models import small_policy
 
 from lightning_serl.engines import Request, Sampling, VLLMEngine, WeightUpdate
+from lightning_serl.engines.vllm import _refused
 from lightning_serl.errors import EngineFailure
 from lightning_serl.loading import load_policy
 
@@ -58,6 +59,16 @@ def message_of(engine, policy):
     assert "\n" not in said
     assert engine.version == -1
     return said
+
+
+def test_a_device_that_others_fill_has_another_remedy_than_a_small_cache():
+    """The words are those of vLLM's own start on a GPU."""
+    free = ValueError(
+        "Free memory on device cuda:0 (20.1/79.1 GiB) on startup is less than desired GPU memory utilization (0.45, "
+        "35.6 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+    )
+    assert "lower the engine's memory_share" in _refused(free)
+    assert "raise the engine's memory_share" in _refused(ValueError("No available memory for the cache blocks."))
 
 
 def test_what_it_cannot_start_with(started):

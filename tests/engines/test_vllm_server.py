@@ -1,11 +1,13 @@
 """The HTTP engine against small servers: spread, order, failures, who holds what. The real vLLM has its own file."""
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -66,6 +68,11 @@ def check(asked, groups):
     for i, request in enumerate(asked):
         expected = [tuple(tokens(request.prompt_ids, seed, 6)) for seed in request.seeds]
         assert [c.token_ids for c in groups[i]] == expected
+
+
+def _version_after(engine, update):
+    engine.push(update)
+    return engine.version
 
 
 # --- spread and order ------------------------------------------------------------------------------------------------
@@ -208,6 +215,79 @@ def test_what_passes_is_asked_again_and_what_does_not_is_said_at_once(policy):
         assert len(server.completions()) == before + 1
 
 
+def test_a_server_that_fails_again_and_again_is_done_without(policy, capfd):
+    one, two = SmallServer(fail={}), SmallServer()
+    asked = requests(8)
+    with engine_for(policy, one, two) as engine:
+        engine.push(full(policy))
+        one.fail = {"/v1/completions": [(500, "out of memory")] * 999}
+        with pytest.warns(UserWarning, match=rf"{one.url} is gone \(it fails: 500: out of memory\)"):
+            check(asked, dict(engine.generate(asked)))
+        # both: one sentence, and nothing else of the many requests that failed
+        two.fail = {"/v1/completions": [(500, "out of memory")] * 999}
+        with pytest.raises(EngineFailure, match=rf"{two.url} fails \(500: out of memory\)"):
+            list(engine.generate(asked))
+        gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("answer", [None, {"detail": "a proxy's page"}, {"choices": []}])
+def test_an_answer_without_a_completion_is_none(policy, answer):
+    one, two = SmallServer(), SmallServer()
+    asked = requests(8)
+    with engine_for(policy, one, two) as engine:
+        engine.push(full(policy))
+        one.complete = lambda body: (200, answer)
+        check(asked, dict(engine.generate(asked)))
+        two.complete = one.complete
+        with pytest.raises(
+            EngineFailure, match=r"is gone \((its answer holds no completion|it breaks off again and again)"
+        ):
+            list(engine.generate(asked))
+
+
+def test_servers_may_call_the_model_by_other_names(policy):
+    one, two = SmallServer(delay=0.01), SmallServer(delay=0.01, model="/models/mine")
+    with engine_for(policy, one, two) as engine:
+        engine.push(full(policy))
+        asked = requests(8)
+        check(asked, dict(engine.generate(asked)))
+        assert {body["model"] for body in one.completions()} == {"base"}
+        assert {body["model"] for body in two.completions()} == {"/models/mine"}
+
+
+def test_a_server_that_is_gone_costs_no_patience_while_another_works(policy):
+    one, two = SmallServer(), SmallServer()
+    with engine_for(policy, one, two, patience=30.0) as engine:
+        engine.push(full(policy))
+        engine._parts.fleet._lose(engine._parts.fleet.replicas[0], "unplugged")
+        one.kill()
+        began = time.monotonic()
+        with pytest.warns(UserWarning, match="unplugged"):
+            assert engine.version == 0
+        assert time.monotonic() - began < 15
+
+
+def test_another_reference_than_the_servers_base_answers_here(adapted):
+    policy = Policy(add_lora(small_model("llama_tied"), LoraOptions(r=4)), adapted.tokenizer)
+    policy.freeze_copy("reference")
+    rows = [list(range(40, 52))]
+    with engine_for(policy, SmallServer()) as engine:
+        engine.push(full(policy))
+        engine.push(adapter(policy, 1))
+        with policy.gathered():
+            here = policy.stats([(rows[0], 1)], "reference")[0].logp
+            assert torch.allclose(engine.score(rows, "reference")[0], here)
+            assert not torch.allclose(engine.score(rows)[0], here)  # the small server's are a formula
+
+
+def test_the_least_context_of_all_servers_counts(policy):
+    with engine_for(policy, SmallServer(context=60), SmallServer(context=40)) as engine:
+        assert engine.context_length == engine.room(policy) == 40
+    assert engine.context_length is None
+    assert engine.room(policy) == policy.context_length
+
+
 def test_too_long_for_the_server_is_said_before_anything_is_sent(policy):
     with engine_for(policy, SmallServer(context=20)) as engine:
         engine.push(full(policy))
@@ -219,7 +299,7 @@ def test_too_long_for_the_server_is_said_before_anything_is_sent(policy):
 # --- who holds what --------------------------------------------------------------------------------------------------
 
 
-def test_a_push_pauses_reloads_resets_names_and_resumes_and_a_restart_is_noticed(policy):
+def test_a_push_pauses_reloads_resets_resumes_and_names_and_a_restart_is_noticed(policy):
     one, two = SmallServer(), SmallServer()
     with engine_for(policy, one, two) as engine:
         assert engine.version == -1
@@ -229,7 +309,7 @@ def test_a_push_pauses_reloads_resets_names_and_resumes_and_a_restart_is_noticed
         assert receipt.version == engine.version == 5
         assert receipt.names == set(weights)
         assert receipt.bytes == sum(t.numel() * 4 for t in weights.values())
-        order = ["/pause", "/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/resume"]
+        order = ["/pause", "/collective_rpc", "/reset_prefix_cache", "/resume", "/update_weight_version"]
         assert [p for p in one.paths()[before:] if p in order] == order
         engine.push(full(policy, 6))
         loaded = [b["kwargs"]["weights_path"] for p, b in one.calls if p == "/collective_rpc"]
@@ -328,9 +408,27 @@ def test_refused_weights_are_one_sentence_and_the_server_goes_on(adapted, case):
         assert len(str(caught.value)) <= 300
         assert engine.version == -1
         if kind == "full" and path != "/pause":
-            assert server.paths()[-1] == "/resume"
+            assert server.paths().count("/resume") == 1
         engine.push(full(adapted, 1) if kind == "full" else adapter(adapted, 1))
         assert engine.version == 1
+
+
+@pytest.mark.parametrize("path", ["/pause", "/resume", "/reset_prefix_cache"])
+def test_steps_of_a_push_that_fail(policy, path):
+    one, two = SmallServer(), SmallServer()
+    with engine_for(policy, one, two) as engine:
+        one.fail = {path: [(503, "busy"), (503, "busy")]}
+        engine.push(full(policy, 1))
+        assert engine.version == 1
+        one.fail = {path: [(418, "a teapot")] * 9}
+        with pytest.raises(EngineFailure, match=rf"{one.url} refuses a step of a push \(a teapot\); see its log"):
+            engine.push(full(policy, 2))
+        one.fail = {path: [(500, "out of memory")] * 99}
+        with pytest.warns(UserWarning, match=rf"{one.url} is gone \(it fails: 500: out of memory\)"):
+            assert _version_after(engine, full(policy, 3)) == -1  # it answers again and lacks the weights
+        two.fail = {path: [(500, "out of memory")] * 99}
+        with pytest.raises(EngineFailure, match=r"is gone \(it fails: 500: out of memory\); start it again"):
+            engine.push(full(policy, 4))
 
 
 def test_prefixes_that_stay_are_a_mismatch(policy, monkeypatch):
