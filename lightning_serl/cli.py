@@ -209,7 +209,10 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
             if options.ckpt_path == "last":
                 options.ckpt_path = _last_checkpoint(watch.root, self.subcommand)
-            if options.ckpt_path and not str(options.ckpt_path).startswith(("best", "hpc", "registry")):
+            named = str(options.ckpt_path or "")
+            if options.ckpt_path == "":
+                raise InputError("--ckpt_path is empty; give a file, or last")
+            if named and named not in ("best", "hpc") and not named.startswith("registry:"):
                 check_checkpoint(Path(options.ckpt_path), self.subcommand)
             options.weights_only = True
 
@@ -340,9 +343,7 @@ def _last_checkpoint(root: Path, command: str) -> str | None:
     if command != "fit" or finished or not (root / "config.yaml").exists():
         raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
     print(f"{root} holds a run that ended before its first checkpoint; it begins again", file=sys.stderr)
-    for name in ("ledger.jsonl", "metrics.jsonl", "samples.jsonl"):
-        (root / name).unlink(missing_ok=True)
-    return None
+    return None  # its ledger, metrics and samples are set aside when training begins
 
 
 def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:

@@ -27,7 +27,7 @@ from lightning_serl.packing import prepare, unpackable
 from lightning_serl.policy import Policy
 from lightning_serl.quantized import Quantization
 from lightning_serl.ranks import Ranks
-from lightning_serl.settle import settle
+from lightning_serl.settle import rescale, settle
 from lightning_serl.types import Group, RolloutBatch, Verdict
 
 if TYPE_CHECKING:
@@ -685,6 +685,9 @@ class SeRLModule(pl.LightningModule):
         saved = checkpoint.get("serl_policy", {"version": 0, "frozen": {}, "evaluated_at": None})
         self.policy.version = max(self.policy.version, saved["version"]) + 1
         self.evaluated_at = saved["evaluated_at"]
+        trainer = self._trainer
+        if trainer is not None and trainer.state.fn == "fit" and "loops" in checkpoint:
+            rescale(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches)
         for who, state in saved["frozen"].items():
             twin = self._freeze_copy(who)
             if self.policy.placement is None:

@@ -42,6 +42,11 @@ def settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None)
             batches["is_last_batch"] = False  # it speaks of a batch that will come again
         elif whole and fetcher is not None and evaluated_at != trainer.global_step:
             due = loop._should_check_val_fx(fetcher)
+        if whole >= trainer.num_training_batches and not due:  # Lightning would fetch a batch beyond its end
+            for span in ("current", "total"):
+                epochs[span]["processed"] = epochs[span]["completed"] = epochs[span]["started"]
+            steps["current"]["ready"] = steps["current"]["completed"] = 0
+            whole, batches["is_last_batch"] = 0, False
         _count(total, total["processed"] - surplus)
         _count(current, whole)
     # what Lightning reads as "stopped in the middle of an evaluation" makes it evaluate, from the first batch on
@@ -50,6 +55,22 @@ def settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None)
     if due:
         evaluation["total"]["ready"] = evaluation["total"]["started"] = 1
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - due
+
+
+def rescale(loops: dict[str, Any], accumulate: int) -> None:
+    """Count the micro-batches of the epoch at hand in accumulation windows of the run that goes on.
+
+    Args:
+        loops: State of the fit loop, as :func:`settle` left it; changed in place.
+        accumulate: Micro-batches of an optimizer step from here on.
+    """
+    batches = loops["epoch_loop.batch_progress"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["current"]["completed"]
+    change = steps * accumulate - batches["current"]["ready"]
+    if change and batches["current"]["ready"]:
+        for span in ("current", "total"):
+            _count(batches[span], batches[span]["ready"] + change)
+        batches["is_last_batch"] = False
 
 
 def _count(counters: dict[str, int], value: int) -> None:

@@ -40,12 +40,21 @@ class Checkpoints(ModelCheckpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Settle on the folder."""
-        if self.dirpath is None:
-            self.dirpath: str | None = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
+        folder = self._settle_on_folder(trainer)
         super().setup(trainer, pl_module, stage)
         self._started = False
         if stage == "fit" and trainer.is_global_zero:
-            forget_unfinished(Path(self.dirpath))
+            forget_unfinished(folder)
+
+    def _settle_on_folder(self, trainer: pl.Trainer) -> Path:
+        folder = Path(self.dirpath or Path(trainer.default_root_dir).absolute() / "checkpoints")
+        self.dirpath: str | None = str(folder)
+        return folder
+
+    def _find_last_checkpoints(self, trainer: pl.Trainer) -> set[str]:
+        # Lightning looks for "last" before `setup`, and else among its logger's files
+        self._settle_on_folder(trainer)
+        return super()._find_last_checkpoints(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is a state worth saving: before, a checkpoint may be half restored."""

@@ -32,7 +32,7 @@ class Ledger(RolloutHooks):
         super().__init__()
         self._files: dict[str, RunFile] = {}
         self._seen_before = False
-        self._restored: dict[str, int] | None = None
+        self._restored: dict[str, Any] | None = None
         self._state: dict[str, Any] = {}  # what a checkpoint holds: the books as they were last closed
         self._previous: dict[str, Any] | None = None  # the same before the round at hand
         self._last_step: int | None = None  # the last step with a row; None until training starts
@@ -60,9 +60,10 @@ class Ledger(RolloutHooks):
         self._clock = time.monotonic()
         self._last_step = trainer.global_step
         if self._restored is not None:
-            for name, offset in self._restored.items():
+            checksums = self._restored.get("checksums", {})
+            for name, offset in self._restored["offsets"].items():
                 if name in self._files:
-                    self._files[name].truncate(offset)
+                    self._files[name].truncate(offset, checksums.get(name))
             self._restored = None
             self._commit()
             return
@@ -163,7 +164,7 @@ class Ledger(RolloutHooks):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`."""
         state = copy.deepcopy(state_dict)
-        self._state, self._restored = state_dict, state["offsets"]
+        self._state, self._restored = state_dict, state
         self.counts, self.reasons, self._open = state["counts"], state["reasons"], state["open"]
         self._fresh, self.last_metrics = state["fresh"], state["last_metrics"]
         self._last_evaluation = state["last_evaluation"]
@@ -176,6 +177,7 @@ class Ledger(RolloutHooks):
         """Close the books: a checkpoint counts what was written so far."""
         state = {
             "offsets": {name: f.offset for name, f in self._files.items()},
+            "checksums": {name: f.checksum for name, f in self._files.items()},
             "counts": self.counts,
             "reasons": self.reasons,
             "open": self._open,

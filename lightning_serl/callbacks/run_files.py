@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ class RunFile:
 
     Args:
         path: Where it lies; made on the first write.
+
+    Attributes:
+        offset: Its bytes.
+        checksum: Their CRC-32.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = path.stat().st_size if path.exists() else 0
+        self.checksum = self._checksum(self.offset)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows; when this returns, they are out of this process's hands."""
@@ -38,6 +44,7 @@ class RunFile:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         self.offset += len(data)
+        self.checksum = zlib.crc32(data, self.checksum)
 
     def sync(self) -> None:
         """Wait until what was appended is on the disk: a checkpoint is about to count it."""
@@ -53,16 +60,42 @@ class RunFile:
             number += 1
         self.path.rename(other)
         rank_zero_info(f"{self.path.name} of an earlier run is now {other.name}")
-        self.offset = 0
+        self.offset = self.checksum = 0
 
-    def truncate(self, offset: int) -> None:
-        """Forget what was written after a checkpoint, since it will be written again."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size > offset:
-            os.truncate(self.path, offset)
-        elif size < offset:
+    def truncate(self, offset: int, checksum: int | None = None) -> None:
+        """Forget what was written after a checkpoint, since it will be written again.
+
+        Args:
+            offset: Bytes that the checkpoint counts.
+            checksum: Of these bytes; a file that differs is of another run, and is set aside whole.
+        """
+        if self.offset < offset:
             rank_zero_warn(
-                f"{self.path.name} holds {size} bytes and the checkpoint counts {offset}: rows of the run before it "
-                "are missing here"
+                f"{self.path.name} holds {self.offset} bytes and the checkpoint counts {offset}: rows of the run "
+                "before it are missing here"
             )
-        self.offset = min(size, offset)
+            self._cut(self._whole_rows())
+        elif checksum is not None and self._checksum(offset) != checksum:
+            rank_zero_warn(f"{self.path.name} in {self.path.parent} is not that of the checkpoint's run")
+            self.set_aside()
+        else:
+            self._cut(offset)
+
+    def _cut(self, offset: int) -> None:
+        if self.offset > offset:
+            os.truncate(self.path, offset)
+        self.offset, self.checksum = offset, self._checksum(offset)
+
+    def _checksum(self, size: int) -> int:
+        """Of the first ``size`` bytes."""
+        value = 0
+        if size:
+            with self.path.open("rb") as file:
+                while size and (data := file.read(min(size, 1 << 20))):
+                    value, size = zlib.crc32(data, value), size - len(data)
+        return value
+
+    def _whole_rows(self) -> int:
+        """Bytes up to the end of the last whole row."""
+        data = self.path.read_bytes() if self.offset else b""
+        return data.rfind(b"\n") + 1

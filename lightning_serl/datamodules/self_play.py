@@ -303,8 +303,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if policy is not None:
             table.sampling = Sampling(max_tokens=self.sampling.max_tokens, temperature=policy.temperature)
         if self._restored is not None:
-            state, self._restored = self._restored, None
-            self._restore(table, state)
+            self._restore(table, self._restored)
+            self._restored = None  # only now: a checkpoint written after an error holds what could not be restored
         return table
 
     def _make_pool(self) -> InstructionPool:
@@ -334,6 +334,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
             return PromptSet(self._fixed())
         made = FewShotSelfInstruction(pool, self.writing)
         return made if self.mix_ratio == 0.0 else Mixture(made, PromptSet(self._fixed()), self.mix_ratio)
+
+    def _source_kind(self) -> str | None:
+        """What kind of source the problems come from; ``None`` without one."""
+        if isinstance(self.source, InstructionSource):
+            return type(self.source).__name__
+        if not self.seed_problems:
+            return None
+        return {1.0: PromptSet, 0.0: FewShotSelfInstruction}.get(self.mix_ratio, Mixture).__name__
 
     def _fixed(self) -> list[Instruction]:
         """The seeds as prompts; what ``predict`` writes is voted, so their labels stay out of it."""
@@ -554,6 +562,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             "engine": type(self.engine).__name__,
             "pool": table.pool.state_dict(),
             "source": {} if table.source is None else table.source.state_dict(),
+            "source_kind": self._source_kind(),
             "queue": [instruction_state(i) for i in table.queue],
             "pending": self._pending_state(),
             "carried": [
@@ -567,8 +576,22 @@ class SelfPlayDataModule(pl.LightningDataModule):
         """Continue from :meth:`state_dict`; applied when the run's parts exist."""
         if state_dict:
             check_stream_state(state_dict)
+            self._check_source(state_dict.get("source_kind"))
         self._restored = state_dict or None
         self._table = None
+
+    def _check_source(self, theirs: str | None) -> None:
+        ours = self._source_kind()
+        if (
+            self.trainer is not None
+            and self.trainer.state.fn == "fit"
+            and None not in (ours, theirs)
+            and ours != theirs
+        ):
+            raise InputError(
+                f"the checkpoint's problems came from {theirs}, this run's come from {ours}; give the data.source that "
+                "the run had, or begin a new one with another --trainer.default_root_dir"
+            )
 
     def _restore(self, table: Table, state: dict[str, Any]) -> None:
         if state["seed"] != self.seed:
@@ -583,7 +606,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
                     f"{name}: {value} here, {state[name]} where the checkpoint was made; the run continues, but from "
                     "here on it equals the undisturbed one only up to rounding and what is sampled from it"
                 )
+        given = [i.prompt for i in table.pool.seeds]
         table.pool.load_state_dict(state["pool"])
+        if given != [i.prompt for i in table.pool.seeds]:
+            rank_zero_warn(
+                "data.seeds holds other problems than where the checkpoint was made, and the run goes on with those of "
+                "the checkpoint; begin a new run to change them"
+            )
         if table.source is not None:
             table.source.load_state_dict(state["source"])
         table.queue[:] = map(load_instruction, state["queue"])
