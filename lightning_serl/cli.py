@@ -46,6 +46,7 @@ class _Watch:
         self.ended_by: BaseException | None = None
         self.root: Path | None = None
         self.command = ""
+        self.taken: int | None = None  # the run folder, kept from other fits
         self.config: tuple[Path, bytes | None] | None = None  # the file written for this run, and what it replaced
 
 
@@ -207,6 +208,8 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             watch.root, watch.command = _run_folder(root), self.subcommand
             options.trainer.default_root_dir = str(watch.root)
             _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
+            if self.subcommand == "fit" and _leads():
+                watch.taken = _take(watch.root)
             if options.ckpt_path == "last":
                 options.ckpt_path = _last_checkpoint(watch.root, self.subcommand)
             named = str(options.ckpt_path or "")
@@ -324,6 +327,25 @@ def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
         raise InputError(f"the run folder {root} cannot be written: {why}; name another one") from error
 
 
+def _take(root: Path) -> int | None:
+    """Keep every other fit out of a folder until the returned descriptor is closed, or this process ends in any way."""
+    try:
+        import fcntl
+    except ImportError:
+        return None  # Windows
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(folder)
+        if isinstance(error, BlockingIOError):
+            raise InputError(
+                f"another fit is at work in {root}; wait until it has ended, or name another --trainer.default_root_dir"
+            ) from error
+        return None  # a file system without locks
+    return folder
+
+
 def _last_checkpoint(root: Path, command: str) -> str | None:
     """The checkpoint that ``last`` means; ``None`` for a run that ended before its first one, so it begins again."""
     last = root / "checkpoints" / "last.ckpt"
@@ -414,6 +436,8 @@ def main(args: Sequence[str] | None = None) -> int:
             )
         _debug()
     finally:
+        if watch.taken is not None:
+            os.close(watch.taken)
         os.environ.pop(_RUN_VARIABLE, None)
         if former is not None:
             signal.signal(signal.SIGTERM, former)

@@ -119,10 +119,28 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again(tmp_path, held_ou
     assert not (root / "checkpoints" / "last.ckpt").exists()
     # without --ckpt_path the folder is taken
     assert cli("fit", *options).status == 2
+    # what is refused on the way costs none of its books
+    books = (root / "ledger.jsonl").read_bytes()
+    assert cli("fit", *options, "--ckpt_path", "last", "--data.seeds", "nowhere.jsonl").status == 2
+    assert (root / "ledger.jsonl").read_bytes() == books
     again = cli("fit", *options, "--ckpt_path", "last")
     assert again.status == 0, again.err
     assert "begins again" in again.err
+    assert (root / "ledger.1.jsonl").read_bytes() == books
     assert_equal_runs(root, undisturbed)
+
+
+def test_a_folder_takes_one_fit_at_a_time(tmp_path, held_out):
+    root = tmp_path / "run"
+    options = small(root, held_out, rounds=ROUNDS)
+    running = Running(tmp_path, "fit", *options)
+    running.first_round()
+    second = cli("fit", *options, "--ckpt_path", "last")
+    assert second.status == 2
+    assert f"another fit is at work in {root}" in second.error
+    assert running.stop(signal.SIGINT).status == 130
+    again = cli("fit", *options, "--ckpt_path", "last")
+    assert again.status == 0, again.err
 
 
 def test_killed_after_a_checkpoint_a_run_continues_from_it(tmp_path, held_out, undisturbed):

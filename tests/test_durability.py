@@ -136,6 +136,40 @@ def test_a_ledger_that_cannot_grow(tmp_path):
         RunFile(tmp_path / "ledger.jsonl").append([{"uid": "a"}])
 
 
+def test_rows_of_another_run_are_set_aside(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    mine = RunFile(path)
+    mine.append([{"uid": "a"}, {"uid": "b"}])
+    offset, checksum = mine.offset, mine.checksum
+    mine.append([{"uid": "later"}])
+    again = RunFile(path)
+    again.truncate(offset, checksum)
+    again.append([{"uid": "c"}])
+    assert [json.loads(line)["uid"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+    assert RunFile(path).checksum == again.checksum
+    path.unlink()
+    theirs = RunFile(path)
+    theirs.append([{"uid": "x" * 40}])
+    content = path.read_bytes()
+    with pytest.warns(UserWarning, match="ledger.jsonl in .* is not that of the checkpoint's run"):
+        theirs.truncate(offset, checksum)
+    assert not path.exists()
+    assert (tmp_path / "ledger.1.jsonl").read_bytes() == content
+
+
+def test_a_file_that_lost_its_end_goes_on_with_a_whole_row(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    whole = RunFile(path)
+    whole.append([{"uid": "a"}, {"uid": "b"}])
+    offset, checksum = whole.offset, whole.checksum
+    path.write_bytes(path.read_bytes()[:-5])
+    cut = RunFile(path)
+    with pytest.warns(UserWarning, match="rows of the run before it are missing here"):
+        cut.truncate(offset, checksum)
+    cut.append([{"uid": "c"}])
+    assert [json.loads(line)["uid"] for line in path.read_text().splitlines()] == ["a", "c"]
+
+
 def test_a_file_is_replaced_in_one_step(tmp_path):
     path = tmp_path / "file"
     write_whole(path, lambda file: file.write(b"first"))

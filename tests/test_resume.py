@@ -8,10 +8,14 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from spine_kit import FailingEngine, ledger, rows, selfplay, trainer_for, weights
 
 from lightning_serl.callbacks import Checkpoints, ReferenceSync
 from lightning_serl.datamodules import EvaluationOptions
+from lightning_serl.errors import InputError
+from lightning_serl.sources import InstructionSource
+from lightning_serl.types import Instruction
 
 # 2 epochs of 2 rounds; each round is 2 inner epochs x 2 minibatches x 2 micro-batches.
 BATCHES_PER_ROUND, STEPS = 8, 16
@@ -256,3 +260,93 @@ def test_the_comparison_can_fail(tmp_path, problems, undisturbed):
     module, _ = fit(tmp_path, problems, ckpt=str(tmp_path / "wrong.ckpt"))
     with pytest.raises(AssertionError):
         assert_equal_to(undisturbed, tmp_path, module)
+
+
+@pytest.mark.parametrize(
+    "evaluating",
+    [{"check_val_every_n_epoch": 2}, {"val_check_interval": 6}, {"limit_val_batches": 0}],
+    ids=["every second epoch", "odd interval", "none"],
+)
+def test_resumed_between_epochs_that_owe_no_evaluation(tmp_path, problems, evaluating):
+    origin = tmp_path / "origin"
+    options = {"every": 8, "keep": -1, **evaluating}
+    module, _ = fit(origin, problems, **options)
+    reference = module.policy.frozen["reference"].state_dict()
+    for step in (8, 16):
+        root = tmp_path / str(step)
+        shutil.copytree(origin, root)
+        resumed, _ = fit(root, problems, ckpt=str(root / "checkpoints" / f"step={step}.ckpt"), **options)
+        assert_equal_to((origin, weights(module), reference), root, resumed)
+
+
+def test_windows_of_another_size_start_where_steps_do(tmp_path, problems, undisturbed):
+    """From step 4, a round's end, with twice the micro-batches a step: the same tokens in every step."""
+    root = tmp_path / "run"
+    shutil.copytree(undisturbed[0], root)
+    fit(root, problems, ckpt=str(root / "checkpoints" / "step=4.ckpt"), accumulate_grad_batches=4)
+    here, there = ([m["num_tokens"] for m in rows(r) if "num_tokens" in m] for r in (root, undisturbed[0]))
+    assert len(here) == len(there) == STEPS
+    assert here[:8] == there[:8]
+
+
+class Refusing(InstructionSource):
+    """A user's source that cannot go on."""
+
+    broken, filtered = False, False
+
+    def propose(self, k, ctx):
+        return [Instruction(f"What is {i} + 3?", "") for i in range(k)]
+
+    def load_state_dict(self, state):
+        if self.broken:
+            raise KeyError("made")
+
+
+def test_a_restore_that_fails_leaves_the_checkpoint_as_it_was(tmp_path):
+    def run(source, ckpt=None, epochs=1):
+        module, data = selfplay(source=source, seeds=None)
+        trainer = trainer_for(tmp_path, [Checkpoints(1)], max_epochs=epochs)
+        trainer.fit(module, data, ckpt_path=ckpt)
+
+    run(Refusing())
+    path, before = last(tmp_path)
+    broken = Refusing()
+    broken.broken = True
+    with pytest.raises(KeyError, match="made"):
+        run(broken, path, 2)
+    after = last(tmp_path)[1]
+    assert after["global_step"] == before["global_step"]
+    assert after["SelfPlayDataModule"] == before["SelfPlayDataModule"]
+    run(Refusing(), path, 2)
+
+
+def test_another_kind_of_source_is_refused(tmp_path):
+    module, data = selfplay()
+    trainer_for(tmp_path, [Checkpoints(1)]).fit(module, data)
+    module, data = selfplay(source="mix:0.5")
+    said = r"came from FewShotSelfInstruction, this run's come from Mixture; give the data\.source"
+    with pytest.raises(InputError, match=said):
+        trainer_for(tmp_path, [Checkpoints(1)], max_epochs=2).fit(module, data, ckpt_path=last(tmp_path)[0])
+
+
+def test_other_seeds_than_the_checkpoints_are_named(tmp_path):
+    module, data = selfplay()
+    trainer_for(tmp_path, [Checkpoints(1)]).fit(module, data)
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"problem": f"What is {i} + 5?"}) + "\n" for i in range(9)))
+    module, data = selfplay(seeds=str(other))
+    with pytest.warns(UserWarning, match=r"data\.seeds holds other problems .* goes on with those of the checkpoint"):
+        trainer_for(tmp_path, [Checkpoints(1)], max_epochs=2).fit(module, data, ckpt_path=last(tmp_path)[0])
+
+
+def test_last_is_found_beside_a_users_logger(tmp_path):
+    def run(epochs, ckpt=None):
+        module, data = selfplay(rounds_per_epoch=1)
+        options = {"logger": CSVLogger(str(tmp_path)), "max_epochs": epochs}
+        trainer = trainer_for(tmp_path, [Checkpoints(1)], **options)
+        trainer.fit(module, data, ckpt_path=ckpt)
+        return trainer.global_step
+
+    assert run(1) == 1
+    assert run(2, "last") == 2
+    assert [m["step"] for m in rows(tmp_path)] == [1, 2]

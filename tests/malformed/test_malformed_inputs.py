@@ -498,6 +498,8 @@ def path_cases():
         (lambda f: ["--trainer.default_root_dir", "/proc/none/x"], "cannot be written"),
         (lambda f: ["--ckpt_path", "last"], "last.ckpt"),
         (lambda f: ["--ckpt_path", f / "none.ckpt"], "does not exist"),
+        (lambda f: ["--ckpt_path", "best_of_all.ckpt"], "does not exist"),
+        (lambda f: ["--ckpt_path", ""], "ckpt_path is empty"),
         (lambda f: ["--ckpt_path", file_in(f)], "no checkpoint"),
     ]
     for number, (make, words) in enumerate(made):
