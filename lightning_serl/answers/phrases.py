@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+# What announces an answer, in the languages that graders read.
+ANSWER_WORDS = (
+    r"\b(?:answer|respuesta|réponse|antwort|risposta|resposta|jawaban|ответ)\b"
+    r"|答案|答え|答|回答|정답|الجواب|الإجابة|उत्तर"
+)
 # The announcement stands at the end of a response.
 _TAIL = 4000
 # "Cannot be determined" is an answer in words; more words than this explain one.

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from lightning_serl.answers.boxed import last_boxed
+from lightning_serl.answers.phrases import ANSWER_WORDS
 from lightning_serl.answers.thinking import strip_thinking
 
 # A longer last line is an explanation, not a short answer.
@@ -13,7 +14,7 @@ MAX_LENGTH = 200
 _TAIL = 4000
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|ce)\s*\{([^{}]*)\}")
 _ANNOUNCED = re.compile(
-    r"(?i)(?:\b(?:answer|respuesta|réponse|antwort|risposta|resposta|jawaban|ответ)\b|答案|答え|答|回答|정답|الجواب|الإجابة|उत्तर)"
+    rf"(?i)(?:{ANSWER_WORDS})"
     r"[*_ ]*(?:\s(?:is|es|est|ist|è|é)\b\s*[:：]?|[:：=]|是|为|為|は|은|는)[*_ ]*"
 )
 _BLANKS = re.compile(r"\s+")
