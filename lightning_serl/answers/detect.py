@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from lightning_serl.answers.options import split_choices
 from lightning_serl.answers.quantities import quantity
+from lightning_serl.answers.scripts import plain_script
 
 _MOST = 0.8
 _HALF = 0.5
@@ -87,7 +88,7 @@ def _count(items: Sequence[str], test: Callable[[str], bool]) -> int:
 
 def _is_math_label(label: str) -> bool:
     """A number with or without a unit, a formula, LaTeX, or a worked solution that ends in a box."""
-    label = label.strip()
+    label = plain_script(label.strip())
     if "\\boxed" in label:
         return True
     if _QUANTITY.fullmatch(label.strip("$")) is not None or quantity(label) is not None:

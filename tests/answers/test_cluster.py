@@ -109,6 +109,7 @@ LISTED = ["Which one?\n(A) this\n(B) that\n(C) other", "Pick:\nA. one\nB. two"]
         (LISTED, ["A", "B"], (), "choice"),
         (["哪项正确?\nA.心肌梗死\nB.肺炎", "Which? A. one B. two", "¿Cuál?\na) uno\nb) dos"], (), (), "choice"),
         (MATH, ["3.5 mol/L", "12 m/s", "-40 kJ/mol", "5 m/s^2", "2.0e-3 mol/L"], (), "math"),
+        (MATH, ["5 mg/kg", "50 €", "12 小时", "5 años", "½"], (), "math"),
         (TEXT, ["5万", "3 of them", "2 NaCl", "type 2 diabetes"], (), "text"),
         (TEXT, (), [["a", "b"], ["c", "d"]], "choice"),
         ([], (), (), "text"),
