@@ -408,30 +408,3 @@ def parse_instructions(
 def has_solution(text: str) -> bool:
     r"""Whether a problem brings its solution along: a box, or a sentence that opens with ``Answer:`` and such."""
     return _SOLUTION.search(text) is not None
-
-
-_OPTION_LINE = re.compile(r"^[ \t]*(?:\*\*)?\(?([A-Z])(?:[.):](?:\*\*)?[ \t]+|[．、：）][ \t]*)", re.MULTILINE)
-_OPTION_INLINE = re.compile(r"(?:(?<=\s)|^)\(?([A-Z])\)\s+")
-
-
-def split_choices(text: str) -> tuple[str, list[str] | None]:
-    """Separate a multiple-choice problem from its options, ``A.`` or ``(A)`` and so on, on lines or in one line.
-
-    Args:
-        text: A proposed problem.
-
-    Returns:
-        The problem and its options in order, or the text and ``None`` if there are not at least two, without a gap.
-    """
-    for pattern in (_OPTION_LINE, _OPTION_INLINE):
-        marks = list(pattern.finditer(text))
-        starts = [i for i, mark in enumerate(marks) if mark[1] == "A"]
-        if not starts:
-            continue
-        marks = marks[starts[-1] :]
-        letters = "".join(mark[1] for mark in marks)
-        ends = [mark.start() for mark in marks[1:]] + [len(text)]
-        choices = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
-        if len(choices) > 1 and ascii_uppercase.startswith(letters) and all(choices):
-            return text[: marks[0].start()].strip(), choices
-    return text.strip(), None

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
+from lightning_serl.answers import split_choices
 from lightning_serl.context import Context
 from lightning_serl.engines.base import Request, Sampling
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
-from lightning_serl.prompts import STYLES, InstructionTemplate, split_choices, split_items
+from lightning_serl.prompts import STYLES, InstructionTemplate, split_items
 from lightning_serl.published import writing as published
 from lightning_serl.seeding import rng_for
 from lightning_serl.types import Completion, Group, Instruction, Verdict

@@ -1,5 +1,6 @@
 """The examples of docs/domains.md, and rounds in other scripts and domains: from a jsonl file to voted answers."""
 
+import importlib.util
 import json
 import random
 import re
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from cli_kit import cli, rows, write_rows
+
+from lightning_serl.rewards import VerifiableReward
+from lightning_serl.types import Group
 
 DOC = (Path(__file__).parent.parent / "docs" / "domains.md").read_text(encoding="utf-8")
 SEEDS = [
@@ -103,6 +107,11 @@ def test_a_grader_of_ones_own(tmp_path, monkeypatch):
     responses = ["I think I21.4 fits.", "So it is i214", "I21.9", "no idea"]
     look, _, _ = predict(tmp_path, SEEDS[2], [listed(made)], responses, "--data.grader", "codes.Codes")
     assert [(row["answer"], row["confidence"]) for row in look] == [("I214", 0.5)]
+    spec = importlib.util.spec_from_file_location("codes", tmp_path / "codes.py")
+    codes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(codes)
+    labelled = Group.from_texts(made[0], responses, label="I21.4")
+    assert VerifiableReward(codes.Codes())([labelled], None)[0].scores.tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
 # -- other scripts ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lightning_serl.answers import split_choices
 from lightning_serl.errors import InputError
 from lightning_serl.prompts import (
     InstructionTemplate,
@@ -11,7 +12,6 @@ from lightning_serl.prompts import (
     SolveTemplate,
     has_solution,
     parse_instructions,
-    split_choices,
     split_items,
     strip_thinking,
 )
@@ -342,11 +342,40 @@ def test_solutions_are_noticed() -> None:
         ("Which?\nA. iron", "Which?\nA. iron", None),
         ("A cat met Mr. B. Fox. ", "A cat met Mr. B. Fox.", None),
         ("Which?\nA. iron\nB. ", "Which?\nA. iron\nB.", None),
+        ("哪项正确?\nA.心肌梗死\nB.肺炎", "哪项正确?", ["心肌梗死", "肺炎"]),
+        ("哪项正确？（A）心肌梗死（B）肺炎", "哪项正确？", ["心肌梗死", "肺炎"]),
+        ("下列正确的是（  ）。A.铁 B.氖", "下列正确的是（  ）。", ["铁", "氖"]),
+        ("多少?\nA.5\nB.$6$", "多少?", ["5", "$6$"]),
+        ("¿Cuál?\na) uno\nb) dos", "¿Cuál?", ["uno", "dos"]),
+        ("Which?\n(a) one\n(b) two", "Which?", ["one", "two"]),
+        ("The gas is ___.\na. neon\nb. iron", "The gas is ___.", ["neon", "iron"]),
+        ("Which? A. one B. two C. three", "Which?", ["one", "two", "three"]),
+        ("Choose one: A. iron B. neon C. gold", "Choose one:", ["iron", "neon", "gold"]),
+        ("Which?\na) one\nc) two", "Which?\na) one\nc) two", None),
         ("", "", None),
     ],
 )
 def test_split_choices(text: str, problem: str, choices: list[str] | None) -> None:
     assert split_choices(text) == (problem, choices)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Let $f(x) = x^2$.\n(a) Find $f(2)$.\n(b) Find $f(3)$.",
+        "Solve the equations:\na) $x + 1 = 2$\nb) $x + 2 = 5$",
+        "A car drives 60 km. How far is that?\na) Calculate the time.\nb) What is the speed?",
+        "¿Cuánto cuesta?\na) Halla el precio.\nb) Calcula el total.",
+        "Which? (a) find x, (b) find y",
+        "Which is bigger? a) one b) two",
+        "Who was right? A. Jones or B. Smith?",
+        "The book by A. Jones and B. Smith has 300 pages.",
+        "Two authors: A. Jones and B. Smith",
+        "A:B=2:3\nB:C=4:5",
+    ],
+)
+def test_parts_and_names_are_no_options(text: str) -> None:
+    assert split_choices(text) == (text, None)
 
 
 def test_ten_letters() -> None:
@@ -361,6 +390,10 @@ def test_hostile_texts_cost_little() -> None:
         "1. " * 300_000,
         "<think>" * 100_000,
         "A. " * 300_000,
+        "A. a B. " * 100_000,
+        "a) x\n" * 200_000,
+        "Which? " + "(" * 1_000_000,
+        "Which?" + " " * 1_000_000 + "\na) x\nb) y",
         " " * 1_000_000,
     ):
         assert isinstance(parse_instructions(text), list)

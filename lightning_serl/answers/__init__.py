@@ -7,6 +7,7 @@ from lightning_serl.answers.choice import ChoiceGrader
 from lightning_serl.answers.cluster import cluster
 from lightning_serl.answers.detect import detect_grader
 from lightning_serl.answers.math import MathGrader
+from lightning_serl.answers.options import split_choices
 from lightning_serl.answers.resolve import resolve_grader
 from lightning_serl.answers.text import TextGrader
 from lightning_serl.answers.thinking import strip_thinking
@@ -19,5 +20,6 @@ __all__ = [
     "cluster",
     "detect_grader",
     "resolve_grader",
+    "split_choices",
     "strip_thinking",
 ]

@@ -12,7 +12,8 @@ class AnswerGrader(Protocol):
     Three methods are optional and found by name:
 
     - ``extract_truncated(text) -> str | None`` reads a response that was cut off; without it such a response abstains.
-    - ``label(text) -> str | None`` reads a gold label; without it the label is taken as it stands.
+    - ``label(text) -> str | None`` reads a gold label; without it ``extract`` does, and where that gives ``None``
+      the label is taken as it stands.
     - ``start_group(seconds=...)`` is called before each group, for graders that spend bounded time on one.
     """
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from lightning_serl.answers.options import split_choices
+from lightning_serl.answers.quantities import quantity
+from lightning_serl.answers.scripts import plain_script
+
 _MOST = 0.8
 _HALF = 0.5
 
@@ -21,7 +25,6 @@ _FORMULA = re.compile(r"(?:\d|[-+*/^=<>()\[\]{}.,;!|_ $']|(?<![a-zA-Z])[a-zA-Z](
 _COMPOUND = re.compile(r"\\ce\b|\b(?:[A-Z][a-z]?\d*){2,}\b")
 _LETTER = re.compile(r"\(?[A-J]\)?\.?")
 
-_LISTED = re.compile(r"(?:^|\n|\s)\(?A[).:、]\s*\S.*?\s\(?B[).:、]\s*\S", re.DOTALL)
 _MATH_MARK = re.compile(r"\$[^$\n]*[\\^_=+\d][^$\n]*\$|\\(?:[dt]?frac|sqrt|\(|\[)|\d\s*[-+*/^=×÷]\s*[\d(]")
 _MATH_WORD = re.compile(
     r"(?i)\bhow (?:many|much|far|long|old|tall)\b|\b(?:calculate|compute|evaluate|simplify|solve|find|determine) |"
@@ -59,7 +62,7 @@ def _detect(prompts: Sequence[str], labels: Sequence[str], choices: Sequence[Seq
     with_choices = sum(1 for c in choices if c)
     if with_choices and with_choices >= _HALF * max(total, len(choices)):
         return "choice", f"{with_choices} of {max(total, len(choices))} problems come with choices"
-    listed = _count(prompts, lambda p: _LISTED.search(p) is not None)
+    listed = _count(prompts, lambda p: split_choices(p)[1] is not None)
     if labels:
         letters = _count(labels, lambda x: _LETTER.fullmatch(x.strip()) is not None)
         if letters >= _MOST * len(labels) and (listed >= _HALF * total or letters == len(labels) > 1):
@@ -85,10 +88,10 @@ def _count(items: Sequence[str], test: Callable[[str], bool]) -> int:
 
 def _is_math_label(label: str) -> bool:
     """A number with or without a unit, a formula, LaTeX, or a worked solution that ends in a box."""
-    label = label.strip()
+    label = plain_script(label.strip())
     if "\\boxed" in label:
         return True
-    if _QUANTITY.fullmatch(label.strip("$")) is not None:
+    if _QUANTITY.fullmatch(label.strip("$")) is not None or quantity(label) is not None:
         return True
     bare = re.sub(r"\\text\s*\{[^{}]*\}", "", label)
     if _COMPOUND.search(bare.replace("\\", " \\")) is not None and _LATEX.search(label) is None:

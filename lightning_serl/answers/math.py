@@ -10,6 +10,7 @@ from lightning_serl.answers.client import shared_client
 from lightning_serl.answers.memo import Memo
 from lightning_serl.answers.phrases import announced, certain, is_prose
 from lightning_serl.answers.plain import decide, is_abridged, normal_form, settle
+from lightning_serl.answers.scripts import plain_script
 from lightning_serl.answers.thinking import strip_thinking
 from lightning_serl.answers.unmarked import is_doubtful, opening, unmarked
 from lightning_serl.errors import InputError
@@ -137,6 +138,8 @@ class MathGrader:
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises, bounded in time."""
+        if self.mode == "fast":
+            a, b = plain_script(a), plain_script(b)
         if a == b:
             return True
         plain = decide(a, b) if self.mode == "fast" else settle(a, b)

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import re
 
+from lightning_serl.answers.quantities import quantity
+from lightning_serl.answers.scripts import plain_script
+
+# What announces an answer, in the languages that graders read.
+ANSWER_WORDS = (
+    r"\b(?:answer|respuesta|réponse|antwort|risposta|resposta|jawaban|ответ)\b"
+    r"|答案|答え|答|回答|정답|الجواب|الإجابة|उत्तर"
+)
+#: Such a word and what joins it to the answer.
+ANNOUNCEMENT = re.compile(
+    rf"(?i)(?:{ANSWER_WORDS})[*_ ]*(?:\s(?:is|es|est|ist|è|é)\b\s*[:：]?|[:：=]|是|为|為|は|은|는)[*_ ]*"
+)
 # The announcement stands at the end of a response.
 _TAIL = 4000
 # "Cannot be determined" is an answer in words; more words than this explain one.
@@ -35,19 +47,35 @@ _HOPED = re.compile(r"(?i:final answer is):?\s*\$(-?\d{1,15}(?:\.\d{1,15})?)\$\.
 _DOUBT = re.compile(r"[=$\\%]")
 _SEVERAL = re.compile(r"\$([^$\n,]+)\$\s*,?\s*(?:and|or)\s*\$([^$\n,]+)\$\s*[.*!]*(?: I hope.*)?")
 _SENTENCE_END = re.compile(r"[.!]\**(?:\s|$)|\*\*")
+_END_ANYWHERE = re.compile(r"[。！？؟;；!]|\.(?:\s|$)|\*\*|\s(?:porque|car|weil)\b")
+# A comma that words follow; numbers behind it belong to the answer.
+_MORE_SAID = re.compile(r"\s*[,，،](?=\s*[^\W\d_]{2}|\s*[\u3040-\u9fff])")
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}")
 
 
 def announced(text: str) -> str | None:
+    r"""What follows the last "answer is" or "answer:" on its line, if it is a formula, a number or a quantity.
+
+    Other languages have their say where no English announcement is understood.
+
+    Example:
+        >>> announced("So the answer is 18."), announced("答案是42千克。"), announced("La respuesta es: 3, porque sí")
+        ('18', '42千克', '3')
+    """
+    found = _in_english(text)
+    return _elsewhere(text[-_TAIL:]) if found is None else found
+
+
+def _in_english(text: str) -> str | None:
     r"""What follows the last "answer is" or "answer:" on its line, if it is a formula or a number.
 
     Example:
-        >>> announced("So the answer is 4+3\\sqrt{2}.")
+        >>> _in_english("So the answer is 4+3\\sqrt{2}.")
         '4+3\\sqrt{2}'
-        >>> announced("The answer is $18 dollars.")
+        >>> _in_english("The answer is $18 dollars.")
         '18'
-        >>> announced("The answer is the number of ways.") is None
+        >>> _in_english("The answer is the number of ways.") is None
         True
     """
     tail = text[-_TAIL:]
@@ -77,6 +105,27 @@ def announced(text: str) -> str | None:
     return whole if _is_formula(whole) else None
 
 
+def _elsewhere(tail: str) -> str | None:
+    """What the last announcement in another language, or with a colon of full width, announces."""
+    last = None
+    for match in ANNOUNCEMENT.finditer(tail):
+        if "：" in match.group() or not match.group().lower().startswith("answer"):
+            last = match
+    if last is None:
+        return None
+    line = plain_script(tail[last.end() :].split("\n", 1)[0].strip(" \t*_:："))[:_LINE]
+    math = _MATH.match(line)
+    if math is not None:
+        inside = next(part for part in math.groups() if part is not None).strip()
+        return inside if _is_formula(inside) and not re.search(r"[$\\\d]", line[math.end() :]) else None
+    end = _END_ANYWHERE.search(line)
+    whole = line if end is None else line[: end.start()]
+    whole = _MORE_SAID.split(whole, maxsplit=1)[0].strip(" .,*_")
+    if quantity(whole) is not None or (whole.isascii() and _is_formula(whole)):
+        return whole
+    return None
+
+
 def certain(text: str) -> str | None:
     r"""The number that a response without a box announces or ends with, where every rule reads that number.
 
@@ -90,7 +139,7 @@ def certain(text: str) -> str | None:
     if hoped:
         return str(hoped[0])
     words = list(_WORD_ANSWER.finditer(text))
-    found = announced(text) if len(words) == 1 else closing(text)
+    found = _in_english(text) if len(words) == 1 else closing(text)
     if found is None or _PLAIN.fullmatch(found) is None:
         return None
     if words:

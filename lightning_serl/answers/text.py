@@ -6,16 +6,13 @@ import re
 import unicodedata
 
 from lightning_serl.answers.boxed import last_boxed
+from lightning_serl.answers.phrases import ANNOUNCEMENT
 from lightning_serl.answers.thinking import strip_thinking
 
 # A longer last line is an explanation, not a short answer.
 MAX_LENGTH = 200
 _TAIL = 4000
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|ce)\s*\{([^{}]*)\}")
-_ANNOUNCED = re.compile(
-    r"(?i)(?:\b(?:answer|respuesta|réponse|antwort|risposta|resposta|jawaban|ответ)\b|答案|答え|答|回答|정답|الجواب|الإجابة|उत्तर)"
-    r"[*_ ]*(?:\s(?:is|es|est|ist|è|é)\b\s*[:：]?|[:：=]|是|为|為|は|은|는)[*_ ]*"
-)
 _BLANKS = re.compile(r"\s+")
 _EDGES = " \t.,;:!?…。．，、；：！？·*_`\"'“”‘’«»「」『』$।؟،"
 
@@ -42,7 +39,7 @@ class TextGrader:
             return normalise(_WRAPPED.sub(r"\1", box))
         tail = text[-_TAIL:]
         last = None
-        for match in _ANNOUNCED.finditer(tail):
+        for match in ANNOUNCEMENT.finditer(tail):
             last = match
         if last is not None:
             found = normalise(tail[last.end() :].strip().split("\n", 1)[0])

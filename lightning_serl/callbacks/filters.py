@@ -10,9 +10,10 @@ from typing import Literal
 
 from lightning.pytorch import Callback
 
+from lightning_serl.answers import split_choices
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
-from lightning_serl.prompts import STYLES, has_solution, split_choices
+from lightning_serl.prompts import STYLES, has_solution
 from lightning_serl.published import filters as published
 from lightning_serl.types import Group, Instruction, Verdict
 from lightning_serl.words import count_words

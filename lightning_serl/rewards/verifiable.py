@@ -19,7 +19,8 @@ _LABEL_SECONDS = 0.2
 class VerifiableReward:
     r"""Scores 1 for answers equal to ``instruction.label``, 0 for others and for no answer.
 
-    A math label is read as if boxed, so bare LaTeX such as ``\frac{\pi}{2}`` is understood whole. A group without a
+    A math label is read as if boxed, so bare LaTeX such as ``\frac{\pi}{2}`` is understood whole; a grader without
+    ``label`` reads labels as it reads responses, and takes as they stand those it finds nothing in. A group without a
     label, or with one that the grader cannot read, gets weight 0 throughout and says why in ``info["reason"]``.
 
     Args:
@@ -52,8 +53,7 @@ class VerifiableReward:
         gold = group.instruction.label
         if gold is None:
             return _unscored(n, info, "the instruction has no label")
-        read = getattr(self.grader, "label", None)
-        label = gold if read is None else read(gold)
+        label = _read_label(self.grader, gold)
         if label is None:
             return _unscored(n, info, "the grader cannot read the label")
         start_group = getattr(self.grader, "start_group", None)
@@ -97,6 +97,15 @@ class LabelElseVote:
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group, in order; fills ``answers`` and ``cluster``."""
         return [(self.vote if g.instruction.label is None else self.verify)([g], ctx)[0] for g in groups]
+
+
+def _read_label(grader: AnswerGrader, gold: str) -> str | None:
+    """A gold label in the spelling in which the grader compares answers."""
+    read = getattr(grader, "label", None)
+    if read is not None:
+        return read(gold)
+    found = grader.extract(gold)
+    return gold if found is None else found
 
 
 def _unscored(n: int, info: dict[str, Any], reason: str) -> Verdict:

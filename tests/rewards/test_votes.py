@@ -191,3 +191,22 @@ def test_rewards_that_do_not(reward, words):
 
 def test_a_users_grader_object():
     assert vote(Group.from_texts("p", ["a", "A", "b"]), grader=TextGrader()).label == "a"
+
+
+class Shouting:
+    """A grader of a user's own, without a method for labels."""
+
+    def extract(self, text):
+        found = text.rpartition("=")[2].strip(" .")
+        return found.upper() or None
+
+    def same(self, a, b):
+        return a == b
+
+
+@pytest.mark.parametrize(("label", "read"), [("yes.", "YES"), ("so = no", "NO"), ("...", "...")])
+def test_a_grader_without_a_method_for_labels_reads_them_as_responses(label, read):
+    g = Group.from_texts("p", ["x = yes", "x = No.", "x = ..."], label=label)
+    verdict = VerifiableReward(Shouting())([g], None)[0]
+    assert verdict.label == read
+    assert verdict.scores.tolist() == [float(answer == read) for answer in ("YES", "NO", None)]
