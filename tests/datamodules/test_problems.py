@@ -218,3 +218,26 @@ def test_training_does_not_take_solutions_or_levels_along(tmp_path):
     row = b'{"problem": "a", "solution": "so \\\\boxed{4}", "level": 5, "subject": "s", "options": ["x", "y"]}'
     (problem,) = read(tmp_path, row)
     assert (problem.label, problem.meta) == (None, {"subject": "s"})
+
+
+MISNAMED = [
+    (Fields(answer="gould"), "p.jsonl has no field 'gould' (it has a, gold, opts, problem, did you mean gold?); set "),
+    (Fields(choices="optz"), "has no field 'optz' (it has a, gold, opts, problem, did you mean opts?); set --data"),
+    (Fields(subject="faculty"), "has no field 'faculty' (it has a, gold, opts, problem); set --data.fields.subject"),
+    (Fields(level="x" * 500), "xx' (it has a, gold, opts, problem); set --data.fields.level"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), MISNAMED)
+def test_a_mistyped_field_is_refused_not_read_as_absent(tmp_path, fields, said):
+    rows = b'{"problem": "1+1?", "gold": "2"}\n{"problem": "b", "a": 1, "opts": ["x", "y"]}'
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, rows, fields=fields)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_a_field_that_some_rows_lack_is_there(tmp_path):
+    rows = b'{"problem": "1+1?", "gold": "2"}\n{"problem": "b", "topic": "law"}'
+    first, second = read(tmp_path, rows, fields=Fields(answer="gold", subject="topic"))
+    assert (first.label, second.label, second.meta["subject"]) == ("2", None, "law")
