@@ -79,7 +79,7 @@ def _check_keys(name: str, node: yaml.Node | None) -> None:
         if not isinstance(node, yaml.MappingNode):
             continue
         first: dict[str, int] = {}
-        for key, value in node.value:
+        for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             line = key.start_mark.line + 1

@@ -571,6 +571,8 @@ def test_a_callback_list_in_yaml_keeps_the_machinery(tmp_path):
     assert ended.status == 0, ended.err
     for name in ("ledger.jsonl", "metrics.jsonl", "summary.json", "export", "checkpoints/last.ckpt"):
         assert (tmp_path / name).exists(), name
+    said = "filters: DifficultyFilter, as trainer.callbacks list them, in place of the default ones; off: QualityFilter"
+    assert said in ended.err
 
 
 def test_a_users_own_checkpoints_are_left_alone(tmp_path):

@@ -10,7 +10,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.callbacks.filters import InstructionFilter
+from lightning_serl.callbacks.filters import (
+    DifficultyFilter,
+    GroupFilter,
+    InstructionFilter,
+    NoveltyFilter,
+    QualityFilter,
+    ZeroSpread,
+)
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
@@ -140,6 +147,31 @@ def announce_labels(seeds: Sequence[Instruction]) -> None:
     labelled = sum(p.label is not None for p in seeds)
     if labelled:
         rank_zero_info(f"labels: {labelled} of {len(seeds)} seeds carry one and are scored against it; others vote")
+
+
+def announce_unlabelled(seeds: Sequence[Instruction]) -> None:
+    """Say how many seeds a reward that needs labels cannot be trained on."""
+    without = sum(p.label is None for p in seeds)
+    if without:
+        rank_zero_info(f"labels: {without} of {len(seeds)} seeds carry none and are left out: data.reward needs labels")
+
+
+def announce_choice(callbacks: Sequence[pl.Callback], writes: bool) -> None:
+    """Say which default filters are off because the user listed filters: one that is meant to be tuned replaces all.
+
+    Args:
+        callbacks: The Trainer's.
+        writes: Whether problems are written; the instruction filters have nothing to judge otherwise.
+    """
+    chosen = [c for c in callbacks if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
+    usual = (QualityFilter, NoveltyFilter, DifficultyFilter) if writes else (DifficultyFilter,)
+    off = [kind.__name__ for kind in usual if not any(isinstance(c, kind) for c in chosen)]
+    if chosen and off:
+        listed = ", ".join(dict.fromkeys(type(c).__name__ for c in chosen))
+        rank_zero_info(
+            f"filters: {listed}, as trainer.callbacks list them, in place of the default ones; off: {', '.join(off)} "
+            "(list them as well to keep them)"
+        )
 
 
 def announce_filters(seeds: Sequence[Instruction], callbacks: Sequence[pl.Callback]) -> None:

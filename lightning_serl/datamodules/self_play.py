@@ -174,6 +174,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return self.mix_ratio < 1 and self.seeds is not None and not isinstance(self.source, InstructionSource)
 
     @property
+    def _needs_labels(self) -> bool:
+        """Whether the reward can say nothing of a problem without a label; the default one votes there."""
+        named = self._reward_name in ("VerifiableReward", "RuleReward")
+        return named or isinstance(self.rewards.get("solve"), (VerifiableReward, RuleReward))
+
+    @property
     def ranks(self) -> Ranks:
         """This process among its peers."""
         return Ranks.of(self.trainer)
@@ -197,6 +203,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if stage in ("fit", "predict"):
             if not self.rewards and self._reward_name is None and self.mix_ratio > 0 and stage == "fit":
                 preflight.announce_labels(self.seed_problems)
+            if self._needs_labels and stage == "fit":
+                preflight.announce_unlabelled(self.seed_problems)
+            if stage == "fit":
+                preflight.announce_choice(self.trainer.callbacks, self.writes)
             if self.writes:
                 preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
 
@@ -253,12 +263,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if wanted and self.pool_from and not self._earlier:
             self._earlier = [read_pool(name) for name in self.pool_from]
             self._table = None
-        if stage == "fit":
-            solve = self.rewards.get("solve")
-            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(
-                solve, (VerifiableReward, RuleReward)
-            ):
-                preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
+        if stage == "fit" and self._needs_labels:
+            preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
@@ -336,9 +342,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return made if self.mix_ratio == 0.0 else Mixture(made, PromptSet(self._fixed()), self.mix_ratio)
 
     def _fixed(self) -> list[Instruction]:
-        """The seeds as prompts; what ``predict`` writes is voted, so their labels stay out of it."""
+        """The seeds as prompts, where the reward needs labels those that carry one.
+
+        What ``predict`` writes is voted, so labels stay out of it.
+        """
         if self.trainer.state.fn != "predict":
-            return self.seed_problems
+            labelled = [p for p in self.seed_problems if p.label is not None]
+            return labelled if self._needs_labels else self.seed_problems
         return [replace(p, label=None) for p in self.seed_problems]
 
     @contextmanager
