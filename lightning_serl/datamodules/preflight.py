@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
@@ -24,6 +24,7 @@ from lightning_serl.pool import InstructionPool
 from lightning_serl.types import Instruction
 
 if TYPE_CHECKING:
+    from lightning_serl.datamodules.round import RoundOptions
     from lightning_serl.policy import Policy
 
 
@@ -102,6 +103,45 @@ def check_staleness(module: object, staleness: int, style: str, engine: RolloutE
         )
     if not engine.samples_policy:
         raise InputError(f"data.max_staleness is {staleness} but the engine replays recordings, which have no age")
+
+
+def check_minibatches(module: object, options: RoundOptions) -> None:
+    """An optimizer step without a single response would move the weights by the optimizer's momentum alone.
+
+    Args:
+        module: The module that is fitted; one of another kind is left to itself.
+        options: The size of a round; follow-ups bring more responses than can be told beforehand.
+
+    Raises:
+        InputError: if a full round has too few responses.
+    """
+    parts, most = getattr(module, "minibatches", 1), options.prompts_per_round * options.samples_per_prompt
+    if not options.max_waves and parts > most:
+        raise InputError(
+            f"model.minibatches is {parts} but a round has only {most} responses (data.round.prompts_per_round x "
+            "samples_per_prompt); lower it, or make the round larger"
+        )
+
+
+def check_chat(policy: Policy | None, templates: Mapping[str, bool | None]) -> None:
+    """A chat template that is asked for must be there, which is seen before anything is generated.
+
+    Args:
+        policy: The live policy; ``None`` under replay, which needs no tokens.
+        templates: ``chat`` of each template, by its option.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if policy is None or getattr(policy.tokenizer, "chat_template", None):
+        return
+    for option, chat in templates.items():
+        if chat:
+            name = str(getattr(policy.tokenizer, "name_or_path", ""))[-100:]
+            raise InputError(
+                f"{option} is true but the tokenizer {name!r} has no chat template; set it to false or use a model "
+                "that has one"
+            )
 
 
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:

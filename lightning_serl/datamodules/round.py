@@ -211,6 +211,7 @@ class Round:
         answered: Every answered group with its verdict, before the group filters.
         probe: The votes on the health probe just before the round, by uid; empty where none was made.
         oldest: Optimizer step whose weights wrote the oldest group that survived.
+        taken: Proposals that are seeds, which nobody wrote.
     """
 
     number: int
@@ -223,6 +224,7 @@ class Round:
     answered: list[tuple[Group, Verdict]] = field(default_factory=list)
     probe: dict[str, Vote] = field(default_factory=dict)
     oldest: int = 0
+    taken: int = 0
 
 
 def play_round(table: Table, number: int) -> Round:
@@ -371,7 +373,9 @@ class _Play:
         if not instruction.uid:
             instruction = replace(instruction, uid=self.uid())
         self.event(instruction.uid, "proposed", **_written(instruction))
-        made = self.source.filtered and instruction.role == "solve" and instruction.meta.get("origin") != "seed"
+        seed = instruction.meta.get("origin") == "seed"
+        self.round.taken += seed
+        made = self.source.filtered and instruction.role == "solve" and not seed
         reason = "truncated_item" if instruction.meta.get("truncated") else None
         if reason is None and made:
             for rule in table.instruction_filters:

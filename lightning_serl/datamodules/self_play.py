@@ -89,7 +89,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        seeds: str | None = None,
+        seeds: str | os.PathLike[str] | None = None,
         source: str | InstructionSource = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
         reward: Reward | dict[str, Reward] | str | None = None,
@@ -122,7 +122,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.max_staleness must be 0 or 1, got {max_staleness}")
         if seed is not None and seed < 0:
             raise InputError(f"data.seed must be 0 or above, got {seed}")
-        self.seeds, self.source, self.fields = seeds, source, fields
+        self.seeds = None if seeds is None else os.fspath(seeds)
+        self.source, self.fields = source, fields
         self.mix_ratio = _parse_source(source)
         asked = check_reward_name(reward) if isinstance(reward, str) else reward
         self._reward_name = asked if isinstance(asked, str) else None
@@ -137,7 +138,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch, self.max_staleness = rounds_per_epoch, max_staleness
         self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
-        self.pool_from = [pool_from] if isinstance(pool_from, str) else list(pool_from or ())
+        pools = [pool_from] if isinstance(pool_from, (str, os.PathLike)) else list(pool_from or ())
+        self.pool_from = [os.fspath(one) for one in pools]
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
 
         self.seed_problems: list[Instruction] = []
@@ -191,6 +193,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if stage == "fit":
             preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
             self.check_staleness()
+            if not isinstance(self.source, InstructionSource):  # one's own may bring groups of any size
+                preflight.check_minibatches(self.trainer.lightning_module, self.round_options)
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
                 self.rounds = self._restored["rounds"]
@@ -270,7 +274,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
-                name: read_set(spec, self.evaluation.fields, name)
+                name: read_set(os.fspath(spec), self.evaluation.fields, name)
                 for name, spec in sorted(self.evaluation.sets.items())
             }
 
@@ -363,6 +367,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
         trainer, table = self.trainer, self.table()
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
+            chats = {f"data.templates.{role}.chat": one.chat for role, one in self.templates.items()}
+            chats["data.solve.chat"] = self.solve.chat
+            if self.writes:
+                chats["data.writing.template.chat"] = self.writing.template.chat
+            preflight.check_chat(policy, chats)
             preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             engine.folder, engine.poll = Path(trainer.default_root_dir), self._poll
             with table.ranks.stage("starting the engine"):

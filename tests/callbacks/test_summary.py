@@ -148,10 +148,10 @@ def test_a_rehearsal_leaves_no_files(tmp_path, sets):
 def test_the_summary_can_be_resumed():
     first, second = Summary(), Summary()
     first.before, first.after = {"a": {"pass@1": 0.1}}, {"a": {"pass@1": 0.2}}
-    first._first_round, first._seconds = {"kl": 1.0}, 5.0
+    first._first_round, first._seconds, first._taken = {"kl": 1.0}, 5.0, 7
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert (second.before, second.after, second._first_round) == (first.before, first.after, first._first_round)
-    assert second._elapsed() == 5.0
+    assert (second._elapsed(), second._taken) == (5.0, 7)
 
 
 # -- curves ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from lightning_serl.datamodules import SelfPlayDataModule
 from lightning_serl.datamodules.problems import Fields, read_problems, read_rows, to_problem
 from lightning_serl.errors import InputError
 
@@ -57,6 +58,13 @@ def test_fields_are_options(tmp_path):
     (out,) = read(tmp_path, content, fields=Fields("q", "gold", "opts"))
     assert (out.prompt, out.label, out.meta["choices"]) == ("right", "B", ["a", "b"])
     assert read(tmp_path, content, fields=Fields(answer=None))[0].label is None
+
+
+def test_a_file_can_be_a_path_object(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(GOOD)
+    data = SelfPlayDataModule(seeds=tmp_path / "p.jsonl", pool_from=tmp_path)
+    assert (data.seeds, data.pool_from) == (str(tmp_path / "p.jsonl"), [str(tmp_path)])
+    assert data.writes
 
 
 def test_embedded_files():
