@@ -349,7 +349,7 @@ _MAX_WORDS = {"default": 600, "serl": published.MAX_WORDS}
 # "The graph of y = x" and "the image of a point" are plain mathematics: only references to something shown count. A
 # figure can be a number, a chart a patient's, and evidence shows something, too.
 _DRAWN = "diagram|illustration|sketch"
-_SEEN = f"figure|{_DRAWN}|picture|image|photo|photograph|graph|chart|plot|map|drawing"
+_SEEN = f"figure|{_DRAWN}|picture|image|photo|photograph|graph|chart|plot(?! of land)|map|drawing"
 _PARTS = "area|perimeter|circumference|volume|sides?|vertices|angles?|parts?|portion|fraction|squares|triangles"
 _ENGLISH = (
     rf"\b(?:the|this) (?:{_DRAWN})\b"
@@ -359,7 +359,7 @@ _ENGLISH = (
     rf"|\b(?:{_PARTS}) (?:of|in) (?:the|this) (?:\w+ )?figure\b"
     r"|\b(?:in|from) (?:the|this) (?:picture|photo|photograph|drawing|(?:bar|pie|line) chart)\b"
     r"|\b(?:from|see|using|based on|according to|(?:shown|given|data|information) (?:in|on)) (?:the|this) chart\b"
-    rf"|\b(?:following|accompanying|attached|given) (?:{_SEEN})\b"
+    rf"|\b(?:following|accompanying|attached|given|adjoining|adjacent) (?:{_SEEN})\b"
     rf"|\b(?:{_SEEN})s? (?:is |are )?(?:shown|below|above|provided)\b"
     rf"|\b(?:shown|pictured|depicted|illustrated) (?:in|on|by) (?:the|this) (?:{_SEEN})\b"
     rf"|\b(?:below|above|here) (?:is|are) (?:the|a) (?:{_SEEN})s?\b"
@@ -375,6 +375,7 @@ _ELSEWHERE = (
     r"|그림과 같|그림에서 보|(?:아래|다음|위|오른쪽|왼쪽)의? ?그림"
     r"|\b(?:en|según) (?:la|esta) figura\b(?! (?:del?|jurídica|legal|histórica)\b)"
     r"|\b(?:figura|gráfica|gráfico|imagen|dibujo) (?:adjunt[oa]|de abajo|de arriba|de la (?:derecha|izquierda))\b"
+    r"|\bsiguiente (?:figura|gráfic[oa]|imagen|dibujo)\b|\bla figura m(?:uestra|ostra)\b"
     r"|\bcomo se (?:muestra|ve|observa) en (?:la|el) (?:figura|gráfic[oa]|imagen|dibujo|diagrama)\b"
     r"|\b(?:na|conforme a|da) figura (?:abaixo|acima|ao lado|a seguir|seguinte)\b|\bfigura (?:abaixo|ao lado)\b"
     r"|\bna figura\b(?! d[eoa]\b)|\b(?:gráfico|imagem|diagrama) (?:abaixo|ao lado)\b"
@@ -382,6 +383,7 @@ _ELSEWHERE = (
     r"|\b(?:dans|sur) (?:la|cette) figure suivante\b|\bdans (?:la|cette) figure\b|\bcomme (?:le )?montre la figure\b"
     r"|\b(?:in der|siehe|wie in der) Abbildung\b(?! (?:\$|\\|\w\b))|\bAbbildung (?:zeigt|unten|oben|rechts|links)\b"
     r"|\b(?:neben|unten)stehende[nrms]? (?:Abbildung|Figur|Skizze|Grafik|Zeichnung|Bild|Diagramm)\b"
+    r"|\bfolgende[nrs]? (?:Grafik|Skizze|Figur)\b"
     r"|\bwie (?:unten |oben )?(?:abgebildet|skizziert)\b|\bin der (?:Skizze|Grafik|Zeichnung)\b"
     r"|\b(?:nella|in) figura\b(?! d[ie]\b)|\bfigura (?:a lato|a fianco|sottostante|qui sotto)\b"
     r"|\b(?:на|см\.|по) (?:рис\.|рисунк[еу]|чертеж[еу])"

@@ -89,7 +89,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        seeds: str | os.PathLike[str] | None = None,
+        seeds: str | None = None,
         source: str | InstructionSource = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
         reward: Reward | dict[str, Reward] | str | None = None,
@@ -122,6 +122,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.max_staleness must be 0 or 1, got {max_staleness}")
         if seed is not None and seed < 0:
             raise InputError(f"data.seed must be 0 or above, got {seed}")
+        # path objects do, too; named in the signature, the command line would read null as the path None
         self.seeds = None if seeds is None else os.fspath(seeds)
         self.source, self.fields = source, fields
         self.mix_ratio = _parse_source(source)
