@@ -28,6 +28,7 @@ from lightning_serl.refusals import option_names, refusal
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     import torch
+    import yaml
     from lightning.pytorch.cli import LightningCLI
 
 _RUN_VARIABLE = "LIGHTNING_SERL_RUN"
@@ -64,6 +65,34 @@ def _preset_path(name: str) -> str:
     return str(files("lightning_serl") / "configs" / f"{name}.yaml")
 
 
+def _check_keys(name: str, node: yaml.Node | None) -> None:
+    """No mapping of a configuration file may hold a key twice: YAML keeps the last one and says nothing."""
+    import yaml
+
+    waiting, looked_at = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in looked_at:  # an alias
+            continue
+        looked_at.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += reversed(node.value)
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line = key.start_mark.line + 1
+            if key.value in first:
+                raise _Refused(
+                    f"{name[-120:]}:{line} holds {key.value[:60]!r} a second time, which would undo line "
+                    f"{first[key.value]}; put both under one {key.value[:60]!r}"
+                )
+            first[key.value] = line
+        waiting += [value for _, value in reversed(node.value)]
+
+
 def _split_extends(name: str) -> tuple[list[str], str | None]:
     """The files that a configuration file extends, and its text without that entry; ``None`` where it extends none.
 
@@ -76,6 +105,7 @@ def _split_extends(name: str) -> tuple[list[str], str | None]:
         node = yaml.compose(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return [], None  # whatever is wrong with it is told where it is read as a configuration
+    _check_keys(name, node)
     entries = node.value if isinstance(node, yaml.MappingNode) else []
     for entry in entries:
         key, value = entry

@@ -251,6 +251,7 @@ def test_predict_writes_problems_with_voted_answers(tmp_path):
         assert row["answer"].strip()
         assert 0 < row["confidence"] <= 1
     assert {row["round"] for row in made} <= {0, 1}
+    assert ended.out.splitlines()[-2] == f"predictions: {len(made)} problems with answers in {target}"
     before = target.read_bytes()
     again = cli("predict", *small(tmp_path / "other"), "--data.predict_to", target)
     assert again.status == 2
@@ -375,6 +376,14 @@ def test_sources(tmp_path, source, seeds, written):
     known = {seed["problem"] for seed in rows(tiny.path("seeds"))}
     voted = [prompts[row["uid"]] in known for row in ledger if row["event"] == "voted"]
     assert (voted.count(True), voted.count(False)) == (seeds, written)
+    proposed = [prompt in known for prompt in prompts.values()]
+    taken, wrote = proposed.count(True), proposed.count(False)
+    rejected = sum(row["event"] == "rejected" for row in ledger)
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("round    1  ")]
+    brought = [f"wrote {wrote}"] * bool(wrote) + [f"took {taken}"] * bool(taken)
+    assert line.startswith(f"round    1  {', '.join(brought)}, trained on ")
+    brought = [f"{wrote} written"] * bool(wrote) + [f"{taken} taken from the seeds"] * bool(taken)
+    assert f"\nproblems: {', '.join(brought)}, {rejected} rejected" in ended.out
 
 
 def test_lora_saves_the_adapter_alone_and_exports_it_merged(tmp_path):
@@ -571,6 +580,8 @@ def test_a_callback_list_in_yaml_keeps_the_machinery(tmp_path):
     assert ended.status == 0, ended.err
     for name in ("ledger.jsonl", "metrics.jsonl", "summary.json", "export", "checkpoints/last.ckpt"):
         assert (tmp_path / name).exists(), name
+    said = "filters: DifficultyFilter, as trainer.callbacks list them, in place of the default ones; off: QualityFilter"
+    assert said in ended.err
 
 
 def test_a_users_own_checkpoints_are_left_alone(tmp_path):

@@ -181,12 +181,24 @@ def test_a_file_extends_presets_and_files_beside_it(tmp_path):
         ("extends: [mine.yaml]\n", "extends itself"),
         ("extends: [preset:serl]\ndata:\n  max_tokenz: 3\n", "max_tokenz"),
         ("extends: [preset:serl]\nnonsense\n", "mine.yaml"),
+        ("data:\n  max_tokens: 9\ntrainer: {}\ndata:\n  seed: 1\n", "mine.yaml:4 holds 'data' a second time, which "),
+        ("extends: [preset:serl]\ndata:\n  round: {max_waves: 1, max_waves: 0}\n", "mine.yaml:3 holds 'max_waves' a "),
+        ("extends: [preset:serl]\nextends: [preset:rloo]\n", "would undo line 1; put both under one 'extends'"),
+        ("trainer:\n  callbacks:\n  - class_path: Health\n    class_path: Ledger\n", "mine.yaml:4 holds 'class_path'"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, text, said):
     ended = cli("fit", "-c", write(tmp_path / "mine.yaml", text), "--trainer.default_root_dir", tmp_path / "run")
     assert ended.status == 2
     assert said in ended.error
+
+
+def test_a_part_used_twice_by_its_anchor_is_no_key_twice(tmp_path):
+    text = "data: {writing: {sampling: &s {max_tokens: 7}}}\nextends: [base.yaml]\n"
+    write(tmp_path / "base.yaml", "data: {writing: {sampling: &s {max_tokens: 9}, template: {<<: {}, <<: {}}}}\n")
+    assert settings("-c", write(tmp_path / "mine.yaml", text))["data"]["writing"]["sampling"]["max_tokens"] == 7
+    circle = write(tmp_path / "circle.yaml", "data: &a\n  seed: *a\n")
+    assert cli("fit", "-c", circle, "--trainer.default_root_dir", tmp_path / "run").status == 2
 
 
 def test_earlier_runs_that_are_none(tmp_path):

@@ -51,6 +51,24 @@ def test_seeds_without_the_prompt_field_name_file_and_line(tmp_path):
     assert f"{path}:1 has no field 'aufgabe'" in said
 
 
+def test_fields_of_seeds_that_no_seed_has(tmp_path):
+    path = write_rows(tmp_path / "seeds.jsonl", [one | {"gold": "4"} for one in problems(8)])
+    said = refused(tmp_path, "--data.seeds", path, "--data.fields.answer", "golt")
+    assert "seeds.jsonl has no field 'golt'" in said
+    assert said.endswith("did you mean gold?); set --data.fields.answer (null ignores labels)")
+
+
+def test_more_minibatches_than_responses(tmp_path):
+    said = refused(tmp_path, "--model.minibatches", 500)
+    assert "model.minibatches is 500 but a round has only" in said
+
+
+@pytest.mark.parametrize("option", ["data.solve.chat", "data.writing.template.chat"])
+def test_a_chat_template_that_is_not_there(tmp_path, option):
+    said = refused(tmp_path, f"--{option}", "true")
+    assert said.startswith(f"{option} is true but the tokenizer")
+
+
 def test_more_exemplars_than_seeds(tmp_path):
     path = write_rows(tmp_path / "seeds.jsonl", problems(3))
     said = refused(tmp_path, "--data.seeds", path, "--data.writing.exemplars", 4)

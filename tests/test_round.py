@@ -1,5 +1,6 @@
 """Rules of a round: whose turn it is to bring problems, and what rewards may not say."""
 
+import pytest
 import torch
 
 from lightning_serl.answers import MathGrader
@@ -148,6 +149,54 @@ def test_an_empty_round_says_why_and_keeps_its_events():
         assert {e["event"] for e in error.played.events} >= {"proposed", "accepted", "voted", "dropped"}  # noqa: PT017
     else:
         raise AssertionError("a round without a group was taken for one")
+
+
+class Barren(InstructionSource):
+    """Proposes nothing."""
+
+    def propose(self, k, ctx):
+        return []
+
+
+def why_empty(barren, number=0):
+    with pytest.raises(EmptyRound) as caught:
+        play_round(barren, number)
+    assert len(str(caught.value)) <= 280
+    return str(caught.value)
+
+
+def test_an_empty_round_advises_about_what_emptied_it():
+    from lightning_serl.callbacks import DifficultyFilter, NoveltyFilter, QualityFilter
+
+    def mute(groups, ctx):
+        return [Verdict(torch.zeros(4), info={"no_answer": 4}) for _ in groups]
+
+    def hopeless(groups, ctx):
+        return [Verdict(torch.zeros(4)) for _ in groups]
+
+    unread = table(Generous(), mute, prompts_per_round=2)
+    unread.group_filters = [DifficultyFilter()]
+    said = why_empty(unread)
+    assert (
+        "no_answer 2); look at samples.jsonl, then at data.grader (math), at the answer format that data.solve" in said
+    )
+    assert said.endswith("and at data.max_tokens")
+    hard = table(Generous(), hopeless, prompts_per_round=2)
+    hard.group_filters = [DifficultyFilter()]
+    assert "then widen the DifficultyFilter or raise data.round.max_attempts" in why_empty(hard)
+    hard.instruction_filters = [QualityFilter(), NoveltyFilter(1.0)]
+    assert "DifficultyFilter (list QualityFilter and NoveltyFilter beside it to keep them) or" in why_empty(hard, 1)
+
+
+def test_a_round_without_proposals_says_what_would_bring_some():
+    barren = table(Barren(), prompts_per_round=2)
+    said = why_empty(barren)
+    assert "the recording holds no proposals (rows without a problem)" in said
+    assert said.endswith("--data.source seeds")
+    barren.engine.samples_policy = True
+    assert "no problem was proposed, not even one to reject; raise data.writing.sampling.max_tokens" in why_empty(
+        barren
+    )
 
 
 # -- the published loop -----------------------------------------------------------------------------------------------

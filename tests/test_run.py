@@ -135,6 +135,20 @@ def test_a_reward_that_needs_labels_is_refused_where_there_are_none(tmp_path):
     assert "needs labels, but problems that the policy writes carry none" in ended.error
 
 
+def test_a_reward_that_needs_labels_trains_on_the_labelled_seeds_alone(tmp_path):
+    seeds = [{"problem": f"Compute {i} + 4.", **({"answer": str(i + 4)} if i % 3 else {})} for i in range(12)]
+    path = write_rows(tmp_path / "seeds.jsonl", seeds)
+    options = ["--data.seeds", path, "--data.source", "seeds"]
+    said = "labels: 4 of 12 seeds carry none and are left out: data.reward needs labels"
+    for reward, alone in ((["--data.reward", "VerifiableReward"], True), ([], False)):
+        root = tmp_path / str(alone)
+        ended = cli("fit", *small(root, rounds=3), *options, *reward, "--data.round.max_attempts", 3)
+        asked = {row["prompt"] for row in rows(root / "ledger.jsonl") if row["event"] == "proposed"}
+        assert len(asked) > 4
+        assert (asked <= {row["problem"] for row in seeds if "answer" in row}) == alone
+        assert (said in ended.err) == alone
+
+
 def test_one_cycle_and_plateau_schedules(tmp_path):
     one_cycle = ["--model.lr_scheduler", "torch.optim.lr_scheduler.OneCycleLR", "--model.lr_scheduler.max_lr", 1e-4]
     one_cycle += ["--model.lr_scheduler.total_steps", 50]

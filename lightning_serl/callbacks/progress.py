@@ -108,10 +108,13 @@ class Phases(RolloutHooks):
             groups = stats["serl/round/groups"]
             fresh = groups - stats.get("serl/round/carried", 0.0)
             answered = fresh / max(1e-9, stats["serl/filter/yield"])
+            taken = self._played.taken
+            wrote = stats["serl/filter/proposed"] - taken
+            brought = [f"wrote {wrote:.0f}"] * bool(wrote or not taken) + [f"took {taken}"] * bool(taken)
             agreement, no_answer = stats["serl/vote/agreement_mean"], stats["serl/vote/no_answer_frac"]
             self._console.print(
-                f"round {self._played.number + 1:>4}  wrote {stats['serl/filter/proposed']:.0f}, trained on "
-                f"{groups:.0f} of {answered:.0f} answered; agreement {agreement:.2f}, no answer {no_answer:.2f}, "
+                f"round {self._played.number + 1:>4}  {', '.join(brought)}, trained on {groups:.0f} of "
+                f"{answered:.0f} answered; agreement {agreement:.2f}, no answer {no_answer:.2f}, "
                 f"length {stats['completions/mean_length']:.0f}"
                 + (f", kl {metrics['kl']:.4f}" if "kl" in metrics else ""),
                 highlight=False,

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -16,7 +16,11 @@ from rich.table import Table
 from lightning_serl.callbacks.curves import draw_curves
 from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.ledger import Ledger
+from lightning_serl.datamodules.predictions import PredictionStream
 from lightning_serl.durable import write_whole
+
+if TYPE_CHECKING:
+    from lightning_serl.datamodules.round import Round
 
 Results = dict[str, dict[str, Any]]
 
@@ -30,6 +34,7 @@ class Summary(pl.Callback):
         self.after: Results = {}
         self._first_round: dict[str, float] = {}
         self._seconds = 0.0
+        self._taken = 0  # seeds among the proposals
         self._began: float | None = None
         self._first_step: int | None = None
         #: Set by a caller that still evaluates after the fit, and then calls :meth:`finish` itself.
@@ -66,6 +71,17 @@ class Summary(pl.Callback):
         """Where no set is evaluated, the first round stands in for the beginning."""
         if not self._first_round:
             self._first_round = dict(_ledger(trainer).last_metrics)
+
+    def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
+        """Count the proposals that are seeds: the ledger holds them beside what was written."""
+        self._taken += played.taken
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the problems are."""
+        stream = trainer.predict_dataloaders
+        if trainer.is_global_zero and isinstance(stream, PredictionStream):
+            said = f"predictions: {stream.written} problems with answers in {stream.target}"
+            Console(file=sys.stdout, highlight=False).print(said, soft_wrap=True, markup=False)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files and print the table."""
@@ -133,8 +149,11 @@ class Summary(pl.Callback):
             console.print(f"KL to the starting policy: {summary['kl']:.4f}")
         else:
             console.print("KL to the starting policy: not measured (model.objective.beta is 0)")
+        written = summary["proposed"] - self._taken
+        brought = [f"{written} written"] * bool(written or not self._taken)
+        brought += [f"{self._taken} taken from the seeds"] * bool(self._taken)
         console.print(
-            f"problems: {summary['proposed']} written, "
+            f"problems: {', '.join(brought)}, "
             f"{sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
             f"{sum(summary['dropped'].values())} dropped{_why(summary['dropped'])}, "
             f"{summary['kept']} kept",
@@ -166,13 +185,14 @@ class Summary(pl.Callback):
             "after": self.after,
             "first_round": self._first_round,
             "seconds": self._elapsed(),
+            "taken": self._taken,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`."""
         self.before, self._first_round = state_dict["before"], state_dict["first_round"]
         self.after = state_dict.get("after", {})
-        self._seconds = state_dict["seconds"]
+        self._seconds, self._taken = state_dict["seconds"], state_dict.get("taken", 0)
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)

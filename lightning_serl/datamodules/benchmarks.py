@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.datamodules.problems import Fields, read_rows, scalar, subject_of, to_problem
+from lightning_serl.datamodules.problems import Fields, check_named, read_rows, scalar, subject_of, to_problem
 from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
 
@@ -87,7 +87,12 @@ def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
         rank_zero_info(f"{name}: {len(rows) - len(kept)} of {len(rows)} problems have several answers and are left out")
     if not kept:
         raise InputError(f"{spec} holds no problems with a single answer; give a set that does")
-    _check_fields(spec, fields, [row for _, _, row in kept], strict=source is not None)
+    # a dataset of the hub has labels as a rule: without a field of the default name another one was meant
+    found = [row for _, _, row in kept]
+    # the names are those of all sets, and one beside them need not be multiple choice
+    lists = any(isinstance(value, list) for row in found if isinstance(row, dict) for value in row.values())
+    checked = fields if lists else replace(fields, choices=Fields.choices)
+    check_named(spec, checked, found, _OPTION, strict=source is not None)
     problems = []
     for number, where, row in kept:
         problem = to_problem(row, fields, where, f"{name}-{number:05d}", _OPTION)
@@ -320,20 +325,3 @@ def _strata(row: Row, fields: Fields) -> dict[str, str]:
     if isinstance(row.get("options"), list):
         found["group"] = _GROUP_OF.get(str(row.get("category")))
     return {key: value for key, value in found.items() if value}
-
-
-def _check_fields(spec: str, fields: Fields, rows: list[Any], strict: bool) -> None:
-    """A field that was named, and on the hub also a default answer field, must be in some row.
-
-    Raises:
-        InputError: naming the fields there are.
-    """
-    has = {name for row in rows if isinstance(row, dict) for name in row}
-    named = {"level": fields.level, "subject": fields.subject}
-    if strict or fields.answer != Fields.answer:
-        named["answer"] = fields.answer
-    for part, field in named.items():
-        if has and field is not None and field not in has:
-            known = ", ".join(name[:20] for name in sorted(has)[:10])
-            advice = " (null measures without labels)" if part == "answer" else ""
-            raise InputError(f"{spec} has no field {field!r} (it has {known}); set {_OPTION}.{part}{advice}")

@@ -28,6 +28,8 @@ class PredictionStream:
 
     def __init__(self, data: SelfPlayDataModule, target: Path) -> None:
         self.data, self.target = data, target
+        #: Rows so far.
+        self.written = 0
         with data.ranks.stage("opening the prediction file"):
             if data.ranks.leads:
                 self._open()
@@ -62,5 +64,6 @@ class PredictionStream:
                 # lone surrogates can come out of a model: written escaped rather than refused
                 with self.target.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            self.written += len(rows)
             self.data.commit(played, [])
             yield rows

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.callbacks.filters import InstructionFilter
+from lightning_serl.callbacks.filters import (
+    DifficultyFilter,
+    GroupFilter,
+    InstructionFilter,
+    NoveltyFilter,
+    QualityFilter,
+    ZeroSpread,
+)
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
 from lightning_serl.types import Instruction
 
 if TYPE_CHECKING:
+    from lightning_serl.datamodules.round import RoundOptions
     from lightning_serl.policy import Policy
 
 
@@ -97,6 +105,45 @@ def check_staleness(module: object, staleness: int, style: str, engine: RolloutE
         raise InputError(f"data.max_staleness is {staleness} but the engine replays recordings, which have no age")
 
 
+def check_minibatches(module: object, options: RoundOptions) -> None:
+    """An optimizer step without a single response would move the weights by the optimizer's momentum alone.
+
+    Args:
+        module: The module that is fitted; one of another kind is left to itself.
+        options: The size of a round; follow-ups bring more responses than can be told beforehand.
+
+    Raises:
+        InputError: if a full round has too few responses.
+    """
+    parts, most = getattr(module, "minibatches", 1), options.prompts_per_round * options.samples_per_prompt
+    if not options.max_waves and parts > most:
+        raise InputError(
+            f"model.minibatches is {parts} but a round has only {most} responses (data.round.prompts_per_round x "
+            "samples_per_prompt); lower it, or make the round larger"
+        )
+
+
+def check_chat(policy: Policy | None, templates: Mapping[str, bool | None]) -> None:
+    """A chat template that is asked for must be there, which is seen before anything is generated.
+
+    Args:
+        policy: The live policy; ``None`` under replay, which needs no tokens.
+        templates: ``chat`` of each template, by its option.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if policy is None or getattr(policy.tokenizer, "chat_template", None):
+        return
+    for option, chat in templates.items():
+        if chat:
+            name = str(getattr(policy.tokenizer, "name_or_path", ""))[-100:]
+            raise InputError(
+                f"{option} is true but the tokenizer {name!r} has no chat template; set it to false or use a model "
+                "that has one"
+            )
+
+
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:
     """What cannot fit the context of model or engine is refused before anything is generated.
 
@@ -140,6 +187,31 @@ def announce_labels(seeds: Sequence[Instruction]) -> None:
     labelled = sum(p.label is not None for p in seeds)
     if labelled:
         rank_zero_info(f"labels: {labelled} of {len(seeds)} seeds carry one and are scored against it; others vote")
+
+
+def announce_unlabelled(seeds: Sequence[Instruction]) -> None:
+    """Say how many seeds a reward that needs labels cannot be trained on."""
+    without = sum(p.label is None for p in seeds)
+    if without:
+        rank_zero_info(f"labels: {without} of {len(seeds)} seeds carry none and are left out: data.reward needs labels")
+
+
+def announce_choice(callbacks: Sequence[pl.Callback], writes: bool) -> None:
+    """Say which default filters are off because the user listed filters: one that is meant to be tuned replaces all.
+
+    Args:
+        callbacks: The Trainer's.
+        writes: Whether problems are written; the instruction filters have nothing to judge otherwise.
+    """
+    chosen = [c for c in callbacks if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
+    usual = (QualityFilter, NoveltyFilter, DifficultyFilter) if writes else (DifficultyFilter,)
+    off = [kind.__name__ for kind in usual if not any(isinstance(c, kind) for c in chosen)]
+    if chosen and off:
+        listed = ", ".join(dict.fromkeys(type(c).__name__ for c in chosen))
+        rank_zero_info(
+            f"filters: {listed}, as trainer.callbacks list them, in place of the default ones; off: {', '.join(off)} "
+            "(list them as well to keep them)"
+        )
 
 
 def announce_filters(seeds: Sequence[Instruction], callbacks: Sequence[pl.Callback]) -> None:

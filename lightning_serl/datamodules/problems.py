@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,48 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
         prefix: Start of the uids, which are ``PREFIX-LINE`` (in a JSON list ``PREFIX-ITEM``).
 
     Raises:
-        InputError: with file and line, if the file is missing, empty, not JSON, or a row lacks the problem.
+        InputError: with file and line, if the file is missing, empty, not JSON, or a row lacks the problem; without a
+            line, if no row has a field that was named.
     """
     problems = []
-    for number, where, row in read_rows(name, fields):
+    rows = read_rows(name, fields)
+    check_named(name, fields, (row for _, _, row in rows), "--data.fields")
+    for number, where, row in rows:
         problem = to_problem(row, fields, where, f"{prefix}-{number:05d}")
         subject = subject_of(row, fields)
         if subject is not None:
             problem = replace(problem, meta={**problem.meta, "subject": subject})
         problems.append(problem)
     return problems
+
+
+def check_named(name: str, fields: Fields, rows: Iterable[Any], option: str, strict: bool = False) -> None:
+    """A field that the user named must be in some row: read as absent, a mistyped name would change what is trained on.
+
+    Args:
+        name: What the rows are of, for the message.
+        fields: Names of its fields. The one of the problem must be in every row, see :func:`to_problem`.
+        rows: Its JSON values.
+        option: The option that names the fields, for the message.
+        strict: Whether the default answer field must be there, too.
+
+    Raises:
+        InputError: naming the fields there are.
+    """
+    named = {"answer": fields.answer, "choices": fields.choices, "level": fields.level, "subject": fields.subject}
+    asked = {part: field for part, field in named.items() if field is not None and field != getattr(Fields, part)}
+    if strict and fields.answer is not None:
+        asked["answer"] = fields.answer
+    if not asked:
+        return
+    has = sorted({str(field) for row in rows if isinstance(row, dict) for field in row})
+    for part, field in asked.items():
+        if has and field not in has:
+            near = difflib.get_close_matches(field, has, n=1)
+            meant = f", did you mean {near[0][:20]}?" if near else ""
+            known = ", ".join(one[:20] for one in has[:10])
+            advice = " (null ignores labels)" if part == "answer" else ""
+            raise InputError(f"{name} has no field {field[:40]!r} (it has {known}{meant}); set {option}.{part}{advice}")
 
 
 def read_rows(name: str, fields: Fields) -> list[tuple[int, str, Any]]:

@@ -211,6 +211,7 @@ class Round:
         answered: Every answered group with its verdict, before the group filters.
         probe: The votes on the health probe just before the round, by uid; empty where none was made.
         oldest: Optimizer step whose weights wrote the oldest group that survived.
+        taken: Proposals that are seeds, which nobody wrote.
     """
 
     number: int
@@ -223,6 +224,7 @@ class Round:
     answered: list[tuple[Group, Verdict]] = field(default_factory=list)
     probe: dict[str, Vote] = field(default_factory=dict)
     oldest: int = 0
+    taken: int = 0
 
 
 def play_round(table: Table, number: int) -> Round:
@@ -371,7 +373,9 @@ class _Play:
         if not instruction.uid:
             instruction = replace(instruction, uid=self.uid())
         self.event(instruction.uid, "proposed", **_written(instruction))
-        made = self.source.filtered and instruction.role == "solve" and instruction.meta.get("origin") != "seed"
+        seed = instruction.meta.get("origin") == "seed"
+        self.round.taken += seed
+        made = self.source.filtered and instruction.role == "solve" and not seed
         reason = "truncated_item" if instruction.meta.get("truncated") else None
         if reason is None and made:
             for rule in table.instruction_filters:
@@ -599,15 +603,42 @@ class _Play:
         self.round.events.append({"uid": uid, "event": event, "round": self.number, **facts})
 
     def explain(self, attempts: int, tried: int) -> str:
+        """Why nothing is left to train on, and what to do about what did most of it."""
         common = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common(4)) or "none"
-        if not tried:
+        leads = next(iter(self.reasons.most_common(1)), ("", 0))[0]
+        written = self.counts["proposed"]
+        if not tried and not written:
+            if not self.table.engine.samples_policy:
+                return (
+                    f"round {self.number}: the recording holds no proposals (rows without a problem) that were not used"
+                    " yet; add some, or set --data.source seeds"
+                )
             return (
-                f"round {self.number}: the policy proposed {self.counts['proposed']} problems and none could be used "
-                f"(rejected: {common}); look at ledger.jsonl, then loosen that filter or change data.writing"
+                f"round {self.number}: no problem was proposed, not even one to reject; raise "
+                "data.writing.sampling.max_tokens, or change data.writing.template or your own source"
             )
+        if not tried:
+            advice = "look at ledger.jsonl, then loosen that filter or change data.writing"
+            if leads == "over_long_prompt":
+                advice = (
+                    "lower data.max_tokens, which they share the context with, or raise data.round.max_prompt_tokens"
+                )
+            said = f"{written} problems were proposed and none could be used (rejected: {common})"
+            return f"round {self.number}: {said}; {advice}"
+        dropped = Counter(e["reason"] for e in self.round.events if e["event"] == "dropped")
+        if dropped and dropped.most_common(1)[0][0] == "no_answer":
+            advice = (
+                f"look at samples.jsonl, then at data.grader ({self.table.grader_name}), at the answer format that "
+                "data.solve asks for, and at data.max_tokens"
+            )
+        else:
+            # a list of filters in trainer.callbacks replaces the default ones
+            beside = " and ".join(dict.fromkeys(type(f).__name__ for f in self.table.instruction_filters))
+            kept = f" (list {beside} beside it to keep them)" if beside else ""
+            advice = f"look at samples.jsonl, then widen the DifficultyFilter{kept} or raise data.round.max_attempts"
         return (
             f"round {self.number}: none of {tried} groups survived {attempts} attempts (dropped or rejected: {common});"
-            " look at samples.jsonl, then widen the DifficultyFilter or raise data.round.max_attempts"
+            f" {advice}"
         )
 
     def statistics(

@@ -122,7 +122,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             raise InputError(f"data.max_staleness must be 0 or 1, got {max_staleness}")
         if seed is not None and seed < 0:
             raise InputError(f"data.seed must be 0 or above, got {seed}")
-        self.seeds, self.source, self.fields = seeds, source, fields
+        # path objects do, too; named in the signature, the command line would read null as the path None
+        self.seeds = None if seeds is None else os.fspath(seeds)
+        self.source, self.fields = source, fields
         self.mix_ratio = _parse_source(source)
         asked = check_reward_name(reward) if isinstance(reward, str) else reward
         self._reward_name = asked if isinstance(asked, str) else None
@@ -137,7 +139,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch, self.max_staleness = rounds_per_epoch, max_staleness
         self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
-        self.pool_from = [pool_from] if isinstance(pool_from, str) else list(pool_from or ())
+        pools = [pool_from] if isinstance(pool_from, (str, os.PathLike)) else list(pool_from or ())
+        self.pool_from = [os.fspath(one) for one in pools]
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
 
         self.seed_problems: list[Instruction] = []
@@ -174,6 +177,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return self.mix_ratio < 1 and self.seeds is not None and not isinstance(self.source, InstructionSource)
 
     @property
+    def _needs_labels(self) -> bool:
+        """Whether the reward can say nothing of a problem without a label; the default one votes there."""
+        named = self._reward_name in ("VerifiableReward", "RuleReward")
+        return named or isinstance(self.rewards.get("solve"), (VerifiableReward, RuleReward))
+
+    @property
     def ranks(self) -> Ranks:
         """This process among its peers."""
         return Ranks.of(self.trainer)
@@ -185,6 +194,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if stage == "fit":
             preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
             self.check_staleness()
+            if not isinstance(self.source, InstructionSource):  # one's own may bring groups of any size
+                preflight.check_minibatches(self.trainer.lightning_module, self.round_options)
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
                 self.rounds = self._restored["rounds"]
@@ -197,6 +208,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if stage in ("fit", "predict"):
             if not self.rewards and self._reward_name is None and self.mix_ratio > 0 and stage == "fit":
                 preflight.announce_labels(self.seed_problems)
+            if self._needs_labels and stage == "fit":
+                preflight.announce_unlabelled(self.seed_problems)
+            if stage == "fit":
+                preflight.announce_choice(self.trainer.callbacks, self.writes)
             if self.writes:
                 preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
 
@@ -253,18 +268,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if wanted and self.pool_from and not self._earlier:
             self._earlier = [read_pool(name) for name in self.pool_from]
             self._table = None
-        if stage == "fit":
-            solve = self.rewards.get("solve")
-            if self._reward_name in ("VerifiableReward", "RuleReward") or isinstance(
-                solve, (VerifiableReward, RuleReward)
-            ):
-                preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
+        if stage == "fit" and self._needs_labels:
+            preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
-                name: read_set(spec, self.evaluation.fields, name)
+                name: read_set(os.fspath(spec), self.evaluation.fields, name)
                 for name, spec in sorted(self.evaluation.sets.items())
             }
 
@@ -344,9 +355,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return {1.0: PromptSet, 0.0: FewShotSelfInstruction}.get(self.mix_ratio, Mixture).__name__
 
     def _fixed(self) -> list[Instruction]:
-        """The seeds as prompts; what ``predict`` writes is voted, so their labels stay out of it."""
+        """The seeds as prompts, where the reward needs labels those that carry one.
+
+        What ``predict`` writes is voted, so labels stay out of it.
+        """
         if self.trainer.state.fn != "predict":
-            return self.seed_problems
+            labelled = [p for p in self.seed_problems if p.label is not None]
+            return labelled if self._needs_labels else self.seed_problems
         return [replace(p, label=None) for p in self.seed_problems]
 
     @contextmanager
@@ -361,6 +376,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
         trainer, table = self.trainer, self.table()
         policy, engine = table.policy, self.engine
         if self._started_for is not policy:
+            chats = {f"data.templates.{role}.chat": one.chat for role, one in self.templates.items()}
+            chats["data.solve.chat"] = self.solve.chat
+            if self.writes:
+                chats["data.writing.template.chat"] = self.writing.template.chat
+            preflight.check_chat(policy, chats)
             preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             engine.folder, engine.poll = Path(trainer.default_root_dir), self._poll
             with table.ranks.stage("starting the engine"):

@@ -39,12 +39,16 @@ class ReplayEngine(RolloutEngine):
         self._texts: dict[str, list[tuple[str, bool]]] = {}
         self._proposals: list[tuple[str, bool]] = []
         self._next_proposal = 0
+        self._named: set[str] = set()  # the fields of rows without a prompt, beside the responses
         self._tokenizer: Any = None
+        self._prompt_field = prompt_field
         if isinstance(recordings, Mapping):
             for prompt, responses in recordings.items():
                 self._add(prompt, responses, "the mapping")
         else:
             self._read(Path(recordings), prompt_field, responses_field)
+            if not self._texts and self._proposals and prompt_field != "problem":
+                raise InputError(f"{recordings} {self._unnamed(prompt_field)}")
         if not self._texts and not self._proposals:
             raise InputError(f"{recordings} holds no recorded responses")
 
@@ -71,7 +75,11 @@ class ReplayEngine(RolloutEngine):
             except (RecursionError, ValueError) as error:
                 raise InputError(f"{where} is not JSON that can be read ({type(error).__name__})") from error
             if not isinstance(row, dict) or not isinstance(row.get(responses_field), list):
-                raise InputError(f"{where} has no list {responses_field!r}; name the field with responses_field")
+                raise InputError(
+                    f"{where} has no list {responses_field!r}; name the field with --data.engine.responses_field"
+                )
+            if row.get(prompt_field) is None:
+                self._named |= {name for name, value in row.items() if isinstance(value, str)}
             self._add(row.get(prompt_field), row[responses_field], where)
 
     def _add(self, prompt: Any, responses: Sequence[Any], where: str) -> None:
@@ -92,6 +100,13 @@ class ReplayEngine(RolloutEngine):
             self._texts.setdefault(prompt, []).extend(parsed)
         else:
             raise InputError(f"{where}: the prompt must be a string, got {type(prompt).__name__}")
+
+    def _unnamed(self, prompt_field: str) -> str:
+        known = ", ".join(name[:20] for name in sorted(self._named)[:8]) or "none but the responses"
+        return (
+            f"has no row with a field {prompt_field[:40]!r} (there is {known}); name the one of the problem with"
+            " --data.engine.prompt_field"
+        )
 
     @property
     def version(self) -> int:
@@ -120,6 +135,8 @@ class ReplayEngine(RolloutEngine):
             self.poll()
             if request.prompt:
                 recorded = self._texts.get(request.prompt)
+                if recorded is None and not self._texts:
+                    raise EngineFailure(f"the recording {self._unnamed(self._prompt_field)}")
                 if recorded is None:
                     raise EngineFailure(f"the recording holds no response to {request.prompt[:80]!r}")
             else:  # an instruction prompt: nothing to look up

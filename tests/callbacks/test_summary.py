@@ -25,7 +25,7 @@ from lightning_serl.callbacks import (
 from lightning_serl.callbacks.curves import draw_curves
 from lightning_serl.callbacks.machinery import missing_callbacks
 from lightning_serl.callbacks.preemption import Preemption
-from lightning_serl.datamodules import EvaluationOptions
+from lightning_serl.datamodules import EvaluationOptions, preflight
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -148,10 +148,10 @@ def test_a_rehearsal_leaves_no_files(tmp_path, sets):
 def test_the_summary_can_be_resumed():
     first, second = Summary(), Summary()
     first.before, first.after = {"a": {"pass@1": 0.1}}, {"a": {"pass@1": 0.2}}
-    first._first_round, first._seconds = {"kl": 1.0}, 5.0
+    first._first_round, first._seconds, first._taken = {"kl": 1.0}, 5.0, 7
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert (second.before, second.after, second._first_round) == (first.before, first.after, first._first_round)
-    assert second._elapsed() == 5.0
+    assert (second._elapsed(), second._taken) == (5.0, 7)
 
 
 # -- curves ----------------------------------------------------------------------------------------------------
@@ -210,6 +210,24 @@ def test_what_attaches_itself():
         NoveltyFilter,
         DifficultyFilter,
     }
+
+
+@pytest.mark.parametrize(
+    ("listed", "writes", "off"),
+    [
+        ([DifficultyFilter()], True, "QualityFilter, NoveltyFilter"),
+        ([DifficultyFilter()], False, None),  # nothing is written that the others could judge
+        ([NoveltyFilter(), QualityFilter()], False, "DifficultyFilter"),
+        ([QualityFilter(), NoveltyFilter(), DifficultyFilter()], True, None),
+        ([ZeroSpread()], True, None),
+        ([], True, None),
+    ],
+)
+def test_default_filters_that_are_off_are_named(listed, writes, off, monkeypatch):
+    said = []
+    monkeypatch.setattr(preflight, "rank_zero_info", said.append)
+    preflight.announce_choice(listed, writes)
+    assert [line.partition("; off: ")[2].partition(" (")[0] for line in said] == ([off] if off else [])
 
 
 def test_a_subclass_of_the_users_stands_for_ours():

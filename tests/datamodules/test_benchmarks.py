@@ -410,6 +410,12 @@ def test_fields_that_are_not_there(tmp_path):
         read(tmp_path, Fields("task", "final", subject="topic"))
     with pytest.raises(InputError, match="no field 'gold'"):
         read(tmp_path / "test.jsonl", Fields("task", "gold"))
+    options = write_rows(tmp_path / "options.jsonl", [{"problem": "p", "opts": ["a", "b"]}])
+    with pytest.raises(InputError, match=r"'optz' \(it has opts, problem, did you mean opts\?\); set .*fields.choices"):
+        read(options, Fields(choices="optz"))
+    assert read(options, Fields(choices="opts"))[0].meta["choices"] == ["a", "b"]
+    # the names are those of all sets: one without options may stand beside one that has some
+    assert read(write_rows(tmp_path / "open.jsonl", [{"problem": "p"}]), Fields(choices="opts"))[0].meta == {}
     # a file without labels is measured without them
     assert read(write_rows(tmp_path / "plain.jsonl", [{"problem": "p"}]))[0].label is None
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from lightning_serl.datamodules import SelfPlayDataModule
 from lightning_serl.datamodules.problems import Fields, read_problems, read_rows, to_problem
 from lightning_serl.errors import InputError
 
@@ -57,6 +58,13 @@ def test_fields_are_options(tmp_path):
     (out,) = read(tmp_path, content, fields=Fields("q", "gold", "opts"))
     assert (out.prompt, out.label, out.meta["choices"]) == ("right", "B", ["a", "b"])
     assert read(tmp_path, content, fields=Fields(answer=None))[0].label is None
+
+
+def test_a_file_can_be_a_path_object(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(GOOD)
+    data = SelfPlayDataModule(seeds=tmp_path / "p.jsonl", pool_from=tmp_path)
+    assert (data.seeds, data.pool_from) == (str(tmp_path / "p.jsonl"), [str(tmp_path)])
+    assert data.writes
 
 
 def test_embedded_files():
@@ -234,3 +242,26 @@ def test_training_does_not_take_solutions_or_levels_along(tmp_path):
 def test_whole_numbers_are_written_without_a_point(row, label, tmp_path):
     (tmp_path / "p.jsonl").write_text(row, encoding="utf-8")
     assert read_problems(str(tmp_path / "p.jsonl"), Fields(), "p")[0].label == label
+
+
+MISNAMED = [
+    (Fields(answer="gould"), "p.jsonl has no field 'gould' (it has a, gold, opts, problem, did you mean gold?); set "),
+    (Fields(choices="optz"), "has no field 'optz' (it has a, gold, opts, problem, did you mean opts?); set --data"),
+    (Fields(subject="faculty"), "has no field 'faculty' (it has a, gold, opts, problem); set --data.fields.subject"),
+    (Fields(level="x" * 500), "xx' (it has a, gold, opts, problem); set --data.fields.level"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), MISNAMED)
+def test_a_mistyped_field_is_refused_not_read_as_absent(tmp_path, fields, said):
+    rows = b'{"problem": "1+1?", "gold": "2"}\n{"problem": "b", "a": 1, "opts": ["x", "y"]}'
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, rows, fields=fields)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_a_field_that_some_rows_lack_is_there(tmp_path):
+    rows = b'{"problem": "1+1?", "gold": "2"}\n{"problem": "b", "topic": "law"}'
+    first, second = read(tmp_path, rows, fields=Fields(answer="gold", subject="topic"))
+    assert (first.label, second.label, second.meta["subject"]) == ("2", None, "law")

@@ -96,6 +96,21 @@ def test_an_unknown_prompt_is_named(tmp_path):
         ask(ReplayEngine({"a": ["x"]}), "what is this")
 
 
+def test_a_problem_field_that_is_not_there_is_named(tmp_path):
+    path = write(tmp_path / "r.jsonl", {"question": "a", "outputs": ["x"]}, {"question": "b", "outputs": ["y"]})
+    with pytest.raises(
+        InputError, match=r":1 has no list 'responses'; name the field with --data.engine.responses_field"
+    ):
+        ReplayEngine(path)
+    # without the problem a row is a proposal, so what is wrong shows when a problem is asked for
+    engine = ReplayEngine(path, responses_field="outputs")
+    said = r"no row with a field 'problem' \(there is question\); name .* with --data.engine.prompt_field"
+    with pytest.raises(EngineFailure, match=said):
+        ask(engine, "a")
+    with pytest.raises(InputError, match=r"r.jsonl has no row with a field 'quest' \(there is question\); name"):
+        ReplayEngine(path, "quest", "outputs")
+
+
 def test_with_a_tokenizer_recordings_have_ids():
     tokenizer = tiny_tokenizer()
 
