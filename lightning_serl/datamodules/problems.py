@@ -207,8 +207,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-# Beyond this a float does not hold every whole number.
-_MOST_WHOLE = 2**53
 _BLANKS = re.compile("[ \t\n\r]*")
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
@@ -251,13 +249,11 @@ def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--
         for choice in choices:
             if isinstance(choice, bool) or not isinstance(choice, (str, int, float)):
                 raise InputError(f"{where}: field {fields.choices!r} must be a list of strings, one is {_kind(choice)}")
-        meta["choices"] = [_check_unicode(str(_whole(c)), fields.choices, where) for c in choices]
+        meta["choices"] = [_check_unicode(str(c), fields.choices, where) for c in choices]
     label = _label(row, fields, where)
     if label is not None and "choices" in meta:
         what = f"{where}: field {fields.answer!r}"
         number = row.get(str(fields.answer))
-        if isinstance(number, float) and str(number) in meta["choices"]:
-            label = str(number)  # options that are strings keep their spelling
         label = _letter(label, meta["choices"], what, option)
         if isinstance(number, int) and 0 <= number < len(meta["choices"]) and _LETTERS[number] != label:
             raise InputError(
@@ -292,7 +288,7 @@ def _label(row: dict[str, Any], fields: Fields, where: str) -> str | None:
         raise InputError(f"{where}: field {fields.answer!r} must be a string or a number, got {_kind(label)}")
     if isinstance(label, float) and not math.isfinite(label):
         raise InputError(f"{where}: field {fields.answer!r} holds {label}; write null where no answer is known")
-    return _check_unicode(str(_whole(label)).strip(), str(fields.answer), where) or None
+    return _check_unicode(str(label).strip(), str(fields.answer), where) or None
 
 
 def _check_unicode(text: str, field: str, where: str) -> str:
@@ -317,15 +313,12 @@ def subject_of(row: Mapping[str, Any], fields: Fields) -> str | None:
     return scalar(row, _SUBJECTS if fields.subject is None else (fields.subject,))
 
 
-def _whole(value: Any) -> Any:
-    """5.0 is written 5: tables and dataframes turn whole numbers into floats where one of a column is missing."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _MOST_WHOLE else value
-
-
 def scalar(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of some fields that holds a string or a number, as text; 5.0 is 5."""
     for name in names:
-        value = _whole(row.get(name))
+        value = row.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip()[:100]
     return None

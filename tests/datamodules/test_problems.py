@@ -228,22 +228,6 @@ def test_training_does_not_take_solutions_or_levels_along(tmp_path):
     assert (problem.label, problem.meta) == (None, {"subject": "s"})
 
 
-@pytest.mark.parametrize(
-    ("row", "label"),
-    [
-        ('{"problem": "a", "answer": 5.0}', "5"),
-        ('{"problem": "a", "answer": 5.5}', "5.5"),
-        ('{"problem": "a", "answer": "5.0"}', "5.0"),
-        ('{"problem": "a", "answer": 1e300}', "1e+300"),
-        ('{"problem": "a", "answer": 6.0, "choices": [5.0, 6.0]}', "B"),
-        ('{"problem": "a", "answer": 6.0, "choices": ["5.0", "6.0"]}', "B"),
-    ],
-)
-def test_whole_numbers_are_written_without_a_point(row, label, tmp_path):
-    (tmp_path / "p.jsonl").write_text(row, encoding="utf-8")
-    assert read_problems(str(tmp_path / "p.jsonl"), Fields(), "p")[0].label == label
-
-
 MISNAMED = [
     (Fields(answer="gould"), "p.jsonl has no field 'gould' (it has a, gold, opts, problem, did you mean gold?); set "),
     (Fields(choices="optz"), "has no field 'optz' (it has a, gold, opts, problem, did you mean opts?); set --data"),
