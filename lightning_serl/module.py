@@ -662,6 +662,7 @@ class SeRLModule(pl.LightningModule):
         trainer = self._trainer
         if trainer is not None and trainer.state.fn == "fit" and "loops" in checkpoint:
             settle(checkpoint["loops"]["fit_loop"], trainer, self.evaluated_at)
+            checkpoint["serl_policy"]["accumulate"] = trainer.accumulate_grad_batches
 
     def _check_names(self, found: set[str]) -> None:
         """Loading is not strict, so that adapters load alone: whatever else is missing must be noticed here."""
@@ -687,7 +688,10 @@ class SeRLModule(pl.LightningModule):
         self.evaluated_at = saved["evaluated_at"]
         trainer = self._trainer
         if trainer is not None and trainer.state.fn == "fit" and "loops" in checkpoint:
-            rescale(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches)
+            accumulate = trainer.accumulate_grad_batches
+            # equal windows need nothing, and the last one of a user's own stream may be shorter
+            if saved.get("accumulate", accumulate) != accumulate:
+                rescale(checkpoint["loops"]["fit_loop"], accumulate)
         for who, state in saved["frozen"].items():
             twin = self._freeze_copy(who)
             if self.policy.placement is None:

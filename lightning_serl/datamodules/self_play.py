@@ -386,6 +386,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             with table.ranks.stage("starting the engine"):
                 engine.start(policy, table.ranks)
             atexit.register(engine.close)
+            # some engines know their own context only now
             preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             self._started_for = policy
         engine.poll = self._poll

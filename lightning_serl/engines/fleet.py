@@ -90,8 +90,8 @@ class Fleet:
         Raises:
             EngineFailure: if none can be reached.
         """
-        alone = sum(replica.state != "gone" for replica in self.replicas) == 0
-        held = await asyncio.gather(*(self._look_after(r, alone) for r in self.replicas))
+        all_gone = all(replica.state == "gone" for replica in self.replicas)
+        held = await asyncio.gather(*(self._look_after(r, all_gone) for r in self.replicas))
         self._require_one()
         return all(h for h in held if h is not None)
 
@@ -99,10 +99,10 @@ class Fleet:
         """The servers that work."""
         return [replica for replica in self.replicas if replica.state == "live"]
 
-    async def _look_after(self, replica: Replica, alone: bool) -> bool | None:
+    async def _look_after(self, replica: Replica, all_gone: bool) -> bool | None:
         """Whether it holds what it should; ``None`` without an answer."""
         try:
-            await self._sign_of_life(replica, replica.patience if replica.state != "gone" or alone else 0.0)
+            await self._sign_of_life(replica, replica.patience if replica.state != "gone" or all_gone else 0.0)
             held = await self._holds(replica)
         except (Unreachable, Refusal) as error:
             self._lose(replica, str(error))
