@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lightning_serl.adapters import LoraOptions
-from lightning_serl.loading import load_policy
+from lightning_serl.policy.loading import load_policy
+from lightning_serl.policy.lora import LoraOptions
 
 TARGET = 40
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning_serl.callbacks.progress import Phases
-from lightning_serl.checkpoint_io import CheckpointFiles
+from lightning_serl.callbacks.run_folder import Phases
+from lightning_serl.checkpoints.io import CheckpointFiles
 
 _SIZE = 64
 

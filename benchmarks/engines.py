@@ -24,8 +24,8 @@ import torch
 
 from lightning_serl.callbacks import RolloutRefresh
 from lightning_serl.engines import Request, RolloutEngine, Sampling, TransformersEngine, VLLMEngine
-from lightning_serl.loading import load_policy
 from lightning_serl.policy import Policy
+from lightning_serl.policy.loading import load_policy
 
 
 def rate(engine: RolloutEngine, policy: Policy, requests: list[Request]) -> tuple[float, float]:
@@ -40,8 +40,8 @@ def shares(engine: str, rounds: int) -> dict[str, float]:
     """Seconds of a round by phase, over a short run of the quickstart in this process."""
     import lightning.pytorch as pl
 
-    from lightning_serl import cli
     from lightning_serl.callbacks import Phases
+    from lightning_serl.cli import command as cli
 
     seconds: dict[str, float] = {}
     shown, pushed = Phases.phase, RolloutRefresh.on_rollout_start

@@ -126,10 +126,10 @@ def ours(folder: Path, quantize: bool, shape: argparse.Namespace, root: Path) ->
     import lightning.pytorch as pl
 
     from lightning_serl import SelfPlayDataModule, SeRLModule
-    from lightning_serl.adapters import LoraOptions
     from lightning_serl.datamodules import RoundOptions
-    from lightning_serl.datamodules.probe import Probe
+    from lightning_serl.datamodules.rounds.health_probe import Probe
     from lightning_serl.engines import TransformersEngine
+    from lightning_serl.policy.lora import LoraOptions
     from lightning_serl.prompts import SolveTemplate
 
     meter = Meter()
@@ -189,7 +189,7 @@ def theirs(folder: Path, quantize: bool, shape: argparse.Namespace, root: Path) 
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from lightning_serl.quantized import quantization_config
+    from lightning_serl.policy.quantization import quantization_config
 
     meter = Meter()
     extra: dict[str, Any] = {}

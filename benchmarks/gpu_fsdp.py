@@ -52,13 +52,13 @@ def child(args: argparse.Namespace) -> None:
 
     from lightning_serl import SelfPlayDataModule, SeRLModule
     from lightning_serl.callbacks import Checkpoints, DifficultyFilter
-    from lightning_serl.callbacks.hooks import RolloutHooks
+    from lightning_serl.callbacks.rollout_hooks import RolloutHooks
     from lightning_serl.datamodules import EvaluationOptions, RoundOptions
+    from lightning_serl.datamodules.sources import Writing
+    from lightning_serl.distributed.sharding import full
     from lightning_serl.engines.base import Sampling
     from lightning_serl.objectives import Objective
     from lightning_serl.prompts import InstructionTemplate, SolveTemplate
-    from lightning_serl.sharding import full
-    from lightning_serl.sources import Writing
 
     cuda = args.device == "cuda"
     # what the kernels leave to chance would hide whether the resume is exact

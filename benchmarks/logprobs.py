@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightning_serl.logprobs import OutputLayer, token_stats
 from lightning_serl.objectives import policy_loss
+from lightning_serl.policy.logprobs import OutputLayer, token_stats
 
 TIME, MEMORY = 1.15, 64.0
 

@@ -21,11 +21,11 @@ import torch
 
 from lightning_serl import SelfPlayDataModule, SeRLModule
 from lightning_serl.callbacks import Checkpoints, DifficultyFilter
-from lightning_serl.callbacks.hooks import RolloutHooks
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.datamodules import RoundOptions
+from lightning_serl.datamodules.sources import Writing
 from lightning_serl.engines.base import Sampling
 from lightning_serl.prompts import InstructionTemplate, SolveTemplate
-from lightning_serl.sources import Writing
 
 WARM, LIMIT = 20, 20.0
 

@@ -30,7 +30,8 @@ from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from lightning_serl.pool import STATUSES, InstructionPool
+from lightning_serl.pool import InstructionPool
+from lightning_serl.pool.pool import STATUSES
 
 THRESHOLD = 0.7
 SIZES = (1_000, 10_000, 100_000)

@@ -17,9 +17,9 @@ import random
 import statistics
 import sys
 
-from lightning_serl.batching import partition, partition_packed
-from lightning_serl.packing import pack
-from lightning_serl.policy import pad_rows
+from lightning_serl.objectives.minibatches import partition, partition_packed
+from lightning_serl.policy.packing import pack
+from lightning_serl.types import pad_rows
 
 PROMPTS, SAMPLES, LIMIT = 16, 16, 1024
 ANY, PACKED = 1.6, 2.0

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_serl.answers import MathGrader
-from lightning_serl.answers.client import shared_client
-from lightning_serl.answers.phrases import is_prose
+from lightning_serl.answers.reading.announced import is_prose
+from lightning_serl.answers.verifier.client import shared_client
 from lightning_serl.rewards import MajorityVote, PairwiseVote, VerifiableReward
 from lightning_serl.types import Group
 

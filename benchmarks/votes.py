@@ -34,10 +34,13 @@ from statistics import median
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, math_metric, parse, verify
 
-from lightning_serl.answers import MathGrader, plain, shapes, values
-from lightning_serl.answers.client import shared_client
-from lightning_serl.answers.math import _MAX_READ, _tidy
-from lightning_serl.answers.worker import Verifier
+from lightning_serl.answers import MathGrader
+from lightning_serl.answers.math import expression as values
+from lightning_serl.answers.math import normal_form as plain
+from lightning_serl.answers.math import structure as shapes
+from lightning_serl.answers.math_grader import _MAX_READ, _tidy
+from lightning_serl.answers.verifier.client import shared_client
+from lightning_serl.answers.verifier.worker import Verifier
 from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Group
 

@@ -14,24 +14,30 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lightning_serl import objectives, sharding, strategies
-from lightning_serl.adapters import FrozenAdapter, LoraOptions
-from lightning_serl.batching import minibatches, partition, partition_packed
+from lightning_serl.callbacks.memory_plan import announce
+from lightning_serl.checkpoints.io import use_our_files
+from lightning_serl.checkpoints.loop_progress import rescale, settle
+from lightning_serl.distributed import sharding, strategies
+from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError
-from lightning_serl.experience import Row, micro_batch, rows_of, set_advantages
-from lightning_serl.loading import DType, check_model_path, check_quantize, load_policy
-from lightning_serl.memory import announce
-from lightning_serl.metrics import EvaluationSet, GradedProblem
-from lightning_serl.objectives import ImportanceWeights, Objective
-from lightning_serl.packing import prepare, unpackable
-from lightning_serl.policy import Policy
-from lightning_serl.quantized import Quantization
-from lightning_serl.ranks import Ranks
-from lightning_serl.settle import rescale, settle
+from lightning_serl.evaluation.metrics import EvaluationSet, GradedProblem
+from lightning_serl.objectives.experience import Row, micro_batch, rows_of, set_advantages
+from lightning_serl.objectives.importance import ImportanceWeights, effective_sample_size, importance_weights
+from lightning_serl.objectives.losses import aggregate, clip_counts, kl, policy_loss
+from lightning_serl.objectives.minibatches import minibatches, partition, partition_packed
+from lightning_serl.objectives.options import Objective
+from lightning_serl.policy.frozen_adapter import FrozenAdapter
+from lightning_serl.policy.loading import DType, check_model_path, check_quantize, load_policy
+from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.packed_attention import prepare
+from lightning_serl.policy.packing_check import unpackable
+from lightning_serl.policy.placement import shard
+from lightning_serl.policy.policy import Policy
+from lightning_serl.policy.quantization import Quantization
 from lightning_serl.types import Group, RolloutBatch, Verdict
 
 if TYPE_CHECKING:
-    from lightning_serl.datamodules.evaluation import EvaluationBatch
+    from lightning_serl.evaluation.batch import EvaluationBatch
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -208,7 +214,7 @@ class SeRLModule(pl.LightningModule):
         if mesh is not None:
             if policy.has_adapter:
                 self._freeze_copies()  # a frozen adapter lies in the same layers and is sharded with them
-            strategies.shard(policy, self.trainer, mesh)
+            shard(policy, self.trainer, mesh)
         self._freeze_copies()
 
     def _freeze_copies(self) -> None:
@@ -258,7 +264,7 @@ class SeRLModule(pl.LightningModule):
             InputError: if the Trainer's strategy or precision is not supported.
         """
         strategies.check_strategy(self.trainer, {"quantize": self.quantize, "offload_frozen": self.offload_frozen})
-        strategies.use_our_files(self.trainer)
+        use_our_files(self.trainer)
         self._check_precision()
         if stage == "fit":
             lr = float(self.check_optimizer().param_groups[0]["lr"])
@@ -298,7 +304,7 @@ class SeRLModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The machinery that is missing from the Trainer's list."""
-        from lightning_serl.callbacks.machinery import missing_callbacks
+        from lightning_serl.callbacks.defaults import missing_callbacks
 
         return missing_callbacks(self._trainer)
 
@@ -421,7 +427,7 @@ class SeRLModule(pl.LightningModule):
 
         def divergence(logp: Tensor) -> Tensor:
             assert batch.ref_logp is not None
-            return objectives.kl(logp, batch.ref_logp.to(logp.dtype), objective.kl, batch.mask)
+            return kl(logp, batch.ref_logp.to(logp.dtype), objective.kl, batch.mask)
 
         def loss_of(logp: Tensor) -> Tensor:
             """A sum over tokens of functions of their log-prob, as ``Policy.forward`` asks for."""
@@ -431,14 +437,14 @@ class SeRLModule(pl.LightningModule):
                 # no weight is negative, so it passes through the minimum of the loss: the clip itself does not see it
                 adv = adv * importance.weight
             way = objective.aggregation
-            loss = objectives.policy_loss(
+            loss = policy_loss(
                 logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
                 way, counts[way], length,
             )  # fmt: skip
             if batch.ref_logp is None:
                 return loss
             way = objective.kl_aggregation
-            return loss + objective.beta * objectives.aggregate(divergence(logp), batch.mask, way, counts[way], length)
+            return loss + objective.beta * aggregate(divergence(logp), batch.mask, way, counts[way], length)
 
         # the weight of a whole response cannot be foretold from some of its tokens
         entangled = batch.old_logp is None and objective.correction.startswith("sequence")
@@ -449,7 +455,7 @@ class SeRLModule(pl.LightningModule):
         assert stats.entropy is not None
         if objective.entropy > 0:
             way = objective.aggregation
-            bonus = objectives.aggregate(stats.entropy, batch.mask, way, counts[way], length)
+            bonus = aggregate(stats.entropy, batch.mask, way, counts[way], length)
             loss = loss - objective.entropy * bonus
         step = self._step
         if batch.ref_logp is not None:
@@ -458,7 +464,7 @@ class SeRLModule(pl.LightningModule):
             step.add(kl=torch.tensor(batch.kl_in_reward))
         old = logp.detach() if batch.old_logp is None else batch.old_logp.to(logp.dtype)
         adv = batch.advantages.to(logp.dtype)
-        low, high = objectives.clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
+        low, high = clip_counts(logp, old, adv, batch.mask, objective.clip_low, objective.clip_high)
         step.add(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
         step.tokens = batch.num_tokens
         self._account_for_sampler(old, batch)
@@ -476,7 +482,7 @@ class SeRLModule(pl.LightningModule):
         objective = self.objective
         if batch.sampler_logp is None or objective.correction == "none":
             return None
-        return objectives.importance_weights(
+        return importance_weights(
             old, batch.sampler_logp.to(old.dtype), batch.mask, objective.correction, objective.correction_cap,
             objective.correction_floor, objective.correction_ratio,
         )  # fmt: skip
@@ -551,7 +557,7 @@ class SeRLModule(pl.LightningModule):
             metrics["sampling/importance_sampling_ratio/min"] = -tops["least"]
             metrics["sampling/importance_sampling_ratio/mean"] = sums["ratio"] / sums["weights"]
             metrics["sampling/importance_sampling_ratio/max"] = tops["ratio"]
-            size = objectives.effective_sample_size(sums["weights"], sums["ratio"], sums["squares"])
+            size = effective_sample_size(sums["weights"], sums["ratio"], sums["squares"])
             metrics["serl/sampling/effective_sample_size"] = size
             what = "masked" if self.objective.correction.endswith("mask") else "truncated"
             metrics[f"serl/sampling/{what}_frac"] = sums["outside"] / sums["weights"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -250,3 +250,71 @@ class RolloutBatch:
     def from_state_dict(cls, state: Mapping[str, Any]) -> RolloutBatch:
         """The inverse of :meth:`state_dict`."""
         return cls(**state)
+
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Round:
+    """What came of a round; equal on all ranks.
+
+    Attributes:
+        number: From 0.
+        groups: The surviving groups (linked follow-ups included), in the order of their instructions.
+        verdicts: Their verdicts, group weights folded in.
+        dropped: Under ``style="serl"`` the groups that the filters dropped, marked as such in their verdicts: they
+            take part in the statistics of their attempt and in nothing else.
+        events: The ledger's rows, in order.
+        stats: Numbers for the log.
+        samples: A few groups with their verdicts, dropped ones too.
+        answered: Every answered group with its verdict, before the group filters.
+        probe: The votes on the health probe just before the round, by uid; empty where none was made.
+        oldest: Optimizer step whose weights wrote the oldest group that survived.
+        taken: Proposals that are seeds, which nobody wrote.
+    """
+
+    number: int
+    groups: list[Group] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    dropped: list[tuple[Group, Verdict]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    stats: dict[str, float] = field(default_factory=dict)
+    samples: list[tuple[Group, Verdict]] = field(default_factory=list)
+    answered: list[tuple[Group, Verdict]] = field(default_factory=list)
+    probe: dict[str, Vote] = field(default_factory=dict)
+    oldest: int = 0
+    taken: int = 0
+
+
+#: The most common answer, ``None`` if no answer is more common than all others, and its share of the responses.
+Vote: TypeAlias = tuple[str | None, float]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:
+    """Right-pad token rows into a batch whose mask covers each row from its start on.
+
+    Args:
+        rows: B lists of token ids.
+        starts: First masked position of each row.
+        pad_id: Filler, masked everywhere.
+
+    Returns:
+        (B, T) batch with advantages 0.
+    """
+    length = max(2, *(len(r) for r in rows)) if rows else 2
+    input_ids = torch.full((max(1, len(rows)), length), pad_id, dtype=torch.long)
+    attention = torch.zeros_like(input_ids)
+    mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        attention[i, : len(row)] = 1
+        mask[i, start : len(row)] = True
+    if not rows:
+        attention[:, :] = 1  # an empty slot is a real forward pass over fillers
+    positions = torch.arange(length).expand_as(input_ids).contiguous()
+    return RolloutBatch(input_ids, attention, positions, mask, torch.zeros(input_ids.shape))
+
+
+#: The default rules, and those of SeRL's published code.
+STYLES = ("default", "serl")

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from slow_advantages import RULES, rules, slow_advantages
-from spine_kit import distance, flat, recorded_round, train_recorded, widen
+from helpers.slow_advantages import RULES, rules, slow_advantages
+from helpers.training import distance, flat, recorded_round, train_recorded, widen
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from lightning_serl import tiny
-from lightning_serl.batching import minibatches
 from lightning_serl.objectives import Objective
+from lightning_serl.objectives.minibatches import minibatches
 from lightning_serl.types import Group, Verdict
 
 BOUND = 1e-10

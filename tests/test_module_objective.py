@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import torch
 import yaml
-from cli_kit import cli, small
+from helpers.command_line import cli, small
+from helpers.slow_advantages import RULES
+from helpers.small_models import small_policy
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningCLI
-from slow_advantages import RULES
-from small_models import small_policy
 
 from lightning_serl import SeRLModule
 from lightning_serl.objectives import Objective
-from lightning_serl.policy import pad_rows
+from lightning_serl.types import pad_rows
 
 CASES = [
     ((), Objective()),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_serl.cli import presets
+from lightning_serl.cli.config_files import presets
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = ("callbacks", "datamodules", "configs")
@@ -68,7 +68,7 @@ def test_the_wheel_names_its_command_and_its_extras(wheel):
     points = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
     scripts = configparser.ConfigParser()
     scripts.read_string(archive.read(points).decode())
-    assert dict(scripts["console_scripts"]) == {"lightning-serl": "lightning_serl.cli:entry"}
+    assert dict(scripts["console_scripts"]) == {"lightning-serl": "lightning_serl.cli.command:entry"}
     metadata = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
     assert set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.MULTILINE)) >= {"vllm", "qlora", "dev"}
 
@@ -78,7 +78,7 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     elsewhere.mkdir()
     zipfile.ZipFile(wheel).extractall(target)
     program = (
-        "import lightning_serl, lightning_serl.cli as cli, lightning_serl.tiny as tiny;"
+        "import lightning_serl, lightning_serl.cli.command as cli, lightning_serl.tiny as tiny;"
         "print(lightning_serl.__file__); print(cli.presets()); print(tiny.path('seeds').exists())"
     )
     where, known, found = python("-c", program, cwd=elsewhere, path=target).splitlines()
@@ -136,7 +136,13 @@ def test_the_top_level_shows_the_packages_folders(name):
 
 
 @pytest.mark.parametrize(
-    "module", ["lightning_serl", "lightning_serl.answers", "lightning_serl.answers.worker", "lightning_serl.cli"]
+    "module",
+    [
+        "lightning_serl",
+        "lightning_serl.answers",
+        "lightning_serl.answers.verifier.worker",
+        "lightning_serl.cli.command",
+    ],
 )
 def test_imports_that_must_be_cheap(module, tmp_path):
     heavy = "{'torch', 'lightning', 'transformers', 'jsonargparse'}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from lightning_serl.answers.options import split_choices
-from lightning_serl.answers.quantities import quantity
-from lightning_serl.answers.scripts import plain_script
+from lightning_serl.answers.choices_in_text import split_choices
+from lightning_serl.answers.math.digits import plain_script
+from lightning_serl.answers.math.quantities import quantity
 
 _MOST = 0.8
 _HALF = 0.5

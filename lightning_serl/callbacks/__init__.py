@@ -1,22 +1,18 @@
 """Callbacks: filters, reference sync, rollout refresh and the run folder."""
 
 from lightning_serl.callbacks.checkpoints import Checkpoints
-from lightning_serl.callbacks.export import Export
-from lightning_serl.callbacks.filters import (
-    DifficultyFilter,
-    GroupFilter,
-    InstructionFilter,
-    NoveltyFilter,
-    QualityFilter,
-    ZeroSpread,
-)
-from lightning_serl.callbacks.health import Health
-from lightning_serl.callbacks.hooks import RolloutHooks
-from lightning_serl.callbacks.ledger import Ledger
-from lightning_serl.callbacks.progress import Phases
+from lightning_serl.callbacks.export.callback import Export
+from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSpread
+from lightning_serl.callbacks.filters.novelty import NoveltyFilter
+from lightning_serl.callbacks.filters.quality import QualityFilter
+from lightning_serl.callbacks.health.monitor import Health
 from lightning_serl.callbacks.reference_sync import ReferenceSync
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
-from lightning_serl.callbacks.summary import Summary
+from lightning_serl.callbacks.run_folder.ledger import Ledger
+from lightning_serl.callbacks.run_folder.summary import Summary
+from lightning_serl.callbacks.run_folder.terminal import Phases
 
 __all__ = [
     "Checkpoints",

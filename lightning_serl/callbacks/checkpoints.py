@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_serl.durable import forget_unfinished
+from lightning_serl.checkpoints.atomic_write import forget_unfinished
+from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import RankFailure, StorageFailure
-from lightning_serl.ranks import Ranks
 
 
 class Checkpoints(ModelCheckpoint):

@@ -11,15 +11,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_serl.callbacks.hooks import RolloutHooks
-from lightning_serl.engines import proofs
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.engines import weight_checks
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
 from lightning_serl.errors import PushMismatch
-from lightning_serl.ranks import Ranks
 
 if TYPE_CHECKING:
-    from lightning_serl.datamodules.round import Round
-    from lightning_serl.policy import Policy
+    from lightning_serl.policy.policy import Policy
+    from lightning_serl.types import Round
 
 #: The version of weights that are none of the policy's: a canary, or the base of an adapter.
 NO_VERSION = -1
@@ -105,9 +105,9 @@ class _Push:
     def __init__(self, owner: RolloutRefresh, trainer: pl.Trainer, policy: Policy, engine: RolloutEngine) -> None:
         self.owner, self.trainer, self.policy, self.engine = owner, trainer, policy, engine
         self.ranks = Ranks.of(trainer)
-        self.rows = proofs.probe_rows(policy)
+        self.rows = weight_checks.probe_rows(policy)
         autocast = _autocast(trainer)
-        self.bound = owner.max_logp_err or proofs.bound(policy, engine, autocast)
+        self.bound = owner.max_logp_err or weight_checks.bound(policy, engine, autocast)
         # what one rank knows of an engine that all share, another may not have noticed yet
         told = self.ranks.gather((engine.needs_base, engine.proven))
         self.needs_base, engine.proven = any(n for n, _ in told), all(p for _, p in told)
@@ -125,7 +125,7 @@ class _Push:
             state = policy.adapter_state()
             true = self._logps(base=False)
             if not engine.proven:
-                odd = proofs.canary_adapter(state)
+                odd = weight_checks.canary_adapter(state)
                 self._send(WeightUpdate("adapter", lambda: iter(odd.items()), NO_VERSION, config))
                 self._must_move(true)
             self._send(WeightUpdate("adapter", lambda: iter(state.items()), policy.version, config))
@@ -136,14 +136,14 @@ class _Push:
     def _full(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int, base: bool) -> float:
         true = self._logps(base)
         if not self.engine.proven:
-            scaled = proofs.canary_name(self.policy)
-            self._send(WeightUpdate("full", lambda: proofs.canary_weights(weights(), scaled), NO_VERSION))
+            scaled = weight_checks.canary_name(self.policy)
+            self._send(WeightUpdate("full", lambda: weight_checks.canary_weights(weights(), scaled), NO_VERSION))
             self._must_move(true)
         self._send(WeightUpdate("full", weights, version))
         return self._must_agree(true)
 
     def _send(self, update: WeightUpdate) -> None:
-        sent = proofs.Counted(update)
+        sent = weight_checks.Counted(update)
         receipt: Receipt | None = None
         error = None
         try:
@@ -157,19 +157,19 @@ class _Push:
                 raise error
             if receipt is None:  # an engine of somebody's own that keeps no count: its version and the probe must do
                 receipt = replace(sent.receipt(), version=self.engine.version)
-            proofs.check_receipt(receipt, sent.receipt())
+            weight_checks.check_receipt(receipt, sent.receipt())
             if update.kind == "full":
-                proofs.check_complete(sent.receipt(), proofs.full_names(self.policy))
+                weight_checks.check_complete(sent.receipt(), weight_checks.full_names(self.policy))
         self.owner.bytes += receipt.bytes
         self.owner.pushes += 1
 
     def _logps(self, base: bool) -> list[Tensor]:
         with self.policy.gathered(self.trainer):
-            return proofs.policy_logps(self.policy, self.rows, base)
+            return weight_checks.policy_logps(self.policy, self.rows, base)
 
     def _must_move(self, true: list[Tensor]) -> None:
         with self.ranks.stage("proving that pushes arrive"):
-            moved = proofs.gap(self.engine.score(self.rows), true)
+            moved = weight_checks.gap(self.engine.score(self.rows), true)
             if not moved > self.bound:
                 raise PushMismatch(
                     f"the rollout engine's log-probs did not move (by {moved:.1g} nats) when changed weights were "
@@ -178,7 +178,7 @@ class _Push:
 
     def _must_agree(self, true: list[Tensor]) -> float:
         with self.ranks.stage("proving a push"):
-            err = proofs.gap(self.engine.score(self.rows), true)
+            err = weight_checks.gap(self.engine.score(self.rows), true)
             if not err <= self.bound:
                 raise PushMismatch(
                     f"after the push of version {self.policy.version} the rollout engine's log-probs are {err:.2g} "

@@ -1,7 +1,7 @@
 """Datamodules: the stream of self-played rounds, evaluation sets and predictions."""
 
-from lightning_serl.datamodules.evaluation import EvaluationOptions
-from lightning_serl.datamodules.round import RoundOptions
+from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
+from lightning_serl.datamodules.streams.evaluation import EvaluationOptions
 
 __all__ = ["EvaluationOptions", "RoundOptions", "SelfPlayDataModule"]

@@ -15,37 +15,48 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl import class_paths
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
-from lightning_serl.callbacks.filters import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.defaults import announce_choice
+from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
 from lightning_serl.callbacks.preemption import Preemption
-from lightning_serl.checkpoint_files import check_stream_state
-from lightning_serl.datamodules import preflight
-from lightning_serl.datamodules.ahead import Ahead, Memo, RememberingEngine
-from lightning_serl.datamodules.benchmarks import read_set
-from lightning_serl.datamodules.earlier import read_pool
-from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream, SetGrader, set_graders
-from lightning_serl.datamodules.predictions import PredictionStream
-from lightning_serl.datamodules.probe import Probe, probe_votes
-from lightning_serl.datamodules.problems import Fields, read_problems
-from lightning_serl.datamodules.round import Carried, Round, RoundOptions, Table, play_round, silent
-from lightning_serl.datamodules.stream import SelfPlayStream
+from lightning_serl.checkpoints.checks import check_stream_state
+from lightning_serl.checkpoints.serialize import instruction_state, load_instruction, load_pair, pair_state
+from lightning_serl.datamodules import checks, class_paths
+from lightning_serl.datamodules.announcements import (
+    announce_filters,
+    announce_labels,
+    announce_unlabelled,
+    warn_of_truncation,
+)
+from lightning_serl.datamodules.option_values import check_reward_name, named_reward, rewards_by_role
+from lightning_serl.datamodules.problems.earlier_run import read_pool
+from lightning_serl.datamodules.problems.files import read_problems
+from lightning_serl.datamodules.problems.hub import read_set
+from lightning_serl.datamodules.problems.rows import Fields
+from lightning_serl.datamodules.rounds.health_probe import Probe, probe_votes
+from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.play import play_round
+from lightning_serl.datamodules.rounds.prefetch import Ahead, Memo, RememberingEngine
+from lightning_serl.datamodules.rounds.setup import Carried, Table, silent
+from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
+from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
+from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
+from lightning_serl.datamodules.streams.predictions import PredictionStream
+from lightning_serl.datamodules.streams.training import SelfPlayStream
+from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import EmptyRound, InputError, PushMismatch
-from lightning_serl.health import Vote
-from lightning_serl.pool import InstructionPool
-from lightning_serl.prompts import SolveTemplate
-from lightning_serl.published.scoring import RuleReward
-from lightning_serl.ranks import Ranks
+from lightning_serl.evaluation.graders import SetGrader, set_graders
+from lightning_serl.pool.pool import InstructionPool
+from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
-from lightning_serl.rewards.named import check_reward_name, named_reward, rewards_by_role
-from lightning_serl.saved import instruction_state, load_instruction, load_pair, pair_state
-from lightning_serl.sources import FewShotSelfInstruction, InstructionSource, Mixture, PromptSet, Writing
-from lightning_serl.types import Instruction, RolloutBatch
+from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.types import Instruction, RolloutBatch, Round, Vote
 
 if TYPE_CHECKING:
-    from lightning_serl.policy import Policy
+    from lightning_serl.policy.policy import Policy
 
 
 class SelfPlayDataModule(pl.LightningDataModule):
@@ -192,10 +203,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.check_files(stage)
         self._choose_graders()
         if stage == "fit":
-            preflight.check_trainer(self.trainer, len(SelfPlayStream(self)))
+            checks.check_trainer(self.trainer, len(SelfPlayStream(self)))
             self.check_staleness()
             if not isinstance(self.source, InstructionSource):  # one's own may bring groups of any size
-                preflight.check_minibatches(self.trainer.lightning_module, self.round_options)
+                checks.check_minibatches(self.trainer.lightning_module, self.round_options)
             if self._before is not None:  # an earlier fit ended in mid-round: its uids would be given a second time
                 self._restored, self._before, self._table = self._before, None, None
                 self.rounds = self._restored["rounds"]
@@ -207,22 +218,22 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._first_step, self._first_round, self._pending = None, self.rounds, []
         if stage in ("fit", "predict"):
             if not self.rewards and self._reward_name is None and self.mix_ratio > 0 and stage == "fit":
-                preflight.announce_labels(self.seed_problems)
+                announce_labels(self.seed_problems)
             if self._needs_labels and stage == "fit":
-                preflight.announce_unlabelled(self.seed_problems)
+                announce_unlabelled(self.seed_problems)
             if stage == "fit":
-                preflight.announce_choice(self.trainer.callbacks, self.writes)
+                announce_choice(self.trainer.callbacks, self.writes)
             if self.writes:
-                preflight.announce_filters(self.seed_problems, self.trainer.callbacks)
+                announce_filters(self.seed_problems, self.trainer.callbacks)
 
     def check_staleness(self) -> None:
         """Refuse what cannot go with ``max_staleness``.
 
         Raises:
-            InputError: see :func:`preflight.check_staleness`.
+            InputError: see :func:`checks.check_staleness`.
         """
         module = self.trainer.lightning_module
-        preflight.check_staleness(module, self.max_staleness, self.round_options.style, self.engine)
+        checks.check_staleness(module, self.max_staleness, self.round_options.style, self.engine)
 
     def _choose_graders(self) -> None:
         """The run's grader by the seeds and that of each evaluation set by its own problems, unless one was named."""
@@ -261,15 +272,15 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if self.seeds is not None and not self.seed_problems and wanted:
             self.seed_problems = read_problems(self.seeds, self.fields, "seed")
             if self.writes:
-                preflight.check_exemplars(self.seeds, len(self.seed_problems), self.writing.exemplars)
+                checks.check_exemplars(self.seeds, len(self.seed_problems), self.writing.exemplars)
                 if self.writing.by_subject:
-                    preflight.check_subjects(self.seed_problems)
+                    checks.check_subjects(self.seed_problems)
             self._table = None  # one made by an earlier validation knows no seeds
         if wanted and self.pool_from and not self._earlier:
             self._earlier = [read_pool(name) for name in self.pool_from]
             self._table = None
         if stage == "fit" and self._needs_labels:
-            preflight.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
+            checks.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
@@ -380,14 +391,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
             chats["data.solve.chat"] = self.solve.chat
             if self.writes:
                 chats["data.writing.template.chat"] = self.writing.template.chat
-            preflight.check_chat(policy, chats)
-            preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
+            checks.check_chat(policy, chats)
+            checks.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             engine.folder, engine.poll = Path(trainer.default_root_dir), self._poll
             with table.ranks.stage("starting the engine"):
                 engine.start(policy, table.ranks)
             atexit.register(engine.close)
             # some engines know their own context only now
-            preflight.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
+            checks.check_lengths(policy, engine, self.sampling, self.writing.sampling if self.writes else None)
             self._started_for = policy
         engine.poll = self._poll
         with table.ranks.stage("waking the engine"):
@@ -527,7 +538,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         with self.ranks.stage("closing the round"):
             self._tell(played)
         clipped = played.stats["completions/clipped_ratio"]
-        self._warned = self._warned or preflight.warn_of_truncation(clipped, self.sampling.max_tokens)
+        self._warned = self._warned or warn_of_truncation(clipped, self.sampling.max_tokens)
         # in one go and last, so that whatever fails above leaves a round that is played again
         self._pending, self.rounds, self._before = pending, played.number + 1, None
 

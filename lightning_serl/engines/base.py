@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
-    from lightning_serl.policy import Policy
+    from lightning_serl.policy.policy import Policy
 
 Who = Literal["policy", "reference", "teacher"]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines.base import (
     Receipt,
     Request,
@@ -21,11 +22,10 @@ from lightning_serl.engines.base import (
     special_stop_ids,
 )
 from lightning_serl.errors import EngineFailure
-from lightning_serl.seeding import uniforms
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
-    from lightning_serl.policy import Policy
+    from lightning_serl.policy.policy import Policy
 
 # A stop string is looked for in the text of at least this many latest tokens.
 _TAIL = 24

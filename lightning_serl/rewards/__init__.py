@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lightning_serl.published.scoring import RuleReward
-from lightning_serl.published.vote import PairwiseVote
 from lightning_serl.rewards.base import Reward, check_reward, fill_answers
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
+from lightning_serl.rewards.pairwise import PairwiseVote
 from lightning_serl.rewards.random import RandomReward
+from lightning_serl.rewards.rule import RuleReward
 from lightning_serl.rewards.verifiable import LabelElseVote, VerifiableReward
 
 __all__ = [

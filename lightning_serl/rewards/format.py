@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_serl.answers import strip_thinking
-from lightning_serl.answers.boxed import last_boxed
+from lightning_serl.answers.reading.boxed import last_boxed
 from lightning_serl.types import Group, Verdict
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_serl.seeding import rng_for
+from lightning_serl.distributed.seeding import rng_for
 from lightning_serl.types import Group, Verdict
 
 

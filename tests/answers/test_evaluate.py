@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_serl.answers import MathGrader
-from lightning_serl.answers.evaluate import compare, is_understood
-from lightning_serl.answers.phrases import closing
-from lightning_serl.answers.plain import decide, normal_form
+from lightning_serl.answers.math.compare import compare, is_understood
+from lightning_serl.answers.math.normal_form import decide, normal_form
+from lightning_serl.answers.reading.announced import closing
 
 
 def verdict(a, b):

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from lightning_serl.answers import MathGrader, cluster
-from lightning_serl.answers.client import WorkerClient, shared_client
-from lightning_serl.answers.plain import decide, normal_form, number, settle
+from lightning_serl.answers.math.normal_form import decide, normal_form, number, settle
+from lightning_serl.answers.verifier.client import WorkerClient, shared_client
 from lightning_serl.errors import InputError
 
 HOSTILE = [
@@ -376,7 +376,8 @@ def _python(code, **kwargs):
 
 def test_graders_and_worker_cost_neither_torch_nor_lightning():
     code = (
-        "import sys, lightning_serl.answers as a, lightning_serl.answers.worker as w; a.MathGrader().same('1', '2');"
+        "import sys, lightning_serl.answers as a, lightning_serl.answers.verifier.worker as w;"
+        "a.MathGrader().same('1', '2');"
         "assert 'sympy' not in sys.modules; w.Verifier();"
         "print([m for m in ('torch', 'lightning', 'transformers', 'numpy') if m in sys.modules])"
     )
@@ -407,7 +408,7 @@ def test_verdicts_do_not_depend_on_hash_seed_or_working_directory(tmp_path):
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 def test_worker_ends_with_its_parent():
     code = (
-        "import os; from lightning_serl.answers.client import shared_client as c;"
+        "import os; from lightning_serl.answers.verifier.client import shared_client as c;"
         "c().ask('same', 5.0, a='1', b='2'); print(c()._process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     pid = int(_python(code).stdout)
@@ -426,7 +427,7 @@ def test_a_forked_child_has_a_worker_of_its_own():
         "import os; from lightning_serl.answers import MathGrader as M; assert M().same('x+1', '1+x')\n"
         "pid = os.fork()\n"
         "ok = M().same('y+1', '1+y') and not M().same('y+1', '2+y')\n"
-        "from lightning_serl.answers.client import shared_client\n"
+        "from lightning_serl.answers.verifier.client import shared_client\n"
         "if pid == 0:\n    shared_client().close(); os._exit(0 if ok else 1)\n"
         "_, status = os.waitpid(pid, 0); print(ok, status)"
     )

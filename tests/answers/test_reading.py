@@ -5,9 +5,9 @@ import time
 import pytest
 
 from lightning_serl.answers import ChoiceGrader, MathGrader, TextGrader, strip_thinking
-from lightning_serl.answers.boxed import last_boxed
-from lightning_serl.answers.phrases import announced, certain
-from lightning_serl.answers.unmarked import unmarked
+from lightning_serl.answers.reading.announced import announced, certain
+from lightning_serl.answers.reading.boxed import last_boxed
+from lightning_serl.answers.reading.last_formula import unmarked
 
 
 @pytest.mark.parametrize(

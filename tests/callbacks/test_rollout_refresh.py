@@ -4,13 +4,13 @@ import copy
 
 import lightning.pytorch as pl
 import pytest
-from cli_kit import problems, write_rows
-from spine_kit import rows, selfplay, trainer_for
+from helpers.command_line import problems, write_rows
+from helpers.training import rows, selfplay, trainer_for
 
 from lightning_serl.datamodules import RoundOptions
-from lightning_serl.datamodules.evaluation import EvaluationOptions
+from lightning_serl.datamodules.streams.evaluation import EvaluationOptions
 from lightning_serl.engines import Receipt, TransformersEngine
-from lightning_serl.engines.proofs import check_receipt
+from lightning_serl.engines.weight_checks import check_receipt
 from lightning_serl.errors import InputError, PushMismatch
 from lightning_serl.policy import Policy
 

@@ -2,7 +2,7 @@
 
 import torch.distributed as dist
 
-from lightning_serl import ranks
+from lightning_serl.distributed import ranks
 
 if __name__ == "__main__":
     ranks._BEAT = 0.0  # so that one is always under way

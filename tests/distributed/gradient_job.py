@@ -3,11 +3,11 @@
 import sys
 
 import torch
+from helpers.training import recorded_round, sharded, train_recorded
 from lightning.pytorch.strategies import DDPStrategy
-from spine_kit import recorded_round, sharded, train_recorded
 
-from lightning_serl.loading import LoraOptions
 from lightning_serl.objectives import Objective
+from lightning_serl.policy.loading import LoraOptions
 
 CASES = [
     ("token", "loss", 1, (1, 1)),

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from lightning_serl import ranks
+from lightning_serl.distributed import ranks
+from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import RankFailure
-from lightning_serl.ranks import Ranks
 
 if __name__ == "__main__":
     rank, folder = int(sys.argv[1]), sys.argv[2]

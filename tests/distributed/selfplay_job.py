@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
+from helpers.training import FailingEngine, selfplay, sharded, trainer_for, weights
 from lightning.pytorch.strategies import DDPStrategy
-from spine_kit import FailingEngine, selfplay, sharded, trainer_for, weights
 
 from lightning_serl.callbacks import Checkpoints, Export, ReferenceSync
 from lightning_serl.datamodules import RoundOptions

@@ -10,10 +10,10 @@ import gradient_job
 import pytest
 import selfplay_job
 import torch
+from helpers.small_models import save_model
+from helpers.training import distance, rows, run_script, tiny_llama, trainer_for, weights
 from safetensors.torch import load_file
 from selfplay_job import rank_selfplay
-from small_models import save_model
-from spine_kit import distance, rows, run_script, tiny_llama, trainer_for, weights
 
 HERE = Path(__file__).parent
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_kit import finish, small, start
+from helpers.command_line import finish, small, start
 
 HERE = Path(__file__).parent
 DDP = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]

@@ -8,7 +8,7 @@ import torch
 
 from lightning_serl.callbacks import RolloutRefresh
 from lightning_serl.engines import TransformersEngine
-from lightning_serl.loading import LoraOptions, load_policy
+from lightning_serl.policy.loading import LoraOptions, load_policy
 
 #: Every engine that samples from the policy; each passes `test_contract.py`.
 LIVE = ["transformers"]

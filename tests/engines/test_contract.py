@@ -9,7 +9,7 @@ from conftest import COPIES, LIVE, disturb, refresh
 
 from lightning_serl.engines import Request, Sampling, TransformersEngine
 from lightning_serl.errors import EngineFailure
-from lightning_serl.loading import load_policy
+from lightning_serl.policy.loading import load_policy
 from lightning_serl.tiny.language import held_out, solve_prompt
 
 GREEDY = Sampling(max_tokens=40, temperature=0.0)

@@ -6,17 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cli_kit import problems, write_rows
 from conftest import adapted_policy, disturb, plain_policy, refresh
-from spine_kit import rows, selfplay, trainer_for
+from helpers.command_line import problems, write_rows
+from helpers.training import rows, selfplay, trainer_for
 
-from lightning_serl.adapters import LoraOptions
 from lightning_serl.callbacks import Checkpoints, RolloutRefresh
-from lightning_serl.callbacks.hooks import RolloutHooks
-from lightning_serl.datamodules.evaluation import EvaluationOptions
-from lightning_serl.engines import Receipt, VLLMEngine, WeightUpdate, proofs
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.datamodules.streams.evaluation import EvaluationOptions
+from lightning_serl.engines import Receipt, VLLMEngine, WeightUpdate, weight_checks
 from lightning_serl.errors import PushMismatch
-from lightning_serl.loading import load_policy
+from lightning_serl.policy.loading import load_policy
+from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.tiny.language import held_out, solve_prompt
 
 pytestmark = pytest.mark.vllm
@@ -172,7 +172,7 @@ def test_an_engine_that_keeps_its_weights_is_found_out_at_the_start(engine):
 def test_the_policys_tensors_are_copied(engine):
     policy = plain_policy()
     refresh(policy, engine)
-    rows = proofs.probe_rows(policy)
+    rows = weight_checks.probe_rows(policy)
     before = engine.score(rows)
     disturb(policy, 0.5)
     assert all(torch.equal(a, b) for a, b in zip(engine.score(rows), before, strict=True))
@@ -223,8 +223,9 @@ def test_an_adapter_of_another_kind_arrives_merged_and_the_base_stays(engine):
     assert callback._fresh["serl/sync/probe_logp_err"] < 2e-5
     assert all(torch.equal(t, before[n]) for n, t in policy.state_dict().items())
     with policy.gathered():  # and the adapter does something
-        rows = proofs.probe_rows(policy)
-        assert proofs.gap(proofs.policy_logps(policy, rows), proofs.policy_logps(policy, rows, base=True)) > 0.01
+        rows = weight_checks.probe_rows(policy)
+        with_adapter, without = (weight_checks.policy_logps(policy, rows, base=base) for base in (False, True))
+        assert weight_checks.gap(with_adapter, without) > 0.01
 
 
 def test_a_base_of_four_bits_is_pushed_as_the_trainer_computes_with_it(engine):
@@ -237,8 +238,8 @@ def test_a_base_of_four_bits_is_pushed_as_the_trainer_computes_with_it(engine):
     assert callback._fresh["serl/sync/probe_logp_err"] < 1e-4
     exact = plain_policy()
     with exact.gathered():
-        rows = proofs.probe_rows(exact)
-        assert proofs.gap(engine.score(rows, "reference"), proofs.policy_logps(exact, rows)) > 1e-3
+        rows = weight_checks.probe_rows(exact)
+        assert weight_checks.gap(engine.score(rows, "reference"), weight_checks.policy_logps(exact, rows)) > 1e-3
     engine._parts.has_base = False
 
 

@@ -4,10 +4,10 @@ import json
 
 import lightning.pytorch as pl
 import pytest
-from small_models import tiny_tokenizer
+from helpers.small_models import tiny_tokenizer
 
 from lightning_serl import SelfPlayDataModule, SeRLModule
-from lightning_serl.datamodules.evaluation import EvaluationOptions
+from lightning_serl.datamodules.streams.evaluation import EvaluationOptions
 from lightning_serl.engines import ReplayEngine, Request, Sampling
 from lightning_serl.errors import EngineFailure, InputError
 

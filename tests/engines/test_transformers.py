@@ -6,14 +6,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from small_models import small_model, small_policy, tiny_tokenizer
+from helpers.small_models import small_model, small_policy, tiny_tokenizer
 
+from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
 from lightning_serl.engines.transformers import _choose
 from lightning_serl.errors import EngineFailure
-from lightning_serl.loading import load_policy
 from lightning_serl.policy import Policy
-from lightning_serl.seeding import uniforms
+from lightning_serl.policy.loading import load_policy
 from lightning_serl.tiny.language import held_out, solve_prompt
 
 GREEDY = Sampling(max_tokens=40, temperature=0.0)

@@ -1,7 +1,7 @@
 """A time limit for every case."""
 
 import pytest
-from malformed_kit import time_limit
+from helpers.malformed import time_limit
 
 
 @pytest.fixture(autouse=True)

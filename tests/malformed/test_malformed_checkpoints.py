@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 import torch
-from cli_kit import cli, problems, small, write_rows
-from malformed_kit import one_sentence
-from tally import MALFORMED as COUNTS
+from helpers.command_line import cli, problems, small, write_rows
+from helpers.counts import MALFORMED as COUNTS
+from helpers.malformed import one_sentence
 
 ENTRY = "checkpoints"
 STREAM = "SelfPlayDataModule"

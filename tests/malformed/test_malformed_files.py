@@ -7,17 +7,17 @@ import random
 import shutil
 
 import pytest
-from cli_kit import cli, problems, small, write_rows
-from malformed_kit import one_sentence
-from tally import MALFORMED as COUNTS
+from helpers.command_line import cli, problems, small, write_rows
+from helpers.counts import MALFORMED as COUNTS
+from helpers.malformed import one_sentence
 
 from lightning_serl import tiny
-from lightning_serl.datamodules.benchmarks import read_set
-from lightning_serl.datamodules.earlier import read_pool
-from lightning_serl.datamodules.problems import Fields
+from lightning_serl.datamodules.problems.earlier_run import read_pool
+from lightning_serl.datamodules.problems.hub import read_set
+from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.engines import ReplayEngine
 from lightning_serl.errors import InputError
-from lightning_serl.loading import check_model_path, load_policy
+from lightning_serl.policy.loading import check_model_path, load_policy
 
 NOISE = random.Random("malformed files").randbytes(3000)
 ROW = b'{"question": "What is 2 + 3?", "answer": "So.\\n#### 5"}\n'

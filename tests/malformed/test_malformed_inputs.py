@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import transformers
 import yaml
-from cli_kit import cli, problems
-from tally import MALFORMED as COUNTS
+from helpers.command_line import cli, problems
+from helpers.counts import MALFORMED as COUNTS
 
 from lightning_serl import SelfPlayDataModule, SeRLModule
 

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from malformed_kit import Scripted, one_sentence
-from spine_kit import selfplay, trainer_for
-from tally import MALFORMED as COUNTS
+from helpers.counts import MALFORMED as COUNTS
+from helpers.malformed import Scripted, one_sentence
+from helpers.training import selfplay, trainer_for
 
 from lightning_serl import tiny
 from lightning_serl.answers import resolve_grader
 from lightning_serl.callbacks import Checkpoints, DifficultyFilter, NoveltyFilter, QualityFilter, Summary, ZeroSpread
-from lightning_serl.callbacks.run_files import RunFile
-from lightning_serl.datamodules.round import RoundOptions, Table, play_round
+from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
+from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.play import play_round
+from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.sources import FewShotSelfInstruction, PromptSet, Writing
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.errors import EmptyRound
-from lightning_serl.loading import load_policy
+from lightning_serl.policy.loading import load_policy
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.rewards import MajorityVote
-from lightning_serl.sources import FewShotSelfInstruction, PromptSet, Writing
 from lightning_serl.types import Instruction
 
 SEEDS = [

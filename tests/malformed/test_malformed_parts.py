@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from cli_kit import cli, rows, small
-from malformed_kit import one_sentence
-from tally import MALFORMED as COUNTS
+from helpers.command_line import cli, rows, small
+from helpers.counts import MALFORMED as COUNTS
+from helpers.malformed import one_sentence
 
 
 def own(name, **options):

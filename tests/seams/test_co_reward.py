@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from lightning_serl import Instruction
 from lightning_serl.datamodules import RoundOptions
+from lightning_serl.datamodules.sources import PromptSet
 from lightning_serl.rewards import MajorityVote
-from lightning_serl.sources import PromptSet
 from lightning_serl.tiny.language import is_expression, seed_questions
 from lightning_serl.types import Link, Verdict
 

@@ -6,9 +6,9 @@ import torch
 
 from lightning_serl import Instruction
 from lightning_serl.datamodules import RoundOptions
+from lightning_serl.datamodules.sources import InstructionSource
 from lightning_serl.prompts import InstructionTemplate, split_items
 from lightning_serl.rewards import MajorityVote
-from lightning_serl.sources import InstructionSource
 from lightning_serl.tiny.language import seed_questions
 from lightning_serl.types import Link, Verdict
 

@@ -4,15 +4,17 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from lightning_serl.answers import resolve_grader
-from lightning_serl.datamodules.evaluation import EvaluationOptions, EvaluationStream
-from lightning_serl.datamodules.problems import Fields, read_problems
-from lightning_serl.datamodules.round import RoundOptions, Table
+from lightning_serl.datamodules.problems.files import read_problems
+from lightning_serl.datamodules.problems.rows import Fields
+from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
+from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import Sampling, TransformersEngine
-from lightning_serl.loading import load_policy
-from lightning_serl.metrics import EvaluationSet
+from lightning_serl.evaluation.metrics import EvaluationSet
+from lightning_serl.policy.loading import load_policy
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
-from lightning_serl.ranks import Ranks
 
 
 def test_the_shipped_base_on_the_held_out_problems():

@@ -1,0 +1,238 @@
+r"""Answers compared by their values at fixed points, without a computer algebra system.
+
+Two expressions that differ at one point are different. The reverse is claimed only where it is safe: numbers, roots
+and logarithms that agree to forty digits, and quotients of polynomials that do so at two points with random digits.
+Lists, tuples, intervals, matrices and equations are compared by their parts. An answer with several readings (``20\%``
+is 20 or 0.2, ``9:24`` a ratio or a time) differs from another if all of their readings do, and is never claimed equal.
+Whatever the small grammar does not know is left undecided, and so is what might take long: nothing here is worse than
+linear in a text of bounded length.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal, DecimalException, localcontext
+from itertools import product
+
+from lightning_serl.answers.math.expression import CONTEXT, Value, evaluate
+from lightning_serl.answers.math.structure import PRODUCT, Shape, is_interval, shape
+
+_LONGEST = 300
+_POINTS = 2
+_EQUAL = Decimal(10) ** -40
+# math-verify compares decimals at six places; whatever is nearer than this is not for us to separate.
+_NEAR = 2e-6
+_RELATIVE = 1e-9
+# Commands that bind a variable or name something other than a value, and a variable that nothing binds.
+_BINDER = re.compile(r"\\(?:[io]*int|sum|prod|lim|max|min|sup|inf|gcd|lcm|text|math[a-z]*|operatorname|equiv|pmod|mod)")
+_FREE = re.compile(r"(?<![\\a-zA-Z])[a-cf-hj-zA-Z](?![a-zA-Z])")
+
+
+def compare(a: str, b: str) -> bool | None:
+    r"""Whether two answers are equal, as far as values at fixed points can tell.
+
+    Args:
+        a: The normal form of an answer.
+        b: The normal form of another.
+
+    Example:
+        >>> compare(r"\sqrt{8}", r"2\sqrt{2}"), compare("(x+1)^2", "x^2+2x+1"), compare("(1,2)", "(1,3)")
+        (True, True, False)
+        >>> compare(r"\sin^2 x+\cos^2 x", "1") is None
+        True
+    """
+    if len(a) > _LONGEST or len(b) > _LONGEST:
+        return None
+    left, right = shape(a), shape(b)
+    return None if left is None or right is None else _same(left, right)
+
+
+def is_understood(form: str) -> bool:
+    """Whether all values in a normal form can be computed."""
+    found = shape(form) if len(form) <= _LONGEST else None
+    return found is not None and _is_computable(found)
+
+
+def _is_computable(found: Shape) -> bool:
+    if found.kind == "value":
+        return all(evaluate(spelling, 0) is not None for spelling in found.spellings)
+    return bool(found.parts) and all(_is_computable(part) for part in found.parts)
+
+
+def _same(a: Shape, b: Shape) -> bool | None:
+    kinds = {a.kind, b.kind}
+    if kinds == {"value"}:
+        return _values(a, b)
+    if "equation" in kinds:
+        if len(kinds) == 1:
+            return _equations(a, b)
+        return _same(*(x.parts[0] if x.kind == "equation" else x for x in (a, b)))
+    if "text" in kinds:
+        return False  # equal to nothing but itself
+    if "union" in kinds:
+        return _unions(a, b)
+    if "relation" in kinds or "matrix" in kinds:
+        if "value" in kinds:
+            constant = a if a.kind == "value" else b
+            return False if _is_constant(constant) else None
+        return _ordered(a.parts, b.parts) if kinds == {"matrix"} else None
+    return _lists(a, b)
+
+
+def _equations(a: Shape, b: Shape) -> bool | None:
+    """Two equations that give the value of a name; others can be solved in ways that only algebra knows."""
+    right = a.parts[0], b.parts[0]
+    if any(side.kind != "value" for side in right):
+        return None
+    if not a.name and not b.name:
+        return _proportional(a.spellings, b.spellings)
+    if not a.name or not b.name:
+        given, other = (a, b) if a.name else (b, a)
+        return False if given.name and other.spellings and not _solves(given, other.spellings[0]) else None
+    if all(_is_constant(side) for side in right):
+        return _values(*right) if a.name.lower() == b.name.lower() else False
+    if a.name != b.name or any(a.name in spelling for side in right for spelling in side.spellings):
+        return None
+    return _values(*right)
+
+
+def _proportional(a: Sequence[str], b: Sequence[str]) -> bool | None:
+    """Two equations in several unknowns: different unless the differences of their sides are proportional.
+
+    With one unknown they may have the same solutions all the same, and proportional ones are left to algebra.
+    """
+    found = [evaluate(PRODUCT.sub("*", x), point) for x in (*a, *b) for point in range(_POINTS)]
+    if len(found) != 2 * _POINTS or any(value is None or len(value[1]) < 2 for value in found):
+        return None
+    try:
+        values = [complex(value[0]) for value in found if value is not None]
+    except OverflowError:
+        return None
+    left, right = values[0] * values[3], values[1] * values[2]
+    return False if abs(left - right) > _RELATIVE * max(abs(left), abs(right)) else None
+
+
+def _solves(given: Shape, difference: str) -> bool:
+    """Whether what an equation gives for its name could be a root of this difference."""
+    if not _is_constant(given.parts[0]) or len(given.parts[0].spellings) != 1:
+        return True
+    name = rf"(?<![\\a-zA-Z]){re.escape(given.name)}(?![a-zA-Z_])"
+    value = f"(({given.parts[0].spellings[0]}))"  # doubled, since 2(3) might be a mixed number
+    found = evaluate(re.sub(name, lambda _: value, PRODUCT.sub("*", difference)), 0)
+    return found is None or not _apart(found[0], Decimal(0))
+
+
+def _lists(a: Shape, b: Shape) -> bool | None:
+    if a.kind == "value" or b.kind == "value":
+        single, items = (a, b.parts) if a.kind == "value" else (b, a.parts)
+        # A set that repeats one value is that value.
+        return False if any(_same(item, single) is False for item in items) else None
+    sets = [x.brackets in ("", "{}") for x in (a, b)]
+    if not any(sets):
+        verdict = _ordered(a.parts, b.parts)
+        return False if verdict and a.brackets != b.brackets and len(a.parts) == 2 else verdict
+    table = [[_same(x, y) for y in b.parts] for x in a.parts]
+    for lines in (table, list(zip(*table, strict=True))):
+        if any(all(cell is False for cell in line) for line in lines):
+            return False
+    # Each member has one partner, and one only.
+    paired = all(sorted(map(str, line)).count("True") == 1 for line in (*table, *zip(*table, strict=True)))
+    return True if all(sets) and paired and all(cell is not None for line in table for cell in line) else None
+
+
+def _unions(a: Shape, b: Shape) -> bool | None:
+    """Unions of intervals: different if one reaches farther, equal if their intervals are, one by one."""
+    sides = [x.parts if x.kind == "union" else (x,) if is_interval(x) else None for x in (a, b)]
+    if sides[0] is None or sides[1] is None:
+        return False if "value" in (a.kind, b.kind) else None
+    ends = [(_hull(side, 0), _hull(side, 1)) for side in sides if side is not None]
+    for x, y in zip(*ends, strict=True):
+        if x is not None and y is not None and x != y and _apart(x, y):
+            return False
+    if len(sides[0]) != len(sides[1]):
+        return None
+    same = [_ordered(x.parts, y.parts) and x.brackets == y.brackets for x, y in zip(*sides, strict=True)]
+    return True if all(same) else None
+
+
+def _hull(intervals: Sequence[Shape], end: int) -> Decimal | None:
+    """The least left or the largest right end of some intervals, ``None`` if any is no real number."""
+    values: list[Decimal] = []
+    for interval in intervals:
+        if "infty" in "".join(interval.parts[end].spellings):
+            return Decimal("Infinity" if end else "-Infinity")
+        found = [evaluate(spelling, 0) for spelling in interval.parts[end].spellings[:1]]
+        if not found or found[0] is None or found[0][1] or isinstance(found[0][0], complex):
+            return None
+        values.append(found[0][0])
+    return max(values) if end else min(values)
+
+
+def _ordered(a: Sequence[Shape], b: Sequence[Shape]) -> bool | None:
+    """Member by member."""
+    if len(a) != len(b):
+        return False
+    verdicts = [_same(x, y) for x, y in zip(a, b, strict=True)]
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def _is_constant(a: Shape) -> bool:
+    """Whether every reading of a value is a number."""
+    return all(reading is not None and not reading[1] for reading in (evaluate(s, 0) for s in a.spellings))
+
+
+def _values(a: Shape, b: Shape) -> bool | None:
+    if set(a.spellings) == set(b.spellings):
+        return True
+    if a.name and b.name:
+        return False  # other digits or another base
+    apart = True
+    for x, y in product(a.spellings, b.spellings):
+        left, right = evaluate(x, 0), evaluate(y, 0)
+        if left is None or right is None:
+            known, other = (left, y) if right is None else (right, x)
+            return False if known is not None and not known[1] and _is_open(other) else None
+        apart = apart and _apart(left[0], right[0])
+        if not apart:
+            break
+    if apart:
+        return False
+    single = len(a.spellings) == len(b.spellings) == 1
+    return True if single and _agree(a.spellings[0], b.spellings[0]) else None
+
+
+def _is_open(text: str) -> bool:
+    """Whether what cannot be computed depends on a variable, so that no number can be its value."""
+    return _BINDER.search(text) is None and _FREE.search(text) is not None
+
+
+def _apart(x: Value, y: Value) -> bool:
+    """Whether two values are too far from each other for any reading of the digits."""
+    try:
+        if isinstance(x, complex) or isinstance(y, complex):
+            x, y = complex(x), complex(y)
+            distance, size = abs(x - y), max(abs(x), abs(y))
+            return math.isfinite(size) and distance > max(_NEAR, _RELATIVE * size)
+        with localcontext(CONTEXT):
+            return abs(x - y) > max(Decimal(_NEAR), Decimal(_RELATIVE) * max(abs(x), abs(y)))
+    except (OverflowError, DecimalException):
+        return False
+
+
+def _agree(x: str, y: str) -> bool:
+    """Whether two spellings are equal to forty digits at every point, and of a kind for which that proves it."""
+    for point in range(_POINTS):
+        left, right = evaluate(x, point), evaluate(y, point)
+        if left is None or right is None or not (left[2] and right[2]):
+            return False
+        p, q = left[0], right[0]
+        if isinstance(p, complex) or isinstance(q, complex):
+            return False
+        with localcontext(CONTEXT):
+            if p != q and abs(p - q) > _EQUAL * max(abs(p), abs(q)):
+                return False
+        if not left[1] and not right[1]:
+            break
+    return True

@@ -1,0 +1,75 @@
+"""Short answers in words of any script, compared after normalisation."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from lightning_serl.answers.reading.announced import ANNOUNCEMENT
+from lightning_serl.answers.reading.boxed import last_boxed
+from lightning_serl.answers.reading.thinking import strip_thinking
+
+# A longer last line is an explanation, not a short answer.
+MAX_LENGTH = 200
+_TAIL = 4000
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|ce)\s*\{([^{}]*)\}")
+_BLANKS = re.compile(r"\s+")
+_EDGES = " \t.,;:!?…。．，、；：！？·*_`\"'“”‘’«»「」『』$।؟،"
+
+
+class TextGrader:
+    r"""Reads a box, the last "answer: ...", or the last line, and normalises it.
+
+    Normalising folds compatibility forms and case, joins blanks, and drops punctuation at the ends; the order of
+    letters and words stays, so NaCl is not ClNa.
+
+    Example:
+        >>> grader = TextGrader()
+        >>> grader.extract("It is in Europe.\nAnswer: **Paris**."), grader.extract("因此，答案是：北京。")
+        ('paris', '北京')
+    """
+
+    name = "text"
+
+    def extract(self, text: str) -> str | None:
+        """The normalised answer of a finished response, or ``None``."""
+        text = strip_thinking(text)
+        box = last_boxed(text)
+        if box is not None:
+            return normalise(_WRAPPED.sub(r"\1", box))
+        tail = text[-_TAIL:]
+        last = None
+        for match in ANNOUNCEMENT.finditer(tail):
+            last = match
+        if last is not None:
+            found = normalise(tail[last.end() :].strip().split("\n", 1)[0])
+            if found is not None:
+                return found
+        lines = [line for line in tail.splitlines() if line.strip()]
+        return normalise(lines[-1]) if lines else None
+
+    def extract_truncated(self, text: str) -> str | None:
+        """The last complete box; a response cut off before it answers nothing."""
+        box = last_boxed(strip_thinking(text))
+        return None if box is None else normalise(_WRAPPED.sub(r"\1", box))
+
+    def label(self, text: str) -> str | None:
+        """A gold label, bare or boxed."""
+        box = last_boxed(text)
+        return normalise(_WRAPPED.sub(r"\1", text if box is None else box))
+
+    def same(self, a: str, b: str) -> bool:
+        """Normalised answers are equal or not."""
+        return a == b
+
+
+def normalise(text: str) -> str | None:
+    """One spelling for each short answer; ``None`` if nothing is left or it is longer than ``MAX_LENGTH``."""
+    if len(text) > 4 * MAX_LENGTH:
+        return None
+    # Case folding can undo NFKC for a few letters, hence once more afterwards.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = _BLANKS.sub(" ", folded).strip(_EDGES)
+    # Control characters, marks without a letter and half characters are nothing that could be read.
+    visible = any(unicodedata.category(c)[0] in "LNPS" for c in folded)
+    return folded if visible and len(folded) <= MAX_LENGTH else None

@@ -1,0 +1,1 @@
+"""Runs math-verify in a child process with time and memory limits."""

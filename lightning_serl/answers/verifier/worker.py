@@ -1,0 +1,223 @@
+r"""The process that runs math-verify: it can be killed at any moment, and its parent hardly notices.
+
+The process imports math-verify once and then only watches. A forked child serves the requests; timers whose default
+action ends the child bound every request, also inside C code and also when the parent is gone; a new child is forked
+within milliseconds. Requests and replies are single lines of ASCII JSON, one request at a time:
+
+    {"id": 7, "op": "same", "a": "\\boxed{x}", "b": "...", "limit": 0.4}  ->  {"id": 7, "same": true, "seconds": 0.01}
+    {"id": 8, "op": "read", "text": "...", "limit": 0.4}  ->  {"id": 8, "answer": "x", "key": "...", "seconds": 0.01}
+    a child that ended before its reply                   ->  {"died": 14}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from lightning_serl.answers.reading.announced import is_prose
+from lightning_serl.answers.verifier.warm_up import FORMULAS, PAIRS
+
+MEMORY_BYTES = 1_500_000_000
+# Limits count processor time, so that a busy machine does not change verdicts; the wall clock has the last word.
+WALL_FACTOR = 3.0
+_PARSED = 512
+# Parsing makes many small objects that live shortly.
+_COLLECT_EVERY = 100_000
+# What variables stand for, by their name, and how far apart values must be for no rounding to make them equal.
+_VALUES = (1.3717, 0.7193, 2.2391, 1.8467, 0.4639)
+_APART = 1e-5
+_FEW_SYMBOLS = 3
+_LENGTHY = 200
+_ONE_NUMBER = re.compile(r"[^\d]*\d(?:[\d.,]|\{,\}|\\[,!])*[^\d]*")
+
+
+class Verifier:
+    """math-verify with the settings of SeRL's reward, each text parsed once."""
+
+    def __init__(self) -> None:
+        from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+        from math_verify.grader import get_pct_val
+
+        self._parse, self._verify, self._percent = parse, verify, get_pct_val
+        self._targets = (ExprExtractionConfig(), LatexExtractionConfig())
+        self._parsed: OrderedDict[str, list[Any]] = OrderedDict()
+        # math-verify warns of every parse without its own alarm; ours are the timers of this file.
+        logging.disable(logging.CRITICAL)
+        # First use compiles regexes and imports solvers, and the parser learns its grammar construct by construct: do
+        # it before the first child is forked, so that no child begins anew.
+        for formula in FORMULAS:
+            self.same(f"\\boxed{{{formula}}}", f"We have $\\frac{{1}}{{2}}$, so ${formula}$ follows.")
+        for left, right in PAIRS:
+            self.same(f"\\boxed{{{left}}}", f"\\boxed{{{right}}}")
+
+    def parsed(self, text: str) -> list[Any]:
+        """What math-verify extracts: the expression and its spelling, the spelling alone, or nothing."""
+        found = self._parsed.get(text)
+        if found is None:
+            found = self._parsed[text] = self._parse(text, self._targets, parsing_timeout=None)
+            if len(self._parsed) > _PARSED:
+                self._parsed.popitem(last=False)
+        return found
+
+    def same(self, a: str, b: str) -> bool:
+        """Equal in either direction; math-verify treats its gold side differently."""
+        left, right = self.parsed(a), self.parsed(b)
+        if not left or not right or self._differ(left, right):
+            return False
+        verify = self._verify
+        return bool(verify(left, right, 6, timeout_seconds=None) or verify(right, left, 6, timeout_seconds=None))
+
+    def _differ(self, left: list[Any], right: list[Any]) -> bool:
+        """Whether two formulas have other values at a point, which no simplification can undo.
+
+        Simplifying the difference of unequal formulas is what math-verify spends most of its time on.
+        """
+        from sympy import Expr, MatrixExpr, Symbol
+
+        (a, *spelled_a), (b, *spelled_b) = left, right
+        for formula in (a, b):
+            # What math-verify compares by other rules than that of values.
+            other = isinstance(formula, Symbol | MatrixExpr) or self._percent(formula) is not None
+            if other or not isinstance(formula, Expr):
+                return False
+        if spelled_a == spelled_b:
+            return False
+        try:
+            values = [
+                complex(f.subs({x: _VALUES[sum(x.name.encode()) % len(_VALUES)] for x in f.free_symbols}).evalf(15))
+                for f in (a, b)
+            ]
+        except Exception:
+            return False  # no number at this point, for whatever reason
+        return abs(values[0] - values[1]) > _APART * max(1.0, *map(abs, values))
+
+    def read(self, text: str) -> dict[str, Any]:
+        """The spelling of the answer found in a text, and a key that texts with the same extraction share."""
+        from sympy import srepr
+
+        found = self.parsed(text)
+        if not found:
+            return {"answer": None, "key": None, "printable": True}
+        spelling = self._spelling(found)
+        try:
+            [str(item) for item in found]
+            printable = True
+        except Exception:
+            # SeRL's metric prints what it extracted and takes any error for "different": the caller must know.
+            printable = False
+        try:
+            spelled = "\n".join(item if isinstance(item, str) else srepr(item) for item in found)
+        except Exception:
+            spelled = text  # not expressible: shared with the very same text only
+        key = hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()
+        return {"answer": spelling, "key": key, "printable": printable}
+
+    def _spelling(self, found: list[Any]) -> str:
+        """An answer text that math-verify reads back as what it found."""
+        from sympy import Integer, latex
+
+        expression, spelling = found[0], str(found[-1])
+        if isinstance(expression, str):
+            return expression
+        if isinstance(expression, Integer) and _ONE_NUMBER.fullmatch(spelling) is None:
+            return str(expression)  # the spelling may be that of a formula that could not be parsed
+        if self._percent(expression) is not None and "%" not in spelling:
+            spelling += r"\%"
+        # The spelling it reports is that of its first match, which need not be the match that could be parsed.
+        again = self.parsed("\\boxed{" + spelling + "}")
+        same = bool(again) and again[0] == expression
+        # Sentences and derivations are no spelling, unless they are all there is: a product of letters.
+        lengthy = is_prose(spelling) or len(spelling) > _LENGTHY
+        if same and (not lengthy or len(expression.free_symbols) > _FEW_SYMBOLS):
+            return spelling
+        return _chain(expression) or str(latex(expression))
+
+
+def _chain(expression: Any) -> str | None:
+    """The spelling of ``a = b = c``, whose links sympy would sort."""
+    from latex2sympy2_extended.logic import And
+    from sympy import Eq, latex
+
+    links = expression._unsorted_args if isinstance(expression, And) else ()
+    if not links or any(not isinstance(link, Eq) for link in links):
+        return None
+    if any(left.rhs != right.lhs for left, right in pairwise(links)):
+        return None
+    return " = ".join(latex(side) for side in (links[0].lhs, *(link.rhs for link in links)))
+
+
+def serve(verifier: Verifier, send: Callable[[dict[str, Any]], None]) -> None:
+    """Answer requests from standard input until it closes."""
+    # A request also pays for its way through the pipe.
+    started = time.process_time()
+    with os.fdopen(0, "rb", closefd=False) as requests:
+        for line in requests:
+            request = json.loads(line)
+            signal.setitimer(signal.ITIMER_PROF, request["limit"])
+            signal.setitimer(signal.ITIMER_REAL, request["limit"] * WALL_FACTOR)
+            try:
+                if request["op"] == "same":
+                    reply: dict[str, Any] = {"same": verifier.same(request["a"], request["b"])}
+                else:
+                    reply = verifier.read(request["text"])
+            except Exception as error:
+                # Model text breaks sympy in every way there is (recursion, memory, type errors): the caller is told.
+                reply = {"error": type(error).__name__}
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            spent, started = time.process_time() - started, time.process_time()
+            send({"id": request["id"], **reply, "seconds": spent})
+
+
+def main() -> None:
+    """Import math-verify, then keep one serving child alive until standard input closes."""
+    out = os.dup(1)
+    # Whatever a library prints must not end up between the replies.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def send(reply: dict[str, Any]) -> None:
+        data = json.dumps(reply).encode("ascii") + b"\n"
+        while data:
+            data = data[os.write(out, data) :]
+
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses address-space limits; time limits still hold
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        verifier = Verifier()
+    except Exception as error:
+        send({"failed": f"{type(error).__name__}: {error}"})
+        return
+    # What is loaded now stays: no collection need look at it, and the children share it with this process.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
+    send({"ready": os.getpid()})
+    while True:
+        child = os.fork()
+        if child == 0:
+            try:
+                serve(verifier, send)
+                os._exit(0)
+            finally:
+                os._exit(1)  # never fall through into the parent's loop
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return
+        send({"died": os.waitstatus_to_exitcode(status)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""Filters of instructions and groups: SeRL's quality, novelty and difficulty rules, and groups without spread."""
+
+from __future__ import annotations
+
+from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSpread
+from lightning_serl.callbacks.filters.novelty import NoveltyFilter
+from lightning_serl.callbacks.filters.quality import QualityFilter
+
+__all__ = ["DifficultyFilter", "GroupFilter", "InstructionFilter", "NoveltyFilter", "QualityFilter", "ZeroSpread"]

@@ -1,0 +1,91 @@
+"""Regular expressions of the quality filter: missing pictures and leaked solutions, in several languages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lightning_serl.prompts.proposals import has_solution
+
+
+def _phrases(phrases: Sequence[str]) -> re.Pattern[str]:
+    """Finds any of the phrases as whole words; in scripts without spaces, anywhere."""
+    if not phrases:
+        return re.compile(r"(?!)")
+    edged = []
+    for phrase in phrases:
+        words = phrase.split()
+        left = r"\b" if _is_ascii_word(words[0][0]) else ""
+        right = r"\b" if _is_ascii_word(words[-1][-1]) else ""
+        edged.append(left + r"\s+".join(map(re.escape, words)) + right)
+    return re.compile("|".join(edged), re.IGNORECASE)
+
+
+def _is_ascii_word(char: str) -> bool:
+    return char.isascii() and char.isalnum()
+
+
+# "The graph of y = x" and "the image of a point" are plain mathematics: only references to something shown count. A
+# figure can be a number, a chart a patient's, and evidence shows something, too.
+_DRAWN = "diagram|illustration|sketch"
+_SEEN = f"figure|{_DRAWN}|picture|image|photo|photograph|graph|chart|plot(?! of land)|map|drawing"
+_PARTS = "area|perimeter|circumference|volume|sides?|vertices|angles?|parts?|portion|fraction|squares|triangles"
+_ENGLISH = (
+    rf"\b(?:the|this) (?:{_DRAWN})\b"
+    r"|\b(?:in|from|see) (?:the|this) figure\b(?! of)|\bfigure \d+(?:\.\d+)? (?:shows|below|above)\b"
+    r"|\b(?:the|this) figure (?:shows|represents|depicts|illustrates|consists|contains|to the (?:left|right))\b"
+    r"|\b(?:the|this) figure is (?:made|composed|formed|divided|drawn|not drawn|not to scale)\b"
+    rf"|\b(?:{_PARTS}) (?:of|in) (?:the|this) (?:\w+ )?figure\b"
+    r"|\b(?:in|from) (?:the|this) (?:picture|photo|photograph|drawing|(?:bar|pie|line) chart)\b"
+    r"|\b(?:from|see|using|based on|according to|(?:shown|given|data|information) (?:in|on)) (?:the|this) chart\b"
+    rf"|\b(?:following|accompanying|attached|given|adjoining|adjacent) (?:{_SEEN})\b"
+    rf"|\b(?:{_SEEN})s? (?:is |are )?(?:shown|below|above|provided)\b"
+    rf"|\b(?:shown|pictured|depicted|illustrated) (?:in|on|by) (?:the|this) (?:{_SEEN})\b"
+    rf"|\b(?:below|above|here) (?:is|are) (?:the|a) (?:{_SEEN})s?\b"
+    r"|\bas (?:shown|pictured|depicted|illustrated)\b(?! (?:by|in|from)\b)"
+    r"|\bas (?:shown|pictured|depicted|illustrated) in (?:figure|fig\.)|\bgraphed (?:below|above|here)\b"
+)
+# The same in the other languages whose solutions are known (prompts.has_solution): what points to a picture, never the
+# word for one alone, which may be a shape, a mapping, a person or a face.
+_ELSEWHERE = (
+    # 例如图书馆 is "for example the library", 以下图书 "the books below", 地图中 "on the map"
+    r"(?<![例比假譬诸諸])如[上下左右]?[图圖](?![书書])|(?<!低)[下附右左][图圖](?![书書形])|见[图圖]|(?<![地试試企意画畫])[图圖]中"
+    r"|[下上右左次]の図(?![形書])|図のよう|図に示|図において"
+    r"|그림과 같|그림에서 보|(?:아래|다음|위|오른쪽|왼쪽)의? ?그림"
+    r"|\b(?:en|según) (?:la|esta) figura\b(?! (?:del?|jurídica|legal|histórica)\b)"
+    r"|\b(?:figura|gráfica|gráfico|imagen|dibujo) (?:adjunt[oa]|de abajo|de arriba|de la (?:derecha|izquierda))\b"
+    r"|\bsiguiente (?:figura|gráfic[oa]|imagen|dibujo)\b|\bla figura m(?:uestra|ostra)\b"
+    r"|\bcomo se (?:muestra|ve|observa) en (?:la|el) (?:figura|gráfic[oa]|imagen|dibujo|diagrama)\b"
+    r"|\b(?:na|conforme a|da) figura (?:abaixo|acima|ao lado|a seguir|seguinte)\b|\bfigura (?:abaixo|ao lado)\b"
+    r"|\bna figura\b(?! d[eoa]\b)|\b(?:gráfico|imagem|diagrama) (?:abaixo|ao lado)\b"
+    r"|\b(?:figure|schéma|diagramme|graphique|dessin|image|photo) ci-(?:dessous|dessus|contre|après|jointe?)\b"
+    r"|\b(?:dans|sur) (?:la|cette) figure suivante\b|\bdans (?:la|cette) figure\b|\bcomme (?:le )?montre la figure\b"
+    r"|\b(?:in der|siehe|wie in der) Abbildung\b(?! (?:\$|\\|\w\b))|\bAbbildung (?:zeigt|unten|oben|rechts|links)\b"
+    r"|\b(?:neben|unten)stehende[nrms]? (?:Abbildung|Figur|Skizze|Grafik|Zeichnung|Bild|Diagramm)\b"
+    r"|\bfolgende[nrs]? (?:Grafik|Skizze|Figur)\b"
+    r"|\bwie (?:unten |oben )?(?:abgebildet|skizziert)\b|\bin der (?:Skizze|Grafik|Zeichnung)\b"
+    r"|\b(?:nella|in) figura\b(?! d[ie]\b)|\bfigura (?:a lato|a fianco|sottostante|qui sotto)\b"
+    r"|\b(?:на|см\.|по) (?:рис\.|рисунк[еу]|чертеж[еу])"
+    r"|الشكل (?:المجاور|المقابل|أدناه|الموضح|المبين)|في الشكل (?:التالي|الآتي)|الصورة (?:المجاورة|أدناه)"
+    r"|الرسم (?:البياني )?(?:المجاور|أدناه)"
+    r"|(?:चित्र|आकृति) में|(?:दिए गए|दी गई|निम्न|नीचे के) (?:चित्र|आकृति)"
+)
+_MISSING_PICTURE = re.compile(rf"{_ENGLISH}|{_ELSEWHERE}|\[asy\]|\\includegraphics", re.IGNORECASE)
+
+# "Solution: 0.1 mol HCl in 1 L" is given, not an answer, as long as nothing was asked yet.
+_ASKED = re.compile(
+    r"[?？]|\b(?:what|which|how|find|calculate|compute|determine|solve|evaluate|state|give)\b", re.IGNORECASE
+)
+_SUBSTANCE = re.compile(
+    r"(?:^|(?<=[.;]))[ \t]{0,20}solutions?:[ \t]{0,20}(?=\d[\d.,]{0,20} ?(?:[mµ]?mol|[mµ]?M|[mµk]?g|m?L|cm|N|%))",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def _leaks(text: str) -> bool:
+    """Whether a problem brings its solution along, which a solution in the chemist's sense is not."""
+    if not has_solution(text):
+        return False
+    asked = _ASKED.search(text)
+    head = len(text) if asked is None else asked.start()
+    return has_solution(_SUBSTANCE.sub(" ", text[:head]) + text[head:])

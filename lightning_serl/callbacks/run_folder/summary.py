@@ -1,0 +1,244 @@
+"""The end of a run: a table for the terminal, ``summary.json``, ``curves.png``, and what an evaluation found."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from rich.console import Console
+from rich.table import Table
+
+from lightning_serl.callbacks.health.monitor import Health
+from lightning_serl.callbacks.run_folder.curves import draw_curves
+from lightning_serl.callbacks.run_folder.ledger import Ledger
+from lightning_serl.checkpoints.atomic_write import write_whole
+from lightning_serl.datamodules.streams.predictions import PredictionStream
+
+if TYPE_CHECKING:
+    from lightning_serl.types import Round
+
+Results = dict[str, dict[str, Any]]
+
+
+class Summary(pl.Callback):
+    """Remembers the first evaluation, compares it with the last, and says what became of the written problems."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Results = {}
+        self.after: Results = {}
+        self._first_round: dict[str, float] = {}
+        self._seconds = 0.0
+        self._taken = 0  # seeds among the proposals
+        self._began: float | None = None
+        self._first_step: int | None = None
+        #: Set by a caller that still evaluates after the fit, and then calls :meth:`finish` itself.
+        self.deferred = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember where this fit began."""
+        self._first_step = trainer.global_step
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the results; ``validate`` writes them to ``evaluation.json``, and each problem to a file beside it."""
+        if trainer.sanity_checking:
+            return
+        results = getattr(pl_module, "last_results", {})
+        if not self.before and trainer.global_step == 0:
+            self.before = results  # a first evaluation after some training is no beginning
+        self.after = results
+        if trainer.state.fn == "validate":
+            self._write_evaluation(trainer, pl_module)
+        elif trainer.is_global_zero and not trainer.fast_dev_run:
+            _write_json(Path(trainer.default_root_dir) / "evaluation.json", getattr(pl_module, "last_report", {}))
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As after ``validate``."""
+        self._write_evaluation(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Where no set is evaluated, the first round stands in for the beginning."""
+        if not self._first_round:
+            self._first_round = dict(_ledger(trainer).last_metrics)
+
+    def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
+        """Count the proposals that are seeds: the ledger holds them beside what was written."""
+        self._taken += played.taken
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the problems are."""
+        stream = trainer.predict_dataloaders
+        if trainer.is_global_zero and isinstance(stream, PredictionStream):
+            said = f"predictions: {stream.written} problems with answers in {stream.target}"
+            Console(file=sys.stdout, highlight=False).print(said, soft_wrap=True, markup=False)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the files and print the table."""
+        if not self.deferred:
+            self.finish(trainer)
+
+    def finish(self, trainer: pl.Trainer) -> None:
+        """Write the files and print the table, on rank 0."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        if self._first_step == trainer.global_step:
+            rank_zero_warn("no step was made: the run was at its end; raise trainer.max_epochs (or max_steps) to go on")
+        root = Path(trainer.default_root_dir)
+        summary = self.summarise(trainer)
+        _write_json(root / "summary.json", summary)
+        if self.after and (report := getattr(trainer.lightning_module, "last_report", None)):
+            _write_json(root / "evaluation.json", report)
+        draw_curves(root / "metrics.jsonl", root / "curves.png")
+        self._print(summary)
+        outside = [said for c in trainer.callbacks if isinstance(c, Health) for said in c.outside]
+        if outside:
+            signs = "; ".join(said.partition(": ")[0] for said in outside)
+            Console(file=sys.stdout, highlight=False).print(f"health: {signs} (docs/health.md)", soft_wrap=True)
+
+    def summarise(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """The content of ``summary.json``: see the README for its fields."""
+        ledger = _ledger(trainer)
+        name = next(iter(self.after), None)
+        summary: dict[str, Any] = {
+            "before": _short(self.before.get(name, {})) if name else _label_free(self._first_round),
+            "after": _short(self.after.get(name, {})) if name else _label_free(ledger.last_metrics),
+            "set": name,
+            "labels": bool(name and (self.after[name].get("labelled") or 0)),
+            "kl": ledger.last_metrics.get("kl"),  # absent with beta 0
+            "proposed": ledger.counts.get("proposed", 0),
+            "kept": ledger.counts.get("kept", 0),
+            "trained": ledger.counts.get("trained", 0),
+            "rejected": dict(sorted(ledger.reasons["rejected"].items())),
+            "dropped": dict(sorted(ledger.reasons["dropped"].items())),
+            "rounds": int(trainer.global_step // max(1, getattr(trainer.lightning_module, "steps_per_round", 1))),
+            "seconds": round(self._elapsed(), 2),
+        }
+        if len(self.after) > 1:
+            summary["sets"] = {
+                n: {"before": _short(self.before.get(n, {})), "after": _short(self.after[n])} for n in self.after
+            }
+        return summary
+
+    def _print(self, summary: dict[str, Any]) -> None:
+        console = Console(file=sys.stdout, highlight=False)
+        before, after = summary["before"], summary["after"]
+        title = f"held-out problems: {summary['set']}" if summary["set"] else "training rounds"
+        table = Table("", "before", "after", "change", title=title, title_justify="left")
+        names = {"pass@1": "greedy pass@1", "agreement": "agreement of answers", "no_answer": "share without answer"}
+        for key, value in after.items():
+            if key == "n":
+                continue
+            first = before.get(key)
+            change = "" if first is None or value is None else f"{100 * (value - first):+.1f}"
+            table.add_row(names.get(key, key), _percent(first), _percent(value), change)
+        console.print(table)
+        if not summary["labels"]:
+            console.print("no labels here: agreement, answers and KL show health, not accuracy", soft_wrap=True)
+        if summary["kl"] is not None:
+            console.print(f"KL to the starting policy: {summary['kl']:.4f}")
+        else:
+            console.print("KL to the starting policy: not measured (model.objective.beta is 0)")
+        written = summary["proposed"] - self._taken
+        brought = [f"{written} written"] * bool(written or not self._taken)
+        brought += [f"{self._taken} taken from the seeds"] * bool(self._taken)
+        console.print(
+            f"problems: {', '.join(brought)}, "
+            f"{sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
+            f"{sum(summary['dropped'].values())} dropped{_why(summary['dropped'])}, "
+            f"{summary['kept']} kept",
+            soft_wrap=True,
+        )
+        console.print(f"time: {summary['seconds']:.0f} s for {summary['rounds']} rounds")
+
+    def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        root = Path(trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        report: Results = getattr(pl_module, "last_report", {})
+        _write_json(root / "evaluation.json", report)
+        if not self.deferred:  # the items are of no use beside a fit, which goes on to change them
+            items = getattr(pl_module, "evaluation_items", {})
+            rows = ({"set": name, **problem.facts} for name, problems in items.items() for problem in problems)
+            _write(root / "evaluation_items.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        console = Console(file=sys.stdout, highlight=False)
+        for name, result in report.items():
+            facts = ", ".join(_with_interval(k, v, result) for k, v in _short(result).items() if k != "n")
+            some = f"{result['labelled']} of " if 0 < result["labelled"] < result["n"] else ""
+            console.print(f"{name}: {facts} over {some}{result['n']} problems", soft_wrap=True, markup=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to finish the table."""
+        return {
+            "before": self.before,
+            "after": self.after,
+            "first_round": self._first_round,
+            "seconds": self._elapsed(),
+            "taken": self._taken,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self.before, self._first_round = state_dict["before"], state_dict["first_round"]
+        self.after = state_dict.get("after", {})
+        self._seconds, self._taken = state_dict["seconds"], state_dict.get("taken", 0)
+
+    def _elapsed(self) -> float:
+        return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
+
+
+def _ledger(trainer: pl.Trainer) -> Ledger:
+    return next((c for c in trainer.callbacks if isinstance(c, Ledger)), None) or Ledger()
+
+
+def _short(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one evaluation for the table, with the number of samples in their names."""
+    if not result:
+        return {}
+    k = result["k"]
+    if not result["labelled"]:
+        return {"agreement": result["agreement"], "no_answer": result["no_answer"], "n": result["n"]}
+    sampled = {f"mean@{k}": result["mean@k"], f"maj@{k}": result["maj@k"]} if k else {}
+    return {"pass@1": result["pass@1"], **sampled, "n": result["n"]}
+
+
+def _with_interval(key: str, value: float | None, result: dict[str, Any]) -> str:
+    """A figure for the terminal; the first of them with its interval."""
+    said = f"{key} {_percent(value)}"
+    ends = result["intervals"].get(key)
+    return said if ends is None else f"{said} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+
+
+def _label_free(metrics: dict[str, float]) -> dict[str, float]:
+    pairs = {"agreement": "serl/vote/agreement_mean", "no_answer": "serl/vote/no_answer_frac"}
+    return {name: metrics[key] for name, key in pairs.items() if key in metrics}
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _why(reasons: dict[str, int]) -> str:
+    top = sorted(reasons.items(), key=lambda r: (-r[1], r[0]))[:4]
+    return f" ({', '.join(f'{name} {count}' for name, count in top)})" if top else ""
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Written beside and moved, so that a reader never meets half a file."""
+    # lone surrogates can come out of a model: written escaped rather than refused
+    write_whole(path, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))

@@ -1,0 +1,1 @@
+"""Reads problems: local files, hub data sets and earlier runs."""

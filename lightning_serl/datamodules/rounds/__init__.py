@@ -1,0 +1,1 @@
+"""One round of self-play, without a Trainer."""

@@ -1,0 +1,187 @@
+"""What sources and rewards may ask of a round: completions, log-probs, equality of answers, random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lightning_serl.answers.base import AnswerGrader
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.distributed.seeding import rng_for, seed_for
+from lightning_serl.engines.base import Request, RolloutEngine, Sampling, Who
+from lightning_serl.errors import EngineFailure
+from lightning_serl.prompts.solve import SolveTemplate
+from lightning_serl.types import Completion, Group, Instruction, Verdict
+
+if TYPE_CHECKING:
+    from lightning_serl.policy.policy import Policy
+
+
+@dataclass
+class Context:
+    """The services of one round.
+
+    A source sees a context that spreads its completions over all ranks, so that it is written as if there were one
+    process and runs alike on every rank. A reward sees one that works on its own rank's groups alone, where nothing
+    has to keep step.
+
+    Attributes:
+        engine: Writes completions.
+        policy: The live policy; ``None`` when rollouts are replayed.
+        ranks: This process among its peers.
+        seed: The run's seed.
+        round: Number of the round, from 0.
+        stage: Which counter stream :meth:`generate` draws from.
+        sampling: How :meth:`generate` samples unless told otherwise.
+        templates: Solve template of each role.
+        grader_name: Which answer-format sentence solve prompts carry.
+        grader: Decides which answers are equal.
+        spread: Whether :meth:`complete` splits its work over the ranks.
+        verdicts: Verdicts of the roles that were rewarded before, by instruction uid.
+        tick: Called with the number of completions each time some are finished.
+        arrived: Called with each group of :meth:`generate` as it is finished, if the engine goes on writing the others
+            meanwhile.
+    """
+
+    engine: RolloutEngine
+    policy: Policy | None
+    ranks: Ranks
+    seed: int
+    round: int
+    stage: str
+    sampling: Sampling
+    templates: Mapping[str, SolveTemplate]
+    grader_name: str
+    grader: AnswerGrader
+    spread: bool = False
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    tick: Callable[[int], None] = lambda done: None
+    arrived: Callable[[Group], None] | None = None
+    _calls: int = 0
+
+    @property
+    def rng(self) -> random.Random:
+        """A fresh generator for this round, equal on all ranks; every access advances to another stream."""
+        self._calls += 1
+        return rng_for(self.seed, "context", self.round, self._calls)
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two answers are equal for the run's grader."""
+        return self.grader.same(a, b)
+
+    def encode(self, instruction: Instruction) -> tuple[int, ...]:
+        """Token ids of an instruction's solve prompt; empty when rollouts are replayed."""
+        if self.policy is None:
+            return ()
+        template = self.templates.get(instruction.role) or VERBATIM
+        return tuple(template.encode(self.policy.tokenizer, instruction, self.grader_name))
+
+    def stops(self, role: str) -> Sequence[str]:
+        """Stop strings of a role's template."""
+        if self.policy is None:
+            return ()
+        return (self.templates.get(role) or VERBATIM).stop_strings(self.policy.tokenizer)
+
+    def generate(
+        self, instructions: Sequence[Instruction], n: int, who: Who = "policy", **sampling: Any
+    ) -> list[Group]:
+        """Roll out ``n`` completions of each instruction.
+
+        Args:
+            instructions: What to answer; each needs a uid of its own.
+            n: Completions of each.
+            who: Which weights write them.
+            sampling: Fields of :class:`Sampling` that differ from the round's.
+
+        Returns:
+            One group per instruction, in their order.
+
+        Raises:
+            ValueError: if two instructions share a uid or one has none: their completions would share their seeds.
+        """
+        uids = [i.uid for i in instructions]
+        if len(set(uids)) < len(uids) or "" in uids:
+            raise ValueError("every instruction given to ctx.generate needs a uid of its own: the uid keys its seeds")
+        how = replace(self.sampling, **sampling)
+        prompts = [self.encode(i) for i in instructions]
+        # Draws of their own: a teacher that still equals the policy must not repeat the policy's responses.
+        draws = "" if who == "policy" else f"{who} "
+        requests = [
+            Request(ids, self.seeds(draws + i.uid, n), how.with_stop(self.stops(i.role)), i.prompt)
+            for i, ids in zip(instructions, prompts, strict=True)
+        ]
+        groups = [Group(i, ids, []) for i, ids in zip(instructions, prompts, strict=True)]
+
+        def arrived(index: int, completions: list[Completion]) -> None:
+            groups[index].completions = completions
+            if self.arrived is not None and self.engine.overlaps:
+                self.arrived(groups[index])
+
+        for group, completions in zip(groups, self.complete(requests, who, arrived), strict=True):
+            group.completions = completions
+        return groups
+
+    def seeds(self, uid: str, n: int) -> tuple[int, ...]:
+        """The sampling seeds of one instruction: they depend on its uid and the stage, not on rank or neighbours."""
+        word = int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little")
+        return tuple(seed_for(self.seed, self.stage, self.round, word, k) for k in range(n))
+
+    def complete(
+        self,
+        requests: Sequence[Request],
+        who: Who = "policy",
+        arrived: Callable[[int, list[Completion]], None] = lambda index, completions: None,
+    ) -> list[list[Completion]]:
+        """Complete token prompts, in the order given.
+
+        Args:
+            requests: What to complete.
+            who: Which weights write.
+            arrived: Called with each result as it comes, unless the work is spread over ranks.
+
+        Raises:
+            EngineFailure: if the engine leaves a request unanswered.
+        """
+        mine = self.ranks.share(list(requests)) if self.spread else list(requests)
+        out: list[list[Completion] | None] = [None] * len(mine)
+
+        def run() -> None:
+            for index, completions in self.engine.generate(mine, who):
+                out[index] = completions
+                self.tick(len(completions))
+                if not self.spread:
+                    arrived(index, completions)
+            missing = sum(c is None for c in out)
+            if missing:
+                raise EngineFailure(f"the engine returned no completions for {missing} of {len(mine)} prompts")
+
+        if not self.spread:
+            run()
+            return out  # type: ignore[return-value]
+        with self.ranks.stage("writing completions"):
+            run()
+        return self.ranks.interleave(out)  # type: ignore[arg-type]
+
+    def score(self, prefixes: Sequence[str], texts: Sequence[str], who: Who = "policy") -> list[Tensor]:
+        """Per-token log-probs of each text after its prefix: (t_i,) float32 tensors.
+
+        Prefix and text are encoded apart, so that the boundary is exact.
+        """
+        if self.policy is None:
+            raise EngineFailure("scoring text needs a model; a replayed round has none")
+        encode = self.policy.tokenizer.encode
+        rows = []
+        for prefix, text in zip(prefixes, texts, strict=True):
+            head = encode(prefix) or [self.policy.tokenizer.eos_token_id]
+            rows.append((head + encode(text, add_special_tokens=False), len(head)))
+        logps = self.engine.score([ids for ids, _ in rows], who)
+        return [logp[start - 1 :] for logp, (_, start) in zip(logps, rows, strict=True)]
+
+
+#: For roles without a template of their own: the prompt as it stands.
+VERBATIM = SolveTemplate(text="{problem}", plain="{problem}", answer_format="")

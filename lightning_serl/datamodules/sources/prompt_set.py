@@ -1,0 +1,89 @@
+"""Sources that take the seeds as they are, or mix them with written instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning_serl.datamodules.rounds.context import Context
+from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.distributed.seeding import rng_for
+from lightning_serl.errors import InputError
+from lightning_serl.types import Group, Instruction, Verdict
+
+
+class PromptSet(InstructionSource):
+    """A fixed set of prompts, shuffled anew each time through; labels they carry travel with them.
+
+    Args:
+        prompts: At least one instruction.
+    """
+
+    filtered = False
+
+    def __init__(self, prompts: Sequence[Instruction]) -> None:
+        if not prompts:
+            raise InputError("a prompt set needs at least one prompt")
+        self.prompts = list(prompts)
+        self._position = 0
+
+    def propose(self, k: int, ctx: Context) -> list[Instruction]:
+        """The next ``k`` prompts."""
+        out = []
+        for _ in range(k):
+            lap, place = divmod(self._position, len(self.prompts))
+            order = list(range(len(self.prompts)))
+            rng_for(ctx.seed, "order", lap).shuffle(order)
+            prompt = self.prompts[order[place]]
+            out.append(replace(prompt, uid="", meta={**prompt.meta, "origin": "seed"}))
+            self._position += 1
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the endless shuffled sequence."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self._position = state["position"]
+
+
+class Mixture(InstructionSource):
+    """Some prompts of a fixed set among self-made ones.
+
+    Args:
+        made: Writes new instructions.
+        fixed: A fixed set.
+        ratio: Share of each round that comes from the fixed set, in (0, 1).
+    """
+
+    def __init__(self, made: InstructionSource, fixed: PromptSet, ratio: float) -> None:
+        self.made, self.fixed, self.ratio = made, fixed, ratio
+        self._owed = 0.0
+
+    def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
+        """``ratio`` of ``want`` from the fixed set, what rounding leaves is owed to the next call; the rest is made."""
+        self._owed += want * self.ratio
+        count = min(want, int(self._owed + 1e-9))  # 0.3 x 10 owes 3, not 2.9999
+        self._owed -= count
+        return [(self.fixed, count), (self.made, want - count)]
+
+    def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
+        """Both in turn; a round asks each by itself, through :meth:`lanes`."""
+        return [p for source, count in self.lanes(k) for p in source.propose(count, ctx)]
+
+    def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
+        """Both halves see everything."""
+        self.made.observe(groups, verdicts)
+        self.fixed.observe(groups, verdicts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both halves and what is owed."""
+        return {"made": self.made.state_dict(), "fixed": self.fixed.state_dict(), "owed": self._owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self.made.load_state_dict(state["made"])
+        self.fixed.load_state_dict(state["fixed"])
+        self._owed = state["owed"]

@@ -1,0 +1,1 @@
+"""Several processes: agreement between ranks, sharded weights, strategies and seeds."""

@@ -1,0 +1,1 @@
+"""Grades evaluation problems and computes pass@k, maj@k and their intervals."""

@@ -1,0 +1,150 @@
+"""Advantages: baselines, scales, returns, whitening and the overlong penalty, as pure tensor functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_serl.objectives.options import Baseline, Scale
+
+
+def advantages(
+    scores: Tensor,
+    group: Tensor,
+    baseline: Baseline = "group",
+    scale: Scale = "group",
+    weight: Tensor | None = None,
+    eps: float = 1e-4,
+) -> Tensor:
+    """Score minus baseline, over scale; standard deviations are unbiased (divide by count - 1).
+
+    GRPO is (group, group), Dr. GRPO (group, none), RLOO (loo, none), REINFORCE++ (batch, token) and its baseline
+    variant (group, token). Under ``scale="batch"`` the spread is that of the differences after the baseline.
+
+    Args:
+        scores: (B,) float.
+        group: (B,) integer, equal for responses to one instruction; rows need not be adjacent.
+        baseline: See :class:`Objective`.
+        scale: See :class:`Objective`; ``token`` is ``none`` here and for :func:`whiten` to do.
+        weight: (B,) float; rows of weight 0 leave all statistics untouched and get advantage 0.
+        eps: Added to the standard deviation.
+
+    Returns:
+        (B,) of the dtype of ``scores``. A group (or batch) without spread, or with a single response of
+        positive weight, gets 0 wherever its own statistics are used.
+
+    Raises:
+        ValueError: for an unknown baseline or scale, integer scores, or shapes that differ.
+    """
+    if scores.shape != group.shape or (weight is not None and weight.shape != scores.shape):
+        raise ValueError("scores, group and weight must all have shape (B,)")
+    if not scores.is_floating_point():
+        raise ValueError(f"scores must be floating point, got {scores.dtype}")
+    live = torch.ones_like(scores) if weight is None else (weight > 0).to(scores.dtype)
+    # where, not a product: a row of weight 0 may hold a non-finite score
+    scores = torch.where(live > 0, scores, torch.zeros_like(scores))
+    index = torch.unique(group, return_inverse=True)[1]
+    groups = int(index.max()) + 1 if index.numel() else 0
+
+    def per_group(values: Tensor) -> Tensor:
+        return torch.zeros(groups, dtype=scores.dtype, device=scores.device).index_add_(0, index, values * live)[index]
+
+    count, total = per_group(torch.ones_like(scores)), per_group(scores)
+    number = live.sum()
+    # Compared exactly: rounding must not turn a unanimous group into an advantage.
+    flat = (count < 2) | ~_spread(scores, index, groups, live)[index]
+    if baseline == "group":
+        centred = torch.where(flat, 0.0, scores - total / count.clamp(min=1))
+    elif baseline == "loo":
+        centred = torch.where(flat, 0.0, scores - (total - scores) / (count - 1).clamp(min=1))
+    elif baseline == "batch":
+        whole = torch.zeros_like(index)
+        differs = bool(_spread(scores, whole, 1, live)) if index.numel() else False
+        centred = scores - (scores * live).sum() / number.clamp(min=1) if differs else torch.zeros_like(scores)
+    elif baseline == "none":
+        centred = scores.clone()
+    else:
+        raise ValueError(f"baseline must be group, loo, batch or none, got {baseline!r}")
+
+    if scale == "group":
+        mean = total / count.clamp(min=1)
+        deviation = (per_group((scores - mean) ** 2) / (count - 1).clamp(min=1)).sqrt()
+        centred = torch.where(flat, torch.zeros_like(centred), centred / (deviation + eps))
+    elif scale == "batch":
+        mean = (centred * live).sum() / number.clamp(min=1)
+        deviation = ((((centred - mean) ** 2) * live).sum() / (number - 1).clamp(min=1)).sqrt()
+        flat_batch = bool(number < 2) or not bool((centred[live > 0] != centred[live > 0][0]).any())
+        centred = torch.zeros_like(centred) if flat_batch else centred / (deviation + eps)
+    elif scale not in ("token", "none"):
+        raise ValueError(f"scale must be group, batch, token or none, got {scale!r}")
+    return centred * live
+
+
+def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
+    """(groups,) bool: whether the live scores of a group differ at all (exact comparison)."""
+    big = torch.finfo(scores.dtype).max
+    low = torch.full((groups,), big, dtype=scores.dtype, device=scores.device)
+    low.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, big)), "amin")
+    high = torch.full((groups,), -big, dtype=scores.dtype, device=scores.device)
+    high.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, -big)), "amax")
+    return high > low
+
+
+def returns(advantage: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Each token's advantage: that of its response, less ``beta`` times the divergence from the token on.
+
+    This is the return, undiscounted, where every token pays for its own divergence and the last one earns the score.
+
+    Args:
+        advantage: (B,) float, one per response.
+        kl: (B, T) divergence of each token.
+        mask: (B, T) bool, True on tokens that count.
+        beta: Weight of the divergence.
+
+    Returns:
+        (B, T) of the dtype of ``advantage``; 0 outside the mask.
+    """
+    counted = torch.where(mask, kl.to(advantage.dtype), 0.0)
+    to_go = counted.flip(-1).cumsum(-1).flip(-1)
+    return torch.where(mask, advantage[:, None] - beta * to_go, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor, floor: float = 1e-8) -> Tensor:
+    """Subtract the mean over all tokens and divide by their standard deviation (REINFORCE++).
+
+    The variance is that of the tokens themselves (divided by their count), as in OpenRLHF.
+
+    Args:
+        values: (B, T) float, advantages of tokens.
+        mask: (B, T) bool, True on tokens that count.
+        floor: The variance counts as at least this much.
+
+    Returns:
+        (B, T) of the dtype of ``values``; 0 outside the mask, and everywhere if all tokens are equal.
+    """
+    kept = values[mask]
+    # taken from the first value on, so that rounding earns no advantage where all are equal
+    shifted = kept - kept[:1]
+    centred = shifted - shifted.mean()
+    deviation = (centred**2).mean().clamp(min=floor).sqrt()
+    return torch.zeros_like(values).masked_scatter(mask, centred / deviation)
+
+
+def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int) -> Tensor:
+    """DAPO's soft punishment of long responses (2503.14476, eq. 13), to be added to their scores.
+
+    Args:
+        lengths: (B,) tokens of each response.
+        max_tokens: Length from which on a response gets -1.
+        buffer: Tokens before ``max_tokens`` over which the penalty grows from 0 to -1; 0 punishes only what is longer.
+
+    Returns:
+        (B,) float32 in [-1, 0].
+
+    Raises:
+        ValueError: if the buffer is negative or longer than ``max_tokens``.
+    """
+    if not 0 <= buffer <= max_tokens:
+        raise ValueError(f"the overlong buffer must lie between 0 and max_tokens = {max_tokens}, got {buffer}")
+    over = (lengths - (max_tokens - buffer)).float()
+    return -(over / max(buffer, 1)).clamp(0.0, 1.0)

@@ -1,0 +1,153 @@
+"""Advantages, clipped policy losses and KL estimators: pure tensor functions, free of Lightning and of models.
+
+Notation: ``B`` responses, ``T`` tokens of the longest row. A response of weight 0 enters no statistic and no loss.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_serl.objectives.options import Aggregation, KLKind
+
+# Far outside every clip range, and finite in float32 and bfloat16.
+_LARGEST_LOG_RATIO = 60.0
+
+
+def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = None) -> Tensor:
+    """Per-token estimate of KL(policy || reference) from samples of the policy.
+
+    With x = logp - ref: k1 = x, k2 = x^2 / 2, k3 = exp(-x) - 1 + x (Schulman, "Approximating KL divergence").
+
+    Args:
+        logp: Log-probs of the sampled tokens under the policy, any shape.
+        ref: The same under the reference policy.
+        kind: The estimator.
+        mask: True on tokens that count; elsewhere value and gradient are 0, whatever ``logp`` and ``ref`` hold there.
+
+    Returns:
+        The shape of ``logp``.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    x = logp - ref
+    if mask is not None:
+        # before the exponential: masking its result would leave a gradient of 0 x inf
+        x = torch.where(mask, x, torch.zeros_like(x))
+    if kind == "k1":
+        return x
+    if kind == "k2":
+        return x * x / 2
+    if kind == "k3":
+        return torch.exp(-x) - 1 + x
+    raise ValueError(f"kl must be k1, k2 or k3, got {kind!r}")
+
+
+def aggregate(
+    values: Tensor,
+    mask: Tensor,
+    aggregation: Aggregation = "token",
+    denominator: float | Tensor | None = None,
+    constant_length: int = 1,
+) -> Tensor:
+    """Sum per-token values into one scalar.
+
+    ``token``: sum over tokens / denominator (tokens). ``sequence``: sum over rows of the row's token mean /
+    denominator (rows). ``constant``: sum over tokens / (denominator x constant_length), denominator in rows.
+
+    Args:
+        values: (B, T) float.
+        mask: (B, T) bool, True on tokens that count.
+        aggregation: See above.
+        denominator: Global count of the whole optimizer step; the count of this batch if absent.
+        constant_length: Tokens per row under ``constant``.
+
+    Returns:
+        () of the dtype of ``values``; exactly 0 (with a graph) when nothing is masked in.
+
+    Raises:
+        ValueError: for an unknown aggregation.
+    """
+    # where, not a product: a padded position may hold a non-finite value
+    kept = torch.where(mask, values, torch.zeros_like(values))
+    lengths = mask.sum(-1)
+    if denominator is None:
+        denominator = mask.sum() if aggregation == "token" else (lengths > 0).sum()
+    divisor = denominator.to(values.dtype).clamp(min=1) if isinstance(denominator, Tensor) else max(denominator, 1)
+    if aggregation == "token":
+        return kept.sum() / divisor
+    if aggregation == "sequence":
+        return (kept.sum(-1) / lengths.clamp(min=1)).sum() / divisor
+    if aggregation == "constant":
+        return kept.sum() / (divisor * constant_length)
+    raise ValueError(f"aggregation must be token, sequence or constant, got {aggregation!r}")
+
+
+def policy_loss(
+    logp: Tensor,
+    old: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    aggregation: Aggregation = "token",
+    denominator: float | Tensor | None = None,
+    constant_length: int = 1,
+) -> Tensor:
+    """The clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
+
+    Args:
+        logp: (B, T) log-probs under the policy being trained.
+        old: (B, T) log-probs under the policy that wrote the responses (no gradient).
+        adv: (B, T) advantages, or (B,) for one per response.
+        mask: (B, T) bool, True on tokens that count.
+        clip_low: Ratios below ``1 - clip_low`` are clipped.
+        clip_high: Ratios above ``1 + clip_high`` are clipped.
+        dual_clip: For negative advantages the ratio counts at most this much (Ye et al. 2020).
+        aggregation: See :func:`aggregate`.
+        denominator: See :func:`aggregate`.
+        constant_length: See :func:`aggregate`.
+
+    Returns:
+        () loss.
+    """
+    adv = adv[:, None] if adv.dim() == 1 else adv
+    ratio = _ratio(logp, old, mask)
+    gain = torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
+    if dual_clip is not None:
+        gain = torch.where(adv < 0, torch.maximum(gain, dual_clip * adv), gain)
+    return aggregate(-gain, mask, aggregation, denominator, constant_length)
+
+
+def _ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """Probability ratio, 1 outside the mask; an infinite one would make the gradient of clipped tokens 0 x inf."""
+    return torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)).clamp(max=_LARGEST_LOG_RATIO))
+
+
+class ClipCounts(NamedTuple):
+    """Sums over the masked tokens of a micro-batch; divide by the token count of the step for TRL's ``clip_ratio``."""
+
+    low: Tensor
+    high: Tensor
+
+
+def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> ClipCounts:
+    """How many tokens the clip silenced: below with negative, above with positive advantage.
+
+    Args:
+        logp: (B, T).
+        old: (B, T).
+        adv: (B, T) or (B,).
+        mask: (B, T) bool.
+        clip_low: As in :func:`policy_loss`.
+        clip_high: As in :func:`policy_loss`.
+    """
+    adv = adv[:, None] if adv.dim() == 1 else adv
+    ratio = _ratio(logp, old, mask)
+    low = mask & (ratio < 1 - clip_low) & (adv < 0)
+    high = mask & (ratio > 1 + clip_high) & (adv > 0)
+    return ClipCounts(low.sum(), high.sum())

@@ -1,0 +1,8 @@
+"""The policy: a causal language model, its log-probabilities, adapters and frozen copies."""
+
+from __future__ import annotations
+
+from lightning_serl.policy.logprobs import token_logprobs
+from lightning_serl.policy.policy import Policy
+
+__all__ = ["Policy", "token_logprobs"]

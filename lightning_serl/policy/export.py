@@ -1,0 +1,126 @@
+"""From a policy back to a Hugging Face directory."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_serl.checkpoints.atomic_write import sync, sync_tree
+from lightning_serl.errors import InputError
+from lightning_serl.policy.adapter_weights import TRAINED
+from lightning_serl.policy.policy import Policy
+
+Form = Literal["adapter", "merged", "full"]
+
+
+def export_form(form: Form | None, has_adapter: bool) -> Form:
+    """The form of an export: ``merged`` for an adapter and ``full`` for trained weights unless another is asked for.
+
+    Raises:
+        InputError: if the run trains nothing that can take the form.
+    """
+    if form is None:
+        return "merged" if has_adapter else "full"
+    if has_adapter == (form == "full"):
+        said = "trains an adapter; use adapter or merged" if has_adapter else "trains no adapter; use full"
+        raise InputError(f"the export's form is {form} but the run {said}")
+    return form
+
+
+def export(
+    policy: Policy, directory: Path, form: Form | None = None, card: str | None = None, write: bool = True
+) -> None:
+    """Write a directory that ``from_pretrained`` opens: weights, configuration, tokenizer, generation config, card.
+
+    Written beside its destination and moved there, so that an interrupted export never looks finished and a failed
+    one leaves the last in place. Adapters are merged one layer at a time into copies of the base's weights, which are
+    dequantised first where they have 4 bits; nothing is ever merged into live weights.
+
+    Args:
+        policy: What was trained.
+        directory: Where to.
+        form: ``full`` weights, the ``adapter`` alone (for peft), or the adapter ``merged`` into the base; ``None``
+            for what :func:`export_form` says.
+        card: The model card, ``README.md``.
+        write: False on all ranks but one: sharded weights are gathered by all ranks in step.
+    """
+    form = export_form(form, policy.has_adapter)
+    if form == "adapter":
+        state = policy.adapter_state()
+    else:
+        state = {}
+        for name, tensor in policy.merged_weights():
+            if write:
+                state[name] = tensor.cpu()
+    if not write:
+        return
+    with _staged(directory) as staging:
+        if form == "adapter":
+            _save_adapter(policy, staging, state)
+        else:
+            _save_model(policy, staging, state)
+        policy.tokenizer.save_pretrained(staging)
+        if card is not None:
+            (staging / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+
+
+def _save_adapter(policy: Policy, staging: Path, state: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    model: Any = policy.model
+    config = copy.deepcopy(model.peft_config[TRAINED])
+    config.inference_mode = True
+    config.save_pretrained(str(staging))
+    save_file(
+        {n: t.cpu().contiguous() for n, t in state.items()}, staging / "adapter_model.safetensors", {"format": "pt"}
+    )
+    if (generation := getattr(policy.causal_lm, "generation_config", None)) is not None:
+        generation.save_pretrained(staging)
+
+
+def _save_model(policy: Policy, staging: Path, state: dict[str, Tensor]) -> None:
+    """Through an empty model of the same kind, so that names and files are those that transformers writes."""
+    lm = policy.causal_lm
+    config = copy.deepcopy(lm.config)
+    # off while training, but not what whoever opens the export wants
+    config.use_cache = True
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    dtype = state[next(iter(state))].dtype
+    with torch.device("meta"):
+        empty: Any = type(lm)._from_config(config, dtype=dtype)
+    empty.generation_config = lm.generation_config
+    for name in getattr(empty, "all_tied_weights_keys", None) or ():
+        state.pop(name, None)
+    empty.save_pretrained(staging, state_dict=state)
+
+
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """A folder beside the destination, which it replaces if all goes well."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    former = staging.with_name(f"{staging.name}.former")
+    try:
+        yield staging
+        os.chmod(staging, 0o755)
+        sync_tree(staging)  # a power cut must not leave a finished name over half a file
+        if directory.exists():
+            directory.rename(former)
+        staging.rename(directory)
+        sync(directory.parent)
+    except BaseException:
+        if former.exists() and not directory.exists():
+            former.rename(directory)
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""Token log-probs from hidden states, without ever holding the logits of a whole batch.
+
+A chunk of positions at a time goes through the output layer; log-prob, entropy and the gradient are taken from its
+table of logits before the next chunk overwrites it. Three matrix products are the least this takes: hidden states to
+logits, and the gradients of hidden states and weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_serl.policy.fused_logprobs import Slope, _Product, _rows_at_once
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """The last step of a causal LM: ``cap * tanh(scale * layer(hidden) / cap)``, or without a cap ``scale * layer``.
+
+    Attributes:
+        layer: Called on (k, H) hidden states to give (k, V) logits.
+        scale: Cohere, Granite and Falcon-H1 scale their logits.
+        cap: Gemma 2 caps them softly.
+    """
+
+    layer: Callable[[Tensor], Tensor]
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(..., H) hidden states to (..., V) logits."""
+        logits = self.layer(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.cap is not None:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits
+
+    @property
+    def plain(self) -> bool:
+        """Whether the layer is a matrix and perhaps a bias, and nothing that hooks, adapts, shards or packs them."""
+        layer = self.layer
+        return (
+            type(layer) is nn.Linear
+            and not (layer._forward_hooks or layer._forward_pre_hooks)
+            and type(layer.weight.data) is Tensor
+        )
+
+
+def token_logprobs(
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor] | Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each label, and the entropy of each distribution, without holding all logits at once.
+
+    Args:
+        hidden: (N, H) last hidden states.
+        head: The output layer, called on (k, H) to give (k, V) logits; or its (V, H) weight.
+        labels: (N,) int64 token ids.
+        temperature: Divides the logits, as the sampler's does.
+        chunk: Positions whose logits exist at one time; by default as many as fit in 32 MiB (256 MiB on a GPU).
+
+    Returns:
+        ``(logp, entropy)``, each (N,), float32 (float64 for a float64 model).
+    """
+    if isinstance(head, Tensor):
+        product = _Product(1.0, None, temperature, chunk, slope=None, certainty=False, spread_gradient=True)
+        return product(hidden, head, None, labels)[:2]
+    stats = token_stats(hidden, OutputLayer(head), labels, temperature, chunk, spread_gradient=True)
+    return stats[:2]
+
+
+def token_stats(
+    hidden: Tensor,
+    head: OutputLayer,
+    labels: Tensor,
+    temperature: float,
+    chunk: int | None = None,
+    certainty: bool = False,
+    spread_gradient: bool = False,
+    slope: Slope | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581).
+
+    Args:
+        hidden: (N, H).
+        head: The output layer.
+        labels: (N,) int64.
+        temperature: Divides the logits.
+        chunk: See :func:`token_logprobs`.
+        certainty: Whether certainty is asked for; 0 where it is not.
+        spread_gradient: Whether entropy and certainty carry a gradient too.
+        slope: What the gradient by ``logp`` will be, up to one common factor: the gradient of the weight is then
+            summed while the logits are there. A gradient that turns out otherwise costs a second pass over the logits
+            and is as exact. Without a slope that is what a trainable output layer always takes.
+    """
+    if head.plain:
+        layer: Any = head.layer
+        product = _Product(head.scale, head.cap, temperature, chunk, slope, certainty, spread_gradient)
+        return product(hidden, layer.weight, layer.bias, labels)
+    return _recomputed(hidden, head, labels, temperature, chunk, spread_gradient)
+
+
+# -- any output layer: automatic differentiation; logits are computed again in the backward pass ----------------------
+
+
+def _recomputed(
+    hidden: Tensor, head: OutputLayer, labels: Tensor, temperature: float, chunk: int | None, spread_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = head(h)
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+        normaliser = torch.logsumexp(logits, -1)
+        logp = logits.gather(-1, y[:, None])[:, 0] - normaliser
+        with nullcontext() if spread_gradient else torch.no_grad():
+            shifted = logits - normaliser[:, None]
+            entropy = -(shifted.exp() * shifted).sum(-1)
+            certainty = normaliser - logits.mean(-1)
+        return logp, entropy, certainty
+
+    if chunk is None:
+        chunk = _rows_at_once(hidden, getattr(head.layer, "out_features", 2**17), None)
+    if hidden.shape[0] <= chunk:
+        return piece(hidden, labels)
+    parts = []
+    for h, y in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True):
+        parts.append(checkpoint(piece, h, y, use_reentrant=False) if torch.is_grad_enabled() else piece(h, y))
+    logp, entropy, certainty = (torch.cat(p) for p in zip(*parts, strict=True))
+    return logp, entropy, certainty

@@ -1,0 +1,98 @@
+"""Attention over packed rows: each response sees its prompt and itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_serl.policy.packing import Packed
+
+# -- transformers' attention interface -----------------------------------------------------------------
+
+_PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
+
+
+@contextmanager
+def attending(packed: Packed) -> Iterator[None]:
+    """While a model that :func:`prepare` has seen makes its masks, they are for these rows."""
+    token = _PACKED.set(packed)
+    try:
+        yield
+    finally:
+        _PACKED.reset(token)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What travels through the layers in place of an attention mask; a layer computed again finds it there too."""
+
+    packed: Packed
+    masks: list[Tensor | None]
+
+
+def prepare(model: Any) -> str | None:
+    """Register the model's attention under a name of its own, which behaves as before unless rows are packed.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        Why its attention cannot be prepared, or None.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    name = model.config._attn_implementation
+    if str(name).startswith("packed_"):
+        return None
+    if name not in ("sdpa", "eager"):
+        return f"its attention is {name}, not sdpa"
+    if not model._can_set_attn_implementation():
+        return "its attention does not go through transformers' interface"
+    AttentionMaskInterface.register(f"packed_{name}", _mask_of(AttentionMaskInterface()[name]))
+    AttentionInterface.register(f"packed_{name}", _attention_of(name))
+    model.set_attn_implementation(f"packed_{name}")
+    return None
+
+
+def _mask_of(make: Callable[..., Any]) -> Callable[..., Any]:
+    def mask(**given: Any) -> Any:
+        packed = _PACKED.get()
+        if packed is None:
+            return make(**given)
+        if given["mask_function"] is None or given["q_length"] != packed.input_ids.shape[1]:
+            raise ValueError("the model asks for a mask of other tokens than it was given")
+        masks = []
+        for rows, tokens in packed.shapes:
+            # padding comes after the tokens of its row, so a causal mask hides it
+            asked = {"batch_size": rows, "q_length": tokens, "kv_length": tokens, "attention_mask": None}
+            masks.append(make(**{**given, **asked}))
+        return _Rows(packed, masks)
+
+    return mask
+
+
+def _attention_of(name: str) -> Callable[..., Any]:
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *given: Any, **more: Any
+    ) -> tuple[Tensor, None]:
+        from transformers import AttentionInterface
+
+        if name == "eager":
+            attend = sys.modules[type(module).__module__].eager_attention_forward
+        else:
+            attend = AttentionInterface()[name]
+        if not isinstance(attention_mask, _Rows):
+            if attention_mask is None and _PACKED.get() is not None:
+                raise ValueError("the model keeps its attention mask to itself")
+            return attend(module, query, key, value, attention_mask, *given, **more)
+        packed = attention_mask.packed
+        calls = zip(*(packed.rows(x) for x in (query, key, value)), attention_mask.masks, strict=True)
+        return packed.line([attend(module, q, k, v, mask, *given, **more)[0] for q, k, v, mask in calls]), None
+
+    return attention

@@ -1,0 +1,106 @@
+"""Micro-batches without padding: every token once through the decoder, the rows put together for attention alone.
+
+All layers but attention treat tokens one by one. So the tokens of a batch are laid in one line, without padding, the
+prompt of neighbouring rows once, and without the last token of each row, whose successor nobody asks for. Around each
+attention call queries, keys and values are gathered into rows of similar length, on which the model's own attention
+runs with its own mask (causal, sliding window, ...): nothing can leak from row to row, whatever the model's attention
+is, unless something else in it mixes tokens. Models where something does, or that do not ask transformers' interface
+for their attention, are found out by :func:`unpackable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_serl.types import RolloutBatch
+
+# Rows shorter than this share of the longest beside them get an attention call of their own.
+_SIMILAR = 0.75
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of B rows as one line of N tokens.
+
+    Attributes:
+        input_ids: (1, N) int64.
+        position_ids: (1, N) int64, those of each row.
+        predictors: (K,) int64, where in the line each masked token of the batch is predicted, row by row.
+        gather: (M,) int64, where in the line each token of the rows is; M counts their padding and repeated prompts.
+        shapes: (rows, tokens) of the rows of each attention call.
+        home: (N,) int64, which of the M tokens of the rows is this one.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    predictors: Tensor
+    gather: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    home: Tensor
+
+    def rows(self, line: Tensor) -> list[Tensor]:
+        """(1, h, N, d) to one (rows, h, tokens, d) per attention call."""
+        heads, width = line.shape[1], line.shape[3]
+        tokens = line[0].transpose(0, 1).reshape(-1, heads * width).index_select(0, self.gather)
+        parts = torch.split(tokens, [b * t for b, t in self.shapes])
+        return [p.view(b, t, heads, width).transpose(1, 2) for p, (b, t) in zip(parts, self.shapes, strict=True)]
+
+    def line(self, rows: list[Tensor]) -> Tensor:
+        """One (rows, tokens, h, d) per attention call to (1, N, h, d)."""
+        tokens = torch.cat([r.flatten(0, 1) for r in rows])
+        return tokens.index_select(0, self.home)[None]
+
+
+def pack(batch: RolloutBatch, mask: Tensor) -> Packed:
+    """Lay a batch in one line; rows beside each other share what they have in common before their first masked token.
+
+    Args:
+        batch: Right-padded rows.
+        mask: (B, T) bool with at least one True, none in the first column.
+    """
+    rows, width = mask.shape
+    place = torch.arange(width, device=mask.device)
+    first = mask.int().argmax(-1)
+    last = torch.where(mask.any(-1), (mask * place).amax(-1), 0)
+    needed = place < last[:, None]
+    prompt = needed & (place < first[:, None])
+
+    alike = (batch.input_ids[1:] == batch.input_ids[:-1]) & (batch.position_ids[1:] == batch.position_ids[:-1])
+    shares = torch.zeros(rows, dtype=torch.bool, device=mask.device)
+    shares[1:] = (first[1:] == first[:-1]) & (alike | ~prompt[1:]).all(-1) & prompt[:-1].any(-1)
+    numbers = torch.arange(rows, device=mask.device)
+    leader = torch.where(shares, 0, numbers).cummax(0).values
+
+    own = needed & ~(prompt & shares[:, None])
+    index = torch.zeros_like(batch.input_ids)
+    index[own] = torch.arange(int(own.sum()), device=mask.device)
+    index = torch.where(prompt, index[leader], index)
+
+    gather, shapes, done = [], [], 0
+    seat = torch.zeros_like(index)
+    for chosen, tokens in _similar(last.tolist()):
+        picked = torch.tensor(chosen, device=mask.device)
+        gather.append(index[picked, :tokens].flatten())
+        seat[picked, :tokens] = done + torch.arange(len(chosen) * tokens, device=mask.device).view(-1, tokens)
+        shapes.append((len(chosen), tokens))
+        done += len(chosen) * tokens
+    return Packed(
+        batch.input_ids[own][None], batch.position_ids[own][None], index[:, :-1][mask[:, 1:]],
+        torch.cat(gather), tuple(shapes), seat[own],
+    )  # fmt: skip
+
+
+def _similar(lengths: list[int]) -> Iterator[tuple[list[int], int]]:
+    """Rows in classes of similar length, and the longest of each; rows of length 0 are in none."""
+    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: (-lengths[i], i))
+    chosen: list[int] = []
+    for i in order:
+        if chosen and lengths[i] < _SIMILAR * lengths[chosen[0]]:
+            yield chosen, lengths[chosen[0]]
+            chosen = []
+        chosen.append(i)
+    yield chosen, lengths[chosen[0]]

@@ -1,0 +1,500 @@
+"""The trainable causal language model, and the only way to its token log-probabilities."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_serl.distributed import sharding
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.errors import InputError
+from lightning_serl.policy.adapter_weights import adapted_layers, base_name, is_factor, merged_layer
+from lightning_serl.policy.frozen_adapter import FrozenAdapter
+from lightning_serl.policy.fused_logprobs import Slope
+from lightning_serl.policy.logprobs import OutputLayer, token_logprobs, token_stats
+from lightning_serl.policy.packed_attention import attending, prepare
+from lightning_serl.policy.packing import pack
+from lightning_serl.policy.quantization import dequantized, is_quantized
+from lightning_serl.types import RolloutBatch, TokenStats
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+from lightning_serl.types import pad_rows
+
+__all__ = ["Policy", "pad_rows", "token_logprobs"]
+
+
+class Policy(nn.Module):
+    """A Hugging Face causal LM (with or without LoRA) behind one forward: a batch in, log-probs out.
+
+    This module is the root that strategies wrap and shard; the output layer runs inside its forward.
+
+    Args:
+        model: A ``PreTrainedModel`` with a causal-LM head, or a ``PeftModel`` around one.
+        tokenizer: Its tokenizer; an end-of-sequence token is required, a pad token is not.
+        temperature: The temperature rollouts are sampled and scored at; one number for both.
+        chunk: Positions whose logits exist at one time; null fits them to 32 MiB (256 MiB on a GPU).
+
+    Attributes:
+        version: Rises on every optimizer step and every load, so that an engine can tell stale weights.
+        quantized: Whether the base holds 4-bit weights.
+        frozen: Frozen copies by name (``reference``, ``teacher``), outside the module tree on purpose: they enter
+            neither optimizer nor checkpoint nor ``parameters()``.
+        frozen_adapters: The same under LoRA: second adapters on the one base.
+        offload_frozen: Frozen copies wait on the CPU and come to the policy's device for their passes alone.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
+        super().__init__()
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
+        if temperature <= 0:
+            raise InputError(f"model.temperature must be above 0, got {temperature}")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.chunk = chunk
+        self.version = 0
+        self.quantized = is_quantized(model)
+        self.frozen: dict[str, Policy] = {}
+        self.frozen_adapters: dict[str, FrozenAdapter] = {}
+        self.offload_frozen = False
+        #: Whether batches run without padding; ``packing_check.unpackable`` finds out if they can.
+        self.packs = False
+        #: Set on a frozen copy once it left its first weights; only then it enters checkpoints.
+        self.moved = False
+        #: How the weights are sharded; ``None`` where every rank holds all of them.
+        self.placement: sharding.Placement | None = None
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the trainable weights are a LoRA adapter."""
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def causal_lm(self) -> Any:
+        """The Hugging Face model itself, with LoRA layers still inside."""
+        return self.model.get_base_model() if self.has_adapter else self.model  # type: ignore[operator]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def pad_id(self) -> int:
+        """The padding id; any id serves, since padding is masked everywhere."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: the tokenizer's and those of the generation config."""
+        extra = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
+        ids = [self.tokenizer.eos_token_id, *(extra if isinstance(extra, (list, tuple)) else [extra])]
+        return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+    @property
+    def context_length(self) -> int | None:
+        """Most positions the model was built for, if its configuration says."""
+        length = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        return None if length is None else int(length)
+
+    @property
+    def output_layer(self) -> OutputLayer:
+        """The output layer with the model's own scaling and soft cap, before temperature."""
+        lm = self.causal_lm
+        config = lm.config.get_text_config()
+        scale = 1.0
+        if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            scale *= factor
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            scale /= divisor
+        if (factor := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
+            scale *= factor
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
+        return OutputLayer(lm.get_output_embeddings(), scale, cap)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., H) hidden states to (..., V) logits, with the model's own scaling and soft cap, before temperature."""
+        return self.output_layer(hidden)
+
+    def forward(
+        self,
+        batch: RolloutBatch,
+        certainty: bool = False,
+        spread_gradient: bool = False,
+        loss: Callable[[Tensor], Tensor] | None = None,
+    ) -> TokenStats:
+        """Log-probabilities of the completion tokens of a micro-batch.
+
+        Args:
+            batch: (B, T) ids, masks and positions; an empty slot (no mask at all) still runs, so that every rank
+                takes part in every collective.
+            certainty: Also compute self-certainty.
+            spread_gradient: Entropy and certainty carry a gradient too, which takes time.
+            loss: The () loss that will be made of the (B, T) log-probs, if it is a sum over tokens of functions of
+                their own log-prob: its derivative is then taken while the logits are there, which saves computing
+                them twice. Any other use of the result is as exact, and no faster.
+
+        Returns:
+            (B, T) statistics, 0 outside ``batch.mask``.
+        """
+        mask = batch.mask.clone()
+        mask[:, 0] = False  # nothing predicts the first token of a row
+        empty = not bool(mask.any())
+        if empty:
+            mask[0, 1] = True
+        predicting = self._predicting(batch, mask)
+        values = token_stats(
+            predicting, self.output_layer, batch.input_ids[mask], self.temperature, self.chunk, certainty,
+            spread_gradient, None if loss is None else _slope(loss, mask),
+        )  # fmt: skip
+        wanted = (True, True, certainty)
+        spread: list[Tensor | None] = []
+        for value, want in zip(values, wanted, strict=True):
+            if not want:
+                spread.append(None)
+                continue
+            value = value * 0 if empty else value
+            spread.append(torch.zeros(mask.shape, dtype=value.dtype, device=value.device).masked_scatter(mask, value))
+        return TokenStats(spread[0], spread[1], spread[2])  # type: ignore[arg-type]
+
+    def _predicting(self, batch: RolloutBatch, mask: Tensor) -> Tensor:
+        """(K, H) last hidden states from which the K masked tokens are predicted, row by row."""
+        run = self.causal_lm.base_model
+        if self.packs:
+            packed = pack(batch, mask)
+            batch.positions, batch.padding = packed.home.shape[0], 0
+            ids, places = packed.input_ids, packed.position_ids
+            with attending(packed):
+                out = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places, use_cache=False)
+            return out.last_hidden_state[0].index_select(0, packed.predictors)
+        batch.positions, batch.padding = batch.input_ids.numel(), int((batch.attention_mask == 0).sum())
+        out = run(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
+        return out.last_hidden_state[:, :-1][mask[:, 1:]]
+
+    # -- other selves ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def acting_as(self, who: str) -> Iterator[Policy]:
+        """The policy, its ``reference`` or its ``teacher``, for one or more forward passes.
+
+        Under LoRA the reference is the model with its adapter disabled, or a second adapter where it moves or where
+        training started from an adapter; otherwise it is a frozen copy.
+
+        Raises:
+            InputError: if no such copy was made.
+        """
+        if who == "policy":
+            yield self
+        elif who in self.frozen:
+            with _visiting(self.frozen[who], self.device if self.offload_frozen else None) as twin:
+                yield twin
+        elif who in self.frozen_adapters:
+            with self.frozen_adapters[who].active():
+                yield self
+        elif who == "reference" and self.has_adapter:
+            with self.model.disable_adapter():  # type: ignore[operator]
+                yield self
+        else:
+            raise InputError(
+                f"no {who} policy exists in this run; list {who!r} in the `needs` of the reward or source that asks "
+                "for it"
+            )
+
+    def freeze_copy(self, who: str) -> Policy | FrozenAdapter:
+        """Keep a frozen copy of the present weights under a name; made once, later calls return the first.
+
+        Under LoRA the copy is a second adapter on the same base.
+        """
+        if self.has_adapter:
+            if who not in self.frozen_adapters:
+                if self.placement is not None:
+                    raise InputError(
+                        f"a {who} policy cannot be added to an adapter that is sharded already; use a new module"
+                    )
+                self.frozen_adapters[who] = FrozenAdapter(self.model, who)
+            return self.frozen_adapters[who]
+        if who not in self.frozen:
+            twin = self._copy(copy.deepcopy(self.model)) if self.placement is None else self._sharded_copy()
+            self.frozen[who] = twin.requires_grad_(False).eval()
+        return self.frozen[who]
+
+    @contextmanager
+    def at_temperature(self, temperature: float) -> Iterator[Policy]:
+        """Log-probs at another temperature than rollouts have, those of frozen copies too."""
+        owners = [self, *self.frozen.values()]
+        before = [owner.temperature for owner in owners]
+        for owner in owners:
+            owner.temperature = temperature
+        try:
+            yield self
+        finally:
+            for owner, value in zip(owners, before, strict=True):
+                owner.temperature = value
+
+    @contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """The same numbers for less, in many small passes without gradients under mixed precision.
+
+        Where the base has the dtype that products are made in, autocast only casts the adapter, in every layer of every
+        pass: here it is cast once. Any other policy keeps its autocast.
+        """
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind)
+        others = [
+            (owner, leaf, parameter, path)
+            for path, owner in self.model.named_modules()
+            for leaf, parameter in owner._parameters.items()
+            if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype
+        ]
+        alike = all(is_factor(path) for *_, path in others)
+        if not torch.is_autocast_enabled(kind) or self.placement is not None or not alike:
+            yield
+            return
+        try:
+            # other parameters, not other data: DDP's hooks sit on those that train
+            for owner, leaf, parameter, _ in others:
+                owner._parameters[leaf] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+            with torch.autocast(kind, enabled=False):
+                yield
+        finally:
+            for owner, leaf, parameter, _ in others:
+                owner._parameters[leaf] = parameter
+
+    @property
+    def copies(self) -> dict[str, Policy | FrozenAdapter]:
+        """All frozen copies by name, whatever their kind."""
+        return {**self.frozen, **self.frozen_adapters}
+
+    @torch.no_grad()
+    def move_copy(self, who: str, share: float) -> None:
+        """Move a frozen copy towards the policy: all the way with ``share`` 1."""
+        if who in self.frozen_adapters:
+            self.frozen_adapters[who].follow(share)
+            return
+        twin = self.frozen[who]
+        for mine, theirs in zip(self.parameters(), twin.parameters(), strict=True):
+            theirs.lerp_(mine.to(theirs), share)
+        twin.moved = True
+
+    def _copy(self, model: nn.Module) -> Policy:
+        twin = Policy(model, self.tokenizer, self.temperature, self.chunk)
+        twin.packs = self.packs and prepare(twin.causal_lm) is None
+        return twin
+
+    # -- sharded weights -----------------------------------------------------------------------------------------
+
+    def shard(self, placement: sharding.Placement, ranks: Ranks) -> None:
+        """Share the weights out over the ranks; only rank 0 needs to hold any.
+
+        Args:
+            placement: Where and how.
+            ranks: Who takes part, all in step.
+        """
+        sharding.agree_on_structure(self, ranks)
+        whole = {n: p.detach() for n, p in self.named_parameters()} if ranks.leads else None
+        self.placement = placement
+        sharding.place(self, self.model, placement)
+        if ranks.size > 1:
+            sharding.spread_weights(self, whole, ranks, placement.device)
+        self._settle_root()
+
+    def _sharded_copy(self) -> Policy:
+        """A copy of the present weights, sharded alike; nothing is gathered."""
+        assert self.placement is not None
+        twin = self._copy(copy.deepcopy(self.placement.blank))
+        twin.placement = self.placement
+        sharding.place(twin, twin.model, self.placement)
+        with torch.no_grad():
+            for mine, theirs in zip(_tensors(self), _tensors(twin), strict=True):
+                theirs.copy_(mine)
+        twin._settle_root()
+        return twin
+
+    def _settle_root(self) -> None:
+        """FSDP takes whatever runs first for the root, and an engine runs the model inside this one."""
+        with torch.no_grad():
+            self(pad_rows([], [], self.pad_id).to(self.device))
+        for part, _ in sharding.unsharded_parts(self):
+            part.reshard()
+
+    def whole(self, ranks: Ranks) -> Policy | None:
+        """The policy on one device, for export: itself where nothing is sharded, else a copy on the CPU of rank 0.
+
+        All ranks must call this; under sharding the others get ``None``.
+        """
+        if self.placement is None:
+            return self
+        state = sharding.gathered_state(self, ranks)
+        if not ranks.leads:
+            return None
+        twin = self._copy(copy.deepcopy(self.placement.blank))
+        sharding.materialise(twin)
+        with torch.no_grad():
+            for mine, theirs in zip(self.buffers(), twin.buffers(), strict=True):
+                theirs.copy_(mine)
+        sharding.load_state(twin, state)
+        return twin
+
+    # -- use outside of training_step ----------------------------------------------------------------------------
+
+    @contextmanager
+    def gathered(self, trainer: pl.Trainer | None = None) -> Iterator[Policy]:
+        """For forward passes outside ``training_step``: whole weights, eval mode, no gradients, the run's precision.
+
+        Plain ``no_grad`` and not inference mode, whose tensors cannot enter a later backward pass.
+        """
+        modes = [(m, m.training) for m in self.modules()]
+        self.eval()
+        context: AbstractContextManager[Any] = nullcontext()
+        if trainer is not None:
+            context = trainer.precision_plugin.forward_context()
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(_unsharded(self))
+                for twin in self.frozen.values():
+                    stack.enter_context(_unsharded(twin))
+                stack.enter_context(torch.no_grad())
+                default = torch.get_default_dtype()
+                stack.enter_context(context)
+                # the weights keep the run's precision; the numbers of sources and rewards must not be rounded to it
+                torch.set_default_dtype(default)
+                yield self
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def stats(self, rows: Sequence[tuple[Sequence[int], int]], who: str = "policy", certainty: bool = False,
+              rows_per_pass: int = 64) -> list[TokenStats]:  # fmt: skip
+        """Statistics of given tokens, in length-sorted passes; call inside :meth:`gathered`.
+
+        Args:
+            rows: ``(token ids, start)``; positions from ``start`` on are scored, ``start`` at least 1.
+            who: ``policy``, ``reference`` or ``teacher``.
+            certainty: Also compute self-certainty.
+            rows_per_pass: Rows of one forward pass.
+
+        Returns:
+            Per row, (len - start,) tensors on the CPU.
+        """
+        out: list[TokenStats] = [TokenStats(torch.zeros(0))] * len(rows)
+        scored = (i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1])
+        if self.packs:  # rows of one prompt side by side
+            order = sorted(scored, key=lambda i: (rows[i][0][: rows[i][1]], len(rows[i][0]), i))
+        else:
+            order = sorted(scored, key=lambda i: (len(rows[i][0]), i))
+        with self.acting_as(who) as actor:
+            for k in range(0, len(order), rows_per_pass):
+                chosen = order[k : k + rows_per_pass]
+                batch = pad_rows([rows[i][0] for i in chosen], [rows[i][1] for i in chosen], self.pad_id)
+                result = actor(batch.to(self.device), certainty=certainty)
+                for line, i in enumerate(chosen):
+                    piece = slice(rows[i][1], len(rows[i][0]))
+                    out[i] = TokenStats(*(None if v is None else v[line, piece].cpu() for v in result))  # type: ignore[arg-type]
+        return out
+
+    # -- weights for engines and export --------------------------------------------------------------------------
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of the base model under its Hugging Face names, one at a time, sharded ones gathered.
+
+        The output layer is always named, also where it is tied to the embedding: engines keep their own copy. Weights
+        of 4 bits come as the layers compute with them.
+        All ranks must walk this iterator in step.
+        """
+        lm = self.causal_lm
+        packed = {f"{n}.weight": m for n, m in lm.named_modules() if hasattr(m, "quant_state")}
+        for name, tensor in lm.state_dict().items():
+            plain = base_name(name)
+            owner, scale, _ = name.partition(".weight.")
+            if plain is None or (scale and f"{owner}.weight" in packed):
+                continue  # of an adapter, or a scale of a 4-bit weight
+            full = dequantized(packed[name]) if name in packed else tensor
+            assert full is not None
+            yield plain, sharding.full(full)
+
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """As :meth:`named_weights`, with the trained adapter merged into copies; without an adapter the same.
+
+        One layer at a time: the live weights stay as they are, and no second model is held.
+        """
+        if not self.has_adapter:
+            yield from self.named_weights()
+            return
+        layers, last, merged = adapted_layers(self.causal_lm), "", dict[str, Tensor]()
+        for name, tensor in self.named_weights():
+            layer, _, leaf = name.rpartition(".")
+            if layer in layers and layer != last:
+                last, merged = layer, merged_layer(layers[layer])
+            yield name, merged[leaf] if layer in layers else tensor
+
+    def adapter_config(self) -> dict[str, Any]:
+        """The configuration of the LoRA adapter, as peft writes it."""
+        configs: Any = self.model.peft_config
+        return configs["default"].to_dict()
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The LoRA adapter's tensors under peft's names, sharded ones gathered (all ranks in step)."""
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(self.model)
+        return {k: sharding.full(v) for k, v in state.items()}
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _slope(loss: Callable[[Tensor], Tensor], mask: Tensor) -> Slope:
+    """The derivative of a loss of (B, T) log-probs, for those of some masked tokens."""
+
+    def slope(logp: Tensor, place: slice) -> Tensor:
+        with torch.enable_grad():
+            table = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
+            (gradient,) = torch.autograd.grad(loss(table.requires_grad_()), table)
+        return gradient[mask][place]
+
+    return slope
+
+
+@contextmanager
+def _visiting(twin: Policy, device: torch.device | None) -> Iterator[Policy]:
+    """The copy on a device for as long as it is used; its weights at home are not touched."""
+    parts = [] if device is None else [*twin.parameters(), *twin.buffers()]
+    home = [part.data for part in parts]
+    for part in parts:
+        part.data = part.data.to(device, non_blocking=True)
+    try:
+        yield twin
+    finally:
+        for part, data in zip(parts, home, strict=True):
+            part.data = data
+
+
+@contextmanager
+def _unsharded(module: nn.Module) -> Iterator[None]:
+    """FSDP2 weights gathered once for many forward passes; without it every token would gather them again."""
+    parts = list(sharding.unsharded_parts(module))
+    for part, _ in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part, reshards in parts:
+            part.reshard()
+            part.set_reshard_after_forward(reshards, recurse=False)

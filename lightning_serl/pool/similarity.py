@@ -1,0 +1,148 @@
+"""ROUGE-L over many texts at once, on bit matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+# The bound is 2*overlap/(m+n), the score rouge_score's float operations on p and r: they may differ in the last bits.
+_SLACK = 1e-9
+
+# Rows of bits that say which entries hold a feature: for one feature each, and shared; together 512 bytes an entry.
+_OWN_ROWS, _SHARED_ROWS = 2048, 2048
+# The most features of a text that are counted; it bounds the memory that a text of a million words may take.
+_COUNTED = 2048
+
+_Integers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+_Bits: TypeAlias = npt.NDArray[np.uint64]
+
+
+def _rouge_l(lcs: int, length: int, other: int) -> float:
+    """ROUGE-L F by the float operations of ``rouge_score``, so that ties at a threshold fall the same way."""
+    if not lcs:
+        return 0.0
+    precision, recall = lcs / other, lcs / length
+    return 2 * precision * recall / (precision + recall)
+
+
+class _Query:
+    """A text prepared for comparison: its length, its known words, and the positions of each word as bits."""
+
+    def __init__(self, tokens: Sequence[str], vocabulary: Mapping[str, int]) -> None:
+        self.length = len(tokens)
+        self.places = [(place, word) for place, t in enumerate(tokens) if (word := vocabulary.get(t)) is not None]
+
+    @cached_property
+    def positions(self) -> dict[int, int]:
+        positions: dict[int, int] = {}
+        for place, word in self.places:
+            positions[word] = positions.get(word, 0) | 1 << place
+        return positions
+
+    def lcs(self, words: Iterable[int]) -> int:
+        """Length of the longest common subsequence with ``words``, one big-integer addition per shared word."""
+        full = (1 << self.length) - 1
+        row = full
+        positions = self.positions
+        for word in words:
+            match = positions.get(word)
+            if match is not None:
+                hit = row & match
+                row = ((row + hit) | (row - hit)) & full
+        return self.length - row.bit_count()
+
+
+class _Overlap:
+    """At most how many words a text shares with each entry, repeated words counted as often as shared.
+
+    A matrix of bits: a column for each entry, a row for each feature (a word and how often it came before in its text).
+    The first features to come, frequent words among them, have a row each; later ones share the other rows, which can
+    only raise a count. The rows of a text are added up for all entries at once, 64 of them in a machine word.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._bits = np.zeros((_OWN_ROWS + _SHARED_ROWS, 8), np.uint8)
+        self._entries = 0
+
+    def add(self, words: Iterable[int]) -> None:
+        """Append an entry."""
+        octet, bit = divmod(self._entries, 8)
+        if octet == self._bits.shape[1]:
+            self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)], axis=1)
+        numbers = [self._numbers.setdefault(feature, len(self._numbers)) for feature in _features(words)]
+        self._bits[_rows(numbers), octet] |= np.uint8(1 << bit)
+        self._entries += 1
+
+    def reaching(self, words: Iterable[int], least: int) -> tuple[_Integers, _Integers]:
+        """The entries that may share ``least`` (at least 1) words or more with a text, in order, and their bounds."""
+        numbers = sorted(n for f in _features(words) if (n := self._numbers.get(f)) is not None)
+        # Of a very long text only the rarer words, those that came last, are counted; all others may be shared.
+        uncounted = max(0, len(numbers) - _COUNTED)
+        if least > len(numbers):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        used = -(-self._entries // 64) * 8
+        sums = _add_up(self._bits[_rows(numbers[uncounted:]), :used].view(np.uint64))
+        reached = _at_least(sums, max(0, least - uncounted)).view(np.uint8)
+        octets = np.flatnonzero(reached != 0)
+        places = np.flatnonzero(_unpack(reached[octets]).view(np.bool_))
+        bounds = np.full(8 * len(octets), uncounted, np.int32)
+        for place, digits in enumerate(sums):
+            bounds += np.left_shift(_unpack(digits.view(np.uint8)[octets]), place, dtype=np.int32)
+        entries = 8 * octets[places // 8] + places % 8
+        places = places[: np.searchsorted(entries, self._entries)]
+        return entries[: len(places)], bounds[places]
+
+
+def _features(words: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Each word with the number of times it came before: two texts share as many of these as words."""
+    seen: dict[int, int] = {}
+    for word in words:
+        before = seen.get(word, 0)
+        seen[word] = before + 1
+        yield word, before
+
+
+def _rows(numbers: Sequence[int]) -> _Integers:
+    """The rows of features by their numbers in order of appearance."""
+    own = np.array(numbers, np.int64)
+    return np.where(own < _OWN_ROWS, own, _OWN_ROWS + own % _SHARED_ROWS)
+
+
+def _add_up(rows: _Bits) -> list[_Bits]:
+    """The sum of ``rows`` (n, W) in each bit position, as its binary digits (each (W,)), lowest first.
+
+    Three rows of one place make a row of the same place and a carry; so each digit takes logarithmically many steps.
+    """
+    digits = []
+    while len(rows):
+        carries = [rows[:0]]
+        while len(rows) > 1:
+            third = len(rows) // 3
+            if third:
+                a, b, c = rows[:third], rows[third : 2 * third], rows[2 * third : 3 * third]
+                odd = a ^ b
+                carries.append(a & b | odd & c)
+                rows = np.concatenate([odd ^ c, rows[3 * third :]])
+            else:
+                carries.append(rows[:1] & rows[1:])
+                rows = rows[:1] ^ rows[1:]
+        digits.append(rows[0])
+        rows = np.concatenate(carries)
+    return digits
+
+
+def _at_least(digits: Sequence[_Bits], least: int) -> _Bits:
+    """The bit positions at which the number of these binary digits is ``least`` or more (not above their range)."""
+    reached = ~np.zeros_like(digits[0])
+    for place, digit in enumerate(digits):
+        reached = digit & reached if least >> place & 1 else digit | reached
+    return reached
+
+
+def _unpack(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.unpackbits(octets, bitorder="little")

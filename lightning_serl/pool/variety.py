@@ -1,0 +1,24 @@
+"""How varied a set of problems is: pure functions of their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lightning_serl.pool.words import tokenise
+
+
+def unique_ngrams(texts: Iterable[str], n: int = 4) -> float:
+    """Distinct n-grams over all n-grams of some texts (distinct-n, Li et al. 2016); 1 if there is none.
+
+    Args:
+        texts: Problems; n-grams do not reach from one into the next.
+        n: Words of an n-gram, as :func:`lightning_serl.pool.words.tokenise` finds them.
+    """
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        words = tokenise(text)
+        for start in range(len(words) - n + 1):
+            seen.add(tuple(words[start : start + n]))
+            total += 1
+    return len(seen) / total if total else 1.0

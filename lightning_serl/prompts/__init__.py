@@ -1,0 +1,9 @@
+"""Prompts: how problems are put to the policy, and how it is asked for new ones."""
+
+from __future__ import annotations
+
+from lightning_serl.prompts.few_shot import InstructionTemplate
+from lightning_serl.prompts.proposals import Item, has_solution, parse_instructions, split_items
+from lightning_serl.prompts.solve import SolveTemplate
+
+__all__ = ["InstructionTemplate", "Item", "SolveTemplate", "has_solution", "parse_instructions", "split_items"]

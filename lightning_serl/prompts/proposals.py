@@ -1,0 +1,100 @@
+"""From instructions to prompts and back: solve templates, few-shot instruction prompts and the parser of proposals."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_serl.answers import strip_thinking
+from lightning_serl.prompts import serl as published
+from lightning_serl.types import STYLES
+
+# --- proposals -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One proposed problem as it stood in the policy's text.
+
+    Attributes:
+        text: The problem without its number.
+        truncated: The text ended in the middle of it.
+    """
+
+    text: str
+    truncated: bool = False
+
+
+_NUMBER = re.compile(r"^[ \t]*(?:\*\*|#+[ \t]+)?(\d{1,4})(?:[.)](?:\*\*)?(?:\s+|$)|[、．）][ \t]*)", re.MULTILINE)
+
+# Words that open a solution, where a line or sentence begins; the colon keeps "Answer the question" out.
+_SOLUTION_WORDS = (
+    "solutions?|(?:the )?(?:final |correct |right )?answers?|explanation|"
+    "解|解答|解析|答|答案|参考答案|正解|정답|풀이|soluci[oó]n|respuesta|solução|resposta|réponse|lösung|antwort|"
+    "soluzione|risposta|решение|ответ|الحل|الجواب|الإجابة|हल|उत्तर|समाधान"
+)
+# Repetitions are bounded: model text may be a megabyte of blank lines.
+_SOLUTION = re.compile(
+    rf"\\boxed\b|(?:^|[.?!。？！؟।;])[ \t\u3000*_#]{{0,20}}+(?:{_SOLUTION_WORDS})[*_]{{0,3}}\s{{0,3}}[:：]",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def split_items(
+    text: str,
+    style: Literal["default", "serl"] = "default",
+    first: int | None = None,
+    finished: bool = True,
+) -> list[Item]:
+    """Cut the policy's list into problems, keeping also those that are cut off or empty, so that they can be counted.
+
+    Args:
+        text: The sampled text.
+        style: ``default`` reads numbers at line starts and leaves the problems as they are written; ``serl`` follows
+            SeRL's published code, which finds numbers anywhere and capitalises.
+        first: The number that the prompt ended in. Text before the next number then is that problem; without it, or
+            when the text starts to count afresh, it is a preamble.
+        finished: ``False`` if the text was cut off by length.
+
+    Raises:
+        ValueError: for an unknown style.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}; use one of {', '.join(STYLES)}")
+    if style == "serl":
+        return [Item(found) for found in published.read_list(text)]
+    text = strip_thinking(text)
+    numbers = list(_NUMBER.finditer(text))
+    lead = text[: numbers[0].start()] if numbers else text
+    goes_on = first is not None and (not numbers or int(numbers[0][1]) == first + 1)
+    found = [lead] if goes_on and lead.strip() else []
+    ends = [*(n.start() for n in numbers[1:]), len(text)]
+    found += [text[n.end() : end] for n, end in zip(numbers, ends, strict=False)]
+    return [Item(t.strip(), not finished and i == len(found) - 1) for i, t in enumerate(found)]
+
+
+def parse_instructions(
+    text: str,
+    style: Literal["default", "serl"] = "default",
+    first: int | None = None,
+    finished: bool = True,
+) -> list[str]:
+    """The problems in the policy's list; in the default style without empty ones and without one that is cut off.
+
+    Args:
+        text: The sampled text.
+        style: See :func:`split_items`.
+        first: See :func:`split_items`.
+        finished: See :func:`split_items`.
+
+    Raises:
+        ValueError: for an unknown style.
+    """
+    items = split_items(text, style, first, finished)
+    return [item.text for item in items if style == "serl" or (item.text and not item.truncated)]
+
+
+def has_solution(text: str) -> bool:
+    r"""Whether a problem brings its solution along: a box, or a sentence that opens with ``Answer:`` and such."""
+    return _SOLUTION.search(text) is not None

@@ -1,0 +1,105 @@
+"""What is foreseen from a configuration, beside what the loaded model really holds."""
+
+import pytest
+import torch
+from helpers.command_line import cli, small
+from helpers.small_models import CONFIGS, save_model, small_model
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from transformers import LlamaConfig
+
+from lightning_serl import SeRLModule
+from lightning_serl.callbacks.memory_plan import state_per_weight
+from lightning_serl.policy.loading import load_policy
+from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.memory_plan import plan
+from lightning_serl.policy.memory_trace import Work
+
+WORK = Work(rows=2, length=32, sampled=4)
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "llama_untied", "gpt2", "gemma2"])
+def test_weights_and_gradients_are_those_of_the_model(name):
+    model = small_model(name)
+    held = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    foreseen = plan(CONFIGS[name], torch.float32, WORK)
+    assert foreseen.weights == held
+    assert foreseen.gradients == sum(p.nbytes for p in model.parameters())
+    assert foreseen.optimizer == 2 * foreseen.gradients
+    assert foreseen.frozen == 0
+    assert plan(CONFIGS[name], torch.float32, Work(2, 32, 4, reference=True)).frozen == held
+
+
+def test_an_adapter_trains_little_and_four_bits_weigh_little(tmp_path):
+    options = LoraOptions(r=4)
+    where = save_model(tmp_path / "model", "llama_untied")
+    policy = load_policy(str(where), options)
+    trained = sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+    lora = plan(CONFIGS["llama_untied"], torch.float32, WORK, options)
+    assert lora.gradients == trained
+    assert lora.weights == sum(t.nbytes for t in (*policy.parameters(), *policy.buffers()))
+    packed = plan(CONFIGS["llama_untied"], torch.float32, WORK, options, quantized=True)
+    assert packed.gradients == trained
+    real = load_policy(str(where), options, quantize="nf4")
+    held = sum(t.nbytes for t in (*real.parameters(), *real.buffers()))
+    linear = sum(m.weight.numel() for m in real.modules() if hasattr(m, "quant_state"))
+    # the scales of a 4-bit weight are neither parameter nor buffer: about a byte per 64 weights
+    assert held < packed.weights < held + 2 * linear / 50
+
+
+def test_a_deep_model_is_foreseen_from_two_shallow_ones():
+    sizes = {"vocab_size": 500, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    deep = LlamaConfig(**sizes, num_hidden_layers=7)
+    # a rank pattern makes layers unlike, so that the whole model is traced
+    whole = plan(deep, torch.float32, WORK, LoraOptions(r=4, peft={"rank_pattern": {"q_proj": 4}}))
+    assert plan(deep, torch.float32, WORK, LoraOptions(r=4)) == whole
+
+
+def test_what_makes_a_run_smaller_is_seen():
+    def peak(**changes):
+        return plan(CONFIGS["llama_untied"], torch.float32, Work(**{"rows": 8, "length": 64, "sampled": 1} | changes))
+
+    base = peak()
+    assert peak(checkpointing=True).activations < base.activations
+    assert peak(rows=4).activations < base.activations
+    assert peak(reference=True, offload=True).peak == base.peak
+    assert peak(reference=True, offload=True).host == base.weights
+    assert peak(ranks=2).weights == base.weights // 2
+    assert peak(sampled=500).engine > 100 * base.engine
+
+
+def test_optimizer_state_is_that_of_the_optimizer():
+    def state(optimizer):
+        return state_per_weight(SeRLModule("tiny:base", optimizer=optimizer))
+
+    assert state(lambda p: torch.optim.SGD(p, lr=1)) == 0
+    assert state(lambda p: torch.optim.SGD(p, lr=1, momentum=0.9)) == 4
+    assert state(lambda p: torch.optim.AdamW(p)) == pytest.approx(8, abs=0.01)
+
+
+def test_a_fit_says_what_it_will_hold_and_warns(tmp_path, monkeypatch):
+    said = []
+
+    def inform(sentence):
+        said.append(sentence)
+        rank_zero_info(sentence)
+
+    monkeypatch.setattr("lightning_serl.policy.memory_plan.rank_zero_info", inform)
+    ended = cli("fit", *small(tmp_path / "a", rounds=1))
+    assert ended.status == 0, ended.err
+    # counted where it is said: in one process with other tests, a line may reach the terminal by several handlers
+    (sentence,) = said
+    assert sentence.startswith("memory, GiB on cpu: weights 0.00")
+    assert sentence in ended.err
+    monkeypatch.setattr("lightning_serl.callbacks.memory_plan._room", lambda device: 10_000)
+    with pytest.warns(UserWarning, match=r"which has 0\.000; see docs/memory\.md"):
+        ended = cli("fit", *small(tmp_path / "b", rounds=1))
+    assert ended.status == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_precision_that_spoils_four_bits_is_refused(tmp_path, precision):
+    ended = cli(
+        "fit", *small(tmp_path), "--model.lora.r", 2, "--model.quantize", "nf4", "--trainer.precision", precision
+    )
+    assert ended.status == 2
+    assert "scales of 4-bit weights" in ended.error
