@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_serl import tiny
 from lightning_serl.errors import InputError
-from lightning_serl.policy.loading import LoraOptions, check_model_path, export, load_policy
+from lightning_serl.policy.export import export
+from lightning_serl.policy.loading import check_model_path, load_policy
+from lightning_serl.policy.lora import LoraOptions
 
 ROOT = Path(__file__).parents[2]
 

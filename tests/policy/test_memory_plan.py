@@ -83,7 +83,7 @@ def test_a_fit_says_what_it_will_hold_and_warns(tmp_path, monkeypatch):
         said.append(sentence)
         rank_zero_info(sentence)
 
-    monkeypatch.setattr("lightning_serl.policy.memory_plan.rank_zero_info", inform)
+    monkeypatch.setattr("lightning_serl.callbacks.memory_plan.rank_zero_info", inform)
     ended = cli("fit", *small(tmp_path / "a", rounds=1))
     assert ended.status == 0, ended.err
     # counted where it is said: in one process with other tests, a line may reach the terminal by several handlers

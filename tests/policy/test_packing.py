@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_serl.objectives.minibatches import partition_packed
 from lightning_serl.policy import Policy, packing
+from lightning_serl.policy.packed_attention import prepare
 from lightning_serl.policy.packing import pack
 from lightning_serl.policy.packing_check import unpackable
 from lightning_serl.types import pad_rows
@@ -137,7 +138,7 @@ def test_adapters_checkpointing_and_half_precision(name, checkpointing):
 
 def test_an_empty_slot_packs_too():
     policy = small_policy("llama_tied")
-    policy.packs = packing.prepare(policy.model) is None
+    policy.packs = prepare(policy.model) is None
     stats = policy(pad_rows([], [], 0))
     stats.logp.sum().backward()
     assert not stats.logp.any()
@@ -188,7 +189,7 @@ def test_prepared_attention_is_as_before(tmp_path):
     for name in ("llama_tied", "gemma2_window"):
         model = small_model(name)
         want = model(input_ids=ids).logits, model.generate(ids, max_new_tokens=5, do_sample=False)
-        assert packing.prepare(model) is packing.prepare(model) is None
+        assert prepare(model) is prepare(model) is None
         assert torch.equal(model(input_ids=ids).logits, want[0])
         assert torch.equal(model.generate(ids, max_new_tokens=5, do_sample=False), want[1])
         model.save_pretrained(tmp_path / name)

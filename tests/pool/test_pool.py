@@ -7,8 +7,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-import lightning_serl.pool.pool as pool_module
-from lightning_serl.pool import InstructionPool
+from lightning_serl.pool import InstructionPool, similarity
 from lightning_serl.pool.pool import STATUSES
 from lightning_serl.pool.words import count_words, tokenise
 from lightning_serl.types import Instruction
@@ -66,7 +65,7 @@ def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """With few rows of bits nearly all words share one, and only the last dozen words of a text are counted."""
     if request.param == "crowded":
         for name, value in {"_OWN_ROWS": 16, "_SHARED_ROWS": 7, "_COUNTED": 12}.items():
-            monkeypatch.setattr(pool_module, name, value)
+            monkeypatch.setattr(similarity, name, value)
 
 
 @pytest.mark.usefixtures("rows")

@@ -26,7 +26,7 @@ from lightning_serl.callbacks.defaults import missing_callbacks
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.run_folder.curves import draw_curves
 from lightning_serl.datamodules import EvaluationOptions
-from lightning_serl.datamodules import checks as preflight
+from lightning_serl.callbacks import defaults
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -226,8 +226,8 @@ def test_what_attaches_itself():
 )
 def test_default_filters_that_are_off_are_named(listed, writes, off, monkeypatch):
     said = []
-    monkeypatch.setattr(preflight, "rank_zero_info", said.append)
-    preflight.announce_choice(listed, writes)
+    monkeypatch.setattr(defaults, "rank_zero_info", said.append)
+    defaults.announce_choice(listed, writes)
     assert [line.partition("; off: ")[2].partition(" (")[0] for line in said] == ([off] if off else [])
 
 
