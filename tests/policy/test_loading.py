@@ -382,7 +382,9 @@ EXPORT = """
 import sys
 from pathlib import Path
 import torch
-from lightning_serl.loading import LoraOptions, export, load_policy
+from lightning_serl.policy.export import export
+from lightning_serl.policy.loading import load_policy
+from lightning_serl.policy.lora import LoraOptions
 torch.manual_seed(0)
 policy = load_policy(sys.argv[1], LoraOptions(r=2) if sys.argv[2] == "lora" else None)
 for p in policy.parameters():

@@ -21,12 +21,12 @@ from lightning_serl.callbacks import (
     RolloutRefresh,
     Summary,
     ZeroSpread,
+    defaults,
 )
 from lightning_serl.callbacks.defaults import missing_callbacks
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.run_folder.curves import draw_curves
 from lightning_serl.datamodules import EvaluationOptions
-from lightning_serl.callbacks import defaults
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

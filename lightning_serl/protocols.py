@@ -1,0 +1,101 @@
+"""What the datamodule and the callbacks ask of a Trainer's module and datamodule, with the defaults of foreign ones.
+
+Our datamodule trains any LightningModule that offers ``policy`` and ``experience``, and our callbacks run beside any
+datamodule. :func:`module_of` and :func:`data_of` give either of them as if it had every member below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lightning_serl.types import Group, RolloutBatch, Verdict
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from lightning_serl.engines.base import RolloutEngine
+    from lightning_serl.policy.policy import Policy
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class TrainsOnGroups(Protocol):
+    """A LightningModule that trains on graded groups. ``policy`` and ``experience`` are required.
+
+    Attributes:
+        policy: The policy that writes and is trained.
+        has_policy: Whether there is a policy at all; recordings can be evaluated without one.
+        steps_per_round: Optimizer steps made of each round; 1 if absent.
+        step_metrics: What the last optimizer step measured, by TRL's names; empty if absent.
+        updating: Whether the optimizer is writing weights, so that no checkpoint may be saved; ``False`` if absent.
+        evaluated_at: Optimizer step of the last complete evaluation inside ``fit``; ``None`` if absent.
+        last_results: Figures of the last evaluation by set; empty if absent.
+        last_report: The same with intervals and strata; empty if absent.
+        evaluation_items: Graded problems of the last ``validate`` or ``test`` by set; empty if absent.
+    """
+
+    policy: Policy
+    has_policy: bool
+    steps_per_round: int
+    step_metrics: Mapping[str, float]
+    updating: bool
+    evaluated_at: int | None
+    last_results: Mapping[str, Mapping[str, Any]]
+    last_report: Mapping[str, Mapping[str, Any]]
+    evaluation_items: Mapping[str, Sequence[Any]]
+
+    def experience(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[RolloutBatch]:
+        """Turn graded groups into this rank's micro-batches."""
+
+
+class PlaysRounds(Protocol):
+    """A LightningDataModule that plays rounds of self-play. Nothing is required.
+
+    Attributes:
+        engine: What writes completions; ``None`` if absent.
+        needs: What rewards and sources ask for beyond the policy (``reference``, ``teacher`` ...); empty if absent.
+        rounds: Rounds played so far; 0 if absent.
+        playing: Whether a round was begun and is not committed; ``False`` if absent.
+    """
+
+    engine: RolloutEngine | None
+    needs: frozenset[str]
+    rounds: int
+    playing: bool
+
+
+_OF_MODULE = {
+    "has_policy": True,
+    "steps_per_round": 1,
+    "step_metrics": _NOTHING,
+    "updating": False,
+    "evaluated_at": None,
+    "last_results": _NOTHING,
+    "last_report": _NOTHING,
+    "evaluation_items": _NOTHING,
+}
+_OF_DATA = {"engine": None, "needs": frozenset[str](), "rounds": 0, "playing": False}
+
+
+class _WithDefaults:
+    """Reads members of another object, and the default where it lacks one."""
+
+    def __init__(self, target: Any, defaults: Mapping[str, Any]) -> None:
+        self._target, self._defaults = target, defaults
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._defaults:
+            return getattr(self._target, name, self._defaults[name])
+        return getattr(self._target, name)
+
+
+def module_of(trainer: pl.Trainer) -> TrainsOnGroups:
+    """The Trainer's LightningModule, with defaults for the members that it lacks."""
+    return cast(TrainsOnGroups, _WithDefaults(trainer.lightning_module, _OF_MODULE))
+
+
+def data_of(trainer: pl.Trainer | None) -> PlaysRounds:
+    """The Trainer's datamodule, with defaults for the members that it lacks; all defaults where there is none."""
+    return cast(PlaysRounds, _WithDefaults(getattr(trainer, "datamodule", None), _OF_DATA))
