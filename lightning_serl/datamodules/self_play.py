@@ -190,6 +190,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return self.mix_ratio < 1 and self.seeds is not None and not isinstance(self.source, InstructionSource)
 
     @property
+    def reward_name(self) -> str | None:
+        """Name of the reward, if it was given by name."""
+        return self._reward_name
+
+    @property
     def _needs_labels(self) -> bool:
         """Whether the reward can say nothing of a problem without a label; the default one votes there."""
         named = self._reward_name in ("VerifiableReward", "RuleReward")

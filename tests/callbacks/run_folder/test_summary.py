@@ -15,10 +15,11 @@ from lightning_serl.callbacks import (
     Export,
     Health,
     Ledger,
+    MemoryPlan,
     NoveltyFilter,
-    Phases,
     QualityFilter,
     RolloutRefresh,
+    RoundProgress,
     Summary,
     ZeroSpread,
     defaults,
@@ -200,7 +201,7 @@ def kinds(callbacks):
 
 
 def test_what_attaches_itself():
-    machinery = {Preemption, RolloutRefresh, Health, Ledger, Phases, ZeroSpread}
+    machinery = {MemoryPlan, Preemption, RolloutRefresh, Health, Ledger, RoundProgress, ZeroSpread}
     assert kinds(missing_callbacks(None)) == machinery | {QualityFilter, NoveltyFilter, DifficultyFilter}
     trainer = trainer_for(".", [QualityFilter(), Ledger()])
     assert kinds(missing_callbacks(trainer)) == machinery - {Ledger}
@@ -253,7 +254,7 @@ class Terminal(pl.Callback):
     """Notes what a terminal would show, phase by phase."""
 
     def __init__(self):
-        self.phases = Phases()
+        self.phases = RoundProgress()
         self.screen = io.StringIO()
         self.phases._console = Console(file=self.screen, force_terminal=True, width=100)
 

@@ -21,5 +21,5 @@ def test_a_long_run_says_after_its_first_round_how_long_it_will_take(tmp_path, c
 
 
 def test_durations():
-    assert progress._spell(125) == "2 min"
-    assert progress._spell(2 * 3600 + 61) == "2 h 1 min"
+    assert progress._duration(125) == "2 min"
+    assert progress._duration(2 * 3600 + 61) == "2 h 1 min"
