@@ -1,3 +1,5 @@
+"""The filters on single instructions and groups."""
+
 import json
 from pathlib import Path
 from typing import get_args

@@ -1,4 +1,4 @@
-"""Every reason there is, met in whole rounds of both styles: what is written, answered and dropped, and why."""
+"""Every reason to reject or drop, in rounds of both styles."""
 
 from dataclasses import replace
 from typing import get_args
@@ -28,7 +28,7 @@ SILENT = ["..."] * 5
 
 
 class Written(InstructionSource):
-    """What the parser made of one sampled list; in the default style it marks the last problem as cut off."""
+    """A source of given problems, the last of which can be marked as cut off."""
 
     def __init__(self, problems, cut_off):
         self.items = [Instruction(p, "", meta={"origin": "self"}) for p in problems]
@@ -46,7 +46,7 @@ def policy():
 
 
 def outcomes(policy, style, problems, answers, cut_off=False, band=True, room=15):
-    """What became of each problem, by its place in the list: the reason it was left out for, ``kept`` or ``waits``."""
+    """What became of each problem, in order: a reason, ``kept`` or ``waits``."""
     engine = ReplayEngine(answers)
     engine.start(policy)
     grader = MathGrader()
