@@ -40,11 +40,11 @@ def shares(engine: str, rounds: int) -> dict[str, float]:
     """Seconds of a round by phase, over a short run of the quickstart in this process."""
     import lightning.pytorch as pl
 
-    from lightning_serl.callbacks import Phases
+    from lightning_serl.callbacks import RoundProgress
     from lightning_serl.cli import command as cli
 
     seconds: dict[str, float] = {}
-    shown, pushed = Phases.phase, RolloutRefresh.on_rollout_start
+    shown, pushed = RoundProgress.phase, RolloutRefresh.on_rollout_start
 
     def timed(name: str, call):
         @contextmanager
@@ -61,7 +61,7 @@ def shares(engine: str, rounds: int) -> dict[str, float]:
         pushed(self, trainer, module, engine)
         seconds["pushing"] = seconds.get("pushing", 0.0) + time.perf_counter() - began
 
-    Phases.phase, RolloutRefresh.on_rollout_start = timed("phase", shown), push
+    RoundProgress.phase, RolloutRefresh.on_rollout_start = timed("phase", shown), push
     began = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def shares(engine: str, rounds: int) -> dict[str, float]:
                 sys.exit(f"the quickstart on {engine} ended with status {status}")
             rows = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
     finally:
-        Phases.phase, RolloutRefresh.on_rollout_start = shown, pushed
+        RoundProgress.phase, RolloutRefresh.on_rollout_start = shown, pushed
     whole = sum(row.get("time/step", 0.0) for row in rows) or time.perf_counter() - began
     seconds["training and the rest"] = max(0.0, whole - sum(seconds.values()))
     return {name: value / rounds for name, value in seconds.items()}

@@ -100,7 +100,7 @@ def measure(case):
         save(root / "small", 96, 2)
         train(str(root / "small"), root, replace(work, rows=2, length=40), **options)  # what is imported and made once
         module = SeRLModule("tiny:base", optimizer=lambda p: torch.optim.AdamW(p, lr=1e-4))
-        work = replace(work, state=state_per_weight(module))
+        work = replace(work, state=state_per_weight(module.check_optimizer()))
         foreseen = plan(config, torch.float32, work, options.get("lora"), "quantize" in options)
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")

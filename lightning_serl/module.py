@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from lightning_serl.callbacks.memory_plan import announce
 from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.checkpoints.loop_progress import rescale, settle
 from lightning_serl.distributed import sharding, strategies
@@ -154,7 +153,6 @@ class SeRLModule(pl.LightningModule):
         self.evaluation_items: dict[str, list[GradedProblem]] = {}
         #: What the last optimizer step measured, under TRL's names; ``metrics.jsonl`` is written from it.
         self.step_metrics: dict[str, float] = {}
-        self._foreseen = False
         #: Whether the optimizer is changing the weights: no time for a checkpoint.
         self.updating = False
         self._warned_of_gap = False
@@ -239,12 +237,6 @@ class SeRLModule(pl.LightningModule):
             trainer.precision_plugin.convert_module(twin)
         return twin
 
-    def foresee(self, trainer: pl.Trainer, data: Any) -> None:
-        """Say once what a fit will hold where, before anything is loaded."""
-        if not self._foreseen and "policy" not in self._modules:
-            announce(self, trainer, data)
-        self._foreseen = True
-
     def _check_precision(self) -> None:
         """Refuse what would spoil 4-bit weights.
 
@@ -269,7 +261,6 @@ class SeRLModule(pl.LightningModule):
         if stage == "fit":
             lr = float(self.check_optimizer().param_groups[0]["lr"])
             strategies.check_learning_rate(self.trainer, lr, self.load_options["dtype"], self.lora is not None)
-            self.foresee(self.trainer, getattr(self.trainer, "datamodule", None))
             self._step, self.evaluated_at, self.updating = _Step(), None, False
             self._warned_of_gap = False
 

@@ -1,21 +1,27 @@
 """What the datamodule and the callbacks ask of a Trainer's module and datamodule, with the defaults of foreign ones.
 
 Our datamodule trains any LightningModule that offers ``policy`` and ``experience``, and our callbacks run beside any
-datamodule. :func:`module_of` and :func:`data_of` give either of them as if it had every member below.
+datamodule. :func:`module_of` and :func:`data_of` give either of them as if it had every member of
+:class:`TrainsOnGroups` and :class:`PlaysRounds`. :class:`LoadsPolicy` and :class:`SelfPlay` are the options of ours:
+``isinstance`` tells whether a module or datamodule has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from lightning_serl.types import Group, RolloutBatch, Verdict
+from lightning_serl.types import Group, Instruction, RolloutBatch, Verdict
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    import torch
 
-    from lightning_serl.engines.base import RolloutEngine
+    from lightning_serl.answers import AnswerGrader
+    from lightning_serl.engines.base import RolloutEngine, Sampling
+    from lightning_serl.objectives.options import Objective
+    from lightning_serl.policy.lora import LoraOptions
     from lightning_serl.policy.policy import Policy
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -34,36 +40,83 @@ class TrainsOnGroups(Protocol):
         last_results: Figures of the last evaluation by set; empty if absent.
         last_report: The same with intervals and strata; empty if absent.
         evaluation_items: Graded problems of the last ``validate`` or ``test`` by set; empty if absent.
+        model_name_or_path: Where the policy is loaded from; ``None`` if absent.
+        objective: The policy-gradient objective; ``None`` if absent.
+        lora: Options of the adapter that is trained; ``None`` if absent.
     """
 
     policy: Policy
     has_policy: bool
     steps_per_round: int
-    step_metrics: Mapping[str, float]
+    step_metrics: dict[str, float]
     updating: bool
     evaluated_at: int | None
     last_results: Mapping[str, Mapping[str, Any]]
     last_report: Mapping[str, Mapping[str, Any]]
     evaluation_items: Mapping[str, Sequence[Any]]
+    model_name_or_path: str | None
+    objective: Objective | None
+    lora: LoraOptions | None
 
     def experience(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[RolloutBatch]:
         """Turn graded groups into this rank's micro-batches."""
 
 
 class PlaysRounds(Protocol):
-    """A LightningDataModule that plays rounds of self-play. Nothing is required.
+    """A LightningDataModule that plays rounds of self-play.
 
     Attributes:
         engine: What writes completions; ``None`` if absent.
         needs: What rewards and sources ask for beyond the policy (``reference``, ``teacher`` ...); empty if absent.
         rounds: Rounds played so far; 0 if absent.
         playing: Whether a round was begun and is not committed; ``False`` if absent.
+        grader: What reads and compares answers; required of a datamodule that votes on a health probe.
     """
 
     engine: RolloutEngine | None
     needs: frozenset[str]
     rounds: int
     playing: bool
+    grader: AnswerGrader
+
+
+@runtime_checkable
+class LoadsPolicy(Protocol):
+    """A module that loads its policy from options. ``SeRLModule`` documents them."""
+
+    model_name_or_path: str | None
+    objective: Objective
+    lora: LoraOptions | None
+    quantize: str | None
+    offload_frozen: bool
+    minibatches: int
+    load_options: dict[str, Any]
+
+    def check_optimizer(self) -> torch.optim.Optimizer:
+        """Make the optimizer on a small parameter."""
+
+
+@runtime_checkable
+class SelfPlay(Protocol):
+    """A datamodule with the options of ``SelfPlayDataModule``, which documents them."""
+
+    engine: RolloutEngine
+    round_options: Any
+    sampling: Sampling
+    source: object
+    mix_ratio: float  # share of each round that comes from the seeds
+    rewards: Mapping[str, object]
+    reward_name: str | None  # if it was given by name
+    seed_problems: Sequence[Instruction]
+    grader_name: str
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A stream that reports what was made of it."""
+
+    def last_line(self) -> str:
+        """The report, one line for the terminal."""
 
 
 _OF_MODULE = {
@@ -75,6 +128,9 @@ _OF_MODULE = {
     "last_results": _NOTHING,
     "last_report": _NOTHING,
     "evaluation_items": _NOTHING,
+    "model_name_or_path": None,
+    "objective": None,
+    "lora": None,
 }
 _OF_DATA = {"engine": None, "needs": frozenset[str](), "rounds": 0, "playing": False}
 

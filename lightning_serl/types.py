@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+#: Why an instruction or a group was left out, as ledger, summary and filters name it.
+Reason = Literal[
+    "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "non_ascii", "duplicate",
+    "truncated_item", "solution_leak", "no_choices", "too_easy", "too_hard", "no_spread", "no_answer",
+    "over_long_prompt", "stale",
+]  # fmt: skip
 
 
 class Link(NamedTuple):

@@ -7,12 +7,13 @@ from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSp
 from lightning_serl.callbacks.filters.novelty import NoveltyFilter
 from lightning_serl.callbacks.filters.quality import QualityFilter
 from lightning_serl.callbacks.health.monitor import Health
+from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.reference_sync import ReferenceSync
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.summary import Summary
-from lightning_serl.callbacks.run_folder.terminal import Phases
+from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
 __all__ = [
     "Checkpoints",
@@ -22,12 +23,14 @@ __all__ = [
     "Health",
     "InstructionFilter",
     "Ledger",
+    "MemoryPlan",
     "NoveltyFilter",
     "Phases",
     "QualityFilter",
     "ReferenceSync",
     "RolloutHooks",
     "RolloutRefresh",
+    "RoundProgress",
     "Summary",
     "ZeroSpread",
 ]

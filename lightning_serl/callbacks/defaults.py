@@ -1,4 +1,4 @@
-"""What a run needs and a user need not list."""
+"""The callbacks that a run adds to the Trainer's list by itself."""
 
 from __future__ import annotations
 
@@ -7,49 +7,64 @@ from collections.abc import Sequence
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
-from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSpread
-from lightning_serl.callbacks.filters.novelty import NoveltyFilter
-from lightning_serl.callbacks.filters.quality import QualityFilter
-from lightning_serl.callbacks.health.monitor import Health
+from lightning_serl.callbacks.filters import (
+    DifficultyFilter,
+    GroupFilter,
+    InstructionFilter,
+    NoveltyFilter,
+    QualityFilter,
+    ZeroSpread,
+)
+from lightning_serl.callbacks.health import Health
+from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
-from lightning_serl.callbacks.run_folder.ledger import Ledger
-from lightning_serl.callbacks.run_folder.terminal import Phases
+from lightning_serl.callbacks.run_folder import Ledger, RoundProgress
+
+#: Added unless the user lists the callback or a subclass of it.
+ALWAYS: tuple[type[pl.Callback], ...] = (
+    MemoryPlan, Preemption, RolloutRefresh, Health, Ledger, RoundProgress, ZeroSpread,
+)  # fmt: skip
+#: SeRL's filters, added unless the user lists filters.
+DEFAULT_FILTERS: tuple[type[pl.Callback], ...] = (QualityFilter, NoveltyFilter, DifficultyFilter)
 
 
 def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:
-    """The machinery that the Trainer lacks, and SeRL's filters unless the user lists filters of any kind.
+    """The default callbacks that the Trainer lacks.
 
-    A callbacks list in YAML replaces the defaults, so what must be there attaches itself.
+    They are added by code, not by a preset, since a list of callbacks in YAML replaces the one before it.
     """
     present = [] if trainer is None else trainer.callbacks
-    wanted: list[pl.Callback] = [
-        kind() for kind in (Preemption, RolloutRefresh, Health, Ledger, Phases, ZeroSpread) if not _has(present, kind)
-    ]
-    chosen = [c for c in present if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
-    if not chosen:
-        wanted += [QualityFilter(), NoveltyFilter(), DifficultyFilter()]
-    return wanted
-
-
-def _has(present: list[pl.Callback], kind: type[pl.Callback]) -> bool:
-    return any(isinstance(c, kind) for c in present)
+    wanted = [kind for kind in ALWAYS if not _has(present, kind)]
+    if not _chosen_filters(present):
+        wanted += DEFAULT_FILTERS
+    return [kind() for kind in wanted]
 
 
 def announce_choice(callbacks: Sequence[pl.Callback], writes: bool) -> None:
-    """Say which default filters are off because the user listed filters: one that is meant to be tuned replaces all.
+    """Log which default filters are off because the user listed filters.
+
+    A user who lists one filter to change an option may not expect that this removes the others.
 
     Args:
         callbacks: The Trainer's.
-        writes: Whether problems are written; the instruction filters have nothing to judge otherwise.
+        writes: Whether the policy writes problems; otherwise there is nothing for instruction filters to judge.
     """
-    chosen = [c for c in callbacks if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
-    usual = (QualityFilter, NoveltyFilter, DifficultyFilter) if writes else (DifficultyFilter,)
-    off = [kind.__name__ for kind in usual if not any(isinstance(c, kind) for c in chosen)]
+    chosen = _chosen_filters(callbacks)
+    applicable = [kind for kind in DEFAULT_FILTERS if writes or issubclass(kind, GroupFilter)]
+    off = [kind.__name__ for kind in applicable if not _has(chosen, kind)]
     if chosen and off:
         listed = ", ".join(dict.fromkeys(type(c).__name__ for c in chosen))
         rank_zero_info(
             f"filters: {listed}, as trainer.callbacks list them, in place of the default ones; off: {', '.join(off)} "
             "(list them as well to keep them)"
         )
+
+
+def _chosen_filters(callbacks: Sequence[pl.Callback]) -> list[pl.Callback]:
+    """The filters among the callbacks, apart from ``ZeroSpread``, which is added in any case."""
+    return [c for c in callbacks if isinstance(c, (InstructionFilter, GroupFilter)) and not isinstance(c, ZeroSpread)]
+
+
+def _has(present: Sequence[pl.Callback], kind: type[pl.Callback]) -> bool:
+    return any(isinstance(c, kind) for c in present)

@@ -14,13 +14,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.errors import RankFailure
 
 # Seconds that a rank on its way out may take, longer than a process group waits for a lost peer; and where it is not.
 _PATIENCE, _GRACE = 150.0, 5.0
 
 
-class Preemption(pl.Callback):
+class Preemption(RolloutHooks):
     """Listens for SIGTERM and watches the ranks that this process has started, in place of Lightning.
 
     Lightning answers SIGTERM with a collective call inside the signal handler, while the other ranks may be in the

@@ -1,4 +1,4 @@
-"""Moves a frozen copy of the policy towards the policy."""
+"""Updates a frozen copy of the policy, such as the reference policy, during training."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 
-from lightning_serl.errors import InputError
+from lightning_serl.errors import check_choice, check_range
+from lightning_serl.protocols import module_of
 
 
 class ReferenceSync(pl.Callback):
-    """Keeps ``reference`` or ``teacher`` where it is, copies the policy into it, or lets it follow slowly.
+    """Leaves the reference policy or the teacher unchanged, copies the policy into it, or averages it with the policy.
 
-    Acts after the optimizer step of every ``every_n_steps``-th step, so that the next rollout already sees it. Under
-    LoRA the copy is a second adapter, whose two factors are mixed each on its own.
+    The update follows every ``every_n_steps``-th optimizer step, so that the next rollout uses it. Under LoRA the copy
+    is a second adapter, and each of its two factors is averaged separately.
 
     Args:
-        mode: ``never`` moves nothing, ``copy`` takes the policy's weights, ``ema`` mixes them in.
-        every_n_steps: Optimizer steps between moves.
-        alpha: Under ``ema`` the share of the policy in each move (Co-rewarding uses 0.01 and less).
-        who: The copy to move.
+        mode: ``never`` changes nothing, ``copy`` copies the policy's weights, ``ema`` takes an exponential moving
+            average of them.
+        every_n_steps: Optimizer steps between updates.
+        alpha: Weight of the policy in each update under ``ema`` (at most 0.01 in Co-rewarding).
+        who: The copy to update.
+
+    Raises:
+        InputError: if an option is out of range.
     """
 
     def __init__(
@@ -30,18 +35,15 @@ class ReferenceSync(pl.Callback):
         who: Literal["reference", "teacher"] = "reference",
     ) -> None:
         super().__init__()
-        if mode not in ("never", "copy", "ema"):
-            raise InputError(f"ReferenceSync mode must be never, copy or ema, got {mode!r}")
-        if every_n_steps < 1:
-            raise InputError(f"ReferenceSync every_n_steps must be at least 1, got {every_n_steps}")
-        if not 0 < alpha <= 1:
-            raise InputError(f"ReferenceSync alpha must lie in (0, 1], got {alpha}")
+        check_choice("ReferenceSync.mode", mode, ("never", "copy", "ema"))
+        check_range("ReferenceSync.every_n_steps", every_n_steps, at_least=1)
+        check_range("ReferenceSync.alpha", alpha, above=0, at_most=1)
         self.mode, self.every_n_steps, self.alpha, self.who = mode, every_n_steps, alpha, who
         self._last = 0
 
     @property
     def moves(self) -> tuple[str, ...]:
-        """The copies that this callback needs to exist."""
+        """The frozen copies that this callback needs."""
         return () if self.mode == "never" else (self.who,)
 
     @property
@@ -50,7 +52,7 @@ class ReferenceSync(pl.Callback):
         return self._generate_state_key(who=self.who)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last step at which the copy moved."""
+        """The last step at which the copy was updated."""
         return {"last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -58,23 +60,23 @@ class ReferenceSync(pl.Callback):
         self._last = state_dict["last"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Steps made before are done with."""
+        """Start counting from the present step."""
         self._last = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the copy if it is time."""
-        self._move(trainer, pl_module)
+        """Update the copy if it is due."""
+        self._update(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The last step may have been made without this callback hearing of it."""
+        """Update the copy for a step that was made before another callback raised."""
         if trainer.state.fn == "fit" and trainer.training:
-            self._move(trainer, pl_module)
+            self._update(trainer)
 
-    def _move(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _update(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
         if self.mode == "never" or step == self._last or step % self.every_n_steps:
             return
         self._last = step
-        pl_module.policy.move_copy(self.who, 1.0 if self.mode == "copy" else self.alpha)
+        module_of(trainer).policy.move_copy(self.who, 1.0 if self.mode == "copy" else self.alpha)

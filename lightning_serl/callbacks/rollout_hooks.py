@@ -1,7 +1,9 @@
-"""The two moments of a round that Lightning has no hook for; a callback takes part by defining the methods."""
+"""Callback hooks of a rollout that Lightning does not have."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
@@ -10,12 +12,43 @@ if TYPE_CHECKING:
     from lightning_serl.engines.base import RolloutEngine
     from lightning_serl.types import Round
 
+#: Takes the number of units that were done since its last call.
+Tick = Callable[[int], None]
+
 
 class RolloutHooks(pl.Callback):
-    """Base of callbacks that act around rollouts. Streams call these in the order of ``trainer.callbacks``."""
+    """Base class of callbacks that act around rollouts.
+
+    Every hook does nothing by default. The streams call them in the order of ``trainer.callbacks``.
+    """
 
     def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: RolloutEngine) -> None:
-        """Before any stream generates, in training, validation, test and predict alike; called on every rank."""
+        """Called on every rank before a stream generates, in training, validation, test and predict."""
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
-        """After a training round was played and before its first step; called on every rank."""
+        """Called on every rank after a training round was played and before its first optimizer step."""
+
+    def phase(self, name: str, total: int) -> AbstractContextManager[Tick]:
+        """Context of one phase of a round or an evaluation, for progress bars.
+
+        Args:
+            name: What is being done, for example ``"answering"``.
+            total: How many units of work the phase has.
+        """
+        return nullcontext(lambda done: None)
+
+    def poll(self, trainer: pl.Trainer) -> None:
+        """Called between completion tokens and between micro-batches; raise here to end the run."""
+
+
+@contextmanager
+def phase_of(callbacks: Sequence[pl.Callback], name: str, total: int) -> Iterator[Tick]:
+    """Enter :meth:`RolloutHooks.phase` of all callbacks that have it; the yielded function calls all of theirs."""
+    with ExitStack() as stack:
+        ticks = [stack.enter_context(c.phase(name, total)) for c in callbacks if isinstance(c, RolloutHooks)]
+
+        def tick(done: int) -> None:
+            for one in ticks:
+                one(done)
+
+        yield tick

@@ -1,4 +1,4 @@
-"""Keeps the rollout engine's weights up to date, and proves it."""
+"""Pushes the policy's weights to the rollout engine, and proves that it samples from them."""
 
 from __future__ import annotations
 
@@ -12,78 +12,80 @@ import torch
 from torch import Tensor
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.distributed.precision import autocast_dtype
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import weight_checks
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
-from lightning_serl.errors import PushMismatch
+from lightning_serl.errors import PushMismatch, check_range
 
 if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
     from lightning_serl.types import Round
 
-#: The version of weights that are none of the policy's: a canary, or the base of an adapter.
+#: Version of pushed weights that are not the policy's: a canary, or the base of an adapter.
 NO_VERSION = -1
 
 
 class RolloutRefresh(RolloutHooks):
-    """Pushes the policy's weights whenever the engine holds another version, just before it is asked to write.
+    """Pushes the policy's weights to the engine before a rollout if the engine holds another version.
 
-    Pulling at the last moment covers resume, validation and a replaced engine by the same line; the stream refuses to
-    generate while the versions differ. Under LoRA only the adapter travels, if the engine takes adapters of its kind;
-    otherwise it is merged out of place and the whole model travels.
+    A push at the start of a rollout, rather than after each optimizer step, also covers resumed runs, validation and
+    restarted engines; the stream refuses to generate while the versions differ. Under LoRA only the adapter is pushed,
+    if the engine takes adapters of its kind; otherwise a copy of the model with the adapter merged into it is pushed.
 
-    Three proofs, each before the engine writes a token: once after an engine was started a canary, weights changed so
-    that every log-prob must move, followed by the true ones, which must bring them back; at every push version, names
-    and bytes of what arrived; and at every push the log-probs of fixed tokens on both sides. All ranks act alike.
+    Three proofs precede the first token: after the start of an engine a canary, that is changed weights with which all
+    log-probs must change, before the policy's weights, with which they must agree with the policy's; at every push
+    version, names and bytes of the received tensors; and at every push the log-probs of fixed tokens in policy and
+    engine. All ranks take the same steps.
 
-    Logged with the next round: ``serl/sync/bytes`` and ``serl/sync/probe_logp_err`` (nats per token), and
-    ``time/sync`` in seconds.
+    Logged with the next round: ``serl/sync/bytes``, ``serl/sync/probe_logp_err`` (nats per token) and ``time/sync``
+    (seconds).
 
     Args:
-        max_logp_err: Mean gap of the probe in nats per token that is taken for rounding; by default 1e-4 in float32,
-            1e-2 in float16 or where hardware rounds float32 products, 5e-2 in bfloat16.
+        max_logp_err: Largest mean difference of log-probs, in nats per token, that counts as rounding; by default 1e-4
+            in float32, 1e-2 in float16 or where hardware rounds float32 products, 5e-2 in bfloat16.
     """
 
     def __init__(self, max_logp_err: float | None = None) -> None:
         super().__init__()
-        if max_logp_err is not None and max_logp_err <= 0:
-            raise ValueError(f"max_logp_err must be above 0, got {max_logp_err}")
+        if max_logp_err is not None:
+            check_range("RolloutRefresh.max_logp_err", max_logp_err, above=0)
         self.max_logp_err = max_logp_err
-        #: Seconds, bytes and number of pushes so far; canaries count.
+        #: Seconds, bytes and number of all pushes so far, canaries included.
         self.seconds, self.bytes, self.pushes = 0.0, 0, 0
-        self._fresh: dict[str, float] = {}
-        self._doubted = False
+        self._fresh: dict[str, float] = {}  # metrics of the pushes since the last round
+        self._must_push = False
         self._engine: RolloutEngine | None = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """An engine that was woken for a validation in mid-round sleeps again; others sleep already."""
+        """Put an engine to sleep that was woken for a validation between two steps of a round."""
         if self._engine is not None:
             self._engine.sleep()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the engine."""
+        """Drop the reference to the engine."""
         self._engine = None
 
     def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: RolloutEngine) -> None:
-        """Push and prove if the versions differ.
+        """Push the weights if the versions differ.
 
         Raises:
-            PushMismatch: if the engine does not hold what was sent.
+            PushMismatch: if the engine does not sample from the pushed weights.
         """
         if not engine.samples_policy:
-            return  # recordings; there may be no policy at all
+            return  # recordings, which can be replayed without a policy
         policy, self._engine = pl_module.policy, engine
         ranks = Ranks.of(trainer)
         with ranks.stage("asking the engine for its version"):
-            due = self._doubted or engine.version != policy.version
+            due = self._must_push or engine.version != policy.version
         if not any(ranks.gather(due)):
             return
         began, before = time.monotonic(), self.bytes
-        self._doubted = True  # until all is proven; a caller who goes on after an error pushes again
+        self._must_push = True  # if a proof fails and the caller goes on, the next rollout pushes again
         err = _Push(self, trainer, policy, engine).run()
-        self._doubted = False
+        self._must_push = False
         seconds = time.monotonic() - began
         self.seconds += seconds
         self._fresh = {
@@ -93,27 +95,27 @@ class RolloutRefresh(RolloutHooks):
         }
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
-        """What the pushes since the last round cost and showed."""
+        """Add the metrics of the pushes since the last round."""
         if played.stats:
             played.stats.update(self._fresh)
             self._fresh = {}
 
 
 class _Push:
-    """One refresh of one engine."""
+    """One push to one engine, with its proofs."""
 
     def __init__(self, owner: RolloutRefresh, trainer: pl.Trainer, policy: Policy, engine: RolloutEngine) -> None:
         self.owner, self.trainer, self.policy, self.engine = owner, trainer, policy, engine
         self.ranks = Ranks.of(trainer)
         self.rows = weight_checks.probe_rows(policy)
-        autocast = _autocast(trainer)
-        self.bound = owner.max_logp_err or weight_checks.bound(policy, engine, autocast)
-        # what one rank knows of an engine that all share, another may not have noticed yet
-        told = self.ranks.gather((engine.needs_base, engine.proven))
-        self.needs_base, engine.proven = any(n for n, _ in told), all(p for _, p in told)
+        self.autocast = autocast_dtype(trainer)
+        self.bound = owner.max_logp_err or weight_checks.bound(policy, engine, self.autocast)
+        # ranks can share an engine, and the state of a server that restarted may be known to one of them only
+        states = self.ranks.gather((engine.needs_base, engine.proven))
+        self.needs_base, engine.proven = any(n for n, _ in states), all(p for _, p in states)
 
     def run(self) -> float:
-        """Push what is due and prove it; returns the gap of the probe."""
+        """Push adapter or full weights; returns the mean difference of log-probs in nats per token."""
         policy, engine = self.policy, self.engine
         config = policy.adapter_config() if policy.has_adapter else {}
         if not policy.has_adapter or not engine.takes_adapter(config):
@@ -123,24 +125,24 @@ class _Push:
             if self.needs_base:
                 self._full(policy.named_weights, NO_VERSION, base=True)
             state = policy.adapter_state()
-            true = self._logps(base=False)
+            expected = self._logps(base=False)
             if not engine.proven:
-                odd = weight_checks.canary_adapter(state)
-                self._send(WeightUpdate("adapter", lambda: iter(odd.items()), NO_VERSION, config))
-                self._must_move(true)
+                canary = weight_checks.canary_adapter(state)
+                self._send(WeightUpdate("adapter", lambda: iter(canary.items()), NO_VERSION, config))
+                self._check_moved(expected)
             self._send(WeightUpdate("adapter", lambda: iter(state.items()), policy.version, config))
-            err = self._must_agree(true)
+            err = self._check_agrees(expected)
         engine.proven = True
         return err
 
     def _full(self, weights: Callable[[], Iterator[tuple[str, Tensor]]], version: int, base: bool) -> float:
-        true = self._logps(base)
+        expected = self._logps(base)
         if not self.engine.proven:
             scaled = weight_checks.canary_name(self.policy)
             self._send(WeightUpdate("full", lambda: weight_checks.canary_weights(weights(), scaled), NO_VERSION))
-            self._must_move(true)
+            self._check_moved(expected)
         self._send(WeightUpdate("full", weights, version))
-        return self._must_agree(true)
+        return self._check_agrees(expected)
 
     def _send(self, update: WeightUpdate) -> None:
         sent = weight_checks.Counted(update)
@@ -155,7 +157,7 @@ class _Push:
         with self.ranks.stage("pushing weights"):
             if error is not None:
                 raise error
-            if receipt is None:  # an engine of somebody's own that keeps no count: its version and the probe must do
+            if receipt is None:  # an engine that counts nothing is checked by its version and the log-probs
                 receipt = replace(sent.receipt(), version=self.engine.version)
             weight_checks.check_receipt(receipt, sent.receipt())
             if update.kind == "full":
@@ -167,28 +169,30 @@ class _Push:
         with self.policy.gathered(self.trainer):
             return weight_checks.policy_logps(self.policy, self.rows, base)
 
-    def _must_move(self, true: list[Tensor]) -> None:
+    def _check_moved(self, before: list[Tensor]) -> None:
+        """The canary's proof: the engine's log-probs must differ from those without the canary."""
         with self.ranks.stage("proving that pushes arrive"):
-            moved = weight_checks.gap(self.engine.score(self.rows), true)
+            moved = weight_checks.gap(self.engine.score(self.rows), before)
             if not moved > self.bound:
                 raise PushMismatch(
-                    f"the rollout engine's log-probs did not move (by {moved:.1g} nats) when changed weights were "
-                    "pushed: it samples from others than it takes; choose another engine or release of it"
+                    f"the rollout engine ignores pushed weights: its log-probs did not move (by {moved:.1g} nats per "
+                    "token) when changed weights were pushed; choose another engine or another release of it"
                 )
 
-    def _must_agree(self, true: list[Tensor]) -> float:
+    def _check_agrees(self, expected: list[Tensor]) -> float:
+        """The proof of every push: the engine's log-probs must agree with the policy's."""
         with self.ranks.stage("proving a push"):
-            err = weight_checks.gap(self.engine.score(self.rows), true)
+            err = weight_checks.gap(self.engine.score(self.rows), expected)
             if not err <= self.bound:
+                ours = self.autocast or self.policy.causal_lm.get_input_embeddings().weight.dtype
+                dtypes = f"{_name(ours)} in the policy and {_name(self.engine.dtype)} in the engine"
                 raise PushMismatch(
                     f"after the push of version {self.policy.version} the rollout engine's log-probs are {err:.2g} "
-                    f"nats per token off the policy's, more than {self.bound:.0e}; its weights are not the policy's, "
-                    "or its dtype is another: give both the same"
+                    f"nats per token off the policy's, more than {self.bound:.0e}, computed in {dtypes}; give both the "
+                    "same model and dtype"
                 )
             return err
 
 
-def _autocast(trainer: pl.Trainer) -> torch.dtype | None:
-    """The dtype that mixed precision computes in, if the trainer uses it."""
-    precision = str(getattr(trainer, "precision", ""))
-    return {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.split("-")[0]) if "-" in precision else None
+def _name(dtype: torch.dtype | None) -> str:
+    return "an unknown dtype" if dtype is None else str(dtype).removeprefix("torch.")

@@ -28,6 +28,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
     from lightning_serl import callbacks as parts
+    from lightning_serl.callbacks.memory_plan import report_memory_plan
     from lightning_serl.callbacks.rollout_hooks import RolloutHooks
     from lightning_serl.checkpoints.checks import check_checkpoint
     from lightning_serl.datamodules import checks
@@ -154,6 +155,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             self._part(parts.Summary).deferred = True
             begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
             if begins and self.datamodule.evaluation.sets:
+                report_memory_plan(self.trainer, self.model, self.datamodule)
                 self.trainer.validate(self.model, self.datamodule, verbose=False)
 
         def after_fit(self) -> None:
@@ -177,7 +179,6 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             self.datamodule.check_staleness()
             optimizer = self.model.check_optimizer()
             _check_overrides(optimizer, self.config_init.fit.ckpt_path)
-            self.model.foresee(self.trainer, self.datamodule)
 
         def before_validate(self) -> None:
             self.config_init.validate.verbose = False

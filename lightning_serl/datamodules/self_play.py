@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
 from lightning_serl.callbacks.preemption import Preemption
+from lightning_serl.callbacks.rollout_hooks import phase_of
 from lightning_serl.checkpoints.checks import check_stream_state
 from lightning_serl.checkpoints.serialize import instruction_state, load_instruction, load_pair, pair_state
 from lightning_serl.datamodules import checks, class_paths
@@ -37,7 +39,7 @@ from lightning_serl.datamodules.rounds.health_probe import Probe, probe_votes
 from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
 from lightning_serl.datamodules.rounds.prefetch import Ahead, Memo, RememberingEngine
-from lightning_serl.datamodules.rounds.setup import Carried, Table, silent
+from lightning_serl.datamodules.rounds.setup import Carried, Table
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
@@ -188,6 +190,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return self.mix_ratio < 1 and self.seeds is not None and not isinstance(self.source, InstructionSource)
 
     @property
+    def reward_name(self) -> str | None:
+        """Name of the reward, if it was given by name."""
+        return self._reward_name
+
+    @property
     def _needs_labels(self) -> bool:
         """Whether the reward can say nothing of a problem without a label; the default one votes there."""
         named = self._reward_name in ("VerifiableReward", "RuleReward")
@@ -321,7 +328,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         table.policy, table.ranks = policy, self.ranks
         table.instruction_filters = [c for c in trainer.callbacks if isinstance(c, InstructionFilter)]
         table.group_filters = [c for c in trainer.callbacks if isinstance(c, GroupFilter)]
-        table.phase = next((c.phase for c in trainer.callbacks if hasattr(c, "phase")), silent)
+        table.phase = partial(phase_of, trainer.callbacks)
         if policy is not None:
             table.sampling = Sampling(max_tokens=self.sampling.max_tokens, temperature=policy.temperature)
         if self._restored is not None:

@@ -51,13 +51,14 @@ class Plan:
             room: Bytes of the device, if known.
         """
         parts = ("weights", "gradients", "optimizer", "frozen", "activations", "engine")
-        said = ", ".join(f"{'frozen copies' if n == 'frozen' else n} {_gib(getattr(self, n))}" for n in parts)
-        there = f" of {_gib(room)}" if room is not None else ""
-        host = f"; frozen copies on the CPU {_gib(self.host)}" if self.host else ""
-        return f"memory, GiB on {device}: {said}; peak {_gib(self.peak)}{there}{host}"
+        said = ", ".join(f"{'frozen copies' if n == 'frozen' else n} {gib(getattr(self, n))}" for n in parts)
+        there = f" of {gib(room)}" if room is not None else ""
+        host = f"; frozen copies on the CPU {gib(self.host)}" if self.host else ""
+        return f"memory, GiB on {device}: {said}; peak {gib(self.peak)}{there}{host}"
 
 
-def _gib(amount: int) -> str:
+def gib(amount: int) -> str:
+    """Bytes as GiB, with at least two digits."""
     value = amount / 2**30
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 

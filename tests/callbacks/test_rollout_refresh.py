@@ -1,4 +1,4 @@
-"""What an engine took in, against what it was sent."""
+"""Pushes of weights to an engine, and the proofs that they arrived."""
 
 import copy
 
@@ -37,7 +37,7 @@ def test_what_differs_is_named(arrived, said):
 
 
 def test_the_engine_sleeps_while_the_trainer_works(tmp_path):
-    """Also after a validation in the middle of a round; the weights it sleeps with are pushed before it writes."""
+    """Also after a validation between two steps of a round."""
     told = []
 
     class Sleeper(TransformersEngine):
@@ -70,7 +70,7 @@ def test_the_engine_sleeps_while_the_trainer_works(tmp_path):
 
 
 class Uncounted(TransformersEngine):
-    """An engine of somebody's own: a copy of the policy that takes pushes, and says nothing of what it took."""
+    """An engine with a copy of the policy that returns no receipts, and ignores the pushes numbered ``skips``."""
 
     def __init__(self, skips=()):
         super().__init__()
@@ -106,7 +106,7 @@ def test_a_push_that_such_an_engine_only_claims_is_found_out(tmp_path, skips, sa
 
 
 class Returning(Uncounted):
-    """Behind it a server comes back, without weights, as soon as the others were given theirs."""
+    """An engine with a server that restarts, without weights, after each of the first ``times`` pushes."""
 
     def __init__(self, times):
         super().__init__()
@@ -134,7 +134,7 @@ def test_an_engine_that_never_holds_the_weights_ends_the_run(tmp_path):
 
 
 class Short(TransformersEngine):
-    """Has room for less than its policy."""
+    """An engine with a shorter context than the policy."""
 
     def __init__(self, context):
         super().__init__()

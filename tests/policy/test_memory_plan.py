@@ -4,11 +4,8 @@ import pytest
 import torch
 from helpers.command_line import cli, small
 from helpers.small_models import CONFIGS, save_model, small_model
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import LlamaConfig
 
-from lightning_serl import SeRLModule
-from lightning_serl.callbacks.memory_plan import state_per_weight
 from lightning_serl.policy.loading import load_policy
 from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.memory_plan import plan
@@ -65,35 +62,6 @@ def test_what_makes_a_run_smaller_is_seen():
     assert peak(reference=True, offload=True).host == base.weights
     assert peak(ranks=2).weights == base.weights // 2
     assert peak(sampled=500).engine > 100 * base.engine
-
-
-def test_optimizer_state_is_that_of_the_optimizer():
-    def state(optimizer):
-        return state_per_weight(SeRLModule("tiny:base", optimizer=optimizer))
-
-    assert state(lambda p: torch.optim.SGD(p, lr=1)) == 0
-    assert state(lambda p: torch.optim.SGD(p, lr=1, momentum=0.9)) == 4
-    assert state(lambda p: torch.optim.AdamW(p)) == pytest.approx(8, abs=0.01)
-
-
-def test_a_fit_says_what_it_will_hold_and_warns(tmp_path, monkeypatch):
-    said = []
-
-    def inform(sentence):
-        said.append(sentence)
-        rank_zero_info(sentence)
-
-    monkeypatch.setattr("lightning_serl.callbacks.memory_plan.rank_zero_info", inform)
-    ended = cli("fit", *small(tmp_path / "a", rounds=1))
-    assert ended.status == 0, ended.err
-    # counted where it is said: in one process with other tests, a line may reach the terminal by several handlers
-    (sentence,) = said
-    assert sentence.startswith("memory, GiB on cpu: weights 0.00")
-    assert sentence in ended.err
-    monkeypatch.setattr("lightning_serl.callbacks.memory_plan._room", lambda device: 10_000)
-    with pytest.warns(UserWarning, match=r"which has 0\.000; see docs/memory\.md"):
-        ended = cli("fit", *small(tmp_path / "b", rounds=1))
-    assert ended.status == 0
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])

@@ -1,4 +1,4 @@
-"""Exports the trained model with a model card."""
+"""Exports the trained policy with a model card."""
 
 from __future__ import annotations
 

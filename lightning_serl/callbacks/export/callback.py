@@ -1,4 +1,4 @@
-"""The trained policy as a Hugging Face directory."""
+"""Writes the trained policy as a Hugging Face model directory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import lightning.pytorch as pl
 from lightning_serl.callbacks.export.model_card import model_card
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.policy.export import Form, export, export_form
+from lightning_serl.protocols import LoadsPolicy, module_of
 
 
 class Export(pl.Callback):
-    """Writes ``export/`` into the run folder when training ends.
-
-    It holds weights, configuration, tokenizer, generation config and a model card that says how it was trained.
+    """Writes weights, configuration, tokenizer and a model card into ``export/`` of the run folder when training ends.
 
     Args:
-        directory: Where to write; relative to the run folder.
-        form: ``full`` weights or, under LoRA, the adapter ``merged`` into the base, for
-            ``AutoModelForCausalLM.from_pretrained``; or the ``adapter`` alone, for peft. null takes the one of the
-            first two that fits.
+        directory: Where to write, relative to the run folder.
+        form: ``full`` weights or, under LoRA, the adapter ``merged`` into the base, both for
+            ``AutoModelForCausalLM.from_pretrained``; or the ``adapter`` alone, for peft. null means ``merged`` under
+            LoRA and ``full`` otherwise.
     """
 
     def __init__(self, directory: str = "export", form: Form | None = None) -> None:
@@ -28,17 +27,21 @@ class Export(pl.Callback):
         self.directory, self.form = directory, form
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a form that the run has not, before it begins."""
-        if hasattr(pl_module, "lora"):  # the policy itself is not loaded yet
+        """Refuse a form that the run cannot write, before the policy is loaded.
+
+        Raises:
+            InputError: naming the form.
+        """
+        if isinstance(pl_module, LoadsPolicy):
             export_form(self.form, pl_module.lora is not None)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the directory, from rank 0; all ranks take part where weights are sharded."""
+        """Write the directory from rank 0; sharded weights are gathered from all ranks."""
         if trainer.fast_dev_run:
             return
-        form = export_form(self.form, pl_module.policy.has_adapter)
-        ranks = Ranks.of(trainer)
-        policy = pl_module.policy.whole(ranks)
+        policy, ranks = module_of(trainer).policy, Ranks.of(trainer)
+        form = export_form(self.form, policy.has_adapter)
+        whole = policy.whole(ranks)
         with ranks.stage("exporting the policy"):
-            if policy is not None and ranks.leads:
-                export(policy, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))
+            if whole is not None and ranks.leads:
+                export(whole, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))

@@ -1,17 +1,20 @@
-"""The model card of an export: how it was trained, from the run's own facts."""
+"""Writes the model card of an export from what the run knows about itself."""
 
 from __future__ import annotations
 
 import json
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.policy.export import Form
+from lightning_serl.policy.policy import Policy
+from lightning_serl.protocols import SelfPlay, TrainsOnGroups, data_of, module_of
 
 _PACKAGES = ("lightning-serl", "torch", "lightning", "transformers", "peft", "bitsandbytes")
+# Rewards that use no labels.
 _BLIND = ("MajorityVote", "PairwiseVote", "FormatReward", "RandomReward")
 _FORMS = {
     "full": "All weights were trained; this directory holds them.",
@@ -19,20 +22,29 @@ _FORMS = {
     "adapter": "A low-rank adapter was trained; this directory holds it alone, to be opened with peft beside its base.",
 }
 
+#: Names and values of a table's rows; rows without a value are left out.
+Rows: TypeAlias = list[tuple[str, Any]]
+
 
 def model_card(trainer: pl.Trainer, form: Form) -> str:
-    """The text of ``README.md``; equal runs write equal cards, so there is no date in it.
+    """Text of the export's ``README.md``.
 
-    A module or datamodule of the user's own is described as far as it has what ours have.
+    It holds no date, so equal runs write equal cards. Rows that a foreign module or datamodule cannot fill are left
+    out. The head is YAML as the hub reads it, written here and not by ``huggingface_hub.ModelCardData``, which would
+    write the same data in other bytes.
+
+    Args:
+        trainer: The Trainer of the run.
+        form: What the export holds.
     """
-    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
-    base = getattr(module, "model_name_or_path", None)
+    module = module_of(trainer)
+    base = module.model_name_or_path
     head = ["---"]
     if base is not None:
         head.append(f"base_model: {json.dumps(base)}")
     head += [f"library_name: {'peft' if form == 'adapter' else 'transformers'}", "pipeline_tag: text-generation"]
     head += ["tags: [serl, self-play, reinforcement-learning, lightning-serl]", "---", ""]
-    rows = [("base", base), *_objective(trainer), *_data(trainer, data), *_adapter(module), *_versions(module)]
+    rows = [("base", base), *_objective(trainer, module), *_data(trainer), *_adapter(module), *_versions(module.policy)]
     facts = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows if value is not None]
     return "\n".join(
         [
@@ -49,16 +61,15 @@ def model_card(trainer: pl.Trainer, form: Form) -> str:
     )
 
 
-def _objective(trainer: pl.Trainer) -> list[tuple[str, Any]]:
-    module: Any = trainer.lightning_module
-    objective = getattr(module, "objective", None)
-    rows: list[tuple[str, Any]] = []
+def _objective(trainer: pl.Trainer, module: TrainsOnGroups) -> Rows:
+    objective, steps = module.objective, trainer.global_step
+    rows: Rows = []
     if objective is not None:
-        rows.append(("algorithm", f"{objective.name} (KL weight {objective.beta:g}, clip {objective.clip_low:g} to "
-                                  f"{objective.clip_high:g})"))  # fmt: skip
-    steps = trainer.global_step
-    per_round = getattr(module, "steps_per_round", None)
-    rows.append(("rounds", None if not per_round else f"{steps // per_round} of {per_round} optimizer steps each"))
+        clip = f"clip {objective.clip_low:g} to {objective.clip_high:g}"
+        rows.append(("algorithm", f"{objective.name} (KL weight {objective.beta:g}, {clip})"))
+    if objective is not None or data_of(trainer).rounds:
+        per_round = module.steps_per_round
+        rows.append(("rounds", f"{steps // per_round} of {per_round} optimizer steps each"))
     rows.append(("optimizer steps", steps))
     if trainer.optimizers:
         optimizer = trainer.optimizers[0]
@@ -67,49 +78,51 @@ def _objective(trainer: pl.Trainer) -> list[tuple[str, Any]]:
     return [*rows, ("precision", trainer.precision)]
 
 
-def _data(trainer: pl.Trainer, data: Any) -> list[tuple[str, Any]]:
-    if not hasattr(data, "round_options"):
+def _data(trainer: pl.Trainer) -> Rows:
+    data: object = trainer.datamodule
+    if not isinstance(data, SelfPlay):
         return []
-    options = data.round_options
-    named = getattr(data, "_reward_name", None) or ", ".join(type(r).__name__ for r in data.rewards.values())
+    options, seeds = data.round_options, len(data.seed_problems)
+    reward = data.reward_name or ", ".join(type(r).__name__ for r in data.rewards.values())
     labelled = sum(p.label is not None for p in data.seed_problems)
-    blind = named in _BLIND or not labelled or data.mix_ratio == 0
+    unlabelled = reward in _BLIND or not labelled or data.mix_ratio == 0
+    source = data.source if isinstance(data.source, str) else type(data.source).__name__
     ledger = next((c for c in trainer.callbacks if isinstance(c, Ledger)), None)
     counts = {} if ledger is None else ledger.counts
     known = [f"{counts[name]} {name}" for name in ("proposed", "kept", "trained") if name in counts]
     return [
         ("size of a round", f"{options.prompts_per_round} prompts with {options.samples_per_prompt} samples each"),
-        ("problems", f"source {data.source if isinstance(data.source, str) else type(data.source).__name__}, "
-                     f"{len(data.seed_problems)} seeds" + (f"; {', '.join(known)}" if known else "")),
-        ("reward", named or "labels where a seed has one, majority vote of the policy's own answers otherwise"),
-        ("labels", "none were used" if blind else f"{labelled} of {len(data.seed_problems)} seeds carry one"),
+        ("problems", f"source {source}, {seeds} seeds" + (f"; {', '.join(known)}" if known else "")),
+        ("reward", reward or "labels where a seed has one, majority vote of the policy's own answers otherwise"),
+        ("labels", "none were used" if unlabelled else f"{labelled} of {seeds} seeds carry one"),
         ("grader", data.grader_name),
-    ]  # fmt: skip
+    ]
 
 
-def _adapter(module: Any) -> list[tuple[str, Any]]:
-    policy = module.policy
+def _adapter(module: TrainsOnGroups) -> Rows:
+    policy, lora = module.policy, module.lora
     if not policy.has_adapter:
         return []
-    config = next(iter(policy.model.peft_config.values()))
-    targets = (
-        config.target_modules if isinstance(config.target_modules, str) else ", ".join(sorted(config.target_modules))
-    )
+    model: Any = policy.model
+    config = next(iter(model.peft_config.values()))
+    targets = config.target_modules
+    names = targets if isinstance(targets, str) else ", ".join(sorted(targets))
     more = [name for name in ("use_rslora", "use_dora") if getattr(config, name)]
     return [
-        ("adapter", ", ".join([f"LoRA of rank {config.r}, alpha {config.lora_alpha:g}, on {targets}", *more])),
-        ("adapter started from", getattr(getattr(module, "lora", None), "start_from", None)),
+        ("adapter", ", ".join([f"LoRA of rank {config.r}, alpha {config.lora_alpha:g}, on {names}", *more])),
+        ("adapter started from", None if lora is None else lora.start_from),
         ("base during training", "4 bits (nf4, double quantisation)" if policy.quantized else None),
     ]
 
 
-def _versions(module: Any) -> list[tuple[str, Any]]:
-    policy, out = module.policy, []
+def _versions(policy: Policy) -> Rows:
+    """Versions of the packages that the run used."""
+    found = []
     for name in _PACKAGES:
         if (name == "peft" and not policy.has_adapter) or (name == "bitsandbytes" and not policy.quantized):
             continue
         try:
-            out.append(f"{name} {version(name)}")
+            found.append(f"{name} {version(name)}")
         except PackageNotFoundError:  # run from a checkout
             continue
-    return [("versions", ", ".join(out))]
+    return [("versions", ", ".join(found))]

@@ -1,4 +1,4 @@
-"""Filters of instructions and groups: SeRL's quality, novelty and difficulty rules, and groups without spread."""
+"""Filters of instructions and groups: quality, novelty and difficulty as in SeRL, and groups without spread."""
 
 from __future__ import annotations
 

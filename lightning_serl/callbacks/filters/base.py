@@ -1,4 +1,4 @@
-"""Base classes of filters: of instructions before they are answered, of groups after they were rewarded."""
+"""Base classes of the filters: of instructions before they are answered, of groups after they were scored."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Sequence
 from lightning.pytorch import Callback
 
 from lightning_serl.pool.pool import InstructionPool
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
 
 
 class InstructionFilter(Callback, ABC):
-    """Judges a proposed instruction before it is rolled out.
+    """Judges an instruction before it is answered.
 
-    Filters are asked in the order they are listed; the first reason given rejects the instruction.
+    Filters are called in the order of ``trainer.callbacks``; the first one that returns a reason rejects the
+    instruction.
     """
 
     @abstractmethod
-    def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> str | None:
-        """Why not to use an instruction.
+    def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
+        """Why an instruction is not used.
 
         Args:
             instruction: The proposal.
-            pool: All instructions accepted so far, seeds included; ``None`` if there is no pool.
+            pool: Every instruction accepted so far and the seeds; ``None`` without a pool.
 
         Returns:
-            One of ``lightning_serl.callbacks.filters.reasons.REASONS``, or ``None`` to let it pass.
+            A reason, or ``None`` to accept it.
         """
 
 
 class GroupFilter(Callback, ABC):
-    """Judges rolled-out and rewarded groups before they are trained on."""
+    """Judges answered and scored groups before they are trained on."""
 
     @abstractmethod
-    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[str | None]]:
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
         """How much each group counts.
 
         Args:
             groups: The groups of a round.
-            verdicts: What the reward said of each.
+            verdicts: The verdict of each group.
 
         Returns:
-            A weight per group, 0 to drop it, and a reason per group: one of ``filters.reasons.REASONS`` for those
-            dropped, ``None`` for the others.
+            A weight per group, 0 to drop it, and a reason per group, ``None`` for those that are not dropped.
         """

@@ -1,4 +1,4 @@
-"""Group filters by how the responses were scored: the difficulty band, and groups without spread."""
+"""Filters groups by the scores of their responses: outside a difficulty band, or without spread."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal
 
 from lightning_serl.callbacks.filters import serl as published
 from lightning_serl.callbacks.filters.base import GroupFilter
-from lightning_serl.errors import InputError
-from lightning_serl.types import STYLES, Group, Verdict
+from lightning_serl.errors import InputError, check_choice
+from lightning_serl.types import STYLES, Group, Reason, Verdict
 
-# float32 scores, summed: shares of n responses that differ at all differ by far more.
+# Covers the rounding of float32 scores; means of n scores differ by far more if they differ.
 _ROUNDING = 1e-6
 
 
 class DifficultyFilter(GroupFilter):
-    """Drops groups that nearly all or hardly any responses solve.
+    """Drops groups whose problem is too easy or too hard for the policy.
 
-    The mean score of the responses that count (weight above 0) must lie in the band, bounds included. Only problems
-    (role ``solve``) whose scores are shares, between 0 and 1, are judged: a mean log-prob or the score of a proposal
-    says nothing of difficulty. Groups whose scores are advantages already are left alone.
+    The mean score of the responses with a weight above 0 must lie between ``low`` and ``high``, bounds included. Only
+    problems (role ``solve``) with scores between 0 and 1 are judged, since other scores do not measure difficulty.
+    Groups whose scores are advantages already are kept.
 
     Args:
-        low: The smallest mean score that is trained on.
-        high: The largest mean score that is trained on.
-        style: ``default`` takes the bounds as the numbers they are written as (4 of 5 is 0.8); ``serl`` compares the
-            float32 mean as SeRL's published code does (4 of 5 is above 0.8).
+        low: Smallest mean score that is trained on.
+        high: Largest mean score that is trained on.
+        style: ``default`` compares without rounding errors (4 of 5 is 0.8); ``serl`` compares the float32 mean, as
+            SeRL's published code does (4 of 5 is above 0.8).
 
     Raises:
         InputError: if ``low`` is above ``high``, or for an unknown style.
@@ -35,33 +35,24 @@ class DifficultyFilter(GroupFilter):
     def __init__(self, low: float = 0.2, high: float = 0.8, style: Literal["default", "serl"] = "default") -> None:
         super().__init__()
         if not low <= high:
-            raise InputError(f"DifficultyFilter: low {low} is above high {high}; low must be at most high")
-        if style not in STYLES:
-            raise InputError(f"DifficultyFilter: unknown style {style!r}; use default or serl")
+            raise InputError(f"DifficultyFilter.low must be at most DifficultyFilter.high, got {low} and {high}")
+        check_choice("DifficultyFilter.style", style, STYLES)
         self.low, self.high, self.style = low, high, style
 
     @property
     def state_key(self) -> str:
-        """Tells filters of one class apart by their options."""
+        """A key that tells filters of this class with other options apart."""
         return self._generate_state_key(low=self.low, high=self.high, style=self.style)
 
-    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[str | None]]:
-        """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band.
-
-        Args:
-            groups: The groups of a round.
-            verdicts: What the reward said of each.
-
-        Returns:
-            Weights and reasons.
-        """
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
+        """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band."""
         return _weights([self._judge(g, v) for g, v in zip(groups, verdicts, strict=True)])
 
-    def _judge(self, group: Group, verdict: Verdict) -> str | None:
+    def _judge(self, group: Group, verdict: Verdict) -> Reason | None:
         if verdict.centred or group.instruction.role != "solve":
             return None
         live = bool((verdict.weight > 0).any())
-        # the published code knows no answer as a case of its own: its mean says it all
+        # the published code does not treat missing answers apart from wrong ones
         if not live or (self.style == "default" and _unanswered(verdict)):
             return "no_answer"
         scores = verdict.scores[verdict.weight > 0]
@@ -77,25 +68,18 @@ class DifficultyFilter(GroupFilter):
 
 
 class ZeroSpread(GroupFilter):
-    """Drops groups whose responses all score the same: they teach nothing, and under batch baselines they lock in.
+    """Drops groups whose responses all have the same score.
 
-    Responses of weight 0 do not count. Groups with scores per token, or whose scores are advantages already, are left
-    alone.
+    Under a baseline per group such responses have no advantage; under a baseline over the batch they are reinforced for
+    being unanimous. Responses of weight 0 do not count. Groups with scores per token, or whose scores are advantages
+    already, are kept.
     """
 
-    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[str | None]]:
-        """Weight 0 and ``no_spread`` or ``no_answer`` for groups without a difference.
-
-        Args:
-            groups: The groups of a round.
-            verdicts: What the reward said of each.
-
-        Returns:
-            Weights and reasons.
-        """
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
+        """Weight 0 and ``no_spread`` or ``no_answer`` for groups without spread."""
         return _weights([self._judge(verdict) for verdict in verdicts])
 
-    def _judge(self, verdict: Verdict) -> str | None:
+    def _judge(self, verdict: Verdict) -> Reason | None:
         if verdict.centred:
             return None
         if _unanswered(verdict):
@@ -106,9 +90,9 @@ class ZeroSpread(GroupFilter):
 
 
 def _unanswered(verdict: Verdict) -> bool:
-    """Whether no response counts, or the reward says that none of them holds an answer."""
+    """Whether no response has a weight, or the reward found an answer in none of them."""
     return not bool((verdict.weight > 0).any()) or verdict.info.get("no_answer", 0) == len(verdict.scores)
 
 
-def _weights(reasons: list[str | None]) -> tuple[list[float], list[str | None]]:
+def _weights(reasons: list[Reason | None]) -> tuple[list[float], list[Reason | None]]:
     return [1.0 if reason is None else 0.0 for reason in reasons], reasons

@@ -1,4 +1,4 @@
-"""Which instructions are rolled out and which groups are trained on."""
+"""Rejects proposals that are no usable problem."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Literal
 from lightning_serl.answers import split_choices
 from lightning_serl.callbacks.filters import serl as published
 from lightning_serl.callbacks.filters.base import InstructionFilter
-from lightning_serl.callbacks.filters.wording import _MISSING_PICTURE, _leaks, _phrases
-from lightning_serl.errors import InputError
+from lightning_serl.callbacks.filters.wording import MISSING_PICTURE, leaks_solution, phrase_pattern
+from lightning_serl.errors import InputError, check_choice
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.pool.words import count_words
-from lightning_serl.types import STYLES, Instruction
+from lightning_serl.types import STYLES, Instruction, Reason
 
 
 class QualityFilter(InstructionFilter):
-    """Rejects proposals that are no usable problem: nothing in them, too short or long, unsolvable from their text.
+    """Rejects proposals that are empty, too short or long, cut off, or cannot be solved from their text.
 
-    Proposals that the parser marked as cut off (``meta["truncated"]``) are rejected as such. The style ``default``
-    takes problems of any language and with leading formulas; ``serl`` applies the rules of SeRL's published code.
+    The style ``default`` accepts problems in any language and with leading formulas; ``serl`` applies the rules of
+    SeRL's published code.
 
     Args:
         style: ``default`` or ``serl``.
-        min_words: The fewest words of a problem (characters in scripts without spaces).
-        max_words: The most words of a problem; by default 600, in the style ``serl`` 150.
-        keywords: Words and phrases that reject a problem; by default those that point to a picture which a text
-            cannot show, in the style ``serl`` SeRL's list.
-        require_choices: Reject problems without options; by default if all seeds have some.
+        min_words: Fewest words of a problem (characters in scripts without spaces).
+        max_words: Most words of a problem; by default 600, in the style ``serl`` 150.
+        keywords: Words and phrases that reject a problem; by default references to a picture, which a text cannot
+            show, in the style ``serl`` SeRL's list.
+        require_choices: Reject problems without options; by default if all seeds have options.
 
     Raises:
         InputError: for an unknown style, length bounds out of order or an empty keyword.
@@ -41,26 +41,25 @@ class QualityFilter(InstructionFilter):
         require_choices: bool | None = None,
     ) -> None:
         super().__init__()
-        if style not in STYLES:
-            raise InputError(f"QualityFilter: unknown style {style!r}; use default or serl")
+        check_choice("QualityFilter.style", style, STYLES)
         self.style = style
         self.min_words = min_words
         self.max_words = _MAX_WORDS[style] if max_words is None else max_words
         if not 0 <= self.min_words <= self.max_words:
             raise InputError(
-                f"QualityFilter: min_words {self.min_words} and max_words {self.max_words} are out of order; "
-                "min_words must be at least 0 and at most max_words"
+                "QualityFilter.min_words must be at least 0 and at most QualityFilter.max_words, got "
+                f"{self.min_words} and {self.max_words}"
             )
         if isinstance(keywords, str) or any(not k.strip() for k in keywords or ()):
-            raise InputError(f"QualityFilter: keywords must be a list of words, not {keywords!r}; use [] for none")
+            raise InputError(f"QualityFilter.keywords must be a list of words, got {keywords!r}; use [] for none")
         self.keywords = keywords
         self.require_choices = require_choices
         chosen = keywords if keywords is not None else published.KEYWORDS if style == "serl" else None
-        self._keyword = _MISSING_PICTURE if chosen is None else _phrases(chosen)
+        self._keyword = MISSING_PICTURE if chosen is None else phrase_pattern(chosen)
 
     @property
     def state_key(self) -> str:
-        """Tells filters of one class apart by their options."""
+        """A key that tells filters of this class with other options apart."""
         return self._generate_state_key(
             style=self.style,
             min_words=self.min_words,
@@ -69,15 +68,15 @@ class QualityFilter(InstructionFilter):
             require_choices=self.require_choices,
         )
 
-    def reject(self, instruction: Instruction | str, pool: InstructionPool | None = None) -> str | None:
+    def reject(self, instruction: Instruction | str, pool: InstructionPool | None = None) -> Reason | None:
         """Why a proposal is no usable problem.
 
         Args:
-            instruction: The proposal; in a plain text options are looked for.
-            pool: Tells whether the seeds have options.
+            instruction: The proposal; options are read from its text if it is a plain string.
+            pool: Tells whether all seeds have options.
 
         Returns:
-            A reason or ``None``.
+            A reason, or ``None`` if it is usable.
         """
         text = instruction if isinstance(instruction, str) else instruction.prompt
         reason = self._reject_serl(text) if self.style == "serl" else self._reject_default(instruction)
@@ -85,14 +84,14 @@ class QualityFilter(InstructionFilter):
             return "no_choices"
         return reason
 
-    def _reject_default(self, instruction: Instruction | str) -> str | None:
+    def _reject_default(self, instruction: Instruction | str) -> Reason | None:
         if isinstance(instruction, str):
             text, options = split_choices(instruction)[0], instruction
         else:
             text = instruction.prompt
             if instruction.meta.get("truncated"):
                 return "truncated_item"
-            # What follows the last option, "Answer: B", is found there.
+            # "Answer: B" after the last option is part of that option
             options = "\n".join([text, *map(str, instruction.meta.get("choices") or ())])
         words = count_words(text)
         if not text.strip():
@@ -105,18 +104,18 @@ class QualityFilter(InstructionFilter):
             return "too_long"
         if self._keyword.search(text):
             return "keyword"
-        # A program is no answer that votes could agree on.
+        # votes cannot agree on a program
         if text.lstrip().lower().startswith("write a program"):
             return "write_a_program"
-        return "solution_leak" if _leaks(options) else None
+        return "solution_leak" if leaks_solution(options) else None
 
-    def _reject_serl(self, text: str) -> str | None:
+    def _reject_serl(self, text: str) -> Reason | None:
         return published.reject(text, self.min_words, self.max_words, self._keyword)
 
     def _lacks_choices(self, instruction: Instruction | str, pool: InstructionPool | None) -> bool:
         required = self.require_choices
         if required is None:
-            # SeRL's code has no such rule.
+            # SeRL's published code has no such rule
             required = self.style == "default" and pool is not None and pool.multiple_choice
         if not required:
             return False

@@ -1,4 +1,4 @@
-"""How SeRL's published code judges a written problem and the difficulty of an answered one."""
+"""The quality and difficulty rules of SeRL's published code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import string
 from torch import Tensor
 
 from lightning_serl.prompts.serl import normalise
+from lightning_serl.types import Reason
 
 MAX_WORDS = 150
 
@@ -17,14 +18,14 @@ KEYWORDS = (
 )
 
 
-def reject(problem: str, min_words: int, max_words: int, keyword: re.Pattern[str]) -> str | None:
+def reject(problem: str, min_words: int, max_words: int, keyword: re.Pattern[str]) -> Reason | None:
     """The first rule that a problem breaks, in the published order; ``None`` if it breaks none.
 
     Args:
-        problem: The text, normalised here as the published parser leaves it.
-        min_words: The fewest words, counted at blanks; the published code asks for 4.
-        max_words: The most words; the published code allows 150.
-        keyword: Finds the words that reject a problem.
+        problem: The text; it is normalised here as in the published parser.
+        min_words: Fewest words, counted at blanks; 4 in the published code.
+        max_words: Most words; 150 in the published code.
+        keyword: Matches the words that reject a problem.
     """
     text = normalise(problem)
     words = len(text.split())
@@ -44,7 +45,7 @@ def reject(problem: str, min_words: int, max_words: int, keyword: re.Pattern[str
 
 
 def mean_score(scores: Tensor) -> float:
-    """The mean that is held against the band, in float32: 4 of 5 is 0.800000012, above 0.8.
+    """The float32 mean that is compared with the difficulty band: 4 of 5 is 0.800000012, above 0.8.
 
     Args:
         scores: (n,) float32.

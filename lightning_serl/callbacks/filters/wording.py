@@ -1,4 +1,4 @@
-"""Regular expressions of the quality filter: missing pictures and leaked solutions, in several languages."""
+"""Regular expressions of the quality filter: references to missing pictures, and leaked solutions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from lightning_serl.prompts.proposals import has_solution
 
 
-def _phrases(phrases: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the phrases as whole words; in scripts without spaces, anywhere."""
+def phrase_pattern(phrases: Sequence[str]) -> re.Pattern[str]:
+    """A pattern that matches any of the phrases as whole words, in scripts without spaces anywhere."""
     if not phrases:
         return re.compile(r"(?!)")
     edged = []
@@ -25,8 +25,8 @@ def _is_ascii_word(char: str) -> bool:
     return char.isascii() and char.isalnum()
 
 
-# "The graph of y = x" and "the image of a point" are plain mathematics: only references to something shown count. A
-# figure can be a number, a chart a patient's, and evidence shows something, too.
+# "The graph of y = x" and "the image of a point" are mathematics, a figure can be a number and a chart a patient's:
+# only references to something shown count.
 _DRAWN = "diagram|illustration|sketch"
 _SEEN = f"figure|{_DRAWN}|picture|image|photo|photograph|graph|chart|plot(?! of land)|map|drawing"
 _PARTS = "area|perimeter|circumference|volume|sides?|vertices|angles?|parts?|portion|fraction|squares|triangles"
@@ -45,8 +45,8 @@ _ENGLISH = (
     r"|\bas (?:shown|pictured|depicted|illustrated)\b(?! (?:by|in|from)\b)"
     r"|\bas (?:shown|pictured|depicted|illustrated) in (?:figure|fig\.)|\bgraphed (?:below|above|here)\b"
 )
-# The same in the other languages whose solutions are known (prompts.has_solution): what points to a picture, never the
-# word for one alone, which may be a shape, a mapping, a person or a face.
+# The same in the other languages that `has_solution` knows. The word for a picture alone does not count: it can also
+# mean a shape, a mapping, a person or a face.
 _ELSEWHERE = (
     # 例如图书馆 is "for example the library", 以下图书 "the books below", 地图中 "on the map"
     r"(?<![例比假譬诸諸])如[上下左右]?[图圖](?![书書])|(?<!低)[下附右左][图圖](?![书書形])|见[图圖]|(?<![地试試企意画畫])[图圖]中"
@@ -70,9 +70,10 @@ _ELSEWHERE = (
     r"|الرسم (?:البياني )?(?:المجاور|أدناه)"
     r"|(?:चित्र|आकृति) में|(?:दिए गए|दी गई|निम्न|नीचे के) (?:चित्र|आकृति)"
 )
-_MISSING_PICTURE = re.compile(rf"{_ENGLISH}|{_ELSEWHERE}|\[asy\]|\\includegraphics", re.IGNORECASE)
+#: Matches references to a picture that a text cannot show.
+MISSING_PICTURE = re.compile(rf"{_ENGLISH}|{_ELSEWHERE}|\[asy\]|\\includegraphics", re.IGNORECASE)
 
-# "Solution: 0.1 mol HCl in 1 L" is given, not an answer, as long as nothing was asked yet.
+# "Solution: 0.1 mol HCl in 1 L" before the question describes a substance.
 _ASKED = re.compile(
     r"[?？]|\b(?:what|which|how|find|calculate|compute|determine|solve|evaluate|state|give)\b", re.IGNORECASE
 )
@@ -82,8 +83,8 @@ _SUBSTANCE = re.compile(
 )
 
 
-def _leaks(text: str) -> bool:
-    """Whether a problem brings its solution along, which a solution in the chemist's sense is not."""
+def leaks_solution(text: str) -> bool:
+    """Whether a problem contains its own solution; solutions of substances do not count."""
     if not has_solution(text):
         return False
     asked = _ASKED.search(text)

@@ -1,4 +1,4 @@
-"""Label-free signs of trouble, and the callback that watches them."""
+"""Label-free signs of a run's health, and the callback that warns of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Signs of health that need no label: pure functions of a round's answers, and the bands they should stay in.
+"""Signs of a run's health that need no labels: how they are computed, and the bands they should stay in.
 
-What each sign means, and what to do about it, is in ``docs/health.md``.
+``docs/health.md`` says what each sign means and what to do when it leaves its band.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 
 from lightning_serl.types import Group, Vote
 
-#: Prompts with an answer that a round must hold before its most common answer says anything.
+#: Answered prompts, or clear votes, below which a share over them is not computed.
 LEAST_PROMPTS = 8
-#: Share of all responses that makes a vote of the probe a clear one.
+#: Share of all responses from which on a vote of the probe is clear.
 CLEAR = 0.5
-#: :func:`slope` is taken over the divergences of the last steps: as few and as many as this.
+#: Least and greatest number of steps whose KL divergence :func:`slope` is computed over.
 SLOPE_STEPS = (4, 6)
 
 # -- one group -------------------------------------------------------------------------------------------------------
 
 
 def vote_entropy(classes: Sequence[int]) -> float | None:
-    """How divided a vote is: entropy of the answer classes over the logarithm of the number of responses.
+    """Entropy of the answer classes, divided by the logarithm of the number of responses.
 
     Args:
-        classes: The class of each of n responses, -1 for no answer, which has no vote.
+        classes: Answer class of each of n responses; -1 for no answer, which is no vote.
 
     Returns:
-        0 if all votes agree, 1 if all n responses differ; ``None`` without any vote or with one response.
+        0 if all votes agree, 1 if all n responses differ; ``None`` without votes or with a single response.
     """
     sizes = Counter(c for c in classes if c >= 0)
     votes = sum(sizes.values())
@@ -46,7 +46,7 @@ def unanimous(classes: Sequence[int]) -> bool:
 
 
 def majority(answers: Sequence[str | None], classes: Sequence[int]) -> str | None:
-    """The smallest answer of the largest class, ties going to the first class; ``None`` if nobody answered."""
+    """Smallest answer of the largest class, of the first class at a tie; ``None`` without answers."""
     sizes = Counter(c for c in classes if c >= 0)
     if not sizes:
         return None
@@ -55,7 +55,7 @@ def majority(answers: Sequence[str | None], classes: Sequence[int]) -> str | Non
 
 
 def repeated_ngrams(tokens: Sequence[Hashable], n: int = 4) -> tuple[int, int]:
-    """How many of a text's n-grams occurred in it before, and how many it has."""
+    """Number of n-grams that occurred earlier in the same sequence, and number of all its n-grams."""
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return len(grams) - len(set(grams)), len(grams)
 
@@ -67,11 +67,11 @@ def round_signs(groups: Sequence[Group]) -> dict[str, float]:
     """The signs of one round.
 
     Args:
-        groups: Every answered group of the round, those that were dropped afterwards too. Votes are read from the
-            groups whose ``answers`` are filled.
+        groups: All answered groups of the round, dropped ones too. Groups whose ``answers`` are not filled enter the
+            signs of their tokens alone.
 
     Returns:
-        Some of the names in :data:`BANDS`, and ``length``, the mean number of tokens (words of recorded text).
+        Values by names from :data:`BANDS`, and ``length``, the mean number of tokens (words of recorded text).
     """
     out: dict[str, float] = {}
     voted = [(g.answers, g.cluster) for g in groups if g.answers and g.cluster]
@@ -95,17 +95,17 @@ def round_signs(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def same_share(start: Mapping[str, Vote], now: Mapping[str, Vote], same: Callable[[str, str], bool]) -> float | None:
-    """On how many of the problems that had a clear vote at the start the vote is still the same.
+    """Share of the problems with a clear vote at the start on which the vote is still the same.
 
-    Votes that were not clear may well change: a policy that learns turns its wrong ones.
+    Only clear votes count, since a policy that learns changes its unclear ones.
 
     Args:
-        start: Vote on each problem at the start.
-        now: Vote on each problem now.
+        start: Vote on each problem at the start, by uid.
+        now: Vote on each problem now, by uid.
         same: Whether two answers are equal.
 
     Returns:
-        A share, or ``None`` if fewer than :data:`LEAST_PROMPTS` votes were clear.
+        The share; ``None`` if fewer than :data:`LEAST_PROMPTS` votes were clear.
     """
     clear = {uid: label for uid, (label, share) in start.items() if label is not None and share >= CLEAR}
     pairs = [(then, now[uid][0]) for uid, then in clear.items() if uid in now]
@@ -115,7 +115,7 @@ def same_share(start: Mapping[str, Vote], now: Mapping[str, Vote], same: Callabl
 
 
 def slope(values: Sequence[float]) -> float:
-    """The median rise per step between any two of the values (Theil and Sen): one outlier does not move it."""
+    """Median slope over all pairs of values (Theil-Sen estimator), which is robust to a single outlier."""
     size = len(values)
     return median((values[j] - values[i]) / (j - i) for i in range(size) for j in range(i + 1, size))
 
@@ -130,18 +130,18 @@ def _share(flags: Any) -> float:
 
 @dataclass(frozen=True)
 class Band:
-    """Where a sign should stay.
+    """The range that a sign should stay in, judged by its weighted mean over the latest values.
 
     Attributes:
-        says: What it means that the sign left the band, and what to do.
-        low: Below this it has left.
-        high: Above this it has left.
-        rise: If given, above ``high`` is fine as long as the sign is not this much above where it began.
-        entries: The sign is judged by its mean over at least this many values,
-        weight: whose weights (the groups they were taken from) come to at least this.
+        advice: What it means if the sign leaves the band, and what to do.
+        low: Lower bound.
+        high: Upper bound.
+        rise: If given, the upper bound is at least this much above the mean of the sign's first values.
+        entries: Minimum number of values to average.
+        weight: Their minimum total weight, in groups (in steps for signs of optimizer steps).
     """
 
-    says: str
+    advice: str
     low: float | None = None
     high: float | None = None
     rise: float | None = None
@@ -149,7 +149,7 @@ class Band:
     weight: int = 32
 
     def left(self, value: float, start: float) -> str | None:
-        """The bound that a value has left, in words, given where the sign began."""
+        """Which bound a mean of values has crossed, in words; ``start`` is the mean of the first values."""
         high = self.high if self.high is None or self.rise is None else max(self.high, start + self.rise)
         if self.low is not None and value < self.low:
             return f"below {self.low:g}"
@@ -209,34 +209,32 @@ BANDS: dict[str, Band] = {
 }  # fmt: skip
 
 
-class Watch:
-    """One sign over a run: where it began, where it is, and whether it is outside its band.
+class Sign:
+    """The first and the latest values of one sign of a run, and whether it is outside its band.
 
     Args:
         name: One of :data:`BANDS`.
-        calm: Values inside the band after which it counts as back.
+        calm: Number of values inside the band after which the sign counts as back in it.
+
+    Attributes:
+        outside: Why the sign is outside its band; ``None`` while it is inside.
     """
 
     def __init__(self, name: str, calm: int = 5) -> None:
         self.name, self.band, self.calm = name, BANDS[name], calm
-        self._first: list[list[float]] = []  # values and weights
+        self._first: list[list[float]] = []  # pairs of value and weight
         self._recent: list[list[float]] = []
-        self._inside = 0
-        #: Why the sign is outside its band, ``None`` while it is inside.
+        self._inside = 0  # values inside the band since the last one outside
         self.outside: str | None = None
 
     def enter(self, value: float, weight: float = 1) -> str | None:
-        """Take the next value.
-
-        Returns:
-            The warning if the sign has just left its band.
-        """
-        if not self._whole(self._first):
+        """Add the value of a round or step, computed from ``weight`` groups; a warning if it leaves the band now."""
+        if not self._enough(self._first):
             self._first.append([value, weight])
         self._recent.append([value, weight])
-        while self._whole(self._recent[1:]):
+        while self._enough(self._recent[1:]):
             del self._recent[0]
-        if not self._whole(self._recent):
+        if not self._enough(self._recent):
             return None
         now = _mean(self._recent)
         bound = self.band.left(now, _mean(self._first))
@@ -245,15 +243,15 @@ class Watch:
             if self._inside >= self.calm:
                 self.outside = None
             return None
-        fresh, self._inside = self.outside is None, 0
-        self.outside = f"{self.name} is {now:.2g}, {bound}: {self.band.says}"
-        return self.outside if fresh else None
+        was_inside, self._inside = self.outside is None, 0
+        self.outside = f"{self.name} is {now:.2g}, {bound}: {self.band.advice}"
+        return self.outside if was_inside else None
 
-    def _whole(self, entries: list[list[float]]) -> bool:
+    def _enough(self, entries: list[list[float]]) -> bool:
         return len(entries) >= self.band.entries and sum(w for _, w in entries) >= self.band.weight
 
     def state_dict(self) -> dict[str, Any]:
-        """Primitives only."""
+        """The values and the warning, as primitives."""
         return {"first": self._first, "recent": self._recent, "inside": self._inside, "outside": self.outside}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.summary import Summary
-from lightning_serl.callbacks.run_folder.terminal import Phases
+from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
-__all__ = ["Ledger", "Phases", "Summary"]
+__all__ = ["Ledger", "Phases", "RoundProgress", "Summary"]

@@ -1,4 +1,4 @@
-"""One picture of a run, drawn from its metrics file."""
+"""Draws ``curves.png`` from ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PANELS = (
 
 
 def draw_curves(metrics: Path, target: Path) -> None:
-    """Draw the curves of ``metrics.jsonl`` into a PNG; panels without data are left out.
+    """Draw the metrics of a run over its optimizer steps; panels without data are left out.
 
     Args:
-        metrics: The metrics file.
-        target: The picture.
+        metrics: The file ``metrics.jsonl``; if it does not exist, nothing is drawn.
+        target: The PNG file to write.
     """
     if not metrics.exists():
-        return  # not one step was made
+        return
     import matplotlib
 
     matplotlib.use("Agg")
@@ -55,6 +55,6 @@ def draw_curves(metrics: Path, target: Path) -> None:
         axis.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("optimizer step")
     figure.tight_layout()
-    # no date and no version in the file: equal runs draw equal pictures
+    # without date and version in the file, equal runs write equal files
     write_whole(target, lambda file: figure.savefig(file, format="png", dpi=110, metadata={"Software": None}))
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Append-only jsonl files of a run folder that a resumed run continues exactly where its checkpoint was made."""
+"""Append-only jsonl files that a resumed run cuts back to the size they had at its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lightning_serl.checkpoints.atomic_write import cannot_write, sync
 
 
 class RunFile:
-    """One jsonl file, appended and flushed row by row.
+    """One append-only jsonl file.
 
     Args:
-        path: Where it lies; made on the first write.
+        path: The file; created by the first write.
 
     Attributes:
-        offset: Its bytes.
-        checksum: Their CRC-32.
+        offset: Size in bytes.
+        checksum: CRC-32 of the content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,11 +31,11 @@ class RunFile:
         self.checksum = self._checksum(self.offset)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows; when this returns, they are out of this process's hands."""
+        """Write rows; they survive the end of this process, but not yet that of the machine."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if not text:
             return
-        # lone surrogates can come out of a model: written escaped rather than refused
+        # a model can produce lone surrogates, which utf-8 cannot encode
         data = text.encode("utf-8", errors="backslashreplace")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,36 +47,36 @@ class RunFile:
         self.checksum = zlib.crc32(data, self.checksum)
 
     def sync(self) -> None:
-        """Wait until what was appended is on the disk: a checkpoint is about to count it."""
+        """Wait until all rows are on disk, before a checkpoint counts them."""
         if self.offset:
             sync(self.path)
 
     def set_aside(self) -> None:
-        """Give the rows of an earlier run in the same folder another name, so that two runs are never mixed."""
+        """Rename the file of an earlier run in the same folder, so that the rows of two runs are not mixed."""
         if not self.offset:
             return
         number = 1
         while (other := self.path.with_suffix(f".{number}{self.path.suffix}")).exists():
             number += 1
         self.path.rename(other)
-        rank_zero_info(f"{self.path.name} of an earlier run is now {other.name}")
+        rank_zero_info(f"{self.path.name} of an earlier run was renamed to {other.name}")
         self.offset = self.checksum = 0
 
     def truncate(self, offset: int, checksum: int | None = None) -> None:
-        """Forget what was written after a checkpoint, since it will be written again.
+        """Remove the rows written after a checkpoint, since the resumed run writes them again.
 
         Args:
-            offset: Bytes that the checkpoint counts.
-            checksum: Of these bytes; a file that differs is of another run, and is set aside whole.
+            offset: Size of the file at the checkpoint, in bytes.
+            checksum: CRC-32 of these bytes. A file with another checksum belongs to another run and is renamed.
         """
         if self.offset < offset:
             rank_zero_warn(
-                f"{self.path.name} holds {self.offset} bytes and the checkpoint counts {offset}: rows of the run "
-                "before it are missing here"
+                f"{self.path.name} has {self.offset} bytes but had {offset} at the checkpoint; the rows in between "
+                "are lost and are not written again"
             )
             self._cut(self._whole_rows())
         elif checksum is not None and self._checksum(offset) != checksum:
-            rank_zero_warn(f"{self.path.name} in {self.path.parent} is not that of the checkpoint's run")
+            rank_zero_warn(f"{self.path.name} in {self.path.parent} was written by another run than the checkpoint")
             self.set_aside()
         else:
             self._cut(offset)
@@ -87,7 +87,7 @@ class RunFile:
         self.offset, self.checksum = offset, self._checksum(offset)
 
     def _checksum(self, size: int) -> int:
-        """Of the first ``size`` bytes."""
+        """CRC-32 of the first ``size`` bytes."""
         value = 0
         if size:
             with self.path.open("rb") as file:
@@ -96,6 +96,6 @@ class RunFile:
         return value
 
     def _whole_rows(self) -> int:
-        """Bytes up to the end of the last whole row."""
+        """Size of the file without a last row that was cut off."""
         data = self.path.read_bytes() if self.offset else b""
         return data.rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""The run's books: what became of every instruction, every step's metrics, and some samples to read."""
+"""Writes ``ledger.jsonl``, ``metrics.jsonl`` and ``samples.jsonl`` of a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
+from lightning_serl.protocols import data_of, module_of
 
 if TYPE_CHECKING:
     from lightning_serl.types import Group, Round, Verdict
@@ -19,27 +20,31 @@ _FILES = ("ledger", "metrics", "samples")
 
 
 class Ledger(RolloutHooks):
-    """Writes ``ledger.jsonl``, ``metrics.jsonl`` and ``samples.jsonl`` into the run folder, from rank 0.
+    """Writes what became of every instruction, the metrics of every step, and some samples, from rank 0.
 
-    The ledger has one row per event of an instruction: proposed, rejected, accepted, voted, kept, carried, dropped,
-    trained; it holds no clock, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer step or
-    evaluation; what a clock measured stands under ``time/``. A resumed run first forgets the rows written after its
-    checkpoint, then writes them again.
+    ``ledger.jsonl`` has one row per event of an instruction: proposed, rejected, accepted, voted, kept, carried,
+    dropped, trained. It holds no times, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer
+    step or evaluation; measured times are under ``time/``. ``samples.jsonl`` has some groups of each round. A resumed
+    run removes the rows written after its checkpoint and writes them again.
+
+    Attributes:
+        counts: Number of events of the run by kind.
+        reasons: Number of rejected instructions and dropped groups by reason.
+        last_metrics: Latest value of every metric.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._files: dict[str, RunFile] = {}
-        self._seen_before = False
+        self._validated_before = False  # by a `validate` before this fit
         self._restored: dict[str, Any] | None = None
-        self._state: dict[str, Any] = {}  # what a checkpoint holds: the books as they were last closed
-        self._previous: dict[str, Any] | None = None  # the same before the round at hand
+        self._state: dict[str, Any] = {}  # state at the last commit, which a checkpoint holds
+        self._previous: dict[str, Any] | None = None  # state before the current round
         self._last_step: int | None = None  # the last step with a row; None until training starts
-        self._last_evaluation: int | None = None  # the same of evaluations
-        self._open: dict[str, Any] | None = None  # the round whose steps are being made
-        self._fresh: dict[str, float] = {}
+        self._last_evaluation: int | None = None  # the last step with a row of an evaluation
+        self._open: dict[str, Any] | None = None  # the round that is being trained on
+        self._fresh: dict[str, float] = {}  # the round's metrics, until the row of its first step
         self._clock = time.monotonic()
-        #: Events, and reasons of rejected instructions and dropped groups, counted over the run.
         self.counts: dict[str, int] = {}
         self.reasons: dict[str, dict[str, int]] = {"rejected": {}, "dropped": {}}
         self.last_metrics: dict[str, float] = {}
@@ -49,13 +54,13 @@ class Ledger(RolloutHooks):
         if trainer.is_global_zero and not trainer.fast_dev_run:
             root = Path(trainer.default_root_dir)
             if stage != "fit" and (root / "ledger.jsonl").exists():
-                return  # the books of a run are its own
+                return  # the files of a finished run are not appended to by an evaluation
             self._files = {name: RunFile(root / f"{name}.jsonl") for name in _FILES}
         self._last_step = self._last_evaluation = None
         self._commit()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Cut the files back to the checkpoint, if there is one."""
+        """Cut the files back to the checkpoint, or rename those of an earlier run in this folder."""
         self._clock = time.monotonic()
         self._last_step = trainer.global_step
         if self._restored is not None:
@@ -66,30 +71,31 @@ class Ledger(RolloutHooks):
             self._restored = None
             self._commit()
             return
-        if not getattr(trainer.datamodule, "rounds", 0):  # else another fit of the same datamodule goes on
+        if not data_of(trainer).rounds:  # otherwise this fit continues an earlier one of the same datamodule
             for file in self._files.values():
                 file.set_aside()
             self._commit()
-        if self._seen_before:  # measured by a `validate` just before this fit
+        if self._validated_before:
             self.enter_evaluation(trainer.global_step, pl_module)
-        self._seen_before = False
+        self._validated_before = False
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
-        """Write the round's events, and a few of its groups to read."""
+        """Write the round's events and samples."""
         self._previous = self._state
         for event in played.events:
-            self.counts[event["event"]] = self.counts.get(event["event"], 0) + 1
-            if event["event"] in self.reasons:
-                mine = self.reasons[event["event"]]
-                mine[event["reason"]] = mine.get(event["reason"], 0) + 1
+            kind = event["event"]
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            if kind in self.reasons:
+                counts = self.reasons[kind]
+                counts[event["reason"]] = counts.get(event["reason"], 0) + 1
         self._write("ledger", played.events)
         self._write("samples", [_sample(played.number, g, v) for g, v in played.samples])
         if not played.stats:
-            return  # a round that failed: its rows stay to be read, but no checkpoint counts them
+            return  # a failed round: its rows are left for the user to read, but no checkpoint counts them
         self._open = {
             "round": played.number,
             "uids": [g.instruction.uid for g in played.groups if g.instruction.train],
-            "steps": getattr(pl_module, "steps_per_round", 1),
+            "steps": module_of(trainer).steps_per_round,
         }
         self._fresh = dict(played.stats)
         self.last_metrics.update(played.stats)
@@ -98,31 +104,32 @@ class Ledger(RolloutHooks):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Hand the round's numbers to the user's loggers: logging is not allowed inside the stream."""
+        """Send the round's metrics to the user's loggers; Lightning does not allow this inside the stream."""
         if self._fresh:
             pl_module.log_dict(self._fresh, on_step=True, on_epoch=False, batch_size=1)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimizer step: its metrics, and the trained instructions once their round is through."""
-        self._enter_step(trainer, pl_module)
+        """After an optimizer step, write its metrics; after the round's last one, its ``trained`` events."""
+        self._enter_step(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Catch up with a step or an evaluation that was done before another callback failed."""
-        if getattr(trainer.datamodule, "playing", False) and self._previous is not None:
-            self._state = self._previous  # another callback failed over a round that will be played again
+        """Write the row of a step or an evaluation that was finished before another callback raised."""
+        if data_of(trainer).playing and self._previous is not None:
+            self._state = self._previous  # another callback raised in `on_round_end`: the round is played again
         elif trainer.state.fn == "fit" and self._last_step is not None:
-            self._enter_step(trainer, pl_module)
-            if getattr(pl_module, "evaluated_at", None) is not None:
-                self.enter_evaluation(pl_module.evaluated_at, pl_module)
+            self._enter_step(trainer)
+            evaluated_at = module_of(trainer).evaluated_at
+            if evaluated_at is not None:
+                self.enter_evaluation(evaluated_at, pl_module)
 
-    def _enter_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _enter_step(self, trainer: pl.Trainer) -> None:
         if self._last_step is None or trainer.global_step == self._last_step:
             return
         self._last_step, self._previous = trainer.global_step, None
         now = time.monotonic()
-        metrics = {**getattr(pl_module, "step_metrics", {}), **self._fresh}
+        metrics = {**module_of(trainer).step_metrics, **self._fresh}
         self.last_metrics.update(metrics)
         self._write("metrics", [{"step": trainer.global_step, **metrics, "time/step": round(now - self._clock, 4)}])
         self._clock, self._fresh = now, {}
@@ -136,26 +143,26 @@ class Ledger(RolloutHooks):
         self._commit()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One row per evaluation inside a fit."""
+        """Write a row per evaluation inside a fit."""
         if trainer.state.fn != "fit":
-            # no row: the folder may hold a finished run whose books are closed
-            self._seen_before = True
+            # no row yet: the folder may hold a finished run
+            self._validated_before = True
         elif not trainer.sanity_checking:
             self.enter_evaluation(trainer.global_step, pl_module)
 
     def enter_evaluation(self, step: int, pl_module: pl.LightningModule) -> None:
-        """One row of ``metrics.jsonl`` with the module's last results; the same step is not written twice."""
+        """Write the module's last evaluation results, made at optimizer step ``step``; once per step."""
         if step == self._last_evaluation:
             return
         self._last_evaluation = step
-        results = getattr(pl_module, "last_results", {})
+        results = module_of(pl_module.trainer).last_results
         row = {f"val/{name}/{k}": v for name, result in results.items() for k, v in result.items()}
         if row:
             self._write("metrics", [{"step": step, **row}])
         self._commit()
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the files count, what was counted, and what waits for the next step's row."""
+        """Sizes and checksums of the files, counts, and metrics not yet written, as of the last commit."""
         for file in self._files.values():
             file.sync()
         return self._state
@@ -173,7 +180,7 @@ class Ledger(RolloutHooks):
             self._files[name].append(rows)
 
     def _commit(self) -> None:
-        """Close the books: a checkpoint counts what was written so far."""
+        """Take the present state for the next checkpoint, which then counts all rows written so far."""
         state = {
             "offsets": {name: f.offset for name, f in self._files.items()},
             "checksums": {name: f.checksum for name, f in self._files.items()},

@@ -1,10 +1,11 @@
-"""The end of a run: a table for the terminal, ``summary.json``, ``curves.png``, and what an evaluation found."""
+"""Writes ``summary.json``, ``evaluation.json`` and ``curves.png``, and prints a table at the end of a run."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,22 @@ from lightning_serl.callbacks.health.monitor import Health
 from lightning_serl.callbacks.run_folder.curves import draw_curves
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.checkpoints.atomic_write import write_whole
-from lightning_serl.datamodules.streams.predictions import PredictionStream
+from lightning_serl.protocols import Reports, module_of
 
 if TYPE_CHECKING:
     from lightning_serl.types import Round
 
-Results = dict[str, dict[str, Any]]
+Results = dict[str, Mapping[str, Any]]
 
 
 class Summary(pl.Callback):
-    """Remembers the first evaluation, compares it with the last, and says what became of the written problems."""
+    """Compares the first evaluation of a run with the last, and sums up what became of the written problems.
+
+    Attributes:
+        before: Results of the first evaluation by set.
+        after: Results of the last evaluation by set.
+        deferred: Set it to evaluate once more after the fit; then :meth:`finish` must be called.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +44,6 @@ class Summary(pl.Callback):
         self._taken = 0  # seeds among the proposals
         self._began: float | None = None
         self._first_step: int | None = None
-        #: Set by a caller that still evaluates after the fit, and then calls :meth:`finish` itself.
         self.deferred = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -45,43 +51,42 @@ class Summary(pl.Callback):
         self._began = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember where this fit began."""
+        """Remember the step that this fit starts from."""
         self._first_step = trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the results; ``validate`` writes them to ``evaluation.json``, and each problem to a file beside it."""
+        """Keep the results and write ``evaluation.json``, after ``validate`` ``evaluation_items.jsonl`` too."""
         if trainer.sanity_checking:
             return
-        results = getattr(pl_module, "last_results", {})
-        if not self.before and trainer.global_step == 0:
-            self.before = results  # a first evaluation after some training is no beginning
+        results = dict(module_of(trainer).last_results)
+        if not self.before and trainer.global_step == 0:  # later on, the policy has been trained already
+            self.before = results
         self.after = results
         if trainer.state.fn == "validate":
-            self._write_evaluation(trainer, pl_module)
+            self._write_evaluation(trainer)
         elif trainer.is_global_zero and not trainer.fast_dev_run:
-            _write_json(Path(trainer.default_root_dir) / "evaluation.json", getattr(pl_module, "last_report", {}))
+            _write_json(Path(trainer.default_root_dir) / "evaluation.json", dict(module_of(trainer).last_report))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As after ``validate``."""
-        self._write_evaluation(trainer, pl_module)
+        """Write the same files as after ``validate``."""
+        self._write_evaluation(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Where no set is evaluated, the first round stands in for the beginning."""
+        """Keep the metrics of the first step, which take the place of a first evaluation where there is none."""
         if not self._first_round:
             self._first_round = dict(_ledger(trainer).last_metrics)
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
-        """Count the proposals that are seeds: the ledger holds them beside what was written."""
+        """Count the seeds among the proposals; the ledger counts them together with written problems."""
         self._taken += played.taken
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the problems are."""
+        """Print what the stream has to report."""
         stream = trainer.predict_dataloaders
-        if trainer.is_global_zero and isinstance(stream, PredictionStream):
-            said = f"predictions: {stream.written} problems with answers in {stream.target}"
-            Console(file=sys.stdout, highlight=False).print(said, soft_wrap=True, markup=False)
+        if trainer.is_global_zero and isinstance(stream, Reports):
+            Console(file=sys.stdout, highlight=False).print(stream.last_line(), soft_wrap=True, markup=False)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files and print the table."""
@@ -93,21 +98,24 @@ class Summary(pl.Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         if self._first_step == trainer.global_step:
-            rank_zero_warn("no step was made: the run was at its end; raise trainer.max_epochs (or max_steps) to go on")
+            rank_zero_warn(
+                "no optimizer step was made: the run had ended before; raise trainer.max_epochs (or trainer.max_steps) "
+                "to go on"
+            )
         root = Path(trainer.default_root_dir)
         summary = self.summarise(trainer)
         _write_json(root / "summary.json", summary)
-        if self.after and (report := getattr(trainer.lightning_module, "last_report", None)):
+        if self.after and (report := module_of(trainer).last_report):
             _write_json(root / "evaluation.json", report)
         draw_curves(root / "metrics.jsonl", root / "curves.png")
         self._print(summary)
-        outside = [said for c in trainer.callbacks if isinstance(c, Health) for said in c.outside]
-        if outside:
-            signs = "; ".join(said.partition(": ")[0] for said in outside)
+        warnings = [w for c in trainer.callbacks if isinstance(c, Health) for w in c.outside]
+        if warnings:
+            signs = "; ".join(w.partition(": ")[0] for w in warnings)
             Console(file=sys.stdout, highlight=False).print(f"health: {signs} (docs/health.md)", soft_wrap=True)
 
     def summarise(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """The content of ``summary.json``: see the README for its fields."""
+        """Content of ``summary.json``; the README describes its fields."""
         ledger = _ledger(trainer)
         name = next(iter(self.after), None)
         summary: dict[str, Any] = {
@@ -121,7 +129,7 @@ class Summary(pl.Callback):
             "trained": ledger.counts.get("trained", 0),
             "rejected": dict(sorted(ledger.reasons["rejected"].items())),
             "dropped": dict(sorted(ledger.reasons["dropped"].items())),
-            "rounds": int(trainer.global_step // max(1, getattr(trainer.lightning_module, "steps_per_round", 1))),
+            "rounds": int(trainer.global_step // max(1, module_of(trainer).steps_per_round)),
             "seconds": round(self._elapsed(), 2),
         }
         if len(self.after) > 1:
@@ -150,10 +158,10 @@ class Summary(pl.Callback):
         else:
             console.print("KL to the starting policy: not measured (model.objective.beta is 0)")
         written = summary["proposed"] - self._taken
-        brought = [f"{written} written"] * bool(written or not self._taken)
-        brought += [f"{self._taken} taken from the seeds"] * bool(self._taken)
+        proposed = [f"{written} written"] * bool(written or not self._taken)
+        proposed += [f"{self._taken} taken from the seeds"] * bool(self._taken)
         console.print(
-            f"problems: {', '.join(brought)}, "
+            f"problems: {', '.join(proposed)}, "
             f"{sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
             f"{sum(summary['dropped'].values())} dropped{_why(summary['dropped'])}, "
             f"{summary['kept']} kept",
@@ -161,25 +169,25 @@ class Summary(pl.Callback):
         )
         console.print(f"time: {summary['seconds']:.0f} s for {summary['rounds']} rounds")
 
-    def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _write_evaluation(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
         root = Path(trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
-        report: Results = getattr(pl_module, "last_report", {})
+        report = dict(module_of(trainer).last_report)
         _write_json(root / "evaluation.json", report)
-        if not self.deferred:  # the items are of no use beside a fit, which goes on to change them
-            items = getattr(pl_module, "evaluation_items", {})
+        if not self.deferred:  # within a fit, training changes the answers
+            items = module_of(trainer).evaluation_items
             rows = ({"set": name, **problem.facts} for name, problems in items.items() for problem in problems)
             _write(root / "evaluation_items.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         console = Console(file=sys.stdout, highlight=False)
         for name, result in report.items():
-            facts = ", ".join(_with_interval(k, v, result) for k, v in _short(result).items() if k != "n")
+            figures = ", ".join(_with_interval(k, v, result) for k, v in _short(result).items() if k != "n")
             some = f"{result['labelled']} of " if 0 < result["labelled"] < result["n"] else ""
-            console.print(f"{name}: {facts} over {some}{result['n']} problems", soft_wrap=True, markup=False)
+            console.print(f"{name}: {figures} over {some}{result['n']} problems", soft_wrap=True, markup=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to finish the table."""
+        """Results and times so far, for the table of a resumed run."""
         return {
             "before": self.before,
             "after": self.after,
@@ -202,8 +210,8 @@ def _ledger(trainer: pl.Trainer) -> Ledger:
     return next((c for c in trainer.callbacks if isinstance(c, Ledger)), None) or Ledger()
 
 
-def _short(result: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one evaluation for the table, with the number of samples in their names."""
+def _short(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of one evaluation that the table shows, with the number of samples in their names."""
     if not result:
         return {}
     k = result["k"]
@@ -213,11 +221,11 @@ def _short(result: dict[str, Any]) -> dict[str, Any]:
     return {"pass@1": result["pass@1"], **sampled, "n": result["n"]}
 
 
-def _with_interval(key: str, value: float | None, result: dict[str, Any]) -> str:
-    """A figure for the terminal; the first of them with its interval."""
-    said = f"{key} {_percent(value)}"
+def _with_interval(key: str, value: float | None, result: Mapping[str, Any]) -> str:
+    """A metric for the terminal, with its confidence interval where there is one of that name."""
+    text = f"{key} {_percent(value)}"
     ends = result["intervals"].get(key)
-    return said if ends is None else f"{said} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+    return text if ends is None else f"{text} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
 
 
 def _label_free(metrics: dict[str, float]) -> dict[str, float]:
@@ -230,6 +238,7 @@ def _percent(value: float | None) -> str:
 
 
 def _why(reasons: dict[str, int]) -> str:
+    """The four most frequent reasons with their counts, in brackets."""
     top = sorted(reasons.items(), key=lambda r: (-r[1], r[0]))[:4]
     return f" ({', '.join(f'{name} {count}' for name, count in top)})" if top else ""
 
@@ -239,6 +248,5 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Written beside and moved, so that a reader never meets half a file."""
-    # lone surrogates can come out of a model: written escaped rather than refused
+    # a model can produce lone surrogates, which utf-8 cannot encode
     write_whole(path, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))

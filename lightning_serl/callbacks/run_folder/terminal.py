@@ -1,10 +1,10 @@
-"""What the terminal shows: the phase at hand with its progress, and one line per finished round."""
+"""Progress bars of a round's phases, and one line on stdout per finished round."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,45 +13,46 @@ from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
+from lightning_serl.protocols import module_of
 
 if TYPE_CHECKING:
     from lightning_serl.types import Round
 
 
-#: Runs of at least this many seconds say after their first round how long they will take.
+#: Runs that will take at least this many seconds print an estimate after their first round.
 LONG = 600.0
 
 
-class Phases(RolloutHooks):
-    """Shows writing, answering, voting, training and evaluating, on rank 0.
+class RoundProgress(RolloutHooks):
+    """Shows on rank 0 how far writing, answering, voting, training and evaluating have come.
 
-    In a terminal each phase has a bar; under Lightning's ``RichProgressBar`` it becomes a line of that bar. Elsewhere,
-    in a log file say, only the line per round is printed, and after the first round of a long run the time that is
-    left.
+    In a terminal each phase has a progress bar; under Lightning's ``RichProgressBar`` it is a line of that bar. Where
+    stdout is no terminal, only the line per round is printed, and after the first round of a long run an estimate of
+    the time left.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._trainer: pl.Trainer | None = None
-        self._own: Progress | None = None
-        self._training: tuple[Progress, Any] | None = None
-        self._played: Round | None = None
-        self._batches = 0  # of the round at hand
-        self._began: float | None = None  # until the first round is through
+        self._own: Progress | None = None  # our own bars, where Lightning shows none
+        self._training: tuple[Progress, Any] | None = None  # the bar of the optimizer steps and its task
+        self._played: Round | None = None  # until the last optimizer step of the round
+        self._batches = 0  # micro-batches of this round so far
+        self._began: float | None = None  # start of the first round, until it is finished
         self._console = Console(file=sys.stdout)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remember whose terminal it is."""
+        """Keep the Trainer for :meth:`phase`, which is called without one."""
         self._trainer = trainer
 
     @contextmanager
-    def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show one phase; the yielded function moves its bar.
+    def phase(self, name: str, total: int) -> Iterator[Tick]:
+        """Show the bar of one phase; the yielded function advances it.
 
         Args:
             name: What is being done.
-            total: How many units it has.
+            total: How many units of work the phase has.
         """
         bar = self._bar()
         if bar is None:
@@ -64,6 +65,7 @@ class Phases(RolloutHooks):
             bar.remove_task(task)
 
     def _bar(self) -> Progress | None:
+        """Lightning's bar if there is one, else our own; ``None`` where no bar can be shown."""
         trainer = self._trainer
         if trainer is None or not trainer.is_global_zero:
             return None
@@ -79,70 +81,53 @@ class Phases(RolloutHooks):
         return self._own
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The first round begins, the start of the engine included."""
+        """Start the clock of the first round, which includes the start of the engine."""
         self._began = time.monotonic()
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
-        """The round's steps come next."""
+        """Show the bar of the round's optimizer steps."""
         self._played, self._batches = played, 0
         bar = self._bar()
         if bar is not None and trainer.training:
-            steps = getattr(pl_module, "steps_per_round", 1) * trainer.accumulate_grad_batches
-            self._training = bar, bar.add_task("training", total=steps)
+            self._training = bar, bar.add_task("training", total=_batches_per_round(trainer))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the training bar, and print the round's line after its last step."""
+        """Advance the training bar, and print the round's line after its last step."""
         if self._training is not None:
             self._training[0].advance(self._training[1])
         self._batches += 1
-        steps = getattr(pl_module, "steps_per_round", 1) * trainer.accumulate_grad_batches
-        if self._played is None or self._batches < steps:
+        if self._played is None or self._batches < _batches_per_round(trainer):
             return
         if self._training is not None:
             self._training[0].remove_task(self._training[1])
             self._training = None
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
-            stats, metrics = self._played.stats, getattr(pl_module, "step_metrics", {})
-            groups = stats["serl/round/groups"]
-            fresh = groups - stats.get("serl/round/carried", 0.0)
-            answered = fresh / max(1e-9, stats["serl/filter/yield"])
-            taken = self._played.taken
-            wrote = stats["serl/filter/proposed"] - taken
-            brought = [f"wrote {wrote:.0f}"] * bool(wrote or not taken) + [f"took {taken}"] * bool(taken)
-            agreement, no_answer = stats["serl/vote/agreement_mean"], stats["serl/vote/no_answer_frac"]
-            self._console.print(
-                f"round {self._played.number + 1:>4}  {', '.join(brought)}, trained on {groups:.0f} of "
-                f"{answered:.0f} answered; agreement {agreement:.2f}, no answer {no_answer:.2f}, "
-                f"length {stats['completions/mean_length']:.0f}"
-                + (f", kl {metrics['kl']:.4f}" if "kl" in metrics else ""),
-                highlight=False,
-                soft_wrap=True,
-            )
-            self._foretell(trainer, pl_module)
+            self._print(_round_line(self._played, module_of(trainer).step_metrics))
+            self._print_estimate(trainer)
         self._played = None
 
-    def _foretell(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _print_estimate(self, trainer: pl.Trainer) -> None:
+        """After the first round: print how long the others will take, if that is long."""
         began, self._began = self._began, None
         if began is None:
             return
         seconds = time.monotonic() - began
         steps = trainer.estimated_stepping_batches - trainer.global_step
-        left = steps / getattr(pl_module, "steps_per_round", 1)
+        left = steps / module_of(trainer).steps_per_round
         if 0 < left < float("inf") and seconds * (left + 1) >= LONG:
-            self._console.print(
-                f"the first round took {seconds:.0f} s, {left:.0f} more take about {_spell(seconds * left)}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._print(f"the first round took {seconds:.0f} s, {left:.0f} more take about {_duration(seconds * left)}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bars."""
         self._stop()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bars."""
         self._stop()
 
     def _stop(self) -> None:
@@ -151,8 +136,30 @@ class Phases(RolloutHooks):
         self._own = self._training = None
 
 
-def _spell(seconds: float) -> str:
-    """A duration to two units."""
+class Phases(RoundProgress):
+    """The former name of :class:`RoundProgress`, for configurations that list it."""
+
+
+def _batches_per_round(trainer: pl.Trainer) -> int:
+    return module_of(trainer).steps_per_round * trainer.accumulate_grad_batches
+
+
+def _round_line(played: Round, metrics: dict[str, float]) -> str:
+    stats = played.stats
+    groups = stats["serl/round/groups"]
+    answered = (groups - stats.get("serl/round/carried", 0.0)) / max(1e-9, stats["serl/filter/yield"])
+    written = stats["serl/filter/proposed"] - played.taken
+    proposed = [f"wrote {written:.0f}"] * bool(written or not played.taken)
+    proposed += [f"took {played.taken}"] * bool(played.taken)
+    return (
+        f"round {played.number + 1:>4}  {', '.join(proposed)}, trained on {groups:.0f} of {answered:.0f} answered; "
+        f"agreement {stats['serl/vote/agreement_mean']:.2f}, no answer {stats['serl/vote/no_answer_frac']:.2f}, "
+        f"length {stats['completions/mean_length']:.0f}" + (f", kl {metrics['kl']:.4f}" if "kl" in metrics else "")
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Hours and minutes."""
     minutes = round(seconds / 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"

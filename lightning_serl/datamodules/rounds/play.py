@@ -21,7 +21,7 @@ from lightning_serl.objectives.advantages import overlong_penalty
 from lightning_serl.pool.variety import unique_ngrams
 from lightning_serl.pool.words import count_words
 from lightning_serl.rewards.base import fill_answers
-from lightning_serl.types import Event, Group, Instruction, Round, Verdict
+from lightning_serl.types import Event, Group, Instruction, Reason, Round, Verdict
 
 # A proposal stage may yield nothing; after this many calls in a row without one accepted instruction it is given up.
 _BARREN_CALLS = 8
@@ -344,7 +344,7 @@ class _Play:
         """Weigh all groups and keep the survivors; returns how many families survived, ``room`` at most."""
         table = self.table
         weights = [1.0] * len(groups)
-        reasons: list[str | None] = [None] * len(groups)
+        reasons: list[Reason | None] = [None] * len(groups)
         for rule in table.group_filters:
             given, why = rule.weigh(groups, verdicts)
             for i, (weight, reason) in enumerate(zip(given, why, strict=True)):

@@ -43,6 +43,10 @@ class PredictionStream:
         except OSError as error:
             raise InputError(f"data.predict_to {self.target} cannot be written: {error.strerror or error}") from error
 
+    def last_line(self) -> str:
+        """What was written, for the terminal."""
+        return f"predictions: {self.written} problems with answers in {self.target}"
+
     def __len__(self) -> int:
         return self.data.rounds_per_epoch
 

@@ -1,5 +1,8 @@
+"""The filters on single instructions and groups."""
+
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,11 +15,12 @@ from lightning_serl.callbacks.filters import (
     QualityFilter,
     ZeroSpread,
 )
-from lightning_serl.callbacks.filters.reasons import REASONS
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import parse_instructions
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
+
+REASONS = get_args(Reason)
 
 LONG = " ".join(f"word{i}" for i in range(700))
 
@@ -317,18 +321,21 @@ def test_zero_spread() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: DifficultyFilter(0.8, 0.2), "low 0.8 is above high 0.2"),
-        (lambda: DifficultyFilter(float("nan"), 0.2), "low nan"),
-        (lambda: DifficultyFilter(style="Serl"), "unknown style 'Serl'"),
-        (lambda: NoveltyFilter(0.0), "threshold 0.0"),
-        (lambda: NoveltyFilter(1.5), "threshold 1.5"),
-        (lambda: NoveltyFilter(max_alike=0), "max_alike is 0"),
-        (lambda: NoveltyFilter(max_alike=2, alike=0.8), "alike 0.8"),
-        (lambda: QualityFilter(style="strict"), "unknown style 'strict'"),
-        (lambda: QualityFilter(min_words=9, max_words=3), "min_words 9 and max_words 3"),
-        (lambda: QualityFilter(min_words=-1), "min_words -1"),
-        (lambda: QualityFilter(keywords="figure"), "keywords must be a list"),
-        (lambda: QualityFilter(keywords=["a", " "]), "keywords must be a list"),
+        (
+            lambda: DifficultyFilter(0.8, 0.2),
+            "DifficultyFilter.low must be at most DifficultyFilter.high, got 0.8 and 0.2",
+        ),
+        (lambda: DifficultyFilter(float("nan"), 0.2), "got nan and 0.2"),
+        (lambda: DifficultyFilter(style="Serl"), "DifficultyFilter.style must be default or serl, got 'Serl'"),
+        (lambda: NoveltyFilter(0.0), "NoveltyFilter.threshold must be above 0 and at most 1, got 0.0"),
+        (lambda: NoveltyFilter(1.5), "NoveltyFilter.threshold must be above 0 and at most 1, got 1.5"),
+        (lambda: NoveltyFilter(max_alike=0), "NoveltyFilter.max_alike must be at least 1, got 0; null means no limit"),
+        (lambda: NoveltyFilter(max_alike=2, alike=0.8), "NoveltyFilter.alike must be above 0 and at most 0.7, got 0.8"),
+        (lambda: QualityFilter(style="strict"), "QualityFilter.style must be default or serl, got 'strict'"),
+        (lambda: QualityFilter(min_words=9, max_words=3), "at most QualityFilter.max_words, got 9 and 3"),
+        (lambda: QualityFilter(min_words=-1), "QualityFilter.min_words must be at least 0 .*, got -1 and 600"),
+        (lambda: QualityFilter(keywords="figure"), "QualityFilter.keywords must be a list"),
+        (lambda: QualityFilter(keywords=["a", " "]), "QualityFilter.keywords must be a list"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence(make, said: str) -> None:

@@ -1,4 +1,4 @@
-"""The health callback on streams of votes, in real runs, and over an interruption."""
+"""The health callback on streams of votes, in real runs, and in resumed runs."""
 
 import random
 import warnings
@@ -25,7 +25,7 @@ SIGNS = {
 
 
 def answered(number, respond, prompts=16, samples=8):
-    """A round whose responses are made by ``respond(rng, prompt)`` and voted on; its groups are thrown away after."""
+    """A round whose responses are made by ``respond(rng, prompt)`` and voted on."""
     rng = random.Random(number)
     groups = []
     for prompt in range(prompts):
@@ -41,7 +41,7 @@ def steps_to(answer, rng):
 
 
 def stream(respond, rounds=40):
-    """What the callback says, as ``(round, sign)`` pairs, what it enters, and what is outside at the end."""
+    """The callback's warnings as pairs of round and sign, the signs it logs, and the warnings at the end."""
     health, trainer, entered = Health(), trainer_for("."), []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

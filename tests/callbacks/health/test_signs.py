@@ -1,4 +1,4 @@
-"""Signs of health against numbers worked out by hand, and watches on streams of values."""
+"""Signs of health against numbers worked out by hand, and warnings on streams of values."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 
 from lightning_serl.callbacks.health.signs import (
     BANDS,
-    Watch,
+    Sign,
     majority,
     repeated_ngrams,
     round_signs,
@@ -101,16 +101,16 @@ def test_same_share_counts_the_problems_that_had_a_clear_vote():
     assert same_share(start, {uid: start[uid] for uid in "0123456"}, lambda a, b: a == b) is None
 
 
-# -- watches -----------------------------------------------------------------------------------------------------------
+# -- warnings ----------------------------------------------------------------------------------------------------------
 
 
 def run(name, values, weight=32):
-    """Numbers of the values at which the watch warns."""
-    watch = Watch(name)
-    return [i for i, v in enumerate(values) if watch.enter(v, weight)], watch
+    """Numbers of the values at which the sign warns, and the sign."""
+    sign = Sign(name)
+    return [i for i, v in enumerate(values) if sign.enter(v, weight)], sign
 
 
-def test_a_watch_judges_the_mean_of_enough_rounds_and_of_enough_groups():
+def test_a_sign_is_judged_by_the_mean_of_enough_rounds_and_of_enough_groups():
     assert run("unanimous_share", [1.0, 1.0, 1.0])[0] == [2]
     assert run("unanimous_share", [1.0] * 12, weight=4)[0] == [7]  # 8 rounds of 4 groups
     assert run("unanimous_share", [0.5, 0.5, 0.95, 0.95, 0.95])[0] == [4]
@@ -119,9 +119,9 @@ def test_a_watch_judges_the_mean_of_enough_rounds_and_of_enough_groups():
 
 def test_one_warning_per_excursion_with_number_bound_and_remedy():
     inside, outside = [0.5] * 10, [1.0] * 6
-    warned, watch = run("unanimous_share", outside + inside + outside)
+    warned, sign = run("unanimous_share", outside + inside + outside)
     assert warned == [2, 18]
-    assert watch.outside.startswith("unanimous_share is 1, above 0.9: nearly all votes")
+    assert sign.outside.startswith("unanimous_share is 1, above 0.9: nearly all votes")
     # a short return is no return
     assert run("unanimous_share", [*outside, 0.5, *outside, 0.5, *outside])[0] == [2]
     assert run("unanimous_share", outside + inside)[1].outside is None
@@ -134,12 +134,12 @@ def test_bounds_that_move_with_the_start():
     assert run("no_answer_share", [0.7] * 3 + [0.95] * 9)[0] == [5]
 
 
-def test_a_watch_goes_on_where_it_was_saved():
+def test_a_sign_goes_on_where_it_was_saved():
     values = [0.2, 0.6, 0.9, 0.99, 1.0, 1.0, 1.0, 0.3, 1.0, 1.0, 1.0, *[0.1] * 9, 1.0, 1.0, 1.0, 1.0]
     whole, _ = run("unanimous_share", values)
     assert len(whole) == 2
     for cut in range(len(values)):
-        first, second = Watch("unanimous_share"), Watch("unanimous_share")
+        first, second = Sign("unanimous_share"), Sign("unanimous_share")
         warned = [i for i, v in enumerate(values[:cut]) if first.enter(v, 32)]
         second.load_state_dict(first.state_dict())
         warned += [i for i, v in enumerate(values[cut:], cut) if second.enter(v, 32)]
