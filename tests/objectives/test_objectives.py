@@ -512,21 +512,23 @@ def test_a_name_decides_what_is_left_open(style, name):
 
     expected = rules(style, name)
     del expected["clamp"]
-    assert read(Objective(name, style)) == expected
+    assert read(Objective(name, style).resolve()) == expected
     given = {"baseline": "none", "scale": "batch", "kl": "k2", "kl_in": "reward", "aggregation": "constant", "eps": 0.5}
     for field, value in given.items():
         follows = {"kl_aggregation": value} if field == "aggregation" and style == "default" else {}
-        assert read(Objective(name, style, **{field: value})) == expected | {field: value} | follows
+        chosen = Objective(name, style, **{field: value})
+        assert read(chosen.resolve()) == expected | {field: value} | follows
+        assert {f for f in given if getattr(chosen, f) is None} == given.keys() - {field}
 
 
 def test_the_default_is_grpo():
-    plain = Objective()
-    assert plain == Objective(
-        "grpo", baseline="group", scale="group", kl="k3", kl_in="loss", aggregation="token", eps=1e-4
-    )
+    plain = Objective().resolve()
+    named = Objective("grpo", baseline="group", scale="group", kl="k3", kl_in="loss", aggregation="token", eps=1e-4)
+    assert plain == named.resolve()
     assert (plain.clip_low, plain.clip_high, plain.dual_clip, plain.beta, plain.entropy) == (0.2, 0.2, None, 0.001, 0.0)
-    assert hash(plain) == hash(Objective(kl="k3"))
-    assert plain != Objective("rloo")
+    assert hash(plain) == hash(Objective(kl="k3").resolve())
+    assert plain != Objective("rloo").resolve()
+    assert plain.resolve() == plain
 
 
 @pytest.mark.parametrize(

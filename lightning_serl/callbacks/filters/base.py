@@ -26,7 +26,7 @@ class InstructionFilter(Callback, ABC):
             pool: All instructions accepted so far, seeds included; ``None`` if there is no pool.
 
         Returns:
-            One of ``lightning_serl.callbacks.filters.reasons.REASONS``, or ``None`` to let it pass.
+            One of ``lightning_serl.types.Reason``, or ``None`` to let it pass.
         """
 
 
@@ -42,6 +42,6 @@ class GroupFilter(Callback, ABC):
             verdicts: What the reward said of each.
 
         Returns:
-            A weight per group, 0 to drop it, and a reason per group: one of ``filters.reasons.REASONS`` for those
+            A weight per group, 0 to drop it, and a reason per group: one of ``lightning_serl.types.Reason`` for those
             dropped, ``None`` for the others.
         """

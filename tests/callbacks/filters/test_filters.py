@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from lightning_serl.callbacks.filters import (
     QualityFilter,
     ZeroSpread,
 )
-from lightning_serl.callbacks.filters.reasons import REASONS
 from lightning_serl.errors import InputError
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import parse_instructions
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
 
+REASONS = get_args(Reason)
 LONG = " ".join(f"word{i}" for i in range(700))
 
 DEFAULT = [

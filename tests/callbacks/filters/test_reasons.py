@@ -1,12 +1,12 @@
 """Every reason there is, met in whole rounds of both styles: what is written, answered and dropped, and why."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from lightning_serl.answers import MathGrader
 from lightning_serl.callbacks import DifficultyFilter, NoveltyFilter, QualityFilter, ZeroSpread
-from lightning_serl.callbacks.filters.reasons import REASONS
 from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
 from lightning_serl.datamodules.rounds.setup import Table
@@ -16,7 +16,7 @@ from lightning_serl.policy.loading import load_policy
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.rewards import MajorityVote, PairwiseVote
-from lightning_serl.types import Instruction
+from lightning_serl.types import Instruction, Reason
 
 SEED = "Ann has three pears and eats two. How many has she left?"
 CHOICE_SEED = Instruction("Which of these is even?", "s", meta={"choices": ["3", "4"]})
@@ -138,4 +138,4 @@ def test_choices(policy):
 
 def test_every_reason_is_met_above():
     met = {end for ends in WRITTEN.values() for end in ends} - {"kept"}
-    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_choices"} == set(REASONS)
+    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_choices"} == set(get_args(Reason))
