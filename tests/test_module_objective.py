@@ -108,7 +108,7 @@ def test_entropy_carries_its_gradient_through_the_head(chunk):
     assert norm > 1
     for name, parameter in policy.named_parameters():
         assert float((found[name] - parameter.grad).norm()) < 1e-10 * float(norm), name
-    # and costs nothing where nobody asks for it
+    # and costs nothing where it is not asked for
     stats = policy(pad_rows(rows, starts, 0))
     assert stats.logp.requires_grad
     assert not stats.entropy.requires_grad

@@ -58,8 +58,8 @@ def check_checkpoint(path: Path, command: str) -> None:
     wanted = _PARTS | (_FIT_PARTS if command == "fit" else {})
     for name, kind in wanted.items():
         if not isinstance(checkpoint.get(name), kind):
-            said = "lacks" if name not in checkpoint else "has a damaged part"
-            raise InputError(f"--ckpt_path {path} {said} {name!r}, so {command} cannot use it; {_ADVICE}")
+            problem = "lacks" if name not in checkpoint else "has a damaged part"
+            raise InputError(f"--ckpt_path {path} {problem} {name!r}, so {command} cannot use it; {_ADVICE}")
     state = checkpoint.get("SelfPlayDataModule")
     if state:
         check_stream_state(state, f"--ckpt_path {path}")
@@ -104,7 +104,7 @@ def _advice(path: Path) -> str:
             check_sums(other, other.name)
         except InputError:
             continue
-        return f"{other.name} beside it is undamaged; give that"
+        return f"{other.name} in the same folder is undamaged; give that"
     return _ADVICE
 
 

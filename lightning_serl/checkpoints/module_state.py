@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the module beside its weights, and the check that the weights fit."""
+"""The module's part of a checkpoint: its state in addition to the weights, and the check that the weights fit."""
 
 from __future__ import annotations
 

@@ -31,16 +31,16 @@ def set_graders(
     """
     made: dict[str, SetGrader] = {} if run is None else {run.name: run}
     out: dict[str, SetGrader] = {}
-    said: list[str] = []
+    sentences: list[str] = []
     for name, problems in sets.items():
         chosen = run.name if run is not None else None
         if chosen is None or all("choices" in p.meta for p in problems):
             choices = [p.meta.get("choices") for p in problems]
             found, sentence = detect_grader([p.prompt for p in problems], [p.label for p in problems], choices)
             if found != chosen:
-                said.append(f"{name}: {sentence if run is None else sentence.partition(';')[0]}")
+                sentences.append(f"{name}: {sentence if run is None else sentence.partition(';')[0]}")
             chosen = found
         if chosen not in made:
             made[chosen] = SetGrader(resolve_grader(chosen), chosen)
         out[name] = made[chosen]
-    return out, said
+    return out, sentences

@@ -55,7 +55,7 @@ def test_a_flipped_byte_inside_the_weights(tmp_path, run):
     ended = cli("fit", *small(root, rounds=3), "--trainer.max_epochs", 2, "--ckpt_path", "last")
     assert ended.status == 2, ended.err
     assert "is damaged" in ended.error
-    assert "step=3.ckpt beside it is undamaged" in ended.error
+    assert "step=3.ckpt in the same folder is undamaged" in ended.error
     # from Python too
     module, data = selfplay()
     with pytest.raises(InputError, match="is damaged"):

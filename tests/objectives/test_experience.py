@@ -45,7 +45,7 @@ def played(scale=1.0, centred=()):
     return rows
 
 
-def told(rows):
+def as_dicts(rows):
     """The same rows for the slow reference."""
     return [
         {
@@ -63,7 +63,7 @@ def told(rows):
 
 
 def agree(rows, options, beta):
-    expected = slow_advantages(told(rows), beta, rules(**options))
+    expected = slow_advantages(as_dicts(rows), beta, rules(**options))
     set_advantages(rows, Objective(beta=beta, **options).resolve())
     for row, tokens in zip(rows, expected, strict=True):
         assert row.advantage.dtype == torch.float64
@@ -164,7 +164,7 @@ def test_the_published_style_step_by_step(name, estimator, kl, in_loss, scale):
     rows = [r for r in played(scale) if r.uid in ("g0", "g1", "g3", "g6")]
     expected = {}
     for attempt in (0, 1):
-        here = [(i, row) for i, row in enumerate(told(rows)) if row["attempt"] == attempt]
+        here = [(i, row) for i, row in enumerate(as_dicts(rows)) if row["attempt"] == attempt]
         lines = as_published([row for _, row in here], estimator, 0.2, kl, in_loss)
         expected |= {i: [a * row["weight"] for a in line] for (i, row), line in zip(here, lines, strict=True)}
     objective = Objective(name, "serl", beta=0.2).resolve()
