@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -55,3 +56,51 @@ def reason(error: BaseException) -> str:
     lines = [" ".join(line.split()) for line in str(error).strip().splitlines()] or [type(error).__name__]
     first = (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".: ")
     return first if len(first) <= 120 else f"{first[:117]}..."
+
+
+def check_range(
+    option: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> None:
+    """Refuse a number outside its range; NaN is outside every range.
+
+    Args:
+        option: The option as the user types it, such as ``data.writing.sampling.top_p``.
+        value: What was given.
+        at_least: Lower bound that is allowed itself.
+        above: Lower bound that is not.
+        at_most: Upper bound that is allowed itself.
+        below: Upper bound that is not.
+        hint: The reason or the remedy, where the bounds alone do not say it.
+
+    Raises:
+        InputError: naming option, bounds and value.
+    """
+    inside = (
+        (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+        and (below is None or value < below)
+    )
+    if not inside or value != value:
+        bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
+        said = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        raise InputError(f"{option} must be {said}, got {value}{hint and '; ' + hint}")
+
+
+def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        InputError: naming option, choices and value.
+    """
+    known = list(choices)
+    if value not in known:
+        listed = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+        raise InputError(f"{option} must be {listed}, got {value!r}")
