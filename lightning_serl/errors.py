@@ -60,7 +60,7 @@ def reason(error: BaseException) -> str:
 
 def check_range(
     option: str,
-    value: float,
+    value: float | None,
     *,
     at_least: float | None = None,
     above: float | None = None,
@@ -68,7 +68,7 @@ def check_range(
     below: float | None = None,
     hint: str = "",
 ) -> None:
-    """Refuse a number outside its range; NaN is outside every range.
+    """Refuse a number outside its range. NaN is outside every range; ``None``, an option that is not set, passes.
 
     Args:
         option: The option as the user types it, such as ``data.writing.sampling.top_p``.
@@ -82,6 +82,8 @@ def check_range(
     Raises:
         InputError: naming option, bounds and value.
     """
+    if value is None:
+        return
     inside = (
         (at_least is None or value >= at_least)
         and (above is None or value > above)
@@ -94,7 +96,7 @@ def check_range(
         raise InputError(f"{option} must be {said}, got {value}{hint and '; ' + hint}")
 
 
-def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a value that is none of the choices.
 
     Raises:
@@ -102,5 +104,5 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
     """
     known = list(choices)
     if value not in known:
-        listed = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+        listed = " or ".join([", ".join(map(str, known[:-1])), str(known[-1])])
         raise InputError(f"{option} must be {listed}, got {value!r}")

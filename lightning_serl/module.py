@@ -19,13 +19,13 @@ from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.distributed import sharding, strategies
 from lightning_serl.distributed.precision import compute_dtype, precision_of
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, check_range
 from lightning_serl.evaluation.batch import EvaluationBatch
 from lightning_serl.evaluation.metrics import GradedProblem
 from lightning_serl.evaluation.results import EvaluationResults, figures, logged
 from lightning_serl.objectives.experience import BatchLayout, experience
 from lightning_serl.objectives.options import Objective
-from lightning_serl.objectives.step_metrics import StepTotals, step_metrics, unexplained_gap
+from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.policy import frozen_copies
 from lightning_serl.policy.loading import DType, check_model_path, check_quantize, load_policy
@@ -101,11 +101,9 @@ class SeRLModule(pl.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("inner_epochs", inner_epochs), ("minibatches", minibatches)):
-            if value < 1:
-                raise InputError(f"model.{name} must be at least 1, got {value}")
-        if temperature <= 0:
-            raise InputError(f"model.temperature must be above 0, got {temperature}")
+        check_range("model.inner_epochs", inner_epochs, at_least=1)
+        check_range("model.minibatches", minibatches, at_least=1)
+        check_range("model.temperature", temperature, above=0)
         if model_name_or_path is not None:
             check_model_path(model_name_or_path)
         if lora is not None and (lora.peft or lora.start_from):
@@ -164,7 +162,7 @@ class SeRLModule(pl.LightningModule):
             engine = data_of(trainer).engine
             if trainer is None or trainer.state.fn == "fit" or engine is None or engine.samples_policy:
                 raise InputError(
-                    "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
+                    "no model was named; set model.model_name_or_path to a directory, a hub name or tiny:base"
                 )
             return
         ranks, mesh = Ranks.of(trainer), self.device_mesh
@@ -189,13 +187,12 @@ class SeRLModule(pl.LightningModule):
     def _freeze_copies(self) -> None:
         trainer = trainer_of(self)
         trains = trainer is None or trainer.state.fn not in ("validate", "test", "predict")
-        needed = frozen_copies.needed_copies(
+        for who in frozen_copies.needed_copies(
             asked=data_of(trainer).needs,
             moved=moved_copies(trainer),
             kl=trains and self.objective.beta > 0,
             base_is_reference=self.policy.has_adapter and (self.lora is None or self.lora.start_from is None),
-        )
-        for who in needed:
+        ):
             frozen_copies.freeze(self.policy, who, self._convert)
 
     def _convert(self, module: nn.Module) -> nn.Module:
@@ -330,11 +327,10 @@ class SeRLModule(pl.LightningModule):
         totals, self._totals = self._totals.reduced(Ranks.of(trainer)), StepTotals()
         learning_rate = float(optimizer.param_groups[0]["lr"])
         self.step_metrics = step_metrics(totals, self.objective, float(norm), learning_rate)
-        if totals.fresh_gap is not None and not self._warned_of_gap:
-            dtype = compute_dtype(trainer, next(self.policy.parameters()).dtype)
-            if (sentence := unexplained_gap(totals.fresh_gap, dtype)) is not None:
-                self._warned_of_gap = True
-                rank_zero_warn(sentence)
+        warning = gap_warning(totals, compute_dtype(trainer, next(self.policy.parameters()).dtype))
+        if warning is not None and not self._warned_of_gap:
+            self._warned_of_gap = True
+            rank_zero_warn(warning)
         self.updating = True  # clipping and the update come next
         self.log_dict(self.step_metrics, on_step=True, on_epoch=False, batch_size=1)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
+from lightning_serl.errors import check_choice, check_range
 from lightning_serl.objectives import serl
 from lightning_serl.types import Style
 
@@ -89,6 +90,9 @@ class Objective:
         correction_floor: Smallest such ratio, in [0, 1); 0 for none.
         correction_ratio: Ratio of a sequence: the ``product`` of its tokens', or their ``geometric`` mean, which does
             not grow with length; bring the cap close to 1 with it.
+
+    Raises:
+        InputError: if a choice is unknown or a number is out of range.
     """
 
     name: Name = "grpo"
@@ -113,25 +117,16 @@ class Objective:
     def __post_init__(self) -> None:
         for field, kind in _CHOICES.items():
             value = getattr(self, field)
-            if value not in get_args(kind) and not (value is None and field in _OPEN):
-                _refuse(field, f"be one of {', '.join(get_args(kind))}", repr(value))
-        # every comparison is written so that NaN fails it
-        if not 0 < self.clip_low < 1:
-            _refuse("clip_low", "lie between 0 and 1", self.clip_low)
-        if not self.clip_high > 0:
-            _refuse("clip_high", "be above 0", self.clip_high)
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            _refuse("dual_clip", "be above 1 or null", self.dual_clip)
-        if self.constant_length < 1:
-            _refuse("constant_length", "be at least 1 token", self.constant_length)
-        if not 1 < self.correction_cap < math.inf:
-            _refuse("correction_cap", "be a finite number above 1", self.correction_cap)
-        if not 0 <= self.correction_floor < 1:
-            _refuse("correction_floor", "lie in [0, 1)", self.correction_floor)
+            if value is not None or field not in _OPEN:
+                check_choice(f"model.objective.{field}", value, get_args(kind))
+        check_range("model.objective.clip_low", self.clip_low, above=0, below=1)
+        check_range("model.objective.clip_high", self.clip_high, above=0)
+        check_range("model.objective.dual_clip", self.dual_clip, above=1)
+        check_range("model.objective.constant_length", self.constant_length, at_least=1)
+        check_range("model.objective.correction_cap", self.correction_cap, above=1, below=math.inf)
+        check_range("model.objective.correction_floor", self.correction_floor, at_least=0, below=1)
         for field in ("beta", "entropy", "eps"):
-            value = getattr(self, field)
-            if value is not None and not 0 <= value < math.inf:
-                _refuse(field, "be a finite number, 0 or above", value)
+            check_range(f"model.objective.{field}", getattr(self, field), at_least=0, below=math.inf)
 
     def resolve(self) -> ResolvedObjective:
         """The same objective with every null field set to what ``name`` and ``style`` say."""
@@ -165,7 +160,3 @@ class ResolvedObjective(Objective):
     def mixes_groups(self) -> bool:
         """Whether the advantages of one group depend on the others."""
         return self.baseline == "batch" or self.scale in ("batch", "token")
-
-
-def _refuse(field: str, must: str, got: object) -> NoReturn:
-    raise ValueError(f"model.objective.{field} must {must}, got {got}")

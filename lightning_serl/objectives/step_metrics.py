@@ -102,11 +102,6 @@ class StepTotals:
             self.tokens,
         )
 
-    @property
-    def fresh_gap(self) -> float | None:
-        """Mean |log-prob difference| to the sampler in nats, over tokens that the current weights wrote, if any."""
-        return self.sums["fresh_gap"] / self.sums["fresh"] if self.sums["fresh"] else None
-
 
 def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, learning_rate: float) -> dict[str, float]:
     """The metrics of an optimizer step, under TRL's names where TRL has one.
@@ -146,18 +141,21 @@ def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, lea
     return metrics
 
 
-def unexplained_gap(mean: float, dtype: torch.dtype) -> str | None:
+def gap_warning(totals: StepTotals, dtype: torch.dtype) -> str | None:
     """The warning that the sampler differs from the trainer by more than rounding explains, or ``None``.
 
+    Only completions of the current weights count: those of older weights are meant to differ.
+
     Args:
-        mean: :attr:`StepTotals.fresh_gap`.
+        totals: Totals over all ranks.
         dtype: That forward passes compute in.
     """
-    name = str(dtype).removeprefix("torch.")
+    sums, name = totals.sums, str(dtype).removeprefix("torch.")
+    mean = sums["fresh_gap"] / sums["fresh"] if sums["fresh"] else 0.0
     if mean <= _EXPLAINED_GAP.get(name, math.inf):
         return None
     return (
         f"the engine's log-probs differ from the trainer's by {mean:.2g} per token on average, more than {name} "
-        f"explains ({_EXPLAINED_GAP[name]:g}): give both one dtype and one temperature, no top_p or top_k, and check "
+        f"explains ({_EXPLAINED_GAP[name]:g}): use one dtype and temperature for both, no top_p or top_k, and check "
         "that pushed weights arrive"
     )
