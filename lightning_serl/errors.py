@@ -1,4 +1,4 @@
-"""The errors a user can meet: each message is one sentence that says what was wrong, where, and how to mend it."""
+"""Errors for users: each message is one sentence that says what was wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class SeRLError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base of the errors that this package raises.
 
-    ``str(error)`` is a single sentence for a person; the command line prints it after ``error:``.
+    ``str(error)`` is one sentence; the command line prints it after ``error:``.
     """
 
 
 class InputError(SeRLError, ValueError):
-    """A file, option or model directory given by the user cannot be used (exit status 2)."""
+    """A file, option or model directory cannot be used (exit status 2 before work began)."""
 
 
 class PushMismatch(SeRLError):
@@ -22,11 +22,11 @@ class PushMismatch(SeRLError):
 
 
 class RankFailure(SeRLError):
-    """A stage failed on some rank; raised with the first rank's message on all ranks."""
+    """A stage failed on another rank; the message is that of the first rank that failed."""
 
 
 class EmptyRound(SeRLError):
-    """No group of a round survived its filters after ``max_attempts`` attempts.
+    """A round has no group to train on after ``max_attempts`` attempts.
 
     Args:
         message: The sentence for the user.
@@ -39,20 +39,20 @@ class EmptyRound(SeRLError):
 
 
 class StorageFailure(SeRLError):
-    """A file of the run cannot be written: no room, a folder without permission, a disk that is gone."""
+    """A file of the run cannot be written: disk full, no permission, or the disk is gone."""
 
 
 class EngineFailure(SeRLError):
-    """The rollout engine cannot generate (gone, refused the model, out of memory)."""
+    """The rollout engine cannot generate: it is gone, refused the model, or is out of memory."""
 
 
 def short(name: str) -> str:
-    """The name in quotes, its start left out where it is long, so that a message keeps its remedy."""
+    """The name in quotes, shortened at its start to 100 characters so that the rest of a message fits."""
     return repr(name if len(name) <= 100 else f"...{name[-97:]}")
 
 
 def reason(error: BaseException) -> str:
-    """The first line of another library's message, short enough to stand in a sentence of ours."""
+    """The first line of another library's message, in at most 120 characters."""
     lines = [" ".join(line.split()) for line in str(error).strip().splitlines()] or [type(error).__name__]
     first = (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".: ")
     return first if len(first) <= 120 else f"{first[:117]}..."
@@ -60,7 +60,7 @@ def reason(error: BaseException) -> str:
 
 def check_range(
     option: str,
-    value: float,
+    value: float | None,
     *,
     at_least: float | None = None,
     above: float | None = None,
@@ -68,7 +68,7 @@ def check_range(
     below: float | None = None,
     hint: str = "",
 ) -> None:
-    """Refuse a number outside its range; NaN is outside every range.
+    """Refuse a number outside its range. NaN is outside every range; ``None``, an option that is not set, passes.
 
     Args:
         option: The option as the user types it, such as ``data.writing.sampling.top_p``.
@@ -82,6 +82,8 @@ def check_range(
     Raises:
         InputError: naming option, bounds and value.
     """
+    if value is None:
+        return
     inside = (
         (at_least is None or value >= at_least)
         and (above is None or value > above)
@@ -94,7 +96,7 @@ def check_range(
         raise InputError(f"{option} must be {said}, got {value}{hint and '; ' + hint}")
 
 
-def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a value that is none of the choices.
 
     Raises:
@@ -102,5 +104,5 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> None:
     """
     known = list(choices)
     if value not in known:
-        listed = " or ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
+        listed = " or ".join([", ".join(map(str, known[:-1])), str(known[-1])])
         raise InputError(f"{option} must be {listed}, got {value!r}")

@@ -1,4 +1,4 @@
-"""What the datamodule and the callbacks ask of a Trainer's module and datamodule, with the defaults of foreign ones.
+"""What module, datamodule and callbacks read from each other, with defaults for those of the user that lack it.
 
 Our datamodule trains any LightningModule that offers ``policy`` and ``experience``, and our callbacks run beside any
 datamodule. :func:`module_of` and :func:`data_of` give either of them as if it had every member of
@@ -31,10 +31,12 @@ class TrainsOnGroups(Protocol):
     """A LightningModule that trains on graded groups. ``policy`` and ``experience`` are required.
 
     Attributes:
-        policy: The policy that writes and is trained.
-        has_policy: Whether there is a policy at all; recordings can be evaluated without one.
-        steps_per_round: Optimizer steps made of each round; 1 if absent.
-        step_metrics: What the last optimizer step measured, by TRL's names; empty if absent.
+        policy: The policy that writes completions and is trained.
+        has_policy: Whether there is a policy, ``True`` if absent; recordings can be evaluated without one.
+        objective: Its objective; ``None`` if absent.
+        minibatches: Optimizer steps of one pass over a round; 1 if absent.
+        steps_per_round: Optimizer steps per round; 1 if absent.
+        step_metrics: Metrics of the last optimizer step, under TRL's names; empty if absent.
         updating: Whether the optimizer is writing weights, so that no checkpoint may be saved; ``False`` if absent.
         evaluated_at: Optimizer step of the last complete evaluation inside ``fit``; ``None`` if absent.
         last_results: Figures of the last evaluation by set; empty if absent.
@@ -47,6 +49,8 @@ class TrainsOnGroups(Protocol):
 
     policy: Policy
     has_policy: bool
+    objective: Objective | None
+    minibatches: int
     steps_per_round: int
     step_metrics: dict[str, float]
     updating: bool
@@ -55,7 +59,6 @@ class TrainsOnGroups(Protocol):
     last_report: Mapping[str, Mapping[str, Any]]
     evaluation_items: Mapping[str, Sequence[Any]]
     model_name_or_path: str | None
-    objective: Objective | None
     lora: LoraOptions | None
 
     def experience(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[RolloutBatch]:
@@ -66,8 +69,8 @@ class PlaysRounds(Protocol):
     """A LightningDataModule that plays rounds of self-play.
 
     Attributes:
-        engine: What writes completions; ``None`` if absent.
-        needs: What rewards and sources ask for beyond the policy (``reference``, ``teacher`` ...); empty if absent.
+        engine: The rollout engine; ``None`` if absent.
+        needs: What rewards and sources use beyond the policy (``reference``, ``teacher`` ...); empty if absent.
         rounds: Rounds played so far; 0 if absent.
         playing: Whether a round was begun and is not committed; ``False`` if absent.
         grader: What reads and compares answers; required of a datamodule that votes on a health probe.
@@ -121,6 +124,8 @@ class Reports(Protocol):
 
 _OF_MODULE = {
     "has_policy": True,
+    "objective": None,
+    "minibatches": 1,
     "steps_per_round": 1,
     "step_metrics": _NOTHING,
     "updating": False,
@@ -129,14 +134,13 @@ _OF_MODULE = {
     "last_report": _NOTHING,
     "evaluation_items": _NOTHING,
     "model_name_or_path": None,
-    "objective": None,
     "lora": None,
 }
 _OF_DATA = {"engine": None, "needs": frozenset[str](), "rounds": 0, "playing": False}
 
 
 class _WithDefaults:
-    """Reads members of another object, and the default where it lacks one."""
+    """Reads the members of another object, or a default where it has none."""
 
     def __init__(self, target: Any, defaults: Mapping[str, Any]) -> None:
         self._target, self._defaults = target, defaults
@@ -148,10 +152,20 @@ class _WithDefaults:
 
 
 def module_of(trainer: pl.Trainer) -> TrainsOnGroups:
-    """The Trainer's LightningModule, with defaults for the members that it lacks."""
+    """The Trainer's LightningModule, with defaults for missing members."""
     return cast(TrainsOnGroups, _WithDefaults(trainer.lightning_module, _OF_MODULE))
 
 
 def data_of(trainer: pl.Trainer | None) -> PlaysRounds:
-    """The Trainer's datamodule, with defaults for the members that it lacks; all defaults where there is none."""
+    """The Trainer's datamodule, with defaults for missing members; without a datamodule all are defaults."""
     return cast(PlaysRounds, _WithDefaults(getattr(trainer, "datamodule", None), _OF_DATA))
+
+
+def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
+    """The module's Trainer, or ``None`` before it has one, where Lightning's own ``trainer`` raises."""
+    return module._trainer
+
+
+def moved_copies(trainer: pl.Trainer | None) -> set[str]:
+    """The frozen copies that callbacks of the Trainer move, such as ``ReferenceSync``: their ``moves``."""
+    return {who for callback in getattr(trainer, "callbacks", ()) for who in getattr(callback, "moves", ())}

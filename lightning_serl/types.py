@@ -1,4 +1,4 @@
-"""What travels between the stages of a round: instructions, completions, groups, verdicts and micro-batches.
+"""Data types of a round: instructions, completions, groups, verdicts, rounds and micro-batches.
 
 Notation used everywhere: ``n`` completions of one group, ``B`` rows of a micro-batch, ``T`` tokens of a row.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
+
+#: ``default`` rules, or ``serl`` for those of SeRL's published code.
+Style = Literal["default", "serl"]
+STYLES: tuple[str, ...] = get_args(Style)
 
 #: Why an instruction or a group was left out, as ledger, summary and filters name it.
 Reason = Literal[
@@ -19,13 +23,19 @@ Reason = Literal[
     "over_long_prompt", "stale",
 ]  # fmt: skip
 
+#: One row of ``ledger.jsonl``.
+Event: TypeAlias = dict[str, Any]
+
+#: The most common answer, ``None`` if no answer is more common than all others, and its share of the responses.
+Vote: TypeAlias = tuple[str | None, float]
+
 
 class Link(NamedTuple):
-    """Where a derived instruction comes from: ``relation`` to the group of ``parent`` (a uid), response ``index``."""
+    """Origin of a derived instruction: its ``relation`` to response ``index`` of the instruction ``parent`` (a uid)."""
 
     relation: str
     parent: str
-    index: int | None = None  # type: ignore[assignment]  # hides tuple.index, which nobody asks of it
+    index: int | None = None  # type: ignore[assignment]  # hides tuple.index, which has no use here
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,13 @@ class Instruction:
     """One problem to be answered.
 
     Attributes:
-        prompt: The problem as the user or the policy wrote it, without any template.
-        uid: Unique within a run; made from counters, so equal runs give equal uids.
+        prompt: The problem as the user or the policy wrote it, without a template.
+        uid: Unique within a run; made from counters, so that equal runs give equal uids.
         role: Which reward and which solve template apply; ``"solve"`` for ordinary problems.
-        label: Gold answer, if one is known. Never shown to the policy.
+        label: Gold answer, if one is known; never in a prompt.
         link: Set on follow-ups made by ``InstructionSource.derive``.
-        train: ``False`` keeps the group out of the loss; it is still rolled out and scored.
-        meta: Free-form facts (``choices``, ``subject``, ``round`` ...): primitives only, they enter checkpoints.
+        train: ``False`` keeps the group out of the loss; it is still answered and scored.
+        meta: Further facts (``choices``, ``subject``, ``round`` ...); primitives only, since they are in checkpoints.
     """
 
     prompt: str
@@ -57,9 +67,9 @@ class Completion:
 
     Attributes:
         token_ids: Sampled ids, the end-of-sequence token included when it was sampled.
-        text: The ids decoded without special tokens, and without a stop string that ended it.
+        text: The decoded ids, without special tokens and without the stop string that ended the completion.
         logprobs: The sampler's log-probability of each token (same length as ``token_ids``), or ``None``.
-        finished: ``True`` if an end token or stop string ended it, ``False`` if it was cut off by length.
+        finished: ``True`` if an end token or stop string ended it, ``False`` if it reached the maximal length.
         version: ``Policy.version`` of the weights that wrote it; -1 for recorded text.
     """
 
@@ -75,13 +85,13 @@ class Group:
     """One instruction and its ``n`` completions.
 
     Attributes:
-        instruction: What was asked.
-        prompt_ids: The tokens the policy saw; empty for recorded text.
+        instruction: The problem.
+        prompt_ids: The tokens of the prompt; empty for recorded text.
         completions: The ``n`` responses.
-        answers: What each response answers, ``None`` where it answers nothing; filled once by ``answers.cluster``.
-        cluster: Class of each answer, -1 for no answer; classes are numbered by the canonical order of answers.
-        stats: Per-token statistics from the policy's own pass (``"entropy"``, ``"certainty"``): ``n`` float
-            tensors of the completions' lengths, present only if some reward ``needs`` them.
+        answers: The answer of each response, ``None`` where it has none; set once by ``answers.cluster``.
+        cluster: Class of equal answers of each response, -1 for no answer; numbered by the canonical order of answers.
+        stats: Per-token statistics of the policy (``"entropy"``, ``"certainty"``): ``n`` float tensors of the
+            completions' lengths; only those that a reward ``needs``.
         links: Related groups of the same round, by ``(relation, response index or None)``.
     """
 
@@ -129,26 +139,22 @@ class Group:
         instruction = Instruction(prompt=prompt, uid="recorded", label=label, meta=meta)
         return cls(instruction, (), [Completion((), t, None, f) for t, f in zip(texts, flags, strict=True)])
 
-    def with_completions(self, completions: Sequence[Completion]) -> Group:
-        """The same instruction with other completions and nothing derived from the old ones."""
-        return Group(self.instruction, self.prompt_ids, list(completions))
-
 
 @dataclass
 class Verdict:
-    """What a reward says of one group.
+    """The result of a reward for one group.
 
     Attributes:
         scores: (n,) float32, one score per response.
-        label: The pseudo-label (or gold label) that the scores were measured against, if there is one.
+        label: The pseudo-label (or gold label) that the responses were scored against, if there is one.
         confidence: In [0, 1]; for votes the share of responses that agree with the label.
-        weight: (n,) float32; 0 keeps a response out of baseline, spread and denominator.
+        weight: (n,) float32; 0 leaves a response out of the loss and all its statistics.
         token_scores: Per-token scores, ``n`` float tensors of the completions' lengths, added to the advantage.
-        centred: The scores are advantages already; no baseline is subtracted and nothing is scaled.
+        centred: The scores are advantages already: no baseline is subtracted and they are not scaled.
         info: Facts for the log (``"tie"``, ``"unique_answers"`` ...).
-        dropped: A group filter dropped this group, and yet it takes part in the batch statistics of the advantages;
-            it is not trained on.
-        attempt: Groups of one attempt share their batch statistics, those of different attempts do not.
+        dropped: Whether a group filter dropped this group: it is not trained on, but counts in the batch statistics
+            of the advantages.
+        attempt: Groups of one attempt share batch statistics.
     """
 
     scores: Tensor
@@ -171,12 +177,12 @@ class Verdict:
             raise ValueError(f"weight has shape {shapes[0]}, scores {shapes[1]}; both must be (n,)")
 
     def scaled(self, factor: float) -> Verdict:
-        """The same verdict with its response weights multiplied by ``factor`` (a group filter's weight)."""
+        """The same verdict with its weights multiplied by ``factor``, the weight that a group filter gave."""
         return self if factor == 1.0 else replace(self, weight=self.weight * factor)
 
 
 class TokenStats(NamedTuple):
-    """What ``Policy.forward`` returns, each (B, T) float32 and 0 outside the completion mask."""
+    """Result of ``Policy.forward``, each (B, T) float32 and 0 outside the completion mask."""
 
     logp: Tensor
     entropy: Tensor | None = None
@@ -186,9 +192,8 @@ class TokenStats(NamedTuple):
 class RolloutBatch:
     """One micro-batch of an optimizer step.
 
-    A plain class on purpose: under ``bf16-true`` Lightning rounds the floats of dicts and dataclasses.
-    All tensors are right-padded and aligned with the token they speak of: ``logp[b, t]`` is that of
-    ``input_ids[b, t]``.
+    A plain class, because under ``bf16-true`` Lightning rounds the floats of dicts and dataclasses.
+    All tensors are right-padded and aligned with their token: ``logp[b, t]`` belongs to ``input_ids[b, t]``.
 
     Attributes:
         input_ids: (B, T) int64, prompt then completion then padding.
@@ -196,16 +201,16 @@ class RolloutBatch:
         position_ids: (B, T) int64.
         mask: (B, T) bool, True on completion tokens that enter the loss.
         advantages: (B, T) float32.
-        old_logp: (B, T) float32 of the policy that starts the round, or ``None`` when the round is a single step.
+        old_logp: (B, T) float32 of the policy at the start of the round, or ``None`` if the round is a single step.
         ref_logp: (B, T) float32 of the reference policy, or ``None`` without a KL term.
-        sampler_logp: (B, T) float32 as the engine reported them, NaN where it reported none; ``None`` if for no row.
+        sampler_logp: (B, T) float32 as the engine reported them, NaN where it did not; ``None`` if it did for no row.
         num_tokens: Loss tokens of the whole optimizer step, over all ranks and micro-batches.
         num_sequences: Responses of the whole optimizer step with at least one loss token.
         uids: Instruction uid of each row; empty for an empty slot.
-        positions: Positions that went through the decoder; set by ``Policy.forward``.
-        padding: How many of them held no token; set by ``Policy.forward``.
-        kl_in_reward: Sum over these rows of the divergence that was taken off their reward; 0 if none was.
-        stale: Whether older weights than those that start the round wrote any of these rows.
+        positions: Positions that the decoder computed; set by ``Policy.forward``.
+        padding: How many of them are padding; set by ``Policy.forward``.
+        kl_in_reward: Sum over these rows of the divergence that was subtracted from their reward, else 0.
+        stale: Whether older weights than those at the start of the round wrote any of these rows.
     """
 
     _TENSORS = (
@@ -259,26 +264,23 @@ class RolloutBatch:
         return cls(**state)
 
 
-Event = dict[str, Any]
-
-
 @dataclass
 class Round:
-    """What came of a round; equal on all ranks.
+    """The result of a round; equal on all ranks.
 
     Attributes:
         number: From 0.
-        groups: The surviving groups (linked follow-ups included), in the order of their instructions.
-        verdicts: Their verdicts, group weights folded in.
-        dropped: Under ``style="serl"`` the groups that the filters dropped, marked as such in their verdicts: they
-            take part in the statistics of their attempt and in nothing else.
+        groups: The groups to train on (linked follow-ups included), in the order of their instructions.
+        verdicts: Their verdicts, with the weights that group filters gave.
+        dropped: Under ``style="serl"`` the groups that filters dropped, marked in their verdicts: they count in the
+            statistics of their attempt and nowhere else.
         events: The ledger's rows, in order.
         stats: Numbers for the log.
-        samples: A few groups with their verdicts, dropped ones too.
+        samples: A few groups with their verdicts, dropped ones included.
         answered: Every answered group with its verdict, before the group filters.
-        probe: The votes on the health probe just before the round, by uid; empty where none was made.
-        oldest: Optimizer step whose weights wrote the oldest group that survived.
-        taken: Proposals that are seeds, which nobody wrote.
+        probe: The votes on the health probe just before the round, by uid; empty where there was none.
+        oldest: Optimizer step whose weights wrote the oldest group to train on.
+        taken: Proposals that are seeds.
     """
 
     number: int
@@ -294,17 +296,13 @@ class Round:
     taken: int = 0
 
 
-#: The most common answer, ``None`` if no answer is more common than all others, and its share of the responses.
-Vote: TypeAlias = tuple[str | None, float]
-
-
 def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:
-    """Right-pad token rows into a batch whose mask covers each row from its start on.
+    """Right-pad token rows into a batch whose mask is True from each row's start to its end.
 
     Args:
-        rows: B lists of token ids.
+        rows: B lists of token ids; none gives a batch of one unmasked row of fillers.
         starts: First masked position of each row.
-        pad_id: Filler, masked everywhere.
+        pad_id: Filler; never in the mask.
 
     Returns:
         (B, T) batch with advantages 0.
@@ -318,10 +316,6 @@ def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) 
         attention[i, : len(row)] = 1
         mask[i, start : len(row)] = True
     if not rows:
-        attention[:, :] = 1  # an empty slot is a real forward pass over fillers
+        attention[:, :] = 1  # an empty slot still runs a forward pass, over fillers
     positions = torch.arange(length).expand_as(input_ids).contiguous()
     return RolloutBatch(input_ids, attention, positions, mask, torch.zeros(input_ids.shape))
-
-
-#: The default rules, and those of SeRL's published code.
-STYLES = ("default", "serl")

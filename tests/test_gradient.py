@@ -86,7 +86,7 @@ class Plain:
 
     @property
     def objective(self):
-        """What the run is told."""
+        """The options of the run."""
         names = ("baseline", "scale", "kl", "kl_in", "aggregation", "eps")
         return Objective(
             style="serl" if self.rule["clamp"] else "default", clip_low=self.clip[0], clip_high=self.clip[1],
@@ -420,7 +420,7 @@ def test_an_exact_sampler_is_corrected_by_nothing(model, tmp_path):
 
 
 def test_a_large_gap_is_told_once_and_only_of_fresh_responses(model, tmp_path):
-    def told(spread, versions=0, **options):
+    def warned(spread, versions=0, **options):
         groups, verdicts = off_by(model, recorded_round(), spread)
         for group in groups:
             group.completions = [replace(c, version=versions) for c in group.completions]
@@ -429,11 +429,11 @@ def test_a_large_gap_is_told_once_and_only_of_fresh_responses(model, tmp_path):
             train_recorded(model, tmp_path, Objective(), [(groups, verdicts)] * 2, lr=1e-9, **options)
         return [str(w.message) for w in said if "log-probs differ" in str(w.message)]
 
-    (sentence,) = told(0.02, versions=-1)
+    (sentence,) = warned(0.02, versions=-1)
     assert "more than float64 explains (0.0005)" in sentence
-    assert told(0.02, versions=-1, precision="bf16-mixed") == []
-    assert told(1e-4, versions=-1) == []
-    assert len(told(0.02)) == 1, "the first of two rounds is as new as the policy, the second is not"
+    assert warned(0.02, versions=-1, precision="bf16-mixed") == []
+    assert warned(1e-4, versions=-1) == []
+    assert len(warned(0.02)) == 1, "the first of two rounds is as new as the policy, the second is not"
 
 
 def test_the_capture_is_taken_before_clipping(model, tmp_path):

@@ -34,7 +34,7 @@ def options(case):
 def test_choices_on_the_command_line(case, expected, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["mine.py", *options(case)])
     parsed = LightningCLI(SeRLModule, run=False, save_config_callback=None)
-    assert parsed.model.objective == expected
+    assert parsed.model.objective == expected.resolve()
     # as printed, and read back
     printed = cli("fit", *options(case), "--print_config")
     assert printed.status == 0, printed.err
@@ -64,7 +64,7 @@ def test_the_saved_configuration_of_a_run_gives_the_same_objective(tmp_path):
     parser = ArgumentParser()
     parser.add_class_arguments(SeRLModule, "model")
     read = parser.instantiate_classes(parser.parse_object({"model": saved}))
-    assert read.model.objective == expected
+    assert read.model.objective == expected.resolve()
     again = cli("fit", "-c", ended.run / "config.yaml", "--print_config")
     assert yaml.safe_load(again.out)["model"]["objective"] == saved["objective"]
 
@@ -78,11 +78,14 @@ def test_a_wrong_choice_is_refused(option, value):
     assert option in ended.error
 
 
-def test_resolved_fields_survive_copies():
+def test_copies_keep_what_was_chosen_and_leave_the_rest_to_the_name():
     for style, name in RULES:
         objective = Objective(name, style, beta=0.5)
         assert Objective(**dataclasses.asdict(objective)) == objective
         assert dataclasses.replace(objective, beta=0.1) == Objective(name, style, beta=0.1)
+        assert dataclasses.replace(objective, name="rloo") == Objective("rloo", style, beta=0.5)
+        resolved = objective.resolve()
+        assert dataclasses.replace(resolved, beta=0.1) == Objective(name, style, beta=0.1).resolve()
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective.baseline = "none"
 
@@ -105,7 +108,7 @@ def test_entropy_carries_its_gradient_through_the_head(chunk):
     assert norm > 1
     for name, parameter in policy.named_parameters():
         assert float((found[name] - parameter.grad).norm()) < 1e-10 * float(norm), name
-    # and costs nothing where nobody asks for it
+    # and costs nothing where it is not asked for
     stats = policy(pad_rows(rows, starts, 0))
     assert stats.logp.requires_grad
     assert not stats.entropy.requires_grad

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_serl.distributed.precision import autocast_dtype, converted_dtype
+from lightning_serl.distributed.precision import precision_of
 from lightning_serl.engines import TransformersEngine, VLLMEngine
 from lightning_serl.errors import InputError, reason
 from lightning_serl.policy.loading import check_model_path
@@ -77,7 +77,7 @@ def plan_run(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, room: int
     config = AutoConfig.from_pretrained(check_model_path(module.model_name_or_path), trust_remote_code=False)
     named = module.load_options["dtype"]
     loaded = (config.dtype or torch.float32) if named == "auto" else getattr(torch, named)
-    dtype = converted_dtype(trainer) or loaded
+    dtype = precision_of(trainer).weights or loaded
     return plan(config, dtype, _work(trainer, module, data, config, room), module.lora, module.quantize is not None)
 
 
@@ -101,7 +101,7 @@ def _work(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, config: Any,
         rows=-(-responses // micro_batches),
         length=min(length, longest or length),
         sampled=sampled,
-        autocast=autocast_dtype(trainer),
+        autocast=precision_of(trainer).autocast,
         checkpointing=module.load_options["gradient_checkpointing"],
         state=state_per_weight(module.check_optimizer()),
         reference=module.lora is None and module.objective.beta > 0,

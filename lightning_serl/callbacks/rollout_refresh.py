@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
-from lightning_serl.distributed.precision import autocast_dtype
+from lightning_serl.distributed.precision import precision_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import weight_checks
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
@@ -108,7 +108,7 @@ class _Push:
         self.owner, self.trainer, self.policy, self.engine = owner, trainer, policy, engine
         self.ranks = Ranks.of(trainer)
         self.rows = weight_checks.probe_rows(policy)
-        self.autocast = autocast_dtype(trainer)
+        self.autocast = precision_of(trainer).autocast
         self.bound = owner.max_logp_err or weight_checks.bound(policy, engine, self.autocast)
         # ranks can share an engine, and the state of a server that restarted may be known to one of them only
         states = self.ranks.gather((engine.needs_base, engine.proven))

@@ -1,1 +1,1 @@
-"""Checkpoint files: how they are written, checked, read and resumed from."""
+"""Checkpoint files: writing, checking, reading and resuming."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent after a crash: written beside, synced, moved into place."""
+"""Atomic file writes: write to a temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MARK = ".unfinished"
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace a file in one step; what stood there before survives any failure.
+    """Write a file atomically; after a failure the former file is unchanged.
 
     Args:
         path: The file; its folder is made if absent.
-        write: Writes the content.
+        write: Writes the content to a binary file.
 
     Raises:
         StorageFailure: if it cannot be written, with the reason.
@@ -40,13 +40,13 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> StorageFailure:
-    """The sentence for a file that the system refused to take."""
+    """The error for a file that the system could not write."""
     why = error.strerror or type(error).__name__
-    return StorageFailure(f"{path} cannot be written ({why}); make room or mend the folder, then continue the run")
+    return StorageFailure(f"{path} cannot be written ({why}); free space or fix the folder, then continue the run")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
+    """Flush a file, or a folder's directory entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,7 +55,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until everything in a folder is on the disk."""
+    """Flush a folder and all files in it to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             sync(path)
@@ -63,6 +63,6 @@ def sync_tree(folder: Path) -> None:
 
 
 def forget_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed while writing have left."""
+    """Remove the temporary files that killed processes left."""
     for staging in folder.glob(f".*{_MARK}"):
         staging.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Checkpoints, looked at before anything is restored from them: a damaged one must not leave a run half restored."""
+"""Checks of checkpoints before anything is restored from them, so that a damaged one leaves no run half restored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
@@ -15,12 +15,8 @@ from lightning_serl.errors import InputError
 from lightning_serl.pool.pool import STATUSES
 from lightning_serl.types import RolloutBatch
 
-if TYPE_CHECKING:
-    import torch
-
-
 _ADVICE = "give another file, or begin a new run"
-#: What every checkpoint of Lightning holds, and what one holds besides that a fit can continue from.
+# Parts of every Lightning checkpoint, and further parts of one that a fit can continue from.
 _PARTS: dict[str, type] = {"pytorch-lightning_version": str, "state_dict": dict}
 _FIT_PARTS: dict[str, type] = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
 _COUNTERS = ("seed", "rounds", "steps_per_round", "first_round")
@@ -28,17 +24,17 @@ _COLUMNS = {"prompts": str, "uids": str, "roles": str, "metas": dict, "statuses"
 
 
 def check_checkpoint(path: Path, command: str) -> None:
-    """Refuse a file that nothing can be restored from.
+    """Refuse a checkpoint file that the command cannot restore from.
 
-    Only tensors and plain values are loaded, and no code in it runs. Parts that are unknown here are left alone: a
-    later version may have added them.
+    Only tensors and plain values are loaded, and no code in the file runs. Unknown parts are ignored: a later version
+    may have added them.
 
     Args:
-        path: A checkpoint file, or the directory of a sharded one, which is not looked into.
+        path: A checkpoint file, or the directory of a sharded one, whose content is not checked.
         command: ``fit`` needs more of a checkpoint than ``validate`` and the others.
 
     Raises:
-        InputError: if it does not exist, is damaged, is none of Lightning's, or lacks what the command needs.
+        InputError: if it does not exist, is damaged, is not Lightning's, or lacks what the command needs.
     """
     if not path.exists():
         raise InputError(f"--ckpt_path {path} does not exist; give a file, or last")
@@ -52,7 +48,7 @@ def check_checkpoint(path: Path, command: str) -> None:
     try:
         # mapped, so that the weights of a large model are not read here
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # damaged files raise whatever the reader at hand raises
+    except Exception as error:  # damaged files raise many kinds of error
         raise InputError(
             f"--ckpt_path {path} cannot be read: it is damaged, or holds more than tensors and plain values "
             f"({type(error).__name__}); {_advice(path)}"
@@ -62,23 +58,23 @@ def check_checkpoint(path: Path, command: str) -> None:
     wanted = _PARTS | (_FIT_PARTS if command == "fit" else {})
     for name, kind in wanted.items():
         if not isinstance(checkpoint.get(name), kind):
-            said = "lacks" if name not in checkpoint else "has a damaged part"
-            raise InputError(f"--ckpt_path {path} {said} {name!r}, so {command} cannot use it; {_ADVICE}")
+            problem = "lacks" if name not in checkpoint else "has a damaged part"
+            raise InputError(f"--ckpt_path {path} {problem} {name!r}, so {command} cannot use it; {_ADVICE}")
     state = checkpoint.get("SelfPlayDataModule")
     if state:
         check_stream_state(state, f"--ckpt_path {path}")
     elif command == "fit" and checkpoint.get("global_step"):
-        # its rounds would be played, and entered in the ledger, a second time
+        # its rounds would be played, and written to the ledger, a second time
         raise InputError(f"--ckpt_path {path} does not say which rounds were played; {_ADVICE}")
 
 
 def check_sums(path: Path, where: str, advice: str = _ADVICE) -> None:
-    """Compare every byte with the checksums in the file: torch writes them and does not look at them.
+    """Compare every byte with the checksums in the file, which torch writes but does not check.
 
     Args:
         path: A checkpoint file.
-        where: The checkpoint, for messages.
-        advice: What to do instead.
+        where: The checkpoint as a message names it.
+        advice: What the message says to do.
 
     Raises:
         InputError: if they differ, or the file cannot be read to its end.
@@ -91,7 +87,7 @@ def check_sums(path: Path, where: str, advice: str = _ADVICE) -> None:
 
 @lru_cache(maxsize=8)
 def _damage(path: Path, changed: int, size: int) -> str | None:
-    """What is wrong with an archive; read once, since the command line asks before the Trainer does."""
+    """What is wrong with an archive, if anything; cached, since both the command line and the Trainer check it."""
     try:
         with ZipFile(path) as file:
             damaged = file.testzip()
@@ -101,23 +97,23 @@ def _damage(path: Path, changed: int, size: int) -> str | None:
 
 
 def _advice(path: Path) -> str:
-    """Name the newest sound checkpoint beside a damaged one, if there is any."""
+    """What to do about a damaged checkpoint: the newest undamaged one of its folder is named, if there is one."""
     others = [p for p in path.parent.glob("*.ckpt") if p != path and p.is_file()]
     for other in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
         try:
             check_sums(other, other.name)
         except InputError:
             continue
-        return f"{other.name} beside it is whole; name that"
+        return f"{other.name} in the same folder is undamaged; give that"
     return _ADVICE
 
 
 def check_stream_state(state: Any, where: str = "the checkpoint") -> None:
-    """Refuse a state of the datamodule that it could only half restore.
+    """Refuse a state of the datamodule that could not be restored completely.
 
     Args:
-        state: What ``SelfPlayDataModule.state_dict`` returned, if it is sound; further entries are left alone.
-        where: The checkpoint, for messages.
+        state: As ``SelfPlayDataModule.state_dict`` returns it; further entries are ignored.
+        where: The checkpoint as a message names it.
 
     Raises:
         InputError: naming the entry that is missing or damaged.
@@ -144,7 +140,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_pool(pool: Any) -> bool:
-    """Columns of equal length that hold what their names say, and no instruction twice."""
+    """Whether its columns have one length and the right types, with no uid twice."""
     if not isinstance(pool, Mapping) or not all(isinstance(pool.get(name), list) for name in _COLUMNS):
         return False
     typed = all(isinstance(value, kind) for name, kind in _COLUMNS.items() for value in pool[name])
@@ -157,7 +153,7 @@ def _is_pool(pool: Any) -> bool:
 
 
 def _is_queue(queue: Any) -> bool:
-    """Instructions that can be made again."""
+    """Whether its instructions can be rebuilt."""
     try:
         made = [load_instruction(facts) for facts in queue]
     except (TypeError, AttributeError):
@@ -166,7 +162,7 @@ def _is_queue(queue: Any) -> bool:
 
 
 def _is_pending(pending: Any) -> bool:
-    """Micro-batches that can be made again, by rank."""
+    """Whether its micro-batches can be rebuilt, rank by rank."""
     try:
         batches = [RolloutBatch.from_state_dict(batch) for one in pending for batch in one]
     except TypeError:
@@ -175,7 +171,7 @@ def _is_pending(pending: Any) -> bool:
 
 
 def _is_carried(carried: Any) -> bool:
-    """Families of groups that can be made again."""
+    """Whether its groups can be rebuilt."""
     try:
         return all(
             _is_count(one["round"]) and _is_count(one["step"]) and all(load_pair(pair) for pair in one["pairs"])
@@ -186,7 +182,7 @@ def _is_carried(carried: Any) -> bool:
 
 
 def _is_ahead(ahead: Any) -> bool:
-    """What was written of the next round, if anything was."""
+    """Whether the completions written ahead for the next round, if there are any, can be rebuilt."""
     try:
         return ahead is None or (
             _is_count(ahead["step"]) and all(load_completion(c) for _, w in ahead["written"] for c in w)
@@ -195,20 +191,26 @@ def _is_ahead(ahead: Any) -> bool:
         return False
 
 
-def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
-    """Refuse optimizer options that the ones stored in the checkpoint would silently replace."""
-    import torch
+def check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
+    """Refuse optimizer options that those stored in the checkpoint would replace without a message.
 
+    Args:
+        optimizer: Of this run's options.
+        ckpt_path: The checkpoint that the run continues from, if any.
+
+    Raises:
+        InputError: naming the first option that differs.
+    """
     if ckpt_path is None or not Path(ckpt_path).is_file():
         return
     try:
         checkpoint = torch.load(ckpt_path, map_location="cpu", mmap=True, weights_only=True)
         stored = checkpoint["optimizer_states"][0]["param_groups"][0]
-    except Exception:  # what is wrong with it is told where it is restored
+    except Exception:  # it is refused where it is restored
         return
     scheduled = {"betas", "momentum"} if "initial_lr" in optimizer.param_groups[0] else set()
     for name in sorted(set(optimizer.defaults) - scheduled):
-        # what a scheduler made of it at its start, if there is one
+        # a scheduler keeps the initial value under another name
         here = optimizer.param_groups[0].get(f"initial_{name}", optimizer.param_groups[0][name])
         there = stored.get(f"initial_{name}", stored.get(name))
         there = tuple(there) if isinstance(there, list) else there

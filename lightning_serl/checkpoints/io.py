@@ -1,4 +1,4 @@
-"""How checkpoint files are written and read: in one step, checked, and never as code."""
+"""Writes checkpoint files atomically, and reads them with their checksums compared and without running code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Replaces a checkpoint in one step, and reads one only after its checksums were compared.
-
-    The module gives it to the Trainer's strategy in place of Lightning's own.
-    """
+    """Writes a checkpoint atomically, and reads one only after its checksums were compared."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a file; the one that stood there before survives any failure.
+        """Write a file atomically; after a failure the former file is unchanged.
 
         Raises:
             StorageFailure: if it cannot be written, with the reason.
@@ -31,10 +28,10 @@ class CheckpointFiles(TorchCheckpointIO):
         target = Path(path)
         try:
             write_whole(target, lambda file: torch.save(checkpoint, file))
-        except RuntimeError as error:  # torch's writer has words of its own for a file that takes no more
+        except RuntimeError as error:  # torch's writer hides the OSError of a full disk
             if isinstance(error.__context__, OSError) or "writ" in str(error):
                 raise StorageFailure(
-                    f"{target} cannot be written (no room, or the folder is gone); make room, then continue the run"
+                    f"{target} cannot be written (disk full, or the folder is gone); free space, then continue the run"
                 ) from error
             raise
 
@@ -44,7 +41,7 @@ class CheckpointFiles(TorchCheckpointIO):
         """Read a file of tensors and plain values.
 
         Raises:
-            InputError: if a byte of it was changed since it was written.
+            InputError: if a byte has changed since the file was written.
         """
         check_sums(Path(path), f"checkpoint {path}")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -52,7 +49,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 def use_our_files(trainer: pl.Trainer) -> None:
-    """Checkpoints of this Trainer are written in one step and read with a look at their checksums."""
+    """Let a Trainer's strategy use :class:`CheckpointFiles` in place of Lightning's own; a user's own stays."""
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = CheckpointFiles()

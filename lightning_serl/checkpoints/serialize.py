@@ -1,4 +1,4 @@
-"""Completions, groups and verdicts as primitives and tensors, for checkpoints that load without any code."""
+"""Converts completions, groups and verdicts to primitives and tensors, for checkpoints read with ``weights_only``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_serl.types import Completion, Group, Instruction, Link, Verdict
 
 
 def completion_state(completion: Completion) -> dict[str, Any]:
-    """One completion."""
+    """A completion as primitives."""
     logprobs = None if completion.logprobs is None else list(completion.logprobs)
     return {**vars(completion), "token_ids": list(completion.token_ids), "logprobs": logprobs}
 
@@ -21,7 +21,7 @@ def load_completion(state: Mapping[str, Any]) -> Completion:
 
 
 def instruction_state(instruction: Instruction) -> dict[str, Any]:
-    """One instruction, with its link."""
+    """An instruction, with its link, as primitives."""
     link = None if instruction.link is None else list(instruction.link)
     return {**vars(instruction), "meta": dict(instruction.meta), "link": link}
 
@@ -33,7 +33,7 @@ def load_instruction(state: Mapping[str, Any]) -> Instruction:
 
 
 def pair_state(group: Group, verdict: Verdict) -> dict[str, Any]:
-    """A group and its verdict, without what rewards read of the group: they have spoken."""
+    """A group and its verdict; answers and statistics are left out, since the verdict is made of them already."""
     return {
         "instruction": instruction_state(group.instruction),
         "prompt_ids": list(group.prompt_ids),

@@ -14,7 +14,7 @@ from lightning_serl.errors import InputError
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from lightning.pytorch.cli import LightningCLI
-from lightning_serl.checkpoints.checks import _check_overrides
+from lightning_serl.checkpoints.checks import check_overrides
 from lightning_serl.cli.config_files import _preset_path, _split_extends, presets
 from lightning_serl.cli.exit_status import _Refused, _Watch, _without_key
 from lightning_serl.cli.run_folder import _check_run_folder, _last_checkpoint, _leads, _run_folder, _take
@@ -178,7 +178,7 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
             checks.check_trainer(self.trainer, len(self.datamodule.train_dataloader()))
             self.datamodule.check_staleness()
             optimizer = self.model.check_optimizer()
-            _check_overrides(optimizer, self.config_init.fit.ckpt_path)
+            check_overrides(optimizer, self.config_init.fit.ckpt_path)
 
         def before_validate(self) -> None:
             self.config_init.validate.verbose = False

@@ -1,19 +1,47 @@
-"""The dtypes that ``trainer.precision`` stands for."""
+"""What ``trainer.precision`` does to dtypes."""
 
 from __future__ import annotations
 
-import lightning.pytorch as pl
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 
-_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 
-def autocast_dtype(trainer: pl.Trainer | None) -> torch.dtype | None:
-    """The dtype that mixed precision computes in; ``None`` without mixed precision."""
-    return None if trainer is None else _MIXED.get(str(trainer.precision))
+class Precision(NamedTuple):
+    """The dtypes of a run.
+
+    Attributes:
+        weights: The dtype that Lightning converts weights to; ``None`` keeps the one they were loaded in.
+        autocast: The dtype that forward passes compute in under autocast; ``None`` without autocast.
+    """
+
+    weights: torch.dtype | None = None
+    autocast: torch.dtype | None = None
 
 
-def converted_dtype(trainer: pl.Trainer | None) -> torch.dtype | None:
-    """The dtype that Lightning converts the weights to; ``None`` if it leaves them as they were loaded."""
-    return None if trainer is None else _TRUE.get(str(trainer.precision))
+_PRECISIONS = {
+    "64-true": Precision(weights=torch.float64),
+    "bf16-true": Precision(weights=torch.bfloat16),
+    "16-true": Precision(weights=torch.float16),
+    "bf16-mixed": Precision(autocast=torch.bfloat16),
+    "16-mixed": Precision(autocast=torch.float16),
+}
+
+
+def precision_of(trainer: pl.Trainer | None) -> Precision:
+    """The dtypes that a Trainer's precision sets; none without a Trainer or under ``32-true``."""
+    return Precision() if trainer is None else _PRECISIONS.get(str(trainer.precision), Precision())
+
+
+def compute_dtype(trainer: pl.Trainer | None, loaded: torch.dtype) -> torch.dtype:
+    """The dtype that forward passes compute in.
+
+    Args:
+        trainer: The Trainer, if there is one.
+        loaded: Of the weights as they were loaded.
+    """
+    precision = precision_of(trainer)
+    return precision.autocast or precision.weights or loaded

@@ -1,4 +1,4 @@
-"""One batch of graded evaluation problems."""
+"""A batch of graded evaluation problems."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightning_serl.evaluation.metrics import GradedProblem
 
 
 class EvaluationBatch:
-    """Some graded problems of one set; a plain class, so that no precision plugin touches it.
+    """Some graded problems of one set; a plain class, so that precision plugins leave it alone.
 
     Attributes:
         set_name: Name of the set.
         k: Samples per problem.
         items: The graded problems; may be empty.
-        strata: Names of the strata of each of the set's divisions.
+        strata: Names of the strata of each division of the set, such as the levels of ``by_level``.
     """
 
     def __init__(
@@ -25,5 +25,5 @@ class EvaluationBatch:
         self.set_name, self.k, self.items, self.strata = set_name, k, list(items), dict(strata or {})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EvaluationBatch:
-        """Nothing in it lives on a device."""
+        """Return the batch itself: it has no tensors."""
         return self

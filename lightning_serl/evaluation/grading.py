@@ -1,4 +1,4 @@
-"""Scores one group of answers to an evaluation problem: which are right, what the vote is, whether it is right."""
+"""Scores a group of answers to an evaluation problem: which are right, what the vote is, and whether it is right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_serl.types import Group, Verdict
 
 
 class Scores(NamedTuple):
-    """What is known of one group of answers."""
+    """Scores of one group of answers; ``right`` is empty and ``vote_right`` is ``None`` without a label."""
 
     answers: list[str | None]
     right: tuple[bool, ...]
@@ -22,13 +22,13 @@ class Scores(NamedTuple):
 
 
 class DefaultScoring:
-    """Answers are read from the responses alone; the vote is the largest class of equal answers."""
+    """Reads answers from the responses alone; the vote is the largest class of equal answers."""
 
     def __init__(self, grader: AnswerGrader) -> None:
         self.verify, self.vote = VerifiableReward(grader), MajorityVote(grader)
 
     def __call__(self, group: Group) -> Scores:
-        """Score one group; answers that cannot be read count as wrong."""
+        """Score one group; a response without a readable answer is wrong."""
         vote = self.vote([group], None)[0]
         assert group.answers is not None
         right = _flags(self.verify([group], None)[0], group)
@@ -42,7 +42,7 @@ class DefaultScoring:
 
 
 class SerlScoring:
-    """SeRL's published rules; the vote is right if the response that won it is."""
+    """SeRL's published rules; the vote is right if the response that it chose is right."""
 
     def __init__(self) -> None:
         self.rule, self.vote = RuleReward(), PairwiseVote()

@@ -1,4 +1,4 @@
-"""torchmetrics over graded problems: pass@1, mean@k, maj@k, pass@k, agreement, vote accuracy, with intervals."""
+"""Metrics over graded problems: pass@1, mean@k, maj@k, pass@k, agreement and vote accuracy, with intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-# The 97.5 % point of the normal distribution: intervals hold 95 %.
+# The 97.5 % quantile of the normal distribution, for 95 % intervals.
 _Z = 1.959963984540054
 _RESAMPLES = 10_000
 _SEED = 20250520
@@ -30,10 +30,10 @@ class GradedProblem:
         labelled: Whether a gold answer is known.
         agreement: Share of the samples that gave the majority answer.
         samples: Sampled answers.
-        no_answer: Sampled answers that answer nothing.
-        index: The problem's place in its set, from 0.
-        strata: The problem's stratum in each of the set's divisions, as its place among their names; -1 for none.
-        facts: What ``evaluation_items.jsonl`` says of the problem.
+        no_answer: Sampled responses without a readable answer.
+        index: Index of the problem in its set.
+        strata: For each division of the set, the index of the problem's stratum among their names; -1 for none.
+        facts: The problem's row in ``evaluation_items.jsonl``.
     """
 
     greedy: bool | None
@@ -49,7 +49,7 @@ class GradedProblem:
 
 
 class _Row(NamedTuple):
-    """A graded problem as numbers; -1 stands for ``None``."""
+    """A graded problem as numbers, -1 for ``None``."""
 
     labelled: float
     greedy: float
@@ -78,14 +78,14 @@ class _Row(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Share of right answers; without any answer 0."""
+        """Share of right answers; 0 if there are no answers."""
         return self.right / self.answered if self.answered else 0.0
 
 
 class EvaluationSet(Metric):
-    """Results of one labelled or unlabelled set. A problem without an answer counts as wrong, never as missing.
+    """Results of one evaluation set. A problem without an answer counts as wrong, never as missing.
 
-    Results depend neither on the order of the problems nor on how they were shared out over ranks, to the last bit.
+    Results do not depend on the order of the problems or on which rank graded them, to the bit.
 
     Args:
         k: Samples asked for per problem.
@@ -109,7 +109,7 @@ class EvaluationSet(Metric):
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, problems: Sequence[GradedProblem]) -> None:
-        """Count some problems; an empty list is fine, so that ranks with fewer problems keep step."""
+        """Add problems; the list may be empty, for ranks with fewer problems."""
         width = len(_Row._fields) + len(self.strata)
         rows = [[*_Row.of(p), *map(float, p.strata)] for p in problems]
         self.rows.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, width))
@@ -123,14 +123,14 @@ class EvaluationSet(Metric):
             over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``, the
             most samples that a problem has.
 
-            ``intervals`` holds 95 % intervals ``[low, high]`` of the four: Wilson's for shares of problems, a
-            bootstrap over problems for means. For each division there is one mapping from its strata to the same
-            results without intervals.
+            ``intervals`` holds 95 % intervals ``[low, high]`` of pass@1, mean@k, maj@k and pass@k: Wilson's for shares
+            of problems, a bootstrap over problems for means. Each division maps its strata to the same results without
+            intervals.
         """
-        # a list of tensors, or one tensor where ranks were brought together
+        # a list of tensors, or one tensor after a reduction over ranks
         table = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
         rows = [_Row(*values[: len(_Row._fields)]) for values in table]
-        # recordings can hold fewer responses than were asked for
+        # recordings can hold fewer responses than k
         k = int(max((r.samples for r in rows), default=0)) or self.k
         out: dict[str, Any] = {**_results(rows, k), "intervals": _intervals(rows, k)}
         for column, (division, names) in enumerate(self.strata.items(), len(_Row._fields)):
@@ -145,7 +145,7 @@ class EvaluationSet(Metric):
 def _results(rows: Sequence[_Row], k: int) -> dict[str, float | int | None]:
     labelled = [r for r in rows if r.labelled]
     asked = any(r.greedy >= 0 for r in labelled)
-    # not the samples there are: where every prompt was too long there are none, and all problems are wrong
+    # not those with samples: where every prompt was too long there are none, and all problems are wrong
     sampled = labelled if k else []
     greedy_right = sum(r.greedy > 0 for r in labelled)
     mean = _share(fsum(r.mean for r in sampled), len(sampled))
@@ -198,21 +198,20 @@ def wilson(right: int, n: int) -> list[float]:
     share, square = right / n, _Z * _Z
     centre = (share + square / (2 * n)) / (1 + square / n)
     half = _Z * sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    # at the ends the interval begins there exactly; sums of floats miss it by a last bit
+    # exact at the ends, where rounding would miss 0 or 1 by a bit
     return [0.0 if right == 0 else centre - half, 1.0 if right == n else centre + half]
 
 
 def bootstrap(values: Sequence[float]) -> list[float]:
     """The 95 % interval of a mean over problems, from 10,000 resamples with a fixed seed.
 
-    Problems of equal value are drawn together, which is the same distribution and does not see their order. Where all
-    are 0 or all are 1 there is nothing to resample, and the interval is Wilson's.
+    Counts of equal values are drawn from one multinomial distribution, which is equivalent and independent of order.
+    Where all values are 0 or all are 1 the interval is Wilson's, since resamples of equal values have no spread.
 
     Args:
-        values: One for each problem, at least one.
+        values: One per problem, at least one.
     """
     if min(values) == max(values) and values[0] in (0, 1):
-        # resamples of equal problems say nothing of the spread
         return wilson(int(sum(values)), len(values))
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     draws = np.random.default_rng(_SEED).multinomial(len(values), counts / len(values), size=_RESAMPLES)

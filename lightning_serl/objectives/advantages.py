@@ -1,4 +1,7 @@
-"""Advantages: baselines, scales, returns, whitening and the overlong penalty, as pure tensor functions."""
+"""Advantages: baselines, scales, returns, whitening and the overlong penalty, as pure tensor functions.
+
+Notation: ``B`` responses, ``T`` tokens of the longest row. A response of weight 0 enters no statistic.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,19 @@ def advantages(
     """Score minus baseline, over scale; standard deviations are unbiased (divide by count - 1).
 
     GRPO is (group, group), Dr. GRPO (group, none), RLOO (loo, none), REINFORCE++ (batch, token) and its baseline
-    variant (group, token). Under ``scale="batch"`` the spread is that of the differences after the baseline.
+    variant (group, token). ``scale="batch"`` divides by the deviation of the scores after the baseline was subtracted.
 
     Args:
         scores: (B,) float.
         group: (B,) integer, equal for responses to one instruction; rows need not be adjacent.
         baseline: See :class:`Objective`.
-        scale: See :class:`Objective`; ``token`` is ``none`` here and for :func:`whiten` to do.
-        weight: (B,) float; rows of weight 0 leave all statistics untouched and get advantage 0.
+        scale: See :class:`Objective`; ``token`` acts as ``none`` here, and :func:`whiten` does the rest.
+        weight: (B,) float; rows of weight 0 are left out of all statistics and get advantage 0.
         eps: Added to the standard deviation.
 
     Returns:
-        (B,) of the dtype of ``scores``. A group (or batch) without spread, or with a single response of
-        positive weight, gets 0 wherever its own statistics are used.
+        (B,) of the dtype of ``scores``. A group (or batch) of equal scores, or with one response of positive weight,
+        gets 0 wherever its own statistics are used.
 
     Raises:
         ValueError: for an unknown baseline or scale, integer scores, or shapes that differ.
@@ -51,7 +54,7 @@ def advantages(
 
     count, total = per_group(torch.ones_like(scores)), per_group(scores)
     number = live.sum()
-    # Compared exactly: rounding must not turn a unanimous group into an advantage.
+    # compared exactly: rounding must not give a unanimous group an advantage
     flat = (count < 2) | ~_spread(scores, index, groups, live)[index]
     if baseline == "group":
         centred = torch.where(flat, 0.0, scores - total / count.clamp(min=1))
@@ -81,7 +84,7 @@ def advantages(
 
 
 def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
-    """(groups,) bool: whether the live scores of a group differ at all (exact comparison)."""
+    """(groups,) bool: whether the scores of positive weight of a group differ, by exact comparison."""
     big = torch.finfo(scores.dtype).max
     low = torch.full((groups,), big, dtype=scores.dtype, device=scores.device)
     low.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, big)), "amin")
@@ -91,9 +94,10 @@ def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
 
 
 def returns(advantage: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Each token's advantage: that of its response, less ``beta`` times the divergence from the token on.
+    """Each token's advantage: that of its response, minus ``beta`` times the divergence from that token on.
 
-    This is the return, undiscounted, where every token pays for its own divergence and the last one earns the score.
+    This is the undiscounted return where a token's reward is minus ``beta`` times its divergence, and the last token's
+    also has the score.
 
     Args:
         advantage: (B,) float, one per response.
@@ -112,18 +116,18 @@ def returns(advantage: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
 def whiten(values: Tensor, mask: Tensor, floor: float = 1e-8) -> Tensor:
     """Subtract the mean over all tokens and divide by their standard deviation (REINFORCE++).
 
-    The variance is that of the tokens themselves (divided by their count), as in OpenRLHF.
+    The variance is biased (divided by the count), as in OpenRLHF.
 
     Args:
         values: (B, T) float, advantages of tokens.
         mask: (B, T) bool, True on tokens that count.
-        floor: The variance counts as at least this much.
+        floor: Smallest variance to divide by.
 
     Returns:
         (B, T) of the dtype of ``values``; 0 outside the mask, and everywhere if all tokens are equal.
     """
     kept = values[mask]
-    # taken from the first value on, so that rounding earns no advantage where all are equal
+    # relative to the first value, so that rounding gives no advantage where all are equal
     shifted = kept - kept[:1]
     centred = shifted - shifted.mean()
     deviation = (centred**2).mean().clamp(min=floor).sqrt()
@@ -131,12 +135,12 @@ def whiten(values: Tensor, mask: Tensor, floor: float = 1e-8) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int) -> Tensor:
-    """DAPO's soft punishment of long responses (2503.14476, eq. 13), to be added to their scores.
+    """DAPO's soft penalty of long responses (2503.14476, eq. 13), to be added to their scores.
 
     Args:
         lengths: (B,) tokens of each response.
-        max_tokens: Length from which on a response gets -1.
-        buffer: Tokens before ``max_tokens`` over which the penalty grows from 0 to -1; 0 punishes only what is longer.
+        max_tokens: Length at and above which a response gets -1.
+        buffer: Tokens before ``max_tokens`` over which the penalty falls from 0 to -1; 0 for a step.
 
     Returns:
         (B,) float32 in [-1, 0].

@@ -1,4 +1,4 @@
-"""Importance weights that correct the gap between sampler and trainer."""
+"""Importance weights that correct for the gap between the policy that sampled and the policy that is trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_serl.objectives.losses import _LARGEST_LOG_RATIO
+from lightning_serl.objectives.losses import LARGEST_LOG_RATIO
 from lightning_serl.objectives.options import Correction, SequenceRatio
 
 
@@ -20,12 +20,12 @@ def importance_weights(
     floor: float = 0.0,
     ratio: SequenceRatio = "product",
 ) -> ImportanceWeights:
-    """Weights of tokens that another policy sampled than the one whose clip ratio is taken.
+    """Weights for tokens that were sampled by another policy than ``old``, from which the clip ratio starts.
 
-    The clip ratio starts from ``old``; the tokens came from ``sampler``, the same policy in other kernels, or an older
-    one. Each token's term of the loss, after clipping, is to be multiplied by the importance ratio old / sampler, kept
-    in bounds: truncated (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training";
-    the decoupled objective of AReaL, 2505.24298) or masked (IcePop; TRL's ``sequence_mask``).
+    The sampler is the same policy in other kernels, or an older version of it. Each token's term of the loss is
+    multiplied, after clipping, by the importance ratio old / sampler, kept in bounds: truncated (Yao et al. 2025, "Your
+    efficient RL framework secretly brings you off-policy RL training"; the decoupled objective of AReaL, 2505.24298) or
+    masked (IcePop; TRL's ``sequence_mask``).
 
     Args:
         old: (B, T) log-probs under the policy that starts the round.
@@ -53,26 +53,31 @@ def importance_weights(
         log_ratio = log_ratio.sum(-1, keepdim=True)
         if ratio == "geometric":
             log_ratio = log_ratio / known.sum(-1, keepdim=True).clamp(min=1)
-    raw = log_ratio.clamp(max=_LARGEST_LOG_RATIO).exp()
+    raw = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
     outside = (raw > cap) | (raw < floor)
     weight = raw.clamp(floor, cap) if bound == "truncate" else torch.where(outside, torch.zeros_like(raw), raw)
     return ImportanceWeights(weight, outside)
 
 
 class ImportanceWeights(NamedTuple):
-    """What :func:`importance_weights` returns: (B, T) for tokens, (B, 1) for sequences."""
+    """Result of :func:`importance_weights`, each (B, T) for tokens or (B, 1) for sequences.
+
+    Attributes:
+        weight: The weights, without gradient.
+        outside: Whether the ratio was out of bounds.
+    """
 
     weight: Tensor
     outside: Tensor
 
     def counted(self, mask: Tensor) -> ImportanceWeights:
-        """Those of the units that count: the tokens in ``mask`` (B, T), or the sequences with any; each (units,)."""
+        """Only the tokens in ``mask`` (B, T), or only the sequences with a token in it; each (k,)."""
         units = mask if self.weight.shape == mask.shape else mask.any(-1, keepdim=True)
         return ImportanceWeights(self.weight[units], self.outside[units])
 
 
 def effective_sample_size(count: float, total: float, squares: float) -> float:
-    """Kish's effective sample size of importance weights as a share of their number: 1 if all are equal.
+    """Kish's effective sample size of importance weights, divided by their number: 1 if all are equal.
 
     Args:
         count: Number of weights.

@@ -1,6 +1,6 @@
-"""Advantages, clipped policy losses and KL estimators: pure tensor functions, free of Lightning and of models.
+"""Clipped policy losses and KL estimators, as pure tensor functions.
 
-Notation: ``B`` responses, ``T`` tokens of the longest row. A response of weight 0 enters no statistic and no loss.
+Notation: ``B`` responses, ``T`` tokens of the longest row.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lightning_serl.objectives.options import Aggregation, KLKind
 
-# Far outside every clip range, and finite in float32 and bfloat16.
-_LARGEST_LOG_RATIO = 60.0
+#: Log-ratios are clamped to it: far outside every clip range, and its exponential is finite in float32 and bfloat16.
+LARGEST_LOG_RATIO = 60.0
 
 
 def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = None) -> Tensor:
@@ -25,7 +25,7 @@ def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = Non
         logp: Log-probs of the sampled tokens under the policy, any shape.
         ref: The same under the reference policy.
         kind: The estimator.
-        mask: True on tokens that count; elsewhere value and gradient are 0, whatever ``logp`` and ``ref`` hold there.
+        mask: True on tokens that count; elsewhere value and gradient are 0, even if ``logp`` or ``ref`` is NaN.
 
     Returns:
         The shape of ``logp``.
@@ -35,7 +35,7 @@ def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = Non
     """
     x = logp - ref
     if mask is not None:
-        # before the exponential: masking its result would leave a gradient of 0 x inf
+        # masked before the exponential: masking its result would leave a gradient of 0 x inf
         x = torch.where(mask, x, torch.zeros_like(x))
     if kind == "k1":
         return x
@@ -61,12 +61,12 @@ def aggregate(
     Args:
         values: (B, T) float.
         mask: (B, T) bool, True on tokens that count.
-        aggregation: See above.
-        denominator: Global count of the whole optimizer step; the count of this batch if absent.
+        aggregation: One of the three above.
+        denominator: Tokens or rows of the whole optimizer step; those of this batch if absent.
         constant_length: Tokens per row under ``constant``.
 
     Returns:
-        () of the dtype of ``values``; exactly 0 (with a graph) when nothing is masked in.
+        () of the dtype of ``values``; exactly 0, with a gradient graph, where the mask is empty.
 
     Raises:
         ValueError: for an unknown aggregation.
@@ -124,8 +124,8 @@ def policy_loss(
 
 
 def _ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """Probability ratio, 1 outside the mask; an infinite one would make the gradient of clipped tokens 0 x inf."""
-    return torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)).clamp(max=_LARGEST_LOG_RATIO))
+    """Probability ratio, 1 outside the mask; finite, since clipped tokens would get a gradient of 0 x inf."""
+    return torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)).clamp(max=LARGEST_LOG_RATIO))
 
 
 class ClipCounts(NamedTuple):
@@ -136,7 +136,7 @@ class ClipCounts(NamedTuple):
 
 
 def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> ClipCounts:
-    """How many tokens the clip silenced: below with negative, above with positive advantage.
+    """Count the tokens whose gradient the clip removed: below with negative, above with positive advantage.
 
     Args:
         logp: (B, T).

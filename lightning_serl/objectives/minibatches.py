@@ -1,4 +1,4 @@
-"""From responses to the micro-batches of an optimizer step: pure functions of lengths, equal on all ranks."""
+"""Assigns responses to optimizer steps and micro-batches: pure functions with equal results on all ranks."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Callable, Sequence
 
 
 def minibatches(uids: Sequence[str], parts: int, epoch: int) -> list[list[int]]:
-    """Deal responses into ``parts`` optimizer steps.
+    """Divide responses among ``parts`` optimizer steps.
 
     Args:
         uids: Instruction uid of each response.
         parts: Optimizer steps per inner epoch.
-        epoch: Inner epoch; each deals anew.
+        epoch: Inner epoch; each has another order.
 
     Returns:
         ``parts`` lists of indices, sizes equal up to one. A single part keeps the order.
     """
     order = list(range(len(uids)))
     if parts > 1:
-        # keyed by what is dealt, so that no counter has to survive a resume
-        word = hashlib.blake2b("\n".join(uids).encode(), digest_size=8).hexdigest()
-        random.Random(f"{word} {epoch}").shuffle(order)
+        # seeded by the uids, so that no counter has to be in a checkpoint
+        seed = hashlib.blake2b("\n".join(uids).encode(), digest_size=8).hexdigest()
+        random.Random(f"{seed} {epoch}").shuffle(order)
     return [sorted(order[k::parts]) for k in range(parts)]
 
 
 def partition(lengths: Sequence[int], slots: int) -> list[list[int]]:
-    """Deal rows into exactly ``slots`` micro-batches of similar padded size, similar lengths together.
+    """Divide rows among exactly ``slots`` micro-batches of similar padded size, similar lengths together.
 
     The largest padded size (rows x longest row) is as small as contiguous runs of the length-sorted rows allow.
 
     Args:
         lengths: Tokens of each row.
-        slots: Micro-batches of the optimizer step, over all ranks; some stay empty if there are fewer rows.
+        slots: Micro-batches of the optimizer step on all ranks; some are empty if there are fewer rows.
 
     Returns:
         ``slots`` lists of indices; longest rows first.
@@ -41,16 +41,16 @@ def partition(lengths: Sequence[int], slots: int) -> list[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
     def size(run: list[int], _: int, i: int) -> int:
-        # rows come longest first, so the first row of a run sets its width
+        # rows are sorted longest first, so the first row of a run sets its width
         return (len(run) + 1) * lengths[run[0] if run else i]
 
     return _runs(order, slots, size)
 
 
 def partition_packed(prompts: Sequence[tuple[int, ...]], lengths: Sequence[int], slots: int) -> list[list[int]]:
-    """Deal rows into exactly ``slots`` micro-batches of similar token counts, a prompt counted once in each.
+    """Divide rows among exactly ``slots`` micro-batches of similar token counts, a prompt counted once in each.
 
-    The largest count is as small as contiguous runs allow, rows of one prompt side by side.
+    The largest count is as small as contiguous runs allow, with the rows of a prompt next to each other.
 
     Args:
         prompts: Prompt ids of each row.
@@ -71,12 +71,12 @@ def partition_packed(prompts: Sequence[tuple[int, ...]], lengths: Sequence[int],
 
 
 def _runs(order: list[int], slots: int, size: Callable[[list[int], int, int], int]) -> list[list[int]]:
-    """Cut a sequence into ``slots`` runs whose largest size is as small as can be.
+    """Cut a sequence into ``slots`` runs so that the largest size is minimal, by bisection over that size.
 
     Args:
-        order: What is cut.
-        slots: How many runs; the last are empty if fewer will do.
-        size: ``(run, its size, next)`` to the size of the run with the next one in it; never falls.
+        order: The sequence.
+        slots: How many runs; the last are empty if fewer suffice.
+        size: ``(run, its size, next)`` to the size of the run with ``next`` appended; must not decrease.
     """
 
     def runs(limit: int) -> list[list[int]]:

@@ -1,12 +1,14 @@
-"""The objective: an algorithm by name, and single choices that win over the name."""
+"""Options of the policy-gradient objective: an algorithm by name, and single choices that win over the name."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, TypeVar, get_args, overload
+from typing import Any, Literal, get_args
 
-from lightning_serl.objectives import serl as published
+from lightning_serl.errors import check_choice, check_range
+from lightning_serl.objectives import serl
+from lightning_serl.types import Style
 
 Name = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++_baseline"]
 Baseline = Literal["group", "loo", "batch", "none"]
@@ -25,39 +27,20 @@ _NAMED: dict[str, dict[str, Any]] = {
     "reinforce++": {**_IN_LOSS, "baseline": "batch", "scale": "token", "kl": "k1", "kl_in": "return"},
     "reinforce++_baseline": {**_IN_LOSS, "baseline": "group", "scale": "token", "kl": "k2"},
 }
-_STYLES = {"default": _NAMED, "serl": published.NAMED}
-
-X = TypeVar("X")
-
-
-class _AsNamed(Generic[X]):
-    """A field that may be left to the algorithm's name: kept as it was given, read as it applies.
-
-    What was given stays in the instance's ``__dict__``, where jsonargparse looks for the defaults of the command
-    line: resolved values there would turn into choices that no name could change any more.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, objective: None, owner: type) -> None: ...
-    @overload
-    def __get__(self, objective: Objective, owner: type) -> X: ...
-    def __get__(self, objective: Objective | None, owner: type) -> Any:
-        if objective is None:
-            return None  # the default of the field
-        given = vars(objective)[self.name]
-        return _STYLES[objective.style][objective.name][self.name] if given is None else given
-
-    def __set__(self, objective: Objective, value: X | None) -> None:
-        vars(objective)[self.name] = value
-
-
-# For a type checker a reader gets an X and whoever constructs may give None; jsonargparse is told of the latter.
-_OrNamed = _AsNamed
-if not TYPE_CHECKING:
-    _OrNamed = Optional
+#: What a name decides, by style: the six fields of :class:`Objective` that may be null.
+_BY_STYLE = {"default": _NAMED, "serl": serl.NAMED}
+_CHOICES: dict[str, Any] = {
+    "name": Name,
+    "style": Style,
+    "baseline": Baseline,
+    "scale": Scale,
+    "aggregation": Aggregation,
+    "kl": KLKind,
+    "kl_in": KLIn,
+    "correction": Correction,
+    "correction_ratio": SequenceRatio,
+}
+_OPEN = ("baseline", "scale", "aggregation", "kl", "kl_in", "eps")
 
 
 @dataclass(frozen=True)
@@ -74,8 +57,7 @@ class Objective:
     ``reinforce++_baseline``      group     token  k2 in loss    token
     ============================  ========  =====  ============  ===========
 
-    A field that is null means what the table says, and reads so after construction; ``dataclasses.replace`` therefore
-    carries it over as a choice, so construct a new objective to change the name.
+    A field that is null is decided by the name, as the table says: :meth:`resolve` fills it in.
 
     Args:
         name: The algorithm: GRPO (2402.03300), Dr. GRPO (2503.20783), RLOO (2402.14740), REINFORCE++ and its variant
@@ -94,65 +76,75 @@ class Objective:
             response first (GRPO as first published), ``constant`` divides by a constant length (Dr. GRPO).
         constant_length: Divisor per response under ``aggregation=constant``, in tokens; Dr. GRPO sets it to the
             most tokens a response may have.
-        beta: Weight of the KL divergence to the reference policy; 0 holds no reference at all.
+        beta: Weight of the KL divergence to the reference policy; 0 keeps no reference policy.
         kl: Estimator of the divergence: ``k1`` (difference), ``k2`` (half square) or ``k3`` (always positive).
-        kl_in: Whether the divergence is a term of the ``loss``, or its sum over the response is taken off the
-            ``reward``, or each token's advantage loses its sum from that token on (``return``).
-        entropy: Weight of the policy's entropy, which is taken off the loss, aggregated as the loss is.
+        kl_in: Where the divergence enters: as a term of the ``loss``; its sum over the response subtracted from the
+            ``reward``; or its sum from each token on subtracted from that token's advantage (``return``).
+        entropy: Weight of the policy's entropy, which is subtracted from the loss and aggregated like it.
         eps: Added to the standard deviation of a ``group`` or ``batch`` before dividing; null is 1e-4, with
-            ``style=serl`` 1e-9. Whitening has a floor of its own, see :func:`whiten`.
-        correction: How the gap between sampler and trainer is weighed, see :func:`importance_weights`: ``truncate``
-            bounds the ratio of each token or of the whole sequence, ``mask`` silences what is out of bounds, ``none``
-            trusts the sampler.
+            ``style=serl`` 1e-9. Whitening has another floor, see :func:`whiten`.
+        correction: How the gap between sampler and trainer is corrected, see :func:`importance_weights`: ``truncate``
+            bounds the ratio of each token or of the whole sequence, ``mask`` gives what is out of bounds no gradient,
+            ``none`` applies no weights.
         correction_cap: Largest ratio that counts in full; above 1.
         correction_floor: Smallest such ratio, in [0, 1); 0 for none.
         correction_ratio: Ratio of a sequence: the ``product`` of its tokens', or their ``geometric`` mean, which does
             not grow with length; bring the cap close to 1 with it.
+
+    Raises:
+        InputError: if a choice is unknown or a number is out of range.
     """
 
     name: Name = "grpo"
-    style: Literal["default", "serl"] = "default"
-    baseline: _OrNamed[Baseline] = _AsNamed()
-    scale: _OrNamed[Scale] = _AsNamed()
+    style: Style = "default"
+    baseline: Baseline | None = None
+    scale: Scale | None = None
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
-    aggregation: _OrNamed[Aggregation] = _AsNamed()
+    aggregation: Aggregation | None = None
     constant_length: int = 1024
     beta: float = 0.001
-    kl: _OrNamed[KLKind] = _AsNamed()
-    kl_in: _OrNamed[KLIn] = _AsNamed()
+    kl: KLKind | None = None
+    kl_in: KLIn | None = None
     entropy: float = 0.0
-    eps: _OrNamed[float] = _AsNamed()
+    eps: float | None = None
     correction: Correction = "token_truncate"
     correction_cap: float = 3.0
     correction_floor: float = 0.0
     correction_ratio: SequenceRatio = "product"
 
     def __post_init__(self) -> None:
-        choices = {"name": Name, "style": Literal["default", "serl"], "baseline": Baseline, "scale": Scale}
-        choices |= {"aggregation": Aggregation, "kl": KLKind, "kl_in": KLIn}
-        choices |= {"correction": Correction, "correction_ratio": SequenceRatio}
-        for field, kind in choices.items():
+        for field, kind in _CHOICES.items():
             value = getattr(self, field)
-            if value not in get_args(kind):
-                raise ValueError(f"objective.{field} must be one of {', '.join(get_args(kind))}, got {value!r}")
-        if not 0 < self.clip_low < 1:
-            raise ValueError(f"objective.clip_low must lie between 0 and 1, got {self.clip_low}")
-        # not the opposite comparison, which NaN would pass
-        if not self.clip_high > 0:
-            raise ValueError(f"objective.clip_high must be above 0, got {self.clip_high}")
-        if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"objective.dual_clip must be above 1 or null, got {self.dual_clip}")
-        if self.constant_length < 1:
-            raise ValueError(f"objective.constant_length must be at least 1 token, got {self.constant_length}")
-        if not 1 < self.correction_cap < math.inf:
-            raise ValueError(f"objective.correction_cap must be a finite number above 1, got {self.correction_cap}")
-        if not 0 <= self.correction_floor < 1:
-            raise ValueError(f"objective.correction_floor must lie in [0, 1), got {self.correction_floor}")
-        for field, number in (("beta", self.beta), ("entropy", self.entropy), ("eps", self.eps)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"objective.{field} must be a finite number, 0 or above, got {number}")
+            if value is not None or field not in _OPEN:
+                check_choice(f"model.objective.{field}", value, get_args(kind))
+        check_range("model.objective.clip_low", self.clip_low, above=0, below=1)
+        check_range("model.objective.clip_high", self.clip_high, above=0)
+        check_range("model.objective.dual_clip", self.dual_clip, above=1)
+        check_range("model.objective.constant_length", self.constant_length, at_least=1)
+        check_range("model.objective.correction_cap", self.correction_cap, above=1, below=math.inf)
+        check_range("model.objective.correction_floor", self.correction_floor, at_least=0, below=1)
+        for field in ("beta", "entropy", "eps"):
+            check_range(f"model.objective.{field}", getattr(self, field), at_least=0, below=math.inf)
+
+    def resolve(self) -> ResolvedObjective:
+        """The same objective with every null field set to what ``name`` and ``style`` say."""
+        named = _BY_STYLE[self.style][self.name]
+        given = {field: value for field, value in vars(self).items() if field not in _OPEN or value is not None}
+        return ResolvedObjective(**{**named, **given})
+
+
+@dataclass(frozen=True)
+class ResolvedObjective(Objective):
+    """An objective without open choices, as :meth:`Objective.resolve` returns it and the loss is computed from it."""
+
+    baseline: Baseline = "group"
+    scale: Scale = "group"
+    aggregation: Aggregation = "token"
+    kl: KLKind = "k3"
+    kl_in: KLIn = "loss"
+    eps: float = 1e-4
 
     @property
     def kl_aggregation(self) -> Aggregation:
@@ -160,7 +152,7 @@ class Objective:
         return "sequence" if self.style == "serl" else self.aggregation
 
     @property
-    def kl_off_scores(self) -> bool:
+    def kl_in_advantages(self) -> bool:
         """Whether a divergence enters the advantages, so that they need log-probs."""
         return self.beta > 0 and self.kl_in != "loss"
 

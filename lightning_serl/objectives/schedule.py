@@ -11,10 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 class CosineWithFloor(LambdaLR):
     """Linear warm-up from 0, then a cosine from the optimizer's learning rate down to a share of it.
 
-    The published scripts use 2,000 steps, a warm-up of 60 (so that the very first update has learning rate 0) and a
-    floor of a tenth. They count the updates they intended; what they made of each batch were two, so that the floor is
-    met after 1,000 batches. Past ``total_steps`` the published cosine rises again, and so does this one unless
-    ``hold`` keeps the floor.
+    The published scripts use 2,000 steps, a warm-up of 60 (so that the first update has learning rate 0) and a floor of
+    a tenth. They make two updates of each batch, so that the floor is reached after 1,000 batches. After
+    ``total_steps`` the published cosine rises again; this one does so only if ``hold`` is off.
 
     Args:
         optimizer: Its learning rate is the peak.
@@ -24,7 +23,7 @@ class CosineWithFloor(LambdaLR):
         hold: Stay at the floor after ``total_steps``.
 
     Raises:
-        ValueError: if the numbers are out of order.
+        ValueError: if ``warmup_steps`` or ``floor`` is out of range.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class CosineWithFloor(LambdaLR):
         hold: bool = True,
     ) -> None:
         if not 0 <= warmup_steps < total_steps:
-            raise ValueError(f"warmup_steps ({warmup_steps}) must lie between 0 and total_steps ({total_steps})")
+            raise ValueError(f"warmup_steps must lie between 0 and total_steps ({total_steps}), got {warmup_steps}")
         if not 0 <= floor <= 1:
             raise ValueError(f"floor must lie between 0 and 1, got {floor}")
 

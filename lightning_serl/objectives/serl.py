@@ -1,22 +1,22 @@
-"""The advantages of SeRL's published code, by algorithm: what its estimators decide where the paper leaves it open.
+"""Advantages as SeRL's published code computes them, by algorithm, where the paper leaves the rule open.
 
-Apart from this table and the clamp, two rules are applied where they belong: the statistics of a batch are those of one
-attempt, dropped groups included (``experience.set_advantages``), and a divergence in the loss is averaged response by
-response while the policy's loss is averaged token by token (``Objective.kl_aggregation``).
+Two more of its rules are applied elsewhere. The statistics of a batch are those of one attempt, dropped groups included
+(``experience.set_advantages``). A divergence in the loss is averaged response by response, while the policy's loss is
+averaged token by token (``ResolvedObjective.kl_aggregation``).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Shaped scores are clamped to this distance from 0 before any divergence is taken off.
-LARGEST = 10.0
+#: Scores less baseline, over scale, are clamped to [-10, 10] before a divergence is subtracted.
+LARGEST_SCORE = 10.0
 
 _RETURN: dict[str, Any] = {"kl": "k1", "kl_in": "return", "aggregation": "token", "eps": 1e-9}
 
-#: Fields of ``Objective`` by algorithm; the estimator's name in the published code stands behind each.
+#: Fields of ``Objective`` by algorithm; the comments name the estimator in the published code.
 NAMED: dict[str, dict[str, Any]] = {
-    # the training script of this one asks for the divergence in the loss
+    # its training script asks for the divergence in the loss
     "grpo": {**_RETURN, "baseline": "group", "scale": "group", "kl": "k3", "kl_in": "loss"},  # group_norm
     "dr_grpo": {**_RETURN, "baseline": "group", "scale": "none"},  # dr_grpo
     "rloo": {**_RETURN, "baseline": "loo", "scale": "token"},  # rloo

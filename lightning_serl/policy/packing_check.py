@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lightning_serl.distributed.ranks import Ranks
+
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
     from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.packed_attention import prepare
 
@@ -64,3 +69,25 @@ def unpackable(policy: Policy) -> str | None:
 
 def _gap(a: list[Tensor], b: list[Tensor]) -> float:
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def choose_packing(policy: Policy, trainer: pl.Trainer, wanted: bool) -> None:
+    """Decide whether micro-batches run packed, alike on all ranks, and log it.
+
+    Args:
+        policy: The policy; it and its frozen copies are set accordingly.
+        trainer: The Trainer that the policy is fitted by.
+        wanted: Whether ``model.packing`` allows it.
+    """
+    reason: str | None = "as asked for"
+    if policy.placement is not None:
+        reason = "its weights are sharded"
+    elif wanted:
+        with policy.gathered(trainer):
+            reason = unpackable(policy)
+    # micro-batches are divided alike on all ranks, so one rank that cannot pack decides for all
+    reason = next((r for r in Ranks.of(trainer).gather(reason) if r is not None), None)
+    for one in (policy, *policy.frozen.values()):
+        one.packs = reason is None and prepare(one.causal_lm) is None
+    how = f"padded, rows of similar length together ({reason})" if reason else "packed, each prompt computed once"
+    rank_zero_info(f"micro-batches: {how}")

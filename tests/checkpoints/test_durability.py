@@ -55,7 +55,7 @@ def test_a_flipped_byte_inside_the_weights(tmp_path, run):
     ended = cli("fit", *small(root, rounds=3), "--trainer.max_epochs", 2, "--ckpt_path", "last")
     assert ended.status == 2, ended.err
     assert "is damaged" in ended.error
-    assert "step=3.ckpt beside it is whole" in ended.error
+    assert "step=3.ckpt in the same folder is undamaged" in ended.error
     # from Python too
     module, data = selfplay()
     with pytest.raises(InputError, match="is damaged"):
@@ -132,7 +132,7 @@ def test_a_disk_that_fills_up(tmp_path, run):
 
 def test_a_ledger_that_cannot_grow(tmp_path):
     (tmp_path / "ledger.jsonl").symlink_to("/dev/full")
-    with pytest.raises(StorageFailure, match=r"ledger.jsonl cannot be written \(No space left on device\); make room"):
+    with pytest.raises(StorageFailure, match=r"ledger.jsonl cannot be written \(No space left on device\); free space"):
         RunFile(tmp_path / "ledger.jsonl").append([{"uid": "a"}])
 
 

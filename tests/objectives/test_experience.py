@@ -45,7 +45,7 @@ def played(scale=1.0, centred=()):
     return rows
 
 
-def told(rows):
+def as_dicts(rows):
     """The same rows for the slow reference."""
     return [
         {
@@ -63,8 +63,8 @@ def told(rows):
 
 
 def agree(rows, options, beta):
-    expected = slow_advantages(told(rows), beta, rules(**options))
-    set_advantages(rows, Objective(beta=beta, **options))
+    expected = slow_advantages(as_dicts(rows), beta, rules(**options))
+    set_advantages(rows, Objective(beta=beta, **options).resolve())
     for row, tokens in zip(rows, expected, strict=True):
         assert row.advantage.dtype == torch.float64
         assert row.advantage.tolist() == pytest.approx(tokens, rel=1e-11, abs=1e-12)
@@ -164,10 +164,10 @@ def test_the_published_style_step_by_step(name, estimator, kl, in_loss, scale):
     rows = [r for r in played(scale) if r.uid in ("g0", "g1", "g3", "g6")]
     expected = {}
     for attempt in (0, 1):
-        here = [(i, row) for i, row in enumerate(told(rows)) if row["attempt"] == attempt]
+        here = [(i, row) for i, row in enumerate(as_dicts(rows)) if row["attempt"] == attempt]
         lines = as_published([row for _, row in here], estimator, 0.2, kl, in_loss)
         expected |= {i: [a * row["weight"] for a in line] for (i, row), line in zip(here, lines, strict=True)}
-    objective = Objective(name, "serl", beta=0.2)
+    objective = Objective(name, "serl", beta=0.2).resolve()
     set_advantages(rows, objective)
     for i, row in enumerate(rows):
         assert row.advantage.tolist() == pytest.approx(expected[i], rel=1e-10, abs=1e-10)
@@ -177,7 +177,7 @@ def test_the_published_style_step_by_step(name, estimator, kl, in_loss, scale):
 def test_attempts_share_nothing():
     """Each attempt gets what it would get on its own."""
     for name in ("reinforce++", "reinforce++_baseline"):
-        objective = Objective(name, beta=0.4)
+        objective = Objective(name, beta=0.4).resolve()
         together = played()
         set_advantages(together, objective)
         apart = played()
@@ -195,7 +195,7 @@ def test_attempts_share_nothing():
 def test_token_scores_come_on_top_and_the_divergence_is_summed():
     rows = [r for r in played() if r.uid in ("g0", "g6")]
     rows[1].token_scores = torch.arange(11.0)
-    objective = Objective("reinforce++", beta=0.4)
+    objective = Objective("reinforce++", beta=0.4).resolve()
     set_advantages(rows, objective)
     batch = micro_batch(rows, 10, 6, 0, torch.float64, objective, with_old=True)
     for i, row in enumerate(rows):
@@ -278,5 +278,5 @@ def test_a_whole_batch_of_equal_tokens_earns_nothing():
     for row in rows:
         row.score = 0.1
     for baseline in ("none", "batch", "group"):
-        set_advantages(rows, Objective("reinforce++", beta=0.0, baseline=baseline))
+        set_advantages(rows, Objective("reinforce++", beta=0.0, baseline=baseline).resolve())
         assert all(r.advantage.tolist() == [0.0] * len(r.advantage) for r in rows)

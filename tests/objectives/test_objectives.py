@@ -512,34 +512,36 @@ def test_a_name_decides_what_is_left_open(style, name):
 
     expected = rules(style, name)
     del expected["clamp"]
-    assert read(Objective(name, style)) == expected
+    assert read(Objective(name, style).resolve()) == expected
     given = {"baseline": "none", "scale": "batch", "kl": "k2", "kl_in": "reward", "aggregation": "constant", "eps": 0.5}
     for field, value in given.items():
         follows = {"kl_aggregation": value} if field == "aggregation" and style == "default" else {}
-        assert read(Objective(name, style, **{field: value})) == expected | {field: value} | follows
+        chosen = Objective(name, style, **{field: value})
+        assert read(chosen.resolve()) == expected | {field: value} | follows
+        assert {f for f in given if getattr(chosen, f) is None} == given.keys() - {field}
 
 
 def test_the_default_is_grpo():
-    plain = Objective()
-    assert plain == Objective(
-        "grpo", baseline="group", scale="group", kl="k3", kl_in="loss", aggregation="token", eps=1e-4
-    )
+    plain = Objective().resolve()
+    named = Objective("grpo", baseline="group", scale="group", kl="k3", kl_in="loss", aggregation="token", eps=1e-4)
+    assert plain == named.resolve()
     assert (plain.clip_low, plain.clip_high, plain.dual_clip, plain.beta, plain.entropy) == (0.2, 0.2, None, 0.001, 0.0)
-    assert hash(plain) == hash(Objective(kl="k3"))
-    assert plain != Objective("rloo")
+    assert hash(plain) == hash(Objective(kl="k3").resolve())
+    assert plain != Objective("rloo").resolve()
+    assert plain.resolve() == plain
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "ppo"}, "name must be one of grpo, .*got 'ppo'"),
-        ({"correction": "tis"}, "correction must be one of none, token_truncate, token_mask"),
-        ({"correction_ratio": "mean"}, "correction_ratio must be one of product, geometric"),
-        ({"correction_cap": 1.0}, "correction_cap must be a finite number above 1, got 1.0"),
-        ({"correction_cap": NAN}, "correction_cap must be a finite number above 1, got nan"),
-        ({"correction_floor": 1.0}, r"correction_floor must lie in \[0, 1\), got 1.0"),
-        ({"style": "trl"}, "style must be one of default, serl, got 'trl'"),
-        ({"kl_in": "rewards"}, "objective.kl_in must be one of loss, reward, return, got 'rewards'"),
+        ({"name": "ppo"}, "model.objective.name must be grpo, .*got 'ppo'"),
+        ({"correction": "tis"}, "correction must be none, token_truncate, token_mask"),
+        ({"correction_ratio": "mean"}, "correction_ratio must be product or geometric"),
+        ({"correction_cap": 1.0}, "correction_cap must be above 1 and below inf, got 1.0"),
+        ({"correction_cap": NAN}, "correction_cap must be above 1 and below inf, got nan"),
+        ({"correction_floor": 1.0}, "correction_floor must be at least 0 and below 1, got 1.0"),
+        ({"style": "trl"}, "style must be default or serl, got 'trl'"),
+        ({"kl_in": "rewards"}, "model.objective.kl_in must be loss, reward or return, got 'rewards'"),
         ({"kl": "k9"}, "objective.kl must"),
         ({"baseline": "mean"}, "objective.baseline must"),
         ({"scale": "std"}, "objective.scale must"),

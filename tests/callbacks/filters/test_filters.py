@@ -21,7 +21,6 @@ from lightning_serl.prompts import parse_instructions
 from lightning_serl.types import Group, Instruction, Reason, Verdict
 
 REASONS = get_args(Reason)
-
 LONG = " ".join(f"word{i}" for i in range(700))
 
 DEFAULT = [

@@ -1,0 +1,61 @@
+"""Collects the graded problems of an evaluation and computes its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.evaluation.batch import EvaluationBatch
+from lightning_serl.evaluation.metrics import EvaluationSet, GradedProblem
+
+
+class EvaluationResults:
+    """The graded problems of one evaluation, by set.
+
+    Attributes:
+        sets: The metric of each set.
+        items: This rank's graded problems of each set.
+    """
+
+    def __init__(self) -> None:
+        self.sets: dict[str, EvaluationSet] = {}
+        self.items: dict[str, list[GradedProblem]] = {}
+
+    def add(self, batch: EvaluationBatch, device: torch.device) -> None:
+        """Add a batch of graded problems; the metric's state is kept on ``device``."""
+        name = batch.set_name
+        if name not in self.sets:
+            self.sets[name] = EvaluationSet(batch.k, batch.strata).to(device)
+        self.sets[name].update(batch.items)
+        self.items.setdefault(name, []).extend(batch.items)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """What :meth:`EvaluationSet.compute` returns for each set; every rank must call it, and gets the same."""
+        return {name: one.compute() for name, one in sorted(self.sets.items())}
+
+    def gathered_items(self, ranks: Ranks) -> dict[str, list[GradedProblem]]:
+        """All graded problems by set, each in the order of its set, on rank 0; empty on other ranks."""
+        everything = ranks.gather(self.items)
+        if not ranks.leads:
+            return {}
+        return {
+            name: sorted((p for part in everything for p in part.get(name, ())), key=lambda p: p.index)
+            for name in sorted(self.items)
+        }
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one set, without intervals and strata."""
+    return {name: value for name, value in report.items() if not isinstance(value, dict)}
+
+
+def logged(report: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The figures of one set and both ends of their intervals, as ``PREFIX/NAME``; what was not measured is absent."""
+    ends = {
+        f"{name}_{end}": value
+        for name, interval in report["intervals"].items()
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
+    return {f"{prefix}/{k}": float(v) for k, v in {**figures(report), **ends}.items() if v is not None}
