@@ -122,10 +122,6 @@ class Group:
         instruction = Instruction(prompt=prompt, uid="recorded", label=label, meta=meta)
         return cls(instruction, (), [Completion((), t, None, f) for t, f in zip(texts, flags, strict=True)])
 
-    def with_completions(self, completions: Sequence[Completion]) -> Group:
-        """The same instruction with other completions and nothing derived from the old ones."""
-        return Group(self.instruction, self.prompt_ids, list(completions))
-
 
 @dataclass
 class Verdict:

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from lightning_serl.types import Completion, Group, Instruction, Link, RolloutBatch, TokenStats, Verdict
+from lightning_serl.types import Group, Instruction, Link, RolloutBatch, TokenStats, Verdict
 
 
 def batch(**options):
@@ -36,16 +36,6 @@ def test_group_from_texts():
     assert (len(plain), plain.instruction.label, plain.instruction.meta) == (0, None, {})
     with pytest.raises(ValueError, match="1 entries for 2 texts"):
         Group.from_texts("p", ["a", "b"], finished=[True])
-
-
-def test_new_completions_forget_what_was_derived():
-    group = Group.from_texts("p", ["a"])
-    group.answers, group.cluster, group.stats = ["1"], [0], {"entropy": [torch.zeros(1)]}
-    group.links[("child", 0)] = [group]
-    other = group.with_completions([Completion((1,), "z")])
-    assert other.instruction is group.instruction
-    assert (other.texts, other.answers, other.cluster, other.stats, other.links) == (["z"], None, None, {}, {})
-    assert group.answers == ["1"]
 
 
 def test_groups_share_nothing():
