@@ -25,9 +25,25 @@ from lightning_serl.types import Group
 MODES = ("exact", "fast")
 SECONDS = 5.0
 SHOWN = 48
-HEAD = """# Parity with the published code on recorded responses
+HEAD = """# Parity with the published code
 
 Written by `python benchmarks/parity.py --data ../shared/data`; a test compares the rows below with what it finds.
+
+## Published rules and their switches
+
+`preset:as-published` switches all of them on; [recipes.md](recipes.md) compares each with the default.
+
+| rule | code | switch |
+|---|---|---|
+| few-shot prompt and parser | `prompts/serl.py` | `data.writing.style: serl` |
+| quality, novelty and difficulty filters | `callbacks/filters/serl.py` | `style: serl` of each filter |
+| majority vote | `rewards/pairwise.py` | `data.reward: PairwiseVote` |
+| verdicts against gold labels | `rewards/rule.py` | `data.reward: RuleReward`, `data.evaluation.scoring: serl` |
+| order of a round | `datamodules/rounds/` | `data.round.style: serl` |
+| advantages | `objectives/serl.py` | `model.objective.style: serl` |
+| learning rate | `objectives/schedule.py` | `model.lr_scheduler: lightning_serl.objectives.CosineWithFloor` |
+
+## Recorded responses
 
 The published vote reads each answer from problem and response together, equates texts pair by pair and rewards the
 first largest row of that matrix; `PairwiseVote` is that rule. `MajorityVote` reads the response alone and forms

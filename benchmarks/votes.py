@@ -35,10 +35,8 @@ from statistics import median
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, math_metric, parse, verify
 
 from lightning_serl.answers import MathGrader
-from lightning_serl.answers.math import expression as values
-from lightning_serl.answers.math import normal_form as plain
-from lightning_serl.answers.math import structure as shapes
-from lightning_serl.answers.math_grader import _MAX_READ, _tidy
+from lightning_serl.answers.math import expression, normal_form, structure
+from lightning_serl.answers.math_grader import MAX_READ, tidy
 from lightning_serl.answers.verifier.client import shared_client
 from lightning_serl.answers.verifier.worker import Verifier
 from lightning_serl.rewards import MajorityVote
@@ -79,12 +77,12 @@ class Direct(MathGrader):
         self._verifier = Verifier()
 
     def _read(self, text: str, boxed: str | None = None) -> str | None:
-        return _tidy(self._verifier.read(text[-_MAX_READ:])["answer"]) or boxed
+        return tidy(self._verifier.read(text[-MAX_READ:])["answer"]) or boxed
 
     def same(self, a: str, b: str) -> bool:
         """By parsing both answers and verifying them in both directions, with math-verify's own limits."""
         if a == b or any(self._is_text(x) for x in (a, b)):
-            return plain.normal_form(a) == plain.normal_form(b)
+            return normal_form.normal_form(a) == normal_form.normal_form(b)
         left, right = (parse(f"\\boxed{{{x}}}", TARGETS) for x in (a, b))
         return bool(left and right) and (verify(left, right, 6) or verify(right, left, 6))
 
@@ -171,14 +169,8 @@ def _answers(rng: random.Random) -> tuple[list[str], list[str]]:
 def forget() -> None:
     """A fresh worker, ready, and empty caches."""
     shared_client().close()
-    for cached in (
-        plain.normal_form,
-        plain.number,
-        plain.is_phrase,
-        shapes.shape,
-        values.evaluate,
-        values._variable,
-    ):
+    forms = (normal_form.normal_form, normal_form.number, normal_form.is_phrase)
+    for cached in (*forms, structure.structure, expression.evaluate, expression._variable):
         cached.cache_clear()
     shared_client().ask("same", 5.0, a="\\boxed{y+2}", b="\\boxed{2+y}")
 

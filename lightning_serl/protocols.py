@@ -43,7 +43,6 @@ class TrainsOnGroups(Protocol):
         last_report: The same with intervals and strata; empty if absent.
         evaluation_items: Graded problems of the last ``validate`` or ``test`` by set; empty if absent.
         model_name_or_path: Where the policy is loaded from; ``None`` if absent.
-        objective: The policy-gradient objective; ``None`` if absent.
         lora: Options of the adapter that is trained; ``None`` if absent.
     """
 

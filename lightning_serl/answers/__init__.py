@@ -1,4 +1,4 @@
-"""What a response answers, and which answers are equal. Importing this package costs neither torch nor sympy."""
+"""Reads the answer of a response and decides which answers are equal. Imports neither torch nor sympy."""
 
 from __future__ import annotations
 

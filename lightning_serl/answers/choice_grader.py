@@ -1,6 +1,6 @@
-r"""Multiple-choice answers: one letter from A to J.
+r"""Grader for multiple-choice answers: one letter from A to J.
 
-Whoever names several options has chosen none: votes and labels would otherwise read the first one of a list.
+A response that names several options has chosen none; otherwise votes and labels would count the first of a list.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from lightning_serl.answers.reading.announced import ANSWER_WORDS
 from lightning_serl.answers.reading.boxed import last_boxed
 from lightning_serl.answers.reading.thinking import strip_thinking
 
+#: The letters of options that the grader reads.
 LETTERS = "ABCDEFGHIJ"
 _TAIL = 4000
 _LINE = 200
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-# Possessive, here and below, for the text is the policy's: no step back.
+# Possessive quantifiers here and below: backtracking on a policy's text could take exponential time.
 _NOISE = r"[\s*_$\"'`\\({\[\u200e\u200f]*+"
-# A letter that a word follows is an article or a pronoun ("the answer is a dog", "I think"), not a choice.
+# A letter followed by a word is an article or a pronoun ("the answer is a dog", "I think"), not a choice.
 _RIGHT = r"(?:the\s+|la\s+|le\s+|die\s+|a\s+)?(?:correct|right|true|best|bonne|exact|richtig|certa|giust|esatt)"
 _END = (
     r"(?=[*_$\"'`}\]]*(?:[).:,;!\]。，、：；؛،]|\s*$|\s*\n|\s+[-–—(]|\s+(?:because|since|as)\b"
@@ -42,11 +43,11 @@ _IN_BOX = re.compile(r"\(?\s*([A-Ja-j])\s*(?:\)|[.:,]|$)")
 _OR = r"\b(?:or|oder|ou|o|oppure|или)\b|或者|或|أو"
 _JOINT = rf"(?:[,;/&|+、،\s–—-]|\b(?:and|und|et|y|и)\b|{_OR}|和|与|及|و)"
 _NAME = r"\(?[A-J]\)?"
-# A list of letters that is no beginning of a sentence ("A, B is wrong") ...
+# A list of letters, unless it begins a sentence ("A, B is wrong") ...
 _SEVERAL = re.compile(rf"\s*{_NAME}(?:{_JOINT}++{_NAME})++(?!\s*\w)", re.IGNORECASE)
-# ... or all in one word, in their order.
+# ... or letters in alphabetical order as one word.
 _RUN = re.compile(r"\(?(?=[A-J]{2})A?B?C?D?E?F?G?H?I?J?(?!\w)")
-# "A. iron, C. neon"; a letter that follows no joint ("D. both (A) and (B)") is spoken of, not listed.
+# "A. iron, C. neon"; a letter without a joint before it ("D. both (A) and (B)") is mentioned, not listed.
 _MARK = re.compile(
     rf"(?P<joint>^|[,;/&|、،\n]|\b(?:and|und|et|y)\b|{_OR}|和|与|及)?\s{{0,9}}(?:\(?\b([A-J])\s{{0,9}}([.):]))"
 )
@@ -59,7 +60,7 @@ _AT_THE_END = re.compile(rf"((?:\([A-J]\){_JOINT}++)*)\(([A-J])\)[\s*_.]*$")
 
 
 class ChoiceGrader:
-    r"""Reads a boxed letter, "the answer is (C)", or a letter that stands alone at the end.
+    r"""Reads a boxed letter, "the answer is (C)", or a letter alone on the last line.
 
     A response that names several options at such a place ("A, C", "\boxed{A} or \boxed{B}") chooses none.
 
@@ -83,7 +84,7 @@ class ChoiceGrader:
         matches = [*_ANNOUNCED.finditer(tail), *_PARENTHESISED.finditer(tail)]
         if matches:
             last = max(matches, key=lambda m: m.end())
-            # A semicolon begins what is said of the other options.
+            # After a semicolon a response often discusses the other options.
             rest = re.split(r"[\n;；]", tail[last.start(1) :], maxsplit=1)[0]
             return None if _names_several(rest) else last.group(1).upper()
         lines = [line for line in tail.splitlines() if line.strip()]
@@ -95,23 +96,23 @@ class ChoiceGrader:
         return None if closing is None or set(re.findall("[A-J]", closing[1])) - {closing[2]} else closing[2]
 
     def extract_truncated(self, text: str) -> str | None:
-        """A boxed letter; a response cut off before it chooses nothing."""
+        """A boxed letter; a truncated response without one has no answer."""
         return _from_box(strip_thinking(text))[0]
 
     def label(self, text: str) -> str | None:
-        """A gold label such as ``C``, ``(C)`` or ``C. 42``; one that names several options is none."""
+        """A gold label such as ``C``, ``(C)`` or ``C. 42``; ``None`` if it names several options."""
         match = _IN_BOX.match(text.strip())
         if match is None:
             return self.extract(text)
         return None if _names_several(_bare(text)) else match.group(1).upper()
 
     def same(self, a: str, b: str) -> bool:
-        """Letters are equal or not."""
+        """Whether two letters are the same."""
         return a == b
 
 
 def _from_box(text: str) -> tuple[str | None, bool]:
-    """The letter in the last box, if it holds one, and whether the last boxes name several."""
+    """The letter in the last box, if there is one, and whether the last boxes name several."""
     box = last_boxed(text)
     if box is None:
         return None, False
@@ -140,7 +141,7 @@ def _names_several(text: str) -> bool:
 
 
 def _offers_several(text: str) -> bool:
-    """Whether the last two boxes offer different letters in one sentence: nothing but a joint, or an "or", between."""
+    """Whether the last two boxes hold different letters, with only a joint or one sentence with "or" between them."""
     boxes = list(_BOX.finditer(text))[-2:]
     if len(boxes) < 2:
         return False

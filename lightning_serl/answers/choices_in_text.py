@@ -1,11 +1,11 @@
-"""A multiple-choice problem and its options apart: ``A. one``, ``(A) one``, ``a) one`` on lines, or all in one line."""
+"""Splits a multiple-choice problem into its text and its options (``A. one``, ``(A) one``, ``a) one``)."""
 
 from __future__ import annotations
 
 import re
 from string import ascii_uppercase
 
-# Behind the mark comes a blank, but scripts without blanks, numbers and formulas need none.
+# A space follows the mark, except before numbers, formulas and scripts that use no spaces.
 _CLOSED = r"(?:[.):](?:\*\*)?[ \t]+|[.):](?=[^\x00-\x7f])|[.)](?=[\d$\\])|[．、：）][ \t]*)"
 _LINE = re.compile(rf"^[ \t]*(?:\*\*)?[(（]?([A-Z]){_CLOSED}", re.MULTILINE)
 _LOWER_LINE = re.compile(rf"^[ \t]*(?:\*\*)?[(（]?([a-z]){_CLOSED}", re.MULTILINE)
@@ -13,8 +13,8 @@ _BEFORE = r"(?:(?<=\s)|(?<=[^\x00-\x7f])|^)"
 _IN_BRACKETS = re.compile(rf"{_BEFORE}[(（]?([A-Z])(?:\)\s+|\)(?=[^\x00-\x7f])|）\s*)")
 _WITH_DOTS = re.compile(rf"{_BEFORE}([A-Z])(?:\.\s+|\.(?=[^\x00-\x7f])|[．、]\s*)")
 
-# Small letters also number the parts of a problem, and capitals with a dot begin names. Both are options only where
-# something is asked or left blank before them and nothing in them.
+# Small letters also number the parts of a problem, and capitals with a dot begin names. Both mark options only if the
+# text before them asks something or has a blank, and the items themselves ask nothing.
 _ASKS = re.compile(r"(?:[?？؟]|_{2,}|[(（]\s{0,9}[)）]|…|\.{3})[\s*)\]）]{0,9}[.。]?\s{0,9}$")
 _ASKS_OR_LISTS = re.compile(r"[:：]\s{0,9}$")
 _QUESTION = re.compile(r"[?？؟]")
@@ -28,16 +28,16 @@ _LEAST_LISTED = 3
 
 
 def split_choices(text: str) -> tuple[str, list[str] | None]:
-    """Separate a multiple-choice problem from its options, ``A.`` or ``(A)`` and so on, on lines or in one line.
+    """Separate a multiple-choice problem from its options (``A.``, ``(A)`` ...), one per line or all in one line.
 
-    Small letters are read on lines of their own, and only behind a question whose options ask nothing themselves: they
+    Small letters count only at line starts after a question, and only if the items ask nothing themselves, because they
     also number the parts of a problem. The same holds for ``A. one B. two`` in one line, which may be names.
 
     Args:
         text: A proposed problem.
 
     Returns:
-        The problem and its options in order, or the text and ``None`` if there are not at least two, without a gap.
+        The problem and its options in order; the text and ``None`` unless there are two or more consecutive letters.
 
     Example:
         >>> split_choices("Which? A. one B. two")
@@ -63,7 +63,7 @@ def split_choices(text: str) -> tuple[str, list[str] | None]:
 
 
 def _are_chosen(problem: str, choices: list[str], pattern: re.Pattern[str]) -> bool:
-    """Whether what could be parts of a problem, or names, are options to choose from."""
+    """Whether items that could be parts of a problem, or names, are options to choose from."""
     end = problem[-40:]
     listed = pattern is _WITH_DOTS and len(choices) >= _LEAST_LISTED and _ASKS_OR_LISTS.search(end) is not None
     if not listed and _ASKS.search(end) is None:

@@ -1,4 +1,4 @@
-"""Sorting the responses of a group into classes of equal answers."""
+"""Groups the responses to one problem into classes of equal answers."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ def cluster(
 ) -> tuple[list[str | None], list[int]]:
     """Read the answers of one group and number their classes.
 
-    Distinct answers are sorted by length, each is compared with the first of every class so far, and classes are
-    numbered by their smallest answer. So the result does not depend on the order of the responses, even where equality
-    is not transitive.
+    Distinct answers are sorted by length, each is compared with the first answer of every class found so far, and
+    classes are numbered by their smallest answer. So the result does not depend on the order of the responses, even
+    where equality is not transitive.
 
     Args:
         texts: The ``n`` responses.
         finished: ``n`` flags, ``False`` for responses cut off by length.
         grader: Reads and compares the answers.
-        choices: The options of a multiple-choice problem, or how many there are; a letter beyond them is no answer.
+        choices: The options of a multiple-choice problem, or their number; a letter beyond them is no answer.
 
     Returns:
         ``n`` answers (``None`` for no answer) and ``n`` classes (-1 for no answer).
+
+    Raises:
+        InputError: if the grader extracts something other than a string or ``None``.
     """
     start_group = getattr(grader, "start_group", None)
     if start_group is not None:
         start_group()
     extract_truncated = getattr(grader, "extract_truncated", None)
     limit = None if choices is None else choices if isinstance(choices, int) else len(choices)
-    # Each distinct response is read once, and in an order of its own: a grader with bounded time must not favour the
-    # responses that happen to come first. Sorting finds the equal ones without hashing long texts.
+    # Each distinct response is read once, in sorted order: a grader with bounded time must not favour the responses
+    # that happen to come first. Sorting finds equal texts without hashing long ones.
     answers: list[str | None] = [None] * len(texts)
     last: tuple[str, bool] | None = None
     answer: str | None = None
@@ -49,12 +52,14 @@ def cluster(
                 answer = None if extract_truncated is None else extract_truncated(text)
             if not isinstance(answer, (str, NoneType)):
                 kind = type(answer).__name__
-                raise InputError(f"the grader {type(grader).__name__} read {kind}; an answer must be a string, or None")
+                raise InputError(
+                    f"extract of the grader {type(grader).__name__} returned {kind}; it must return a string or None"
+                )
             answer = _within(answer, limit)
         answers[i] = answer
 
     classes: list[list[str]] = []
-    # Short answers come first: "0" stands for a class better than "x^2 - x = 0" does, and is cheaper to compare.
+    # Short answers come first: "0" represents a class better than "x^2 - x = 0" does, and is cheaper to compare.
     for answer in sorted({a for a in answers if a is not None}, key=lambda a: (len(a), a)):
         for members in classes:
             if grader.same(members[0], answer):

@@ -1,7 +1,7 @@
-"""Choosing a grader from the user's problems, with the evidence in one sentence.
+"""Chooses a grader from the user's problems and states the evidence in one sentence.
 
-A wrong choice is not symmetric: the math grader reads letters as factors and finds NaCl equal to ClNa, while the text
-grader only misses that 1/2 is 0.5. So math needs clear evidence, and text is what is left.
+The two possible mistakes do not weigh the same: the math grader reads letters as factors and finds NaCl equal to ClNa,
+while the text grader only misses that 1/2 is 0.5. So math needs clear evidence, and text is the fallback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from lightning_serl.answers.choices_in_text import split_choices
-from lightning_serl.answers.math.digits import plain_script
+from lightning_serl.answers.math.digits import ascii_digits
 from lightning_serl.answers.math.quantities import quantity
 
 _MOST = 0.8
@@ -51,7 +51,7 @@ def detect_grader(
         choices: Their options, ``None`` where there are none; may be empty.
 
     Returns:
-        The name, and a sentence for the user that gives the evidence and the option that overrides it.
+        The name, and a line for the user with the evidence and the option that overrides the choice.
     """
     name, evidence = _detect(prompts, [str(x) for x in labels if x is not None and str(x).strip()], choices)
     return name, f"grader: {name} ({evidence}); set --data.grader to change it"
@@ -88,7 +88,7 @@ def _count(items: Sequence[str], test: Callable[[str], bool]) -> int:
 
 def _is_math_label(label: str) -> bool:
     """A number with or without a unit, a formula, LaTeX, or a worked solution that ends in a box."""
-    label = plain_script(label.strip())
+    label = ascii_digits(label.strip())
     if "\\boxed" in label:
         return True
     if _QUANTITY.fullmatch(label.strip("$")) is not None or quantity(label) is not None:

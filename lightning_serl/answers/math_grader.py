@@ -1,42 +1,43 @@
-r"""Mathematical answers: the last box, plain rules where they decide, math-verify in a worker process where not."""
+r"""Grader for math answers: rules where they decide, else math-verify in a worker process."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from lightning_serl.answers.math.digits import plain_script
-from lightning_serl.answers.math.normal_form import decide, is_abridged, normal_form, settle
-from lightning_serl.answers.reading.announced import announced, certain, is_prose
+from lightning_serl.answers.math.decide import decide, decide_unambiguous
+from lightning_serl.answers.math.digits import ascii_digits
+from lightning_serl.answers.math.normal_form import is_abridged, normal_form
+from lightning_serl.answers.reading.announced import announced_answer, is_prose, undisputed_number
 from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed
-from lightning_serl.answers.reading.last_formula import is_doubtful, opening, unmarked
+from lightning_serl.answers.reading.last_formula import first_formula, is_doubtful, last_formula
 from lightning_serl.answers.reading.thinking import strip_thinking
-from lightning_serl.answers.verifier.cache import Memo
+from lightning_serl.answers.verifier.cache import BoundedCache
 from lightning_serl.answers.verifier.client import shared_client
 from lightning_serl.errors import InputError
 
 MODES = ("fast", "exact")
 
-# Seconds of the worker's processor time. In fast mode they keep one group below a second, whatever it holds. In exact
-# mode an honest group has over twice what the slowest of 600 recorded ones needs; where an answer took too long, or
-# long to fail, the rest of its group gets little more.
+# Limits in seconds of the worker's processor time. In fast mode they keep any group below a second. In exact mode a
+# group gets over twice the time of the slowest of 600 recorded groups; after an answer that took too long, or long to
+# fail, the rest of its group gets at most _AFTER_SECONDS.
 REQUEST_SECONDS = {"fast": 0.3, "exact": 0.5}
 PROBE_SECONDS = 0.08
 READ_SECONDS = {"fast": 0.4, "exact": 0.6}
-# Every formula of a long derivation is parsed; dollars and brackets count its formulas.
+# Every formula of a long derivation is parsed; its delimiters are counted to extend the limit.
 _READ_SECONDS_A_MARK = 0.01
 _MOST_READ_SECONDS = 2.5
 GROUP_SECONDS = {"fast": 0.6, "exact": 4.0}
 _AFTER_SECONDS = {"fast": 0.4, "exact": 0.25}
-# An ordinary comparison takes 1 to 20 ms and is free, so that many honest answers never exhaust a group's budget.
+# A comparison takes 1 to 20 ms as a rule and then costs no budget, so that many honest answers never exhaust it.
 FREE_SECONDS = 0.06
-# Longer answers are compared by their normal form only.
+# Longer answers are compared by their normal forms only; in fast mode so are answers over the second length that the
+# rules cannot decide.
 _MAX_COMPARED = 1000
-# So are, in fast mode, formulas of this length of which the plain rules know nothing.
-_MAX_UNKNOWN = 120
+_MAX_UNDECIDED = 120
 # Full extraction reads the end of a response; its regexes are slow on very long texts.
-_MAX_READ = 16_000
-# A neutral partner: an answer that cannot be compared with it in time cannot be compared with anything.
+MAX_READ = 16_000
+# An answer that cannot be compared with this one in time cannot be compared with anything.
 _NEUTRAL = "7919"
 _SAYS_SOMETHING = re.compile(r"[^\W_]|[\\∅∞]")
 
@@ -45,10 +46,10 @@ class MathGrader:
     r"""Reads ``\boxed{...}`` or "answer is ...", and compares numbers, LaTeX expressions, sets and equations.
 
     In ``"fast"`` mode equal normal forms are equal, plain numbers are compared exactly (to six places if one is a
-    decimal) and formulas by their values at fixed points; math-verify sees only what is left. ``"exact"`` mode gives
+    decimal) and formulas by their values at fixed points; math-verify compares the rest. ``"exact"`` mode gives
     math-verify's verdicts: it is asked unless two answers differ in value under every reading, or are the same whole
-    number. Verdicts are remembered across groups. An answer that math-verify cannot handle in time or memory is
-    remembered as equal to itself only; once a group's budget is spent, what is left counts as different.
+    number. Verdicts are cached across groups. An answer that math-verify cannot handle within its limits counts as
+    equal to itself only; once a group's budget is spent, undecided answers count as different.
 
     Args:
         mode: ``"fast"`` or ``"exact"``.
@@ -71,80 +72,79 @@ class MathGrader:
 
     def __init__(self, mode: str = "fast") -> None:
         if mode not in MODES:
-            raise InputError(f"the math grader has no mode {mode!r}; use one of {', '.join(MODES)}")
+            raise InputError(f"mode of the math grader is {mode!r}; use one of {', '.join(MODES)}")
         self.mode = mode
         self.timeouts = 0
-        self._verdicts: Memo[tuple[str, str], bool] = Memo()
-        self._sound: Memo[str, bool] = Memo()
+        self._verdicts: BoundedCache[tuple[str, str], bool] = BoundedCache()
+        self._comparable: BoundedCache[str, bool] = BoundedCache()
         self._budget = GROUP_SECONDS[mode]
 
     def warm_up(self) -> None:
-        """Start the worker without waiting for it, so that the first group need not wait for its imports."""
+        """Start the worker without waiting for it, so that its imports do not delay the first group."""
         shared_client().start()
 
     def start_group(self, seconds: float | None = None) -> None:
-        """Grant a new budget of slow processor time, by default the mode's."""
+        """Set the budget of processor time for the next group, by default the mode's."""
         self._budget = GROUP_SECONDS[self.mode] if seconds is None else seconds
 
     def extract(self, text: str) -> str | None:
-        """The last box, else what is announced or what the text comes down to; ``None`` if nothing.
+        """The answer of a finished response: the last box, else the announced answer, else the last formula or number.
 
-        A box full of sentences is answered by the formula in it, if there is no doubt which. In exact mode math-verify
-        reads the response, unless it holds a box or all rules agree; what it cannot read in time is read as in fast
-        mode.
+        From a box full of sentences the formula in it is read if there is no doubt which. In exact mode math-verify
+        reads responses without a box unless all rules agree; where it takes too long, the text is read as in fast mode.
         """
         text = strip_thinking(text)
-        boxed = _tidy(last_boxed(text))
+        boxed = tidy(last_boxed(text))
         if boxed is not None and not is_prose(boxed):
             return boxed
         if boxed is not None:
             return self._read_sentences(boxed) if self.mode == "fast" else self._read(text, boxed)
         if self.mode == "exact":
-            return certain(text) or self._read(text)
-        said = announced(text)
+            return undisputed_number(text) or self._read(text)
+        said = announced_answer(text)
         if said is not None:
-            return _tidy(said)
-        found = unmarked(text)
-        return self._read(text) if found is not None and is_doubtful(found) else _tidy(found)
+            return tidy(said)
+        found = last_formula(text)
+        return self._read(text) if found is not None and is_doubtful(found) else tidy(found)
 
     def _read_sentences(self, boxed: str) -> str:
-        """The formula in a box full of sentences if two readings agree on it, else the sentences themselves.
+        """The formula in a box full of sentences if its first and last formula are equal, else the sentences.
 
-        What a derivation ends with need not be what it arrives at, and a wrong vote is worse than a lost one.
+        A derivation need not end with its result, and a wrong vote is worse than a lost one.
         """
-        last = _tidy(unmarked(boxed))
-        first = None if last is None else _tidy(opening(boxed))
+        last = tidy(last_formula(boxed))
+        first = None if last is None else tidy(first_formula(boxed))
         return last if last is not None and first is not None and self.same(last, first) else boxed
 
     def _read(self, text: str, boxed: str | None = None) -> str | None:
-        """What math-verify finds in a text; the box where it finds nothing, our own reading where it takes too long."""
-        text = text[-_MAX_READ:]
+        """The answer that math-verify finds in a text, else the box; if it takes too long, the box or last formula."""
+        text = text[-MAX_READ:]
         limit = READ_SECONDS[self.mode]
         if self.mode == "exact":
             marks = sum(map(text.count, ("$", r"\(", r"\[")))
             limit = min(limit + _READ_SECONDS_A_MARK * marks, _MOST_READ_SECONDS)
         reply = self._ask("read", limit, text=text)
         if reply is None:
-            return boxed or _tidy(unmarked(text))
-        return _tidy(reply.get("answer")) or boxed
+            return boxed or tidy(last_formula(text))
+        return tidy(reply.get("answer")) or boxed
 
     def extract_truncated(self, text: str) -> str | None:
-        """The last complete box; a response that was cut off before it says nothing."""
-        return _tidy(last_boxed(strip_thinking(text)))
+        """The last complete box; a truncated response without one has no answer."""
+        return tidy(last_boxed(strip_thinking(text)))
 
     def label(self, text: str) -> str | None:
         r"""A gold label, bare (``\frac{1}{2}``), in dollars, or a whole solution with a box."""
-        return _tidy(last_boxed(text)) or _tidy(text)
+        return tidy(last_boxed(text)) or tidy(text)
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises, bounded in time."""
         if self.mode == "fast":
-            a, b = plain_script(a), plain_script(b)
+            a, b = ascii_digits(a), ascii_digits(b)
         if a == b:
             return True
-        plain = decide(a, b) if self.mode == "fast" else settle(a, b)
-        if plain is not None:
-            return plain
+        verdict = decide(a, b) if self.mode == "fast" else decide_unambiguous(a, b)
+        if verdict is not None:
+            return verdict
         pair = (a, b) if a < b else (b, a)
         known = self._verdicts.get(pair)
         return self._compare(*pair) if known is None else known
@@ -155,10 +155,10 @@ class MathGrader:
         full = self._budget >= REQUEST_SECONDS[self.mode]
         reply = self._ask("same", a=_box(a), b=_box(b))
         if reply is not None:
-            # An error inside math-verify means that it cannot equate the two, which is its verdict on them.
+            # An error inside math-verify counts as its verdict that the two are not equal.
             return self._verdicts.put((a, b), bool(reply.get("same", False)))
         if full:
-            # A verdict for this pair is final only if it had its full time.
+            # The verdict is cached only if the pair had its full time.
             self._verdicts.put((a, b), normal_form(a) == normal_form(b))
             for answer in (a, b):
                 self._probe(answer)
@@ -166,20 +166,21 @@ class MathGrader:
 
     def _is_text(self, answer: str) -> bool:
         """Whether an answer is compared by its normal form only: too long, words, or known to take too long."""
-        if len(answer) > (_MAX_COMPARED if self.mode == "exact" else _MAX_UNKNOWN) or is_prose(answer):
+        if len(answer) > (_MAX_COMPARED if self.mode == "exact" else _MAX_UNDECIDED) or is_prose(answer):
             return True
-        return is_abridged(answer) or self._sound.get(answer) is False
+        return is_abridged(answer) or self._comparable.get(answer) is False
 
     def _probe(self, answer: str) -> None:
-        """Find out whether this answer was the one that took too long, so that it costs no further group."""
-        if answer in self._sound or self._budget < PROBE_SECONDS:
+        """Find out whether this answer was the one that took too long, so that it costs later groups nothing."""
+        if answer in self._comparable or self._budget < PROBE_SECONDS:
             return
-        self._sound.put(answer, self._ask("same", limit=PROBE_SECONDS, a=_box(answer), b=_box(_NEUTRAL)) is not None)
+        reply = self._ask("same", limit=PROBE_SECONDS, a=_box(answer), b=_box(_NEUTRAL))
+        self._comparable.put(answer, reply is not None)
 
     def _ask(self, op: str, limit: float | None = None, **fields: str) -> dict[str, Any] | None:
-        """One request within the group's budget; ``None`` if it ended with the worker's death or was not made."""
+        """One request within the group's budget; ``None`` if the worker died of it or too little budget was left."""
         if self._budget < FREE_SECONDS:
-            return None  # too little for an ordinary request: it would only cost the worker its life
+            return None  # even an ordinary request would hit its limit and end the worker
         limit = min(limit or REQUEST_SECONDS[self.mode], self._budget)
         reply = shared_client().ask(op, limit, **fields)
         if reply is None:
@@ -197,8 +198,8 @@ def _box(answer: str) -> str:
     return "\\boxed{" + answer + "}"
 
 
-def _tidy(answer: str | None) -> str | None:
-    """Without dollar signs and blanks around it; ``None`` if nothing is left or it is far too long."""
+def tidy(answer: str | None) -> str | None:
+    """The answer without surrounding dollar signs and white space; ``None`` if nothing is left or it is too long."""
     if answer is None or len(answer) > MAX_ANSWER:
         return None
     answer = answer.strip()

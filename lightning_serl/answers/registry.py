@@ -1,4 +1,4 @@
-"""From what a user wrote for ``grader`` to a grader."""
+"""Turns the user's ``grader`` option into a grader object."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from lightning_serl.errors import InputError
 NAMES = ("math", "choice", "text")
 
 
-def resolve_grader(grader: str | AnswerGrader, mode: str = "fast") -> AnswerGrader:
+def resolve_grader(grader: str | AnswerGrader, mode: str = "fast", option: str = "grader") -> AnswerGrader:
     """The grader of that name, or the user's own object.
 
     Args:
         grader: ``"math"``, ``"choice"``, ``"text"``, or an object with ``extract`` and ``same``.
-        mode: ``"fast"`` or ``"exact"``; only the math grader has the two.
+        mode: ``"fast"`` or ``"exact"``; other graders than math ignore it.
+        option: The name of the option, for messages.
 
     Raises:
         InputError: for an unknown name or mode, a class in place of an object, or an object without these methods.
     """
     if mode not in MODES:
-        raise InputError(f"there is no grading mode {mode!r}; use one of {', '.join(MODES)}")
+        raise InputError(f"mode of the grader is {mode!r}; use one of {', '.join(MODES)}")
     if grader == "math":
         return MathGrader(mode)
     if grader == "choice":
@@ -30,11 +31,11 @@ def resolve_grader(grader: str | AnswerGrader, mode: str = "fast") -> AnswerGrad
     if grader == "text":
         return TextGrader()
     if isinstance(grader, str):
-        raise InputError(f"there is no grader {grader!r}; use {', '.join(NAMES)} or an object with extract and same")
+        raise InputError(f"{option} is {grader!r}; use {', '.join(NAMES)} or an object with extract and same")
     if isinstance(grader, type):
-        raise InputError(f"the grader is the class {grader.__name__}; pass an object, as in grader={grader.__name__}()")
+        raise InputError(f"{option} is the class {grader.__name__}; pass an object, as in {grader.__name__}()")
     for method in ("extract", "same"):
         if not callable(getattr(grader, method, None)):
             kind = type(grader).__name__
-            raise InputError(f"the grader {kind} has no method {method!r}; it needs extract(text) and same(a, b)")
+            raise InputError(f"{option} {kind} has no method {method!r}; it needs extract(text) and same(a, b)")
     return grader

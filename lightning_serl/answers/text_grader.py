@@ -1,4 +1,4 @@
-"""Short answers in words of any script, compared after normalisation."""
+"""Grader for short answers in words of any script, compared after normalisation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _EDGES = " \t.,;:!?…。．，、；：！？·*_`\"'“”‘’«»「」『�
 class TextGrader:
     r"""Reads a box, the last "answer: ...", or the last line, and normalises it.
 
-    Normalising folds compatibility forms and case, joins blanks, and drops punctuation at the ends; the order of
-    letters and words stays, so NaCl is not ClNa.
+    Normalisation folds compatibility forms and case, collapses white space, and drops punctuation at both ends; letters
+    and words keep their order, so NaCl is not ClNa.
 
     Example:
         >>> grader = TextGrader()
@@ -49,7 +49,7 @@ class TextGrader:
         return normalise(lines[-1]) if lines else None
 
     def extract_truncated(self, text: str) -> str | None:
-        """The last complete box; a response cut off before it answers nothing."""
+        """The last complete box; a truncated response without one has no answer."""
         box = last_boxed(strip_thinking(text))
         return None if box is None else normalise(_WRAPPED.sub(r"\1", box))
 
@@ -59,7 +59,7 @@ class TextGrader:
         return normalise(_WRAPPED.sub(r"\1", text if box is None else box))
 
     def same(self, a: str, b: str) -> bool:
-        """Normalised answers are equal or not."""
+        """Whether two normalised answers are the same string."""
         return a == b
 
 
@@ -67,9 +67,9 @@ def normalise(text: str) -> str | None:
     """One spelling for each short answer; ``None`` if nothing is left or it is longer than ``MAX_LENGTH``."""
     if len(text) > 4 * MAX_LENGTH:
         return None
-    # Case folding can undo NFKC for a few letters, hence once more afterwards.
+    # Case folding undoes NFKC for a few letters, so it is applied again.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     folded = _BLANKS.sub(" ", folded).strip(_EDGES)
-    # Control characters, marks without a letter and half characters are nothing that could be read.
+    # Control characters, marks without a letter and lone surrogates are no answer.
     visible = any(unicodedata.category(c)[0] in "LNPS" for c in folded)
     return folded if visible and len(folded) <= MAX_LENGTH else None

@@ -144,7 +144,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.rewards = {} if isinstance(asked, str) else rewards_by_role(asked)
         if isinstance(grader, str) and "." in grader:
             grader = class_paths.load(grader, "data.grader", "use math, choice, text, or the class path of your own")
-        self.grader = grader if grader == "auto" else resolve_grader(grader)
+        self.grader = grader if grader == "auto" else resolve_grader(grader, option="data.grader")
         self.grader_name = grader if isinstance(grader, str) else getattr(grader, "name", type(grader).__name__)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve

@@ -1,4 +1,4 @@
-"""The instruction pool and its novelty index."""
+"""The instruction pool: all instructions of a run, and their similarity by ROUGE-L."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ROUGE-L over many texts at once, on bit matrices."""
+"""ROUGE-L between one text and many, with an index that bounds it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# The bound is 2*overlap/(m+n), the score rouge_score's float operations on p and r: they may differ in the last bits.
-_SLACK = 1e-9
+#: The bound is 2*overlap/(m+n) and the score is computed from precision and recall; they may differ in the last bits.
+SLACK = 1e-9
 
-# Rows of bits that say which entries hold a feature: for one feature each, and shared; together 512 bytes an entry.
+# Rows of the bit matrix for one feature each, and rows that features share; together 512 bytes per entry.
 _OWN_ROWS, _SHARED_ROWS = 2048, 2048
-# The most features of a text that are counted; it bounds the memory that a text of a million words may take.
+# At most this many features of a text are counted, to bound the memory for a text of a million words.
 _COUNTED = 2048
 
-_Integers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+Integers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 _Bits: TypeAlias = npt.NDArray[np.uint64]
 
 
-def _rouge_l(lcs: int, length: int, other: int) -> float:
-    """ROUGE-L F by the float operations of ``rouge_score``, so that ties at a threshold fall the same way."""
+def rouge_l(lcs: int, length: int, other: int) -> float:
+    """ROUGE-L F from an LCS and two lengths, by the float operations of ``rouge_score``, so that ties are the same."""
     if not lcs:
         return 0.0
     precision, recall = lcs / other, lcs / length
     return 2 * precision * recall / (precision + recall)
 
 
-class _Query:
+class Query:
     """A text prepared for comparison: its length, its known words, and the positions of each word as bits."""
 
     def __init__(self, tokens: Sequence[str], vocabulary: Mapping[str, int]) -> None:
@@ -38,13 +38,14 @@ class _Query:
 
     @cached_property
     def positions(self) -> dict[int, int]:
+        """The positions of each known word, as the bits of an integer."""
         positions: dict[int, int] = {}
         for place, word in self.places:
             positions[word] = positions.get(word, 0) | 1 << place
         return positions
 
     def lcs(self, words: Iterable[int]) -> int:
-        """Length of the longest common subsequence with ``words``, one big-integer addition per shared word."""
+        """Length of the longest common subsequence with ``words``; costs one big-integer addition per shared word."""
         full = (1 << self.length) - 1
         row = full
         positions = self.positions
@@ -56,12 +57,12 @@ class _Query:
         return self.length - row.bit_count()
 
 
-class _Overlap:
-    """At most how many words a text shares with each entry, repeated words counted as often as shared.
+class OverlapIndex:
+    """Bounds the number of words that a text shares with each entry, counting repeated words as often as shared.
 
-    A matrix of bits: a column for each entry, a row for each feature (a word and how often it came before in its text).
-    The first features to come, frequent words among them, have a row each; later ones share the other rows, which can
-    only raise a count. The rows of a text are added up for all entries at once, 64 of them in a machine word.
+    The index is a matrix of bits: a column for each entry, a row for each feature (a word and the number of its earlier
+    occurrences in the text). The first features, frequent words among them, have a row each; later ones share rows,
+    which can only raise a count. The rows of a text are summed for all entries at once, 64 per machine word.
     """
 
     def __init__(self) -> None:
@@ -78,10 +79,10 @@ class _Overlap:
         self._bits[_rows(numbers), octet] |= np.uint8(1 << bit)
         self._entries += 1
 
-    def reaching(self, words: Iterable[int], least: int) -> tuple[_Integers, _Integers]:
-        """The entries that may share ``least`` (at least 1) words or more with a text, in order, and their bounds."""
+    def reaching(self, words: Iterable[int], least: int) -> tuple[Integers, Integers]:
+        """The entries that may share ``least`` (1 or more) words with a text, in order, and their bounds."""
         numbers = sorted(n for f in _features(words) if (n := self._numbers.get(f)) is not None)
-        # Of a very long text only the rarer words, those that came last, are counted; all others may be shared.
+        # Of a very long text only the rarer words, those with the last numbers, are counted; all others may be shared.
         uncounted = max(0, len(numbers) - _COUNTED)
         if least > len(numbers):
             return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -99,7 +100,7 @@ class _Overlap:
 
 
 def _features(words: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Each word with the number of times it came before: two texts share as many of these as words."""
+    """Each word with the number of its earlier occurrences: two texts share as many of these as words."""
     seen: dict[int, int] = {}
     for word in words:
         before = seen.get(word, 0)
@@ -107,8 +108,8 @@ def _features(words: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield word, before
 
 
-def _rows(numbers: Sequence[int]) -> _Integers:
-    """The rows of features by their numbers in order of appearance."""
+def _rows(numbers: Sequence[int]) -> Integers:
+    """The rows of features, given their numbers in order of appearance."""
     own = np.array(numbers, np.int64)
     return np.where(own < _OWN_ROWS, own, _OWN_ROWS + own % _SHARED_ROWS)
 
@@ -116,7 +117,7 @@ def _rows(numbers: Sequence[int]) -> _Integers:
 def _add_up(rows: _Bits) -> list[_Bits]:
     """The sum of ``rows`` (n, W) in each bit position, as its binary digits (each (W,)), lowest first.
 
-    Three rows of one place make a row of the same place and a carry; so each digit takes logarithmically many steps.
+    Three rows of one digit add up to one row of that digit and a carry, so each digit takes logarithmically many steps.
     """
     digits = []
     while len(rows):
@@ -137,7 +138,7 @@ def _add_up(rows: _Bits) -> list[_Bits]:
 
 
 def _at_least(digits: Sequence[_Bits], least: int) -> _Bits:
-    """The bit positions at which the number of these binary digits is ``least`` or more (not above their range)."""
+    """The bit positions at which the number with these binary digits is ``least`` (within their range) or more."""
     reached = ~np.zeros_like(digits[0])
     for place, digit in enumerate(digits):
         reached = digit & reached if least >> place & 1 else digit | reached

@@ -1,4 +1,4 @@
-"""How varied a set of problems is: pure functions of their texts."""
+"""Measures the variety of a set of problems."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lightning_serl.pool.words import tokenise
 
 
 def unique_ngrams(texts: Iterable[str], n: int = 4) -> float:
-    """Distinct n-grams over all n-grams of some texts (distinct-n, Li et al. 2016); 1 if there is none.
+    """The share of distinct n-grams among all n-grams of some texts (distinct-n, Li et al. 2016); 1 if there is none.
 
     Args:
-        texts: Problems; n-grams do not reach from one into the next.
-        n: Words of an n-gram, as :func:`lightning_serl.pool.words.tokenise` finds them.
+        texts: Problems; no n-gram spans two of them.
+        n: Words per n-gram, as :func:`lightning_serl.pool.words.tokenise` finds them.
     """
     seen: set[tuple[str, ...]] = set()
     total = 0

@@ -1,4 +1,4 @@
-"""Words of any script: the tokens that ROUGE-L compares, and how many words a text has."""
+"""Splits text of any script into words: the tokens for ROUGE-L, and the number of words."""
 
 from __future__ import annotations
 
@@ -10,26 +10,12 @@ _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _ASCII_ALNUM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _APOSTROPHES = "'\u2019"
 
-# Scripts written without spaces between words: there a character is the smallest unit that can be counted.
+# Scripts written without spaces between words: there each character counts as a word.
 _UNSPACED = (
-    "CJK",
-    "IDEOGRAPHIC",
-    "HIRAGANA",
-    "KATAKANA",
-    "HALFWIDTH KATAKANA",
-    "BOPOMOFO",
-    "YI SYLLABLE",
-    "THAI",
-    "LAO",
-    "KHMER",
-    "MYANMAR",
-    "TAI THAM",
-    "TAI LE",
-    "NEW TAI LUE",
-    "JAVANESE",
-    "BALINESE",
+    *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI", "LAO"),
+    *("KHMER", "MYANMAR", "TAI THAM", "TAI LE", "NEW TAI LUE", "JAVANESE", "BALINESE"),
 )
-# Letters of Latin text that rouge_score drops: accented ones, ordinals, and the signs of mathematics below.
+# Letters of Latin text that rouge_score drops: accented ones, ordinals, and the mathematical letters below.
 _LATIN = ("LATIN", "FULLWIDTH LATIN", "MODIFIER LETTER", "FEMININE ORDINAL", "MASCULINE ORDINAL", "MICRO SIGN")
 _LETTERLIKE = (range(0x2100, 0x2150), range(0x1D400, 0x1D800))
 _JOINERS = "\u200c\u200d"
@@ -39,7 +25,7 @@ _SEPARATOR, _LATIN_LETTER, _WORD, _UNIT, _MARK = range(5)
 
 @cache
 def _kind(char: str) -> int:
-    """What a character outside ASCII does to the word it stands in."""
+    """The effect of a character outside ASCII on the word it is in."""
     if char in _JOINERS:
         return _MARK
     category, name = unicodedata.category(char), unicodedata.name(char, "")
@@ -66,8 +52,8 @@ def tokenise(text: str) -> list[str]:
     """The tokens that ROUGE-L compares.
 
     Latin text gives exactly the tokens of the ``rouge_score`` package (runs of ASCII letters and digits, lower case).
-    Letters of other scripts, which that package drops, form words here too, or single characters where the script
-    has no spaces. A lone Greek letter is a sign of mathematics, not a word, and is dropped as by ``rouge_score``.
+    Letters of other scripts, which that package drops, form words here too, or single characters where the script has
+    no spaces. A single Greek letter is a mathematical symbol, not a word, and is dropped as in ``rouge_score``.
 
     Args:
         text: Any text.
@@ -94,7 +80,7 @@ def tokenise(text: str) -> list[str]:
 
 
 def count_words(text: str) -> int:
-    r"""How many words a text has; characters count where a script does not separate words.
+    r"""The number of words of a text; characters count where a script does not separate words.
 
     Args:
         text: Any text; the parts of a formula (``\frac``, ``3`` ...) count as words.

@@ -1,4 +1,4 @@
-"""Prompts: how problems are put to the policy, and how it is asked for new ones."""
+"""Prompts for answers and for new problems, and the parser of the problems that the policy writes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Token ids of prompts: chat templates, special tokens and stop strings."""
+"""Base of the prompt templates: fills places, applies the chat template and returns token ids."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from string import ascii_uppercase
 from typing import Any
 
@@ -13,8 +14,85 @@ from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
 
 
-def _check_places(what: str, template: str, needed: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse a template that would drop the problem or print a place nobody fills.
+@dataclass(frozen=True)
+class PromptTemplate:
+    """Encodes a prompt as a chat turn or as plain text.
+
+    Args:
+        chat: Use the tokenizer's chat template; by default whenever it has one.
+        system: System prompt; without a chat template it becomes the first paragraph.
+        chat_kwargs: More arguments for the chat template, for example ``enable_thinking``.
+        stop: Strings that end a completion; by default none under a chat template.
+    """
+
+    chat: bool | None = None
+    system: str | None = None
+    chat_kwargs: dict[str, Any] = field(default_factory=dict)
+    stop: list[str] | None = None
+
+    def uses_chat(self, tokenizer: Any) -> bool:
+        """Whether the prompt goes through the tokenizer's chat template.
+
+        Raises:
+            InputError: if it must and there is none.
+        """
+        available = bool(getattr(tokenizer, "chat_template", None))
+        if self.chat and not available:
+            raise InputError(
+                f"chat is true but the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template; "
+                "set chat to false or use a model that has one"
+            )
+        return available if self.chat is None else self.chat
+
+    def stop_strings(self, tokenizer: Any) -> list[str]:
+        """The strings that end a completion.
+
+        Args:
+            tokenizer: A transformers tokenizer; tells whether the prompt is a chat.
+
+        Raises:
+            InputError: if ``chat`` is true and the tokenizer has no chat template.
+        """
+        if self.stop is not None:
+            return list(self.stop)
+        return [] if self.uses_chat(tokenizer) else [self._plain_stop()]
+
+    def _plain_stop(self) -> str:
+        """The default stop string of a prompt without a chat template."""
+        return "\n\n\n"
+
+    def _encode(self, tokenizer: Any, user: str) -> list[int]:
+        """Token ids of a user turn, with at most one beginning-of-sequence token.
+
+        Args:
+            tokenizer: A transformers tokenizer.
+            user: The rendered prompt.
+
+        Raises:
+            InputError: if ``chat`` is true and there is no chat template, or the template refuses the turn.
+        """
+        user = _without_surrogates(user)
+        if self.uses_chat(tokenizer):
+            text = _chat_text(tokenizer, user, self.system, self.chat_kwargs)
+            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            opening = list(tokenizer("")["input_ids"])[:1]
+            if opening == [tokenizer.bos_token_id] != ids[:1]:
+                ids = opening + ids
+        else:
+            text = user if self.system is None else f"{self.system}\n\n{user}"
+            ids = list(tokenizer(text)["input_ids"])
+            own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            if ids[-1:] == [tokenizer.eos_token_id] != own[-1:]:
+                # Some tokenizers append an end token to every text, after which the model would answer nothing.
+                ids.pop()
+        if tokenizer.bos_token_id is not None:
+            while ids[:2] == [tokenizer.bos_token_id] * 2:
+                ids.pop(0)
+        return ids
+
+
+def check_places(what: str, template: str, needed: Sequence[str], allowed: Sequence[str]) -> None:
+    """Refuse a template that would omit the problem or print an unknown place.
 
     Raises:
         InputError: naming the missing or unknown place.
@@ -29,27 +107,28 @@ def _check_places(what: str, template: str, needed: Sequence[str], allowed: Sequ
             raise InputError(f"{what} has no place {{{name}}} in {template!r}; write {{{name}}} where it belongs")
 
 
-def _check_stop(stop: Sequence[str] | None) -> None:
+def check_stop(what: str, stop: Sequence[str] | None) -> None:
     """Refuse stop strings that would end every response at once.
 
     Raises:
-        InputError: for an empty string, or one string where a list is meant.
+        InputError: for an empty string, or a single string instead of a list.
     """
     if isinstance(stop, str) or any(not s for s in stop or ()):
-        raise InputError(f"stop must be a list of non-empty strings, not {stop!r}; use [] for no stop strings")
+        raise InputError(f"{what} must be a list of non-empty strings, not {stop!r}; use [] for no stop strings")
 
 
-def _fill(template: str, **values: str) -> str:
-    """Fill the places in one pass, so that braces inside the values (LaTeX) stay as they are."""
+def fill(template: str, **values: str) -> str:
+    """Fill all places in one pass, so that braces inside the values (LaTeX) stay as they are."""
     return re.sub(r"\{(" + "|".join(values) + r")\}", lambda place: values[place[1]], template)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text with each run of white space replaced by one space."""
     return " ".join(text.split())
 
 
-def _with_options(problem: str, instruction: Instruction) -> str:
-    """The problem and, on lines of their own, its lettered options.
+def with_options(problem: str, instruction: Instruction) -> str:
+    """The problem, followed by its lettered options, one per line.
 
     Raises:
         InputError: if there are more options than letters.
@@ -57,53 +136,15 @@ def _with_options(problem: str, instruction: Instruction) -> str:
     choices = instruction.meta.get("choices") or ()
     if len(choices) > len(ascii_uppercase):
         raise InputError(
-            f"problem {instruction.uid!r} has {len(choices)} options; letters reach for {len(ascii_uppercase)}"
+            f"problem {instruction.uid!r} has {len(choices)} options; a prompt can list at most {len(ascii_uppercase)} "
+            "options"
         )
-    lines = (f"{letter}. {_one_line(str(choice))}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
+    lines = (f"{letter}. {one_line(str(choice))}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
     return "\n".join([problem, *lines])
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------------
-
-
-def _uses_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether the prompt goes through the tokenizer's chat template.
-
-    Raises:
-        InputError: if it must and there is none.
-    """
-    available = bool(getattr(tokenizer, "chat_template", None))
-    if chat and not available:
-        raise InputError(
-            f"chat is true but the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} has no chat template; "
-            "set chat to false or use a model that has one"
-        )
-    return available if chat is None else chat
-
-
-def _encode(tokenizer: Any, user: str, system: str | None, chat: bool, chat_kwargs: Mapping[str, Any]) -> list[int]:
-    """Token ids of a prompt, with what the tokenizer puts in front of a text and never with two of it."""
-    user = _whole_characters(user)
-    if chat:
-        ids = list(tokenizer(_chat_text(tokenizer, user, system, chat_kwargs), add_special_tokens=False)["input_ids"])
-        opening = list(tokenizer("")["input_ids"])[:1]
-        if opening == [tokenizer.bos_token_id] != ids[:1]:
-            ids = opening + ids
-    else:
-        text = user if system is None else f"{system}\n\n{user}"
-        ids = list(tokenizer(text)["input_ids"])
-        own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if ids[-1:] == [tokenizer.eos_token_id] != own[-1:]:
-            # Some tokenizers close every text; a closed prompt would be answered by silence.
-            ids.pop()
-    if tokenizer.bos_token_id is not None:
-        while ids[:2] == [tokenizer.bos_token_id] * 2:
-            ids.pop(0)
-    return ids
-
-
-def _whole_characters(text: str) -> str:
-    """The text with half characters (lone surrogates, which JSON allows and tokenizers refuse) replaced."""
+def _without_surrogates(text: str) -> str:
+    """The text with lone surrogates replaced: JSON allows them, tokenizers refuse them."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -118,14 +159,14 @@ def _chat_text(tokenizer: Any, user: str, system: str | None, chat_kwargs: Mappi
         try:
             return _apply(tokenizer, [{"role": "system", "content": system}, *turns], chat_kwargs)
         except TemplateError:
-            # Some templates know no system role; their models were trained with such text in the user turn.
+            # Some templates have no system role; their models were trained with such text in the user turn.
             turns = [{"role": "user", "content": f"{system}\n\n{user}"}]
     try:
         return _apply(tokenizer, turns, chat_kwargs)
     except (TemplateError, TypeError) as error:
         raise InputError(
             f"the chat template of {getattr(tokenizer, 'name_or_path', '')!r} cannot be filled "
-            f"({_one_line(str(error))}); check chat_kwargs or set chat to false"
+            f"({one_line(str(error))}); check chat_kwargs or set chat to false"
         ) from error
 
 

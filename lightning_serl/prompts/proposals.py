@@ -1,4 +1,4 @@
-"""From instructions to prompts and back: solve templates, few-shot instruction prompts and the parser of proposals."""
+"""Parses the numbered list that the policy writes into proposed problems."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from lightning_serl.answers import strip_thinking
 from lightning_serl.prompts import serl as published
 from lightning_serl.types import STYLES
 
-# --- proposals -------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Item:
-    """One proposed problem as it stood in the policy's text.
+    """One proposed problem as written by the policy.
 
     Attributes:
         text: The problem without its number.
-        truncated: The text ended in the middle of it.
+        truncated: Whether the text was cut off in it.
     """
 
     text: str
@@ -28,7 +26,7 @@ class Item:
 
 _NUMBER = re.compile(r"^[ \t]*(?:\*\*|#+[ \t]+)?(\d{1,4})(?:[.)](?:\*\*)?(?:\s+|$)|[、．）][ \t]*)", re.MULTILINE)
 
-# Words that open a solution, where a line or sentence begins; the colon keeps "Answer the question" out.
+# Words that open a solution at the start of a line or sentence; the colon excludes "Answer the question".
 _SOLUTION_WORDS = (
     "solutions?|(?:the )?(?:final |correct |right )?answers?|explanation|"
     "解|解答|解析|答|答案|参考答案|正解|정답|풀이|soluci[oó]n|respuesta|solução|resposta|réponse|lösung|antwort|"
@@ -47,14 +45,14 @@ def split_items(
     first: int | None = None,
     finished: bool = True,
 ) -> list[Item]:
-    """Cut the policy's list into problems, keeping also those that are cut off or empty, so that they can be counted.
+    """Split the policy's list into problems, including truncated and empty ones, so that they can be counted.
 
     Args:
         text: The sampled text.
-        style: ``default`` reads numbers at line starts and leaves the problems as they are written; ``serl`` follows
-            SeRL's published code, which finds numbers anywhere and capitalises.
-        first: The number that the prompt ended in. Text before the next number then is that problem; without it, or
-            when the text starts to count afresh, it is a preamble.
+        style: ``default`` reads numbers at line starts and keeps the problems as written; ``serl`` follows SeRL's
+            published code, which finds numbers anywhere and capitalises.
+        first: The number that the prompt ended with: text before the next number is that problem. Without it, or if the
+            text restarts the numbering, text before the first number is a preamble.
         finished: ``False`` if the text was cut off by length.
 
     Raises:
@@ -80,7 +78,7 @@ def parse_instructions(
     first: int | None = None,
     finished: bool = True,
 ) -> list[str]:
-    """The problems in the policy's list; in the default style without empty ones and without one that is cut off.
+    """The problems in the policy's list; the default style omits empty and truncated ones.
 
     Args:
         text: The sampled text.
@@ -96,5 +94,5 @@ def parse_instructions(
 
 
 def has_solution(text: str) -> bool:
-    r"""Whether a problem brings its solution along: a box, or a sentence that opens with ``Answer:`` and such."""
+    r"""Whether a problem contains its solution: a box, or a sentence that opens with ``Answer:`` or similar."""
     return _SOLUTION.search(text) is not None

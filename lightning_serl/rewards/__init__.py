@@ -1,4 +1,4 @@
-"""Rewards: votes without labels, checks against labels, controls, and the seam for your own."""
+"""Rewards: majority votes, checks against gold labels, controls, and the protocol for your own."""
 
 from __future__ import annotations
 

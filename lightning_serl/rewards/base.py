@@ -1,4 +1,4 @@
-"""What a reward is, and the help that rewards share."""
+"""The protocol of rewards, the check of a user's reward, and the reading of a group's answers."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from lightning_serl.answers import AnswerGrader, cluster
 from lightning_serl.errors import InputError
 from lightning_serl.types import Group, Verdict
 
-# Per-token statistics of the policy's own pass that a reward may ask for.
+#: Per-token statistics of the policy that a reward may ask for.
 STATISTICS = frozenset({"entropy", "certainty"})
-# Policies beside the live one that a reward may ask to answer or score.
+#: Further policies that a reward may ask to generate or score.
 POLICIES = frozenset({"reference", "teacher"})
 _PARAMETERS = ("groups", "ctx")
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores groups; a plain function with the same two parameters serves too.
+    """Scores groups; a plain function with the same two parameters is a reward too.
 
     Attributes:
-        needs: Names from :data:`STATISTICS`, which then are in ``Group.stats``, and from :data:`POLICIES`, which then
-            serve as ``who`` in ``ctx.generate`` and ``ctx.score``; a function may lack the attribute.
+        needs: Names from :data:`STATISTICS`, which are then in ``Group.stats``, and from :data:`POLICIES`, which can
+            then be ``who`` in ``ctx.generate`` and ``ctx.score``; a function may lack the attribute.
     """
 
     needs: frozenset[str]
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
-        """One verdict for each group, in order; ``ctx`` may be ``None`` outside of a run."""
+        """One verdict for each group, in order; ``ctx`` may be ``None`` outside a run."""
         ...
 
 
@@ -43,8 +43,8 @@ def check_reward(reward: object) -> Callable[[Sequence[Group], Any], list[Verdic
         The same object.
 
     Raises:
-        InputError: if it cannot be called so, naming the parameter at fault; if a class was passed in place of an
-            object; or if ``needs`` asks for something that nothing provides.
+        InputError: if it cannot be called so, naming the wrong parameter; if it is a class and no object; or if
+            ``needs`` holds an unknown name.
     """
     name = getattr(reward, "__name__", type(reward).__name__)
     wanted = f"a reward is called as {name}(groups, ctx)"
@@ -55,13 +55,13 @@ def check_reward(reward: object) -> Callable[[Sequence[Group], Any], list[Verdic
     needs: Any = getattr(reward, "needs", frozenset())
     if isinstance(needs, str) or not set(needs) <= STATISTICS | POLICIES:
         known = ", ".join(sorted(STATISTICS | POLICIES))
-        raise InputError(f"the reward {name} needs {needs!r}, which nothing provides; give a set with any of {known}")
+        raise InputError(f"needs of the reward {name} is {needs!r}; it must be a set of names out of {known}")
     _check_signature(name, inspect.signature(reward), wanted)
     return reward
 
 
 def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> None:
-    """Two positional parameters named ``groups`` and ``ctx``; whatever follows has a default."""
+    """Refuse all but two positional parameters ``groups`` and ``ctx``, and further ones with a default."""
     parameters = list(signature.parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
@@ -71,7 +71,7 @@ def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> No
                 raise InputError(f"the reward {name} lacks the parameter {expected!r}; {wanted}")
             break
         given = positional[place].name
-        # An underscore says that a parameter is not used.
+        # A leading underscore marks an unused parameter.
         if given.lstrip("_") not in (expected, ""):
             raise InputError(f"parameter {place + 1} of the reward {name} is {given!r}, not {expected!r}; {wanted}")
     for parameter in parameters:
@@ -84,12 +84,12 @@ def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> No
 def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
     """Set ``answers`` and ``cluster`` of every group that lacks them.
 
-    Groups filled by the same kind of grader, or by their maker, are left alone; those filled by another kind of
-    grader here are read again, because a vote must count the answers that its own grader sees.
+    Groups read by the same kind of grader, or created with answers, are left alone. Groups read here by another kind of
+    grader are read again, because a vote must count the answers of its own grader.
     """
     kind = (type(grader), getattr(grader, "mode", None))
     for group in groups:
-        # Not a field: who read the answers is nobody's business but this function's.
+        # Not a field of Group, because only this function uses it.
         read_by = getattr(group, "_read_by", kind)
         if group.answers is not None and group.cluster is not None and read_by == kind:
             continue

@@ -1,4 +1,4 @@
-"""The control: a reward for the form of a response, whatever it says."""
+"""A control: the reward for the form of a response, regardless of its content."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightning_serl.types import Group, Verdict
 
 
 class FormatReward:
-    r"""Scores 1 for a response with a non-empty ``\boxed{...}``, 0 for any other; nothing is compared with anything.
+    r"""Scores 1 for a response with a non-empty ``\boxed{...}``, 0 for any other.
 
-    What a run gains with this reward it gains from learning the form of an answer. Once every response has the form
-    there is nothing left to learn, and the run ends for lack of groups whose scores differ.
+    Gains of a run with this reward come from learning the form of an answer. Once every response has the form, all
+    groups have equal scores and the run ends with nothing left to train on.
 
     Example:
         >>> from lightning_serl.types import Group

@@ -1,4 +1,4 @@
-"""Majority vote: the answer most responses agree on is the pseudo-label."""
+"""Majority vote: the most common answer of a group is its pseudo-label."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class MajorityVote:
     Args:
         grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
         mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
-        ties: ``"smallest"`` decides for the smaller answer; ``"abstain"`` gives no label and every weight 0.
-        min_share: A winner with a smaller share of the responses is no label, and every weight is 0.
-        soft: Scores each response by the share of its own class (EMPO) in place of 1 and 0; all 0 when all differ.
+        ties: ``"smallest"`` lets the smaller answer win; ``"abstain"`` gives no label and weights 0.
+        min_share: If the winner has a smaller share of the responses, there is no label and all weights are 0.
+        soft: Scores each response by the share of its class (EMPO) instead of 1 and 0; all 0 when all answers differ.
 
     Raises:
         InputError: for an unknown grader, mode or tie rule, or a share outside [0, 1].

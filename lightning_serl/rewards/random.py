@@ -1,4 +1,4 @@
-"""The control: rewards that know nothing."""
+"""A control: random rewards."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightning_serl.types import Group, Verdict
 
 
 class RandomReward:
-    """Scores each response 1 or 0 with equal chance, whatever it says.
+    """Scores each response 1 or 0 with equal probability, regardless of its content.
 
-    What a run gains with this reward it gains from something other than its reward. Scores depend on the seed, the
-    round, the instruction and the response's index alone, so they are the same for any order of groups and any rank.
+    Gains of a run with this reward do not come from the reward. Scores depend only on the seed, the round, the
+    instruction and the index of the response, so they are the same for any order of groups and on every rank.
 
     Args:
         seed: The seed of the run.
@@ -29,12 +29,12 @@ class RandomReward:
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group."""
-        # A fixed problem met again in a later round gets other scores.
+        # The round makes a fixed problem get other scores in a later round.
         current = int(getattr(ctx, "round", 0) or 0)
         return [self._draw(group, current) for group in groups]
 
     def _draw(self, group: Group, current: int) -> Verdict:
-        # Recorded groups share one uid, hence the prompt as well.
+        # Recorded groups share one uid, so the prompt enters too.
         name = f"{group.instruction.uid}\0{group.instruction.prompt}".encode("utf-8", "surrogatepass")
         key = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
         rng = rng_for(self.seed, "random_reward", current, key)

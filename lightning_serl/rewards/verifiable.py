@@ -1,4 +1,4 @@
-"""Rewards against gold labels, and the default reward: the label where there is one, else the vote."""
+"""Rewards against gold labels, and the default reward: the label if there is one, else the majority vote."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning_serl.rewards.base import fill_answers
 from lightning_serl.rewards.majority import MajorityVote
 from lightning_serl.types import Group, Verdict
 
-# The votes on a group leave this much of the second that a group may cost.
+# Seconds for the comparisons with the label; with the votes on a group they stay below one second.
 _LABEL_SECONDS = 0.2
 
 
 class VerifiableReward:
     r"""Scores 1 for answers equal to ``instruction.label``, 0 for others and for no answer.
 
-    A math label is read as if boxed, so bare LaTeX such as ``\frac{\pi}{2}`` is understood whole; a grader without
-    ``label`` reads labels as it reads responses, and takes as they stand those it finds nothing in. A group without a
-    label, or with one that the grader cannot read, gets weight 0 throughout and says why in ``info["reason"]``.
+    A math label is read as if boxed, so bare LaTeX such as ``\frac{\pi}{2}`` is understood whole. A grader without
+    ``label`` reads labels like responses, and keeps a label unchanged if it finds no answer in it. A group without a
+    label, or with one that the grader cannot read, gets weights 0 and the cause in ``info["reason"]``.
 
     Args:
         grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
@@ -70,11 +70,8 @@ class LabelElseVote:
     """The default reward: groups with a label are scored against it, all others by majority vote.
 
     Args:
-        grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
-        mode: ``"fast"`` or ``"exact"``.
-        ties: As in :class:`MajorityVote`.
-        min_share: As in :class:`MajorityVote`.
-        soft: As in :class:`MajorityVote`; labelled groups always score 1 and 0.
+        grader: The grader of both.
+        options: Further options of :class:`MajorityVote`.
 
     Raises:
         InputError: as :class:`MajorityVote` does.
@@ -82,16 +79,9 @@ class LabelElseVote:
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(
-        self,
-        grader: str | AnswerGrader = "math",
-        mode: str = "fast",
-        ties: str = "smallest",
-        min_share: float = 0.0,
-        soft: bool = False,
-    ) -> None:
-        self.vote = MajorityVote(grader, mode, ties, min_share, soft)
-        # One grader for both, so that they share what they remember.
+    def __init__(self, grader: str | AnswerGrader = "math", **options: Any) -> None:
+        self.vote = MajorityVote(grader, **options)
+        # Both share one grader and its cache.
         self.verify = VerifiableReward(self.vote.grader)
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
@@ -100,7 +90,7 @@ class LabelElseVote:
 
 
 def _read_label(grader: AnswerGrader, gold: str) -> str | None:
-    """A gold label in the spelling in which the grader compares answers."""
+    """A gold label as the grader compares it."""
     read = getattr(grader, "label", None)
     if read is not None:
         return read(gold)
@@ -109,5 +99,5 @@ def _read_label(grader: AnswerGrader, gold: str) -> str | None:
 
 
 def _unscored(n: int, info: dict[str, Any], reason: str) -> Verdict:
-    """A verdict that keeps a group out of training."""
+    """A verdict of weights 0, which keeps a group out of training."""
     return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), info={**info, "reason": reason})

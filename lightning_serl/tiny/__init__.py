@@ -1,6 +1,6 @@
-"""The embedded default: a tiny language, tokenizer and policy that self-play improves on two CPU cores.
+"""The embedded model: a tiny language, tokenizer and policy that self-play improves on two CPU cores.
 
-On the command line the packaged files are written ``tiny:base``, ``tiny:seeds`` and ``tiny:held_out``.
+On the command line the packaged files are ``tiny:base``, ``tiny:seeds`` and ``tiny:held_out``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FILES = {"base": "base", "seeds": "seeds.jsonl", "held_out": "held_out.jsonl"}
 
 
 def path(name: str) -> Path:
-    """Where a packaged file lies: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl).
+    """The path of a packaged file: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl).
 
     Raises:
         InputError: for another name; the message lists the known ones.
@@ -27,7 +27,7 @@ def path(name: str) -> Path:
 
 
 def resolve(name: str) -> str:
-    """The packaged path for ``tiny:NAME``; any other string comes back unchanged.
+    """The packaged path for ``tiny:NAME``; any other string is returned unchanged.
 
     Raises:
         InputError: for an unknown ``tiny:`` name.

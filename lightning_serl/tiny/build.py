@@ -19,7 +19,7 @@ from lightning_serl.tiny.tokenizer import build_tokenizer
 
 SEEDS = 64
 HELD_OUT = 200
-# Says where a checkpoint comes from, and that its folder may be overwritten by another build.
+# Records how a model was built, and marks a folder that another build may overwrite.
 RECORD = "build.json"
 _BUILDER = "lightning_serl.tiny.build"
 _REPORT_EVERY = 100  # steps
@@ -37,16 +37,16 @@ def _is_former_build(folder: Path) -> bool:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
     except ValueError:
-        # Somebody else's file of the same name.
+        # A file of the same name from another program.
         return False
     return isinstance(content, dict) and content.get("builder") == _BUILDER
 
 
 def _prepare(out: Path) -> None:
-    """Makes the folder, before minutes of work.
+    """Create and check the output folder before the training starts.
 
     Raises:
-        InputError: if it cannot be made or written to, or holds something else than a former build.
+        InputError: if it cannot be created or written to, or holds anything but a former build.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _labelled(text: str) -> dict[str, str]:
 
 
 def _write(out: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -> None:
-    # The record comes first: a build that is cut off here must not lock its own folder.
+    # The record comes first, so that an interrupted build can be repeated in the same folder.
     (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -79,19 +79,19 @@ def _write(out: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -> 
 
 
 def build(seed: int, out: Path, steps: int = STEPS) -> None:
-    """Pre-trains the base model and writes it as a Hugging Face directory, with the problems that go with it.
+    """Pre-train the base model and write it as a Hugging Face directory, together with its problems.
 
     ``out`` receives the model (safetensors, float32), its generation config and tokenizer, ``build.json``,
     ``seeds.jsonl`` (64 problems without labels) and ``held_out.jsonl`` (200 problems with answers). Nothing is written
-    before the training has ended. The last line printed names the corpus hash.
+    before the training has ended. The last line printed is the corpus hash.
 
     Args:
-        seed: Of weights and corpus, 0 or above.
+        seed: Seed of weights and corpus, 0 or above.
         out: A new or empty directory, or that of a former build.
         steps: Optimizer steps, 1 or more; 2000 is the measured recipe.
 
     Raises:
-        InputError: for an impossible seed or number of steps, or an ``out`` that must not be written to.
+        InputError: for a seed or number of steps out of range, or an ``out`` that must not be written to.
     """
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed is {seed}; it must be 0 or above and below 2**63")
@@ -121,10 +121,10 @@ def build(seed: int, out: Path, steps: int = STEPS) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 0, 1 if writing fails, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command line; return 0, or 1 if writing fails, 2 for bad input, 130 after Ctrl-C."""
     parser = _Parser(
         prog=f"python -m {_BUILDER}",
-        description="Pre-trains the tiny embedded base model from nothing, on one CPU thread (about 7 minutes), and "
+        description="Pre-trains the tiny embedded base model from scratch, on one CPU thread (about 7 minutes), and "
         "writes it as a Hugging Face directory together with its seed problems and held-out problems.",
         epilog="The same seed gives the same bytes on the same machine and library versions.",
     )

@@ -1,7 +1,7 @@
-"""The pre-training corpus: an endless stream of steps, the same for the same seed, and its fingerprint.
+"""The pre-training corpus: an endless stream of training steps determined by a seed, and its hash.
 
-Two habits of answering stand side by side. Plain expressions are mostly worked, stories are mostly guessed, so the base
-model mostly guesses although it can work; that is what self-play finds out.
+The corpus mixes two ways of answering: plain expressions are mostly worked out, stories are mostly guessed. So the base
+model mostly guesses although it can work problems out, and self-play can improve it by preferring worked answers.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _HASHED_STEPS = 200
 
 
 class Row(NamedTuple):
-    """One document: its token ids, end of text included, and how many of the first of them carry no loss."""
+    """One document: its token ids with the end of text, and the length of the prompt, which carries no loss."""
 
     ids: list[int]
     prompt_length: int
 
 
 def corpus(tokenizer: Any, seed: int) -> Iterator[list[Row]]:
-    """Yields the rows of one optimizer step after another, without end.
+    """Yield the rows of one optimizer step after another, without end.
 
-    Every fourth step has 8 lists of 8 questions, the form that the model later continues when it writes questions
-    itself. The other steps have 48 rows of drills and solved questions.
+    Every fourth step has 8 lists of 8 questions, the form in which the model later writes questions itself. The other
+    steps have 48 rows of drills and solved questions.
 
     Args:
         tokenizer: From :func:`build_tokenizer`.
-        seed: A corpus of its own for each seed.
+        seed: Seed of the corpus.
     """
     # Seed s draws its corpus from s + 1, as in the measured recipe.
     rng = random.Random(seed + 1)

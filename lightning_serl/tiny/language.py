@@ -1,7 +1,7 @@
-"""The tiny language: short arithmetic questions, their solutions, and the truth about them.
+"""The tiny language: short arithmetic questions, their solutions, and a parser that knows the right answers.
 
 Everything is drawn from a ``random.Random`` that the caller seeds. The numbers and weights below are a measured recipe:
-a base pre-trained on them guesses most stories, yet works well enough for sixteen answers to agree on the right one.
+a base model pre-trained on them guesses at most stories, yet a vote of sixteen answers is mostly right.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _THINGS = (
     "cookies", "bottles", "flowers", "buttons", "lemons", "rocks", "tickets", "eggs", "toys", "beads",
 )
 # fmt: on
-# Only openings and two closings name the thing: where every sentence does, the model's own questions contradict
-# themselves three times in four.
+# Only openings and two closings name the thing: if every sentence did, three quarters of the model's questions would
+# contradict themselves.
 _OPENINGS = (
     "{name} has {start} {thing}.",
     "{name} starts with {start} {thing}.",
@@ -90,7 +90,7 @@ _KIND_WEIGHTS = (0.32, 0.32, 0.18, 0.18)
 _LENGTHS = (1, 2, 3)
 _LENGTH_WEIGHTS = (0.35, 0.45, 0.20)
 _EXPRESSION_SHARE = 0.25
-# The oracle reads questions that a model wrote, so it allows more than the generator draws, though not without end.
+# The parser also reads questions that a model wrote, so it allows larger values than the generator draws.
 _LARGEST_READ = 999
 _DRILL_EQUATIONS = 6
 _LARGEST_DRILLED = 24
@@ -127,7 +127,7 @@ class Equation(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What a well-posed question comes to, and the equations that lead there."""
+    """The answer of a well-posed question and the equations that lead to it."""
 
     answer: int
     equations: tuple[Equation, ...]
@@ -175,7 +175,7 @@ def _draw_operations(rng: random.Random) -> tuple[int, list[tuple[str, tuple[int
 
 
 def question(rng: random.Random) -> str:
-    """Draws one well-posed question, an expression in a quarter of the cases and a story otherwise."""
+    """Draw one well-posed question: an expression with probability 1/4, else a story."""
     start, drawn = _draw_operations(rng)
     if rng.random() < _EXPRESSION_SHARE:
         terms = [f"{kind[0]} " + " * ".join(map(str, factors)) for kind, factors in drawn]
@@ -220,11 +220,11 @@ def _read_story(text: str) -> tuple[int, list[Operation]] | None:
 
 
 def parse(text: str) -> Truth | None:
-    """The truth about a question, also about one that a model wrote; for measuring only, training never sees it.
+    """The right answer of a question, which a model may have written; used only for measuring, never in training.
 
     Returns:
-        The answer with its equations, or ``None`` if the question is not well posed: a sentence outside the language,
-        an end that asks for another thing than the opening names, or a running value below 0 or above 999.
+        The answer with its equations, or ``None`` if the question is not well posed: a sentence outside the language, a
+        closing about another thing than the opening, or a running value below 0 or above 999.
     """
     read = _read_expression(text) or _read_story(text)
     if read is None:
@@ -244,7 +244,7 @@ def parse(text: str) -> Truth | None:
 
 
 def solution(text: str, worked: bool) -> str:
-    r"""The solution of a question, with its equations (``worked``) or as a bare guess; it ends in ``So \boxed{34}.``.
+    r"""The solution of a question, with its equations (``worked``) or without; it ends with ``So \boxed{34}.``.
 
     Raises:
         ValueError: for a question that is not well posed.
@@ -257,7 +257,7 @@ def solution(text: str, worked: bool) -> str:
 
 
 def drill(rng: random.Random) -> str:
-    """Six bare equations in a row, each preceded by a space: practice in arithmetic alone."""
+    """Six equations in a row, each preceded by a space: practice in arithmetic alone."""
     equations = []
     for _ in range(_DRILL_EQUATIONS):
         kind = rng.random()
@@ -281,7 +281,7 @@ def solve_prompt(text: str) -> str:
 
 
 def numbered(questions: Sequence[str], unfinished: bool = False) -> str:
-    """A heading and the numbered questions, one a line; ``unfinished`` ends with the number that comes next."""
+    """A heading and the numbered questions, one per line; ``unfinished`` appends the next number."""
     lines = [f"{i}. {q}\n" for i, q in enumerate(questions, start=1)]
     return _HEADING + "".join(lines) + (f"{len(questions) + 1}." if unfinished else "")
 

@@ -1,4 +1,4 @@
-"""Pre-training of the tiny base model: a measured recipe, reproducible bit for bit on one machine."""
+"""Pre-trains the tiny base model by a measured recipe, reproducible bit for bit on one machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from lightning_serl.tiny.corpus import Row, corpus
 
 STEPS = 2000
-# Sums depend on how they are split over threads. One thread is also the fastest on a machine that does other work.
+# Sums depend on how they are split over threads. One thread is also the fastest on a busy machine.
 _THREADS = 1
 _MATRIX_RATE = 0.02
 _OTHER_RATE = 3e-3
@@ -28,7 +28,7 @@ _IGNORED = -100
 
 
 class StepReport(NamedTuple):
-    """The loss of one optimizer step and the tokens it read, padding included."""
+    """The loss of one optimizer step and the number of its tokens, padding included."""
 
     loss: float
     tokens: int
@@ -67,7 +67,7 @@ def build_model(tokenizer: Any, seed: int) -> Any:
 
 
 def _collate(rows: Sequence[Row], pad: int) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) and targets (B, T), both int64, right-padded; target t is the token after t or ignored."""
+    """Token ids and targets, both (B, T) int64 and right-padded; target t is the token after t, or ignored."""
     width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), pad)
     targets = torch.full((len(rows), width), _IGNORED)
@@ -85,15 +85,15 @@ def _scale(step: int, steps: int) -> float:
 
 
 def train(model: Any, tokenizer: Any, seed: int, steps: int) -> Iterator[StepReport]:
-    """Trains ``model`` in place and yields a report after each step.
+    """Train ``model`` in place and yield a report after each step.
 
-    Hidden matrices learn by Muon, embeddings and norms by AdamW; with AdamW alone the lists are learnt far more slowly.
+    Muon trains the hidden matrices, AdamW embeddings and norms; with AdamW alone lists are learnt far more slowly.
 
     Args:
         model: From :func:`build_model`.
         tokenizer: From ``build_tokenizer``.
-        seed: Of the corpus.
-        steps: Where the learning rate ends its descent.
+        seed: Seed of the corpus.
+        steps: Number of steps, at which the learning rate reaches its minimum.
     """
     matrices: list[Tensor] = []
     others: list[Tensor] = []

@@ -11,20 +11,20 @@ from transformers import PreTrainedTokenizerFast
 from lightning_serl.tiny.language import numbered, question, solution, solve_prompt
 
 _END = "<|endoftext|>"
-# More than the language needs, so that every word becomes one token: training stops by itself at 448 entries.
+# More than the language needs, so that every word becomes one token: training ends at 448 entries.
 _MOST_ENTRIES = 512
 _QUESTIONS = 1500  # of each template
 _LIST_LENGTH = 8
 _CONTEXT = 512
-# " 4" and "4" are two tokens: the first digit of a number is told from the later ones.
+# " 4" and "4" are two tokens, which distinguishes the first digit of a number from the later ones.
 _PIECES = r" ?\d| ?\\boxed\{| ?[A-Za-z]+|\n| ?[^A-Za-z\d\s]| +"
 
 
 def build_tokenizer() -> Any:
-    """Trains the byte-level BPE tokenizer; always the same one, since its texts come from a fixed seed.
+    """Train the byte-level BPE tokenizer; its texts come from a fixed seed, so it is always the same.
 
     Returns:
-        A ``PreTrainedTokenizerFast`` whose end-of-text token also pads. It adds no special tokens by itself.
+        A ``PreTrainedTokenizerFast`` whose end-of-text token also pads. It adds no special tokens itself.
     """
     rng = random.Random(0)
     tokenizer = Tokenizer(models.BPE())

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from lightning_serl.answers import MathGrader, cluster
-from lightning_serl.answers.math.normal_form import decide, normal_form, number, settle
+from lightning_serl.answers.math.decide import decide, decide_unambiguous
+from lightning_serl.answers.math.normal_form import normal_form, number
 from lightning_serl.answers.verifier.client import WorkerClient, shared_client
 from lightning_serl.errors import InputError
 
@@ -95,8 +96,8 @@ def test_plain_rules(a, b, verdict):
     ],
 )
 def test_exact_mode_settles_only_what_hangs_on_no_reading(a, b, verdict):
-    assert settle(a, b) is verdict
-    assert settle(b, a) is verdict
+    assert decide_unambiguous(a, b) is verdict
+    assert decide_unambiguous(b, a) is verdict
 
 
 def test_normal_form_keeps_commands_apart_from_letters():

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from lightning_serl.answers import ChoiceGrader, MathGrader, TextGrader, strip_thinking
-from lightning_serl.answers.reading.announced import announced, certain
+from lightning_serl.answers.reading.announced import announced_answer, undisputed_number
 from lightning_serl.answers.reading.boxed import last_boxed
-from lightning_serl.answers.reading.last_formula import unmarked
+from lightning_serl.answers.reading.last_formula import last_formula
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_last_box(text, box):
     ],
 )
 def test_announced_answer(text, answer):
-    assert announced(text) == answer
+    assert announced_answer(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_announced_answer(text, answer):
     ],
 )
 def test_what_exact_mode_reads_without_help(text, answer):
-    assert certain(text) == answer
+    assert undisputed_number(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -180,14 +180,14 @@ def test_what_math_verify_finds_is_spelled_so_that_it_reads_back(text, spelling)
     ],
 )
 def test_what_a_response_without_a_mark_comes_down_to(text, answer):
-    assert unmarked(text) == answer
+    assert last_formula(text) == answer
 
 
 @pytest.mark.parametrize("piece", ["\\[", "$", "$$", "\\(", "answer", "1 ", "1,111 ", "(1+", "answer = 1 ", "\n$x$,"])
 def test_long_texts_are_read_at_their_end(piece):
     # Longer texts are cut to their end; what is read there must not depend on where they began.
     short, long = (piece * (n // len(piece)) for n in (20_000, 200_000))
-    assert unmarked(short) == unmarked(long)
+    assert last_formula(short) == last_formula(long)
 
 
 def test_truncated_math_abstains_without_a_box():

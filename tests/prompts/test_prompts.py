@@ -188,10 +188,10 @@ def test_stop_strings() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: SolveTemplate(text="Solve."), "'text' has no place {problem}"),
+        (lambda: SolveTemplate(text="Solve."), "data.solve.text has no place {problem}"),
         (lambda: SolveTemplate(plain="{problem} {hint}"), "unknown place {hint}"),
         (lambda: SolveTemplate(text="{probelm}"), "unknown place {probelm}"),
-        (lambda: SolveTemplate(stop=["a", ""]), "stop must be a list"),
+        (lambda: SolveTemplate(stop=["a", ""]), "data.solve.stop must be a list"),
         (lambda: SolveTemplate(stop="END"), "stop must be a list"),
         (lambda: InstructionTemplate(item="- {problem}\n"), "no place {i}"),
         (lambda: InstructionTemplate(item="{i}. {question}\n"), "unknown place {question}"),

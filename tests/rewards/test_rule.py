@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lightning_serl.answers.verifier.client import shared_client
 from lightning_serl.rewards import VerifiableReward, check_reward
 from lightning_serl.rewards.rule import RuleReward
 from lightning_serl.types import Group
@@ -74,9 +75,7 @@ def test_without_a_label_nothing_counts():
 
 def test_a_match_that_cannot_be_printed_is_wrong(monkeypatch):
     """The published code prints what it extracted inside the same ``try``."""
-    from lightning_serl.rewards import rule as scoring
-
-    client = scoring.shared_client()
+    client = shared_client()
     real = client.ask
 
     def ask(op, limit, **fields):

@@ -1,1 +1,5 @@
-"""Which math answers are equal: normal forms, values at fixed points, quantities, and math-verify for the rest."""
+"""Decides which math answers are equal without a computer algebra system.
+
+``decide`` tries in turn: equal normal forms (``normal_form``), numbers, percentages, numbers with units
+(``quantities``, ``units``), and values at fixed points (``compare``, with ``structure`` and ``expression``).
+"""

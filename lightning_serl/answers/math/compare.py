@@ -1,11 +1,10 @@
-r"""Answers compared by their values at fixed points, without a computer algebra system.
+r"""Compares answers by their values at fixed points, without a computer algebra system.
 
-Two expressions that differ at one point are different. The reverse is claimed only where it is safe: numbers, roots
-and logarithms that agree to forty digits, and quotients of polynomials that do so at two points with random digits.
-Lists, tuples, intervals, matrices and equations are compared by their parts. An answer with several readings (``20\%``
-is 20 or 0.2, ``9:24`` a ratio or a time) differs from another if all of their readings do, and is never claimed equal.
-Whatever the small grammar does not know is left undecided, and so is what might take long: nothing here is worse than
-linear in a text of bounded length.
+Two expressions that differ at one point are different. Equality is claimed only where it is safe: for numbers, roots
+and logarithms that agree to forty digits, and for quotients of polynomials that do so at two points with random digits.
+Lists, tuples, intervals, matrices and equations are compared part by part. An answer with several readings (``20\%``
+is 20 or 0.2, ``9:24`` a ratio or a time) differs from another if all pairs of readings do, and is never claimed equal.
+Spellings outside the small grammar, and long ones, are undecided. All steps are linear in a text of bounded length.
 """
 
 from __future__ import annotations
@@ -17,51 +16,51 @@ from decimal import Decimal, DecimalException, localcontext
 from itertools import product
 
 from lightning_serl.answers.math.expression import CONTEXT, Value, evaluate
-from lightning_serl.answers.math.structure import PRODUCT, Shape, is_interval, shape
+from lightning_serl.answers.math.structure import PRODUCT, Structure, is_interval, structure
 
 _LONGEST = 300
 _POINTS = 2
 _EQUAL = Decimal(10) ** -40
-# math-verify compares decimals at six places; whatever is nearer than this is not for us to separate.
+# math-verify compares decimals at six places; values closer than this are left to it.
 _NEAR = 2e-6
 _RELATIVE = 1e-9
-# Commands that bind a variable or name something other than a value, and a variable that nothing binds.
+# Commands that bind a variable or name something other than a value; a variable that is not bound.
 _BINDER = re.compile(r"\\(?:[io]*int|sum|prod|lim|max|min|sup|inf|gcd|lcm|text|math[a-z]*|operatorname|equiv|pmod|mod)")
 _FREE = re.compile(r"(?<![\\a-zA-Z])[a-cf-hj-zA-Z](?![a-zA-Z])")
 
 
-def compare(a: str, b: str) -> bool | None:
-    r"""Whether two answers are equal, as far as values at fixed points can tell.
+def compare_values(a: str, b: str) -> bool | None:
+    r"""Whether two answers are equal, ``None`` where values at fixed points do not tell.
 
     Args:
         a: The normal form of an answer.
         b: The normal form of another.
 
     Example:
-        >>> compare(r"\sqrt{8}", r"2\sqrt{2}"), compare("(x+1)^2", "x^2+2x+1"), compare("(1,2)", "(1,3)")
-        (True, True, False)
-        >>> compare(r"\sin^2 x+\cos^2 x", "1") is None
-        True
+        >>> compare_values(r"\sqrt{8}", r"2\sqrt{2}"), compare_values("(1,2)", "(1,3)")
+        (True, False)
+        >>> compare_values("(x+1)^2", "x^2+2x+1"), compare_values(r"\sin^2 x+\cos^2 x", "1")
+        (True, None)
     """
     if len(a) > _LONGEST or len(b) > _LONGEST:
         return None
-    left, right = shape(a), shape(b)
+    left, right = structure(a), structure(b)
     return None if left is None or right is None else _same(left, right)
 
 
 def is_understood(form: str) -> bool:
     """Whether all values in a normal form can be computed."""
-    found = shape(form) if len(form) <= _LONGEST else None
+    found = structure(form) if len(form) <= _LONGEST else None
     return found is not None and _is_computable(found)
 
 
-def _is_computable(found: Shape) -> bool:
+def _is_computable(found: Structure) -> bool:
     if found.kind == "value":
         return all(evaluate(spelling, 0) is not None for spelling in found.spellings)
     return bool(found.parts) and all(_is_computable(part) for part in found.parts)
 
 
-def _same(a: Shape, b: Shape) -> bool | None:
+def _same(a: Structure, b: Structure) -> bool | None:
     kinds = {a.kind, b.kind}
     if kinds == {"value"}:
         return _values(a, b)
@@ -81,8 +80,8 @@ def _same(a: Shape, b: Shape) -> bool | None:
     return _lists(a, b)
 
 
-def _equations(a: Shape, b: Shape) -> bool | None:
-    """Two equations that give the value of a name; others can be solved in ways that only algebra knows."""
+def _equations(a: Structure, b: Structure) -> bool | None:
+    """The verdict on two equations that give the value of a name, and on some others; the rest takes algebra."""
     right = a.parts[0], b.parts[0]
     if any(side.kind != "value" for side in right):
         return None
@@ -99,9 +98,10 @@ def _equations(a: Shape, b: Shape) -> bool | None:
 
 
 def _proportional(a: Sequence[str], b: Sequence[str]) -> bool | None:
-    """Two equations in several unknowns: different unless the differences of their sides are proportional.
+    """``False`` for two equations in several unknowns unless the differences of their sides are proportional.
 
-    With one unknown they may have the same solutions all the same, and proportional ones are left to algebra.
+    Equations in one unknown may have the same solutions without being proportional; these, and proportional ones, are
+    left to algebra.
     """
     found = [evaluate(PRODUCT.sub("*", x), point) for x in (*a, *b) for point in range(_POINTS)]
     if len(found) != 2 * _POINTS or any(value is None or len(value[1]) < 2 for value in found):
@@ -114,8 +114,8 @@ def _proportional(a: Sequence[str], b: Sequence[str]) -> bool | None:
     return False if abs(left - right) > _RELATIVE * max(abs(left), abs(right)) else None
 
 
-def _solves(given: Shape, difference: str) -> bool:
-    """Whether what an equation gives for its name could be a root of this difference."""
+def _solves(given: Structure, difference: str) -> bool:
+    """Whether the value that an equation gives its name could be a root of this difference."""
     if not _is_constant(given.parts[0]) or len(given.parts[0].spellings) != 1:
         return True
     name = rf"(?<![\\a-zA-Z]){re.escape(given.name)}(?![a-zA-Z_])"
@@ -124,7 +124,7 @@ def _solves(given: Shape, difference: str) -> bool:
     return found is None or not _apart(found[0], Decimal(0))
 
 
-def _lists(a: Shape, b: Shape) -> bool | None:
+def _lists(a: Structure, b: Structure) -> bool | None:
     if a.kind == "value" or b.kind == "value":
         single, items = (a, b.parts) if a.kind == "value" else (b, a.parts)
         # A set that repeats one value is that value.
@@ -142,8 +142,8 @@ def _lists(a: Shape, b: Shape) -> bool | None:
     return True if all(sets) and paired and all(cell is not None for line in table for cell in line) else None
 
 
-def _unions(a: Shape, b: Shape) -> bool | None:
-    """Unions of intervals: different if one reaches farther, equal if their intervals are, one by one."""
+def _unions(a: Structure, b: Structure) -> bool | None:
+    """Unions of intervals: different if their outer ends are, equal if their intervals are pairwise equal."""
     sides = [x.parts if x.kind == "union" else (x,) if is_interval(x) else None for x in (a, b)]
     if sides[0] is None or sides[1] is None:
         return False if "value" in (a.kind, b.kind) else None
@@ -157,8 +157,8 @@ def _unions(a: Shape, b: Shape) -> bool | None:
     return True if all(same) else None
 
 
-def _hull(intervals: Sequence[Shape], end: int) -> Decimal | None:
-    """The least left or the largest right end of some intervals, ``None`` if any is no real number."""
+def _hull(intervals: Sequence[Structure], end: int) -> Decimal | None:
+    """The least left or the greatest right end of some intervals, ``None`` if one of them is no real number."""
     values: list[Decimal] = []
     for interval in intervals:
         if "infty" in "".join(interval.parts[end].spellings):
@@ -170,24 +170,24 @@ def _hull(intervals: Sequence[Shape], end: int) -> Decimal | None:
     return max(values) if end else min(values)
 
 
-def _ordered(a: Sequence[Shape], b: Sequence[Shape]) -> bool | None:
-    """Member by member."""
+def _ordered(a: Sequence[Structure], b: Sequence[Structure]) -> bool | None:
+    """The verdict on two sequences, compared member by member."""
     if len(a) != len(b):
         return False
     verdicts = [_same(x, y) for x, y in zip(a, b, strict=True)]
     return False if False in verdicts else None if None in verdicts else True
 
 
-def _is_constant(a: Shape) -> bool:
+def _is_constant(a: Structure) -> bool:
     """Whether every reading of a value is a number."""
     return all(reading is not None and not reading[1] for reading in (evaluate(s, 0) for s in a.spellings))
 
 
-def _values(a: Shape, b: Shape) -> bool | None:
+def _values(a: Structure, b: Structure) -> bool | None:
     if set(a.spellings) == set(b.spellings):
         return True
     if a.name and b.name:
-        return False  # other digits or another base
+        return False  # different digits or bases
     apart = True
     for x, y in product(a.spellings, b.spellings):
         left, right = evaluate(x, 0), evaluate(y, 0)
@@ -204,12 +204,12 @@ def _values(a: Shape, b: Shape) -> bool | None:
 
 
 def _is_open(text: str) -> bool:
-    """Whether what cannot be computed depends on a variable, so that no number can be its value."""
+    """Whether a spelling that cannot be computed depends on a variable, so that its value is no number."""
     return _BINDER.search(text) is None and _FREE.search(text) is not None
 
 
 def _apart(x: Value, y: Value) -> bool:
-    """Whether two values are too far from each other for any reading of the digits."""
+    """Whether two values are farther apart than rounding explains."""
     try:
         if isinstance(x, complex) or isinstance(y, complex):
             x, y = complex(x), complex(y)
@@ -222,7 +222,7 @@ def _apart(x: Value, y: Value) -> bool:
 
 
 def _agree(x: str, y: str) -> bool:
-    """Whether two spellings are equal to forty digits at every point, and of a kind for which that proves it."""
+    """Whether two spellings agree to forty digits at every point and are of a kind for which that proves equality."""
     for point in range(_POINTS):
         left, right = evaluate(x, point), evaluate(y, point)
         if left is None or right is None or not (left[2] and right[2]):

@@ -1,7 +1,7 @@
-r"""The value of one LaTeX expression at a fixed point, by recursive descent over a small grammar.
+r"""Evaluates one LaTeX expression at a fixed point, by recursive descent over a small grammar.
 
-Real numbers have sixty digits, complex ones a double's; variables are random digits between 1 and 2. Nothing here is
-worse than linear in a text of bounded length, and whatever the grammar does not know has no value.
+Real numbers are computed to sixty digits, complex ones in double precision; variables are random numbers between 1 and
+2. All steps are linear in a text of bounded length; a text outside the grammar has no value.
 """
 
 from __future__ import annotations
@@ -43,43 +43,47 @@ _TRIGONOMETRIC: dict[str, Callable[[complex], complex]] = {
 _FUNCTIONS = frozenset(_TRIGONOMETRIC) | {"ln", "log", "exp"}
 
 
-class Unknown(Exception):
-    """The grammar does not know this text, or it has no value."""
+class NotUnderstood(Exception):
+    """The text is outside the grammar, or it has no value."""
 
 
 class _Complex(Exception):
-    """The value is no real number that :mod:`decimal` can compute."""
+    """The value is not real, or :mod:`decimal` cannot compute it."""
 
 
 @lru_cache(maxsize=16384)
 def evaluate(text: str, point: int) -> tuple[Value, frozenset[str], bool] | None:
-    """The value of a spelling at a point, its variables, and whether equal values mean equality."""
+    """Evaluate a spelling at a point.
+
+    Returns:
+        Its value, its variables, and whether equal values prove equality; ``None`` if it cannot be evaluated.
+    """
     for real in (True, False):
-        reader = _Reader(text, point, real)
+        evaluator = _Evaluator(text, point, real)
         try:
             with localcontext(CONTEXT):
-                value = reader.whole()
+                value = evaluator.whole()
                 if isinstance(value, complex) and not cmath.isfinite(value):
                     return None
-            proves = real and not (reader.variables and reader.transcendental)
-            return value, frozenset(reader.variables), proves
+            proves = real and not (evaluator.variables and evaluator.transcendental)
+            return value, frozenset(evaluator.variables), proves
         except _Complex:
             continue
-        except (Unknown, ArithmeticError, ValueError, RecursionError):
+        except (NotUnderstood, ArithmeticError, ValueError, RecursionError):
             return None
     return None
 
 
 @lru_cache(maxsize=1024)
 def _variable(name: str, point: int) -> Decimal:
-    """A number with random digits between 1 and 2 for a variable; x and X are one, as they are for math-verify."""
+    """A random number between 1 and 2 for a variable; x and X get the same, as math-verify takes them for one."""
     name = name.lower() if len(name) == 1 else name
     digest = hashlib.sha256(f"{point}:{name}".encode()).hexdigest()
     return 1 + Decimal(int(digest[:20], 16)) / Decimal(16**20)
 
 
-class _Reader:
-    """Recursive descent over the tokens of one spelling, computing as it goes."""
+class _Evaluator:
+    """Computes the value of one spelling while it parses it."""
 
     def __init__(self, text: str, point: int, real: bool) -> None:
         self.tokens: list[str] = []
@@ -99,10 +103,10 @@ class _Reader:
 
     def whole(self) -> Value:
         if not self.whole_text:
-            raise Unknown
+            raise NotUnderstood
         value = self.sum()
         if self.tokens[self.at]:
-            raise Unknown
+            raise NotUnderstood
         return value
 
     def take(self, token: str) -> bool:
@@ -113,7 +117,7 @@ class _Reader:
 
     def expect(self, token: str) -> None:
         if not self.take(token):
-            raise Unknown
+            raise NotUnderstood
 
     def number(self, text: str) -> Value:
         return Decimal(text) if self.real else complex(float(text))
@@ -121,7 +125,7 @@ class _Reader:
     def sum(self) -> Value:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise Unknown
+            raise NotUnderstood
         value: Any = self.number("0")
         sign = "+"
         while True:
@@ -147,9 +151,9 @@ class _Reader:
                 self.at += 1
                 value = value / self.factor()
                 if self.tokens[self.at] not in ("", "+", "-", ")", "}", "*", "/", "|", "]"):
-                    raise Unknown  # 1/2x: half of x for some, the inverse of 2x for others
+                    raise NotUnderstood  # 1/2x: half of x, or the inverse of 2x
             elif token and (token[0].isalnum() or token[0] == "\\" or token in "({"):
-                # Two numbers side by side are refused where the first of them is read.
+                # atom() refuses two adjacent numbers.
                 value = value * self.factor()
             else:
                 return value
@@ -161,7 +165,7 @@ class _Reader:
         if self.take("^"):
             value = self.power(value, self.exponent())
             if self.tokens[self.at] in ("^", "!"):
-                raise Unknown
+                raise NotUnderstood
         return value
 
     def exponent(self) -> Value:
@@ -175,46 +179,46 @@ class _Reader:
             return value
         token = self.tokens[self.at]
         if not token or not (token[0].isdigit() or (len(token) == 1 and token.isalpha())):
-            raise Unknown
+            raise NotUnderstood
         return self.atom()
 
     def power(self, base: Any, exponent: Any) -> Value:
         if not self.real:
             if base == 0:
-                raise Unknown
+                raise NotUnderstood
             self.transcendental = True
             result: complex = base**exponent
             return result
         whole = exponent == exponent.to_integral_value()
         if not whole or self.variables:
-            # With variables only whole exponents are rational; one that is whole at this point may not be one.
+            # With variables only constant whole exponents are rational; this one may be whole at this point only.
             self.transcendental = self.transcendental or not (whole and abs(exponent) <= 100)
         if abs(exponent) > _MAX_EXPONENT:
-            raise Unknown
+            raise NotUnderstood
         if whole:
             return base ** int(exponent)
         if base <= 0:
-            raise _Complex if base else Unknown
+            raise _Complex if base else NotUnderstood
         return base**exponent
 
     def integer(self, value: Any, most: int) -> int:
         """A whole number from 0 to ``most``."""
         if self.variables:
-            raise Unknown
+            raise NotUnderstood
         real = value.real if isinstance(value, complex) else value
         if value != int(real) or not 0 <= real <= most:
-            raise Unknown
+            raise NotUnderstood
         return int(real)
 
     def argument(self) -> Value:
-        r"""What follows ``\frac`` or ``\sqrt``: a group or one digit or letter."""
+        r"""The value of an argument of ``\frac`` or ``\sqrt``: a group, one digit or one letter."""
         if self.take("{"):
             value = self.sum()
             self.expect("}")
             return value
         token = self.tokens[self.at]
         if len(token) != 1 or not token.isalnum():
-            raise Unknown
+            raise NotUnderstood
         if token.isalpha():
             return self.atom()
         self.at += 1
@@ -224,13 +228,13 @@ class _Reader:
         token = self.tokens[self.at]
         self.at += 1
         if not token:
-            raise Unknown
+            raise NotUnderstood
         if token[0].isdigit() or token[0] == ".":
             following = self.tokens[self.at]
             if len(token) > 60 or following[:1].isdigit() or following == "_":
-                raise Unknown
+                raise NotUnderstood
             if following == "(" and self.tokens[self.at + 1][:1].isdigit() and self.tokens[self.at + 2] == ")":
-                raise Unknown  # 2(3): a product for some, a mixed number for math-verify
+                raise NotUnderstood  # 2(3): a product, or for math-verify a mixed number
             return self.number(token)
         if token in ("(", "{"):
             value = self.sum()
@@ -245,7 +249,7 @@ class _Reader:
             return self.symbol(token)
         if token[0] == "\\":
             return self.command(token[1:])
-        raise Unknown
+        raise NotUnderstood
 
     def symbol(self, token: str) -> Value:
         name = token
@@ -262,7 +266,7 @@ class _Reader:
         return value if self.real else complex(value)
 
     def subscript(self) -> str:
-        """A token or a group of them, as they are written."""
+        """The subscript as written: one token, or a group of them in braces."""
         parts = []
         group = self.take("{")
         while self.tokens[self.at].isalnum():
@@ -271,7 +275,7 @@ class _Reader:
             if not group:
                 break
         if not parts:
-            raise Unknown
+            raise NotUnderstood
         if group:
             self.expect("}")
         return "_" + "".join(parts)
@@ -289,7 +293,7 @@ class _Reader:
             return self.number(str(math.comb(n, k)))
         if name in _FUNCTIONS:
             return self.function(name)
-        raise Unknown
+        raise NotUnderstood
 
     def root(self) -> Value:
         degree: Any = self.number("2")
@@ -304,11 +308,11 @@ class _Reader:
         self.transcendental = True
         if not self.real:
             if degree != 2:
-                raise Unknown
+                raise NotUnderstood
             return cmath.sqrt(value)
         if value < 0:
             if degree != 2:
-                raise Unknown  # the real root for some, the principal one for others
+                raise NotUnderstood  # the real root, or the principal one
             raise _Complex
         if degree == 2:
             return value.sqrt()
@@ -332,11 +336,11 @@ class _Reader:
         if exponent is None:
             return result
         if exponent == -1:
-            raise Unknown  # the inverse function, not the inverse value
+            raise NotUnderstood  # the inverse function, not one over the value
         return self.power(result, exponent)
 
     def operand(self) -> Value:
-        """What a function applies to: a bracket, or the factors up to the next function, sign or bracket."""
+        """The argument of a function: a bracket, or the factors up to the next function, sign or bracket."""
         if self.take("("):
             value: Any = self.sum()
             self.expect(")")
@@ -352,5 +356,5 @@ class _Reader:
         if not self.real:
             return cmath.log(value) / (cmath.log(10) if base is None else cmath.log(base))
         if value <= 0 or (base is not None and base <= 0):
-            raise _Complex if value < 0 else Unknown
+            raise _Complex if value < 0 else NotUnderstood
         return value.log10() if base is None else value.ln() / base.ln()

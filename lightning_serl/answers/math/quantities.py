@@ -1,7 +1,8 @@
-r"""Numbers with units: ``3.5 mol/L``, ``3.5\,\text{mol L}^{-1}`` and ``3.5`` are one answer, ``3 g`` and ``3 kg`` two.
+r"""Reads and compares numbers with units.
 
-The number decides. A unit that one side leaves out is no difference, and neither is a word that names no known unit.
-Two units must be the same, as symbols or as words, for they are not converted into each other.
+``3.5 mol/L``, ``3.5\,\text{mol L}^{-1}`` and ``3.5`` are equal, ``3 g`` and ``3 kg`` are not. A unit that one side
+omits makes no difference, nor does a word that names no known unit. Two units must be the same, as symbols or as words;
+they are not converted into each other.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _MICRO = re.compile(r"\\mu\s*|[µμ]\s+")
 _CELSIUS = re.compile(
     r"(?i)(?:\b(?:degrees?|grados?|grad|degrés?|graus?|gradi)|°)\s*(?:(c|celsius|centigrade|centígrados)|f|fahrenheit)\b"
 )
-# Dollar signs delimit formulas; one that is alone, or escaped, is a currency.
+# Dollar signs delimit formulas; a single one, or an escaped one, is a currency.
 _DOLLAR = "＄"
 _POWER_OF_TEN = re.compile(r"^\s*([-+]?)\s*10\s*(?=\^)")
 _NUMBER = re.compile(
     r"\s*([-+]?)\s*([＄€£¥]?)\s*(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d{1,40})(?:\.(\d{1,40}))?"
     r"(?:\s*(?:\\times|\\cdot|[×·xX*])\s*10\s*\^\s*(?:[{(]\s*(-?\d{1,3})\s*[)}]|(-?\d{1,3})(?!\d))|(?:(?<=\.\d)|(?<=\d))[eE]([-+]?\d{1,3})(?!\w))?"
 )
-# An exponent without its sign stands right behind a letter: "m2", while "5 ft 3 in" has two numbers.
+# An exponent without ``^`` follows a letter directly: "m2", while "5 ft 3 in" has two numbers.
 _TOKEN = re.compile(
     r"\s*(?:([^\W\d_]+|°[CF]?|[＄€£¥])|(?:\^\s*\{?\s*(-?\d)\s*\}?|(?<=[^\W\d_])(-?\d)(?!\d))|(/)"
     r"|[()·*.⋅]|\\cdot(?![a-zA-Z]))\s*"
@@ -54,7 +55,14 @@ _SYMBOLS = frozenset(prefix + base for prefix in _PREFIXES for base in _BASES)
 
 
 class Quantity(NamedTuple):
-    """A number, whether it was written as a decimal, and the powers in its unit: all of them, those of known units."""
+    """A number with its unit.
+
+    Attributes:
+        value: The number.
+        decimal: Whether it was written as a decimal.
+        unit: The units by name, each with its power.
+        known: Those of ``unit`` that are known units and not just words.
+    """
 
     value: Fraction
     decimal: bool
@@ -64,7 +72,7 @@ class Quantity(NamedTuple):
 
 @lru_cache(maxsize=16384)
 def quantity(answer: str) -> Quantity | None:
-    r"""The number and the unit of an answer that consists of these and nothing else.
+    r"""The number and unit of an answer, ``None`` if it holds anything else.
 
     Example:
         >>> quantity(r"1.5 \times 10^{-3}\,\text{mol/L}").unit, quantity("2x"), quantity("5 or 6")
@@ -103,7 +111,7 @@ def quantity(answer: str) -> Quantity | None:
 def _unit(
     text: str, apart: bool, currency: str
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] | None:
-    """The powers in a unit by name, all and those of known units; ``None`` if it is no unit."""
+    """All units with their powers, and those of known units; ``None`` if the text is no unit."""
     powers = dict.fromkeys([currency.replace(_DOLLAR, "$")] if currency else [], 1)
     known = set(powers)
     sign, raised, last, at = 1, 1, "", 0
@@ -120,7 +128,7 @@ def _unit(
             powers[last] += sign * (int(exponent) - 1)
             last = ""
             continue
-        # Scripts without blanks write one word: kilometres per hour.
+        # Scripts without spaces write "kilometres per hour" as one word.
         for word in re.split("(每)", name) if name else [slash] if slash else []:
             if not word:
                 continue
@@ -139,14 +147,14 @@ def _unit(
                     powers[last] = powers.get(last, 0) + sign * power * raised
                     known |= {last} if is_known else set()
                 raised = 1
-    # A single letter at a number is a variable; behind a blank, or in \\text, it is a unit.
+    # A single letter next to a number is a variable; after a space, or in \\text, it is a unit.
     if raised > 1 or (len(text) == 1 and text.isalpha() and text.isascii() and not apart):
         return None
     return tuple(sorted(powers.items())), tuple(sorted((n, p) for n, p in powers.items() if n in known))
 
 
 def _named(word: str) -> list[tuple[str, int, bool]] | None:
-    """The units that a symbol or word stands for, with their powers and whether they are known; ``None`` if none."""
+    """The units that a symbol or word names, with power and whether each is known; ``None`` if it names none."""
     if word in COMPOUND:
         return [(name, power, True) for name, power in COMPOUND[word]]
     if word in _SYMBOLS:
@@ -165,7 +173,7 @@ def _named(word: str) -> list[tuple[str, int, bool]] | None:
 
 
 def same_quantity(a: str, b: str) -> bool | None:
-    """Whether two quantities are equal, ``None`` unless both are quantities of which one has a unit or an exponent."""
+    """Whether two answers are equal quantities, ``None`` if one is no quantity or only rounding separates them."""
     left, right = quantity(a), quantity(b)
     if left is None or right is None:
         return None
@@ -176,6 +184,6 @@ def same_quantity(a: str, b: str) -> bool | None:
         return True
     if left.unit == left.known and right.unit == right.known:
         return False
-    # Words beside known units ("20 km each day") may say what the other side leaves out.
+    # Words beside known units ("20 km each day") may say what the other side omits.
     powers = set(left.known), set(right.known)
     return powers[0] <= powers[1] or powers[1] <= powers[0]

@@ -1,6 +1,6 @@
-r"""How an answer is built: a value with its readings, a list, an interval, a matrix, an equation, or words.
+r"""Parses how an answer is built: a value, a list, an interval, a matrix, an equation, or words.
 
-``20\%`` reads 20 or 0.2, ``9:24`` as a ratio or a time; what has several readings keeps all of them.
+A value keeps all its readings: ``20\%`` may be 20 or 0.2, ``9:24`` a ratio or a time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lightning_serl.answers.math.expression import Unknown
+from lightning_serl.answers.math.expression import NotUnderstood
 
 _FEW_WORDS = 3
 PRODUCT = re.compile(r"\\(?:cdot|times|ast)(?![a-zA-Z])|[×·⋅∗]")
@@ -32,80 +32,81 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 
 @dataclass(frozen=True)
-class Shape:
+class Structure:
     """How an answer is built.
 
     Attributes:
-        kind: ``"value"``, ``"equation"``, ``"list"``, ``"matrix"``, ``"union"`` (of intervals), ``"relation"`` for
-            whatever else is no number, such as an inequality, or ``"text"`` for sentences and formulas cut short.
+        kind: ``"value"``, ``"equation"``, ``"list"``, ``"matrix"``, ``"union"`` (of intervals), ``"relation"`` (such as
+            an inequality), or ``"text"`` for sentences and formulas cut short.
         parts: The items of a list, the rows of a matrix (lists themselves), the intervals of a union, or the last side
             of an equation.
         brackets: Around a list: ``""``, ``"{}"``, ``"()"``, ``"[]"``, ``"(]"`` or ``"[)"``.
         spellings: The readings of a value, or the difference of the sides of an equation that names no value.
-        name: What an equation gives the value of, its first side if that is a single name; the base of a number.
+        name: The first side of an equation if it is a single name; the base of a number.
     """
 
     kind: str
-    parts: tuple[Shape, ...] = ()
+    parts: tuple[Structure, ...] = ()
     brackets: str = ""
     spellings: tuple[str, ...] = ()
     name: str = ""
 
 
 @lru_cache(maxsize=16384)
-def shape(form: str) -> Shape | None:
-    """How a normal form is built, ``None`` if it has a part that is not understood."""
+def structure(form: str) -> Structure | None:
+    """The structure of a normal form, ``None`` if a part of it is not understood."""
     try:
         text = form.replace('"', "").replace("∞", r"\infty").replace("π", r"\pi ").replace("infinity", r"\infty")
         if ";" in text and "," in text:
             return None  # a list of lists
         text = _OR.sub(",", text.replace(";", ","))
-        return _shape(_TEXT.sub("", text).strip(), 0)
-    except (Unknown, RecursionError):
+        return _parse(_TEXT.sub("", text).strip(), 0)
+    except (NotUnderstood, RecursionError):
         return None
 
 
-def _shape(text: str, depth: int) -> Shape:
+def _parse(text: str, depth: int) -> Structure:
     if depth > 3 or not text:
-        raise Unknown
+        raise NotUnderstood
     if _is_sentence(text):
         said = _SAYS.search(text)
-        return Shape("text") if said is None else Shape("value", spellings=(said[1] or said[2],))
+        return Structure("text") if said is None else Structure("value", spellings=(said[1] or said[2],))
     items = _split(text, ",")
     if len(items) > 1:
-        return Shape("list", tuple(_shape(item, depth + 1) for item in items))
+        return Structure("list", tuple(_parse(item, depth + 1) for item in items))
     sides = _split(text, "=")
     matrix = _MATRIX.fullmatch(sides[-1])
     if matrix is not None and len(sides) == 1:
         return _matrix(matrix.group(2))
     if matrix is None and "\\begin" in text:
-        raise Unknown
+        raise NotUnderstood
     if matrix is None and text[-1] in "+-*/=":
-        return Shape("text")
+        return Structure("text")
     if matrix is None and _RELATION.search(text):
-        return _union(text, depth) or Shape("relation")
+        return _union(text, depth) or Structure("relation")
     based = _IN_BASE.fullmatch(text)
     if based is not None:
         base = based[2] or based[3]
-        return Shape("value", spellings=(based[1], _in_base(based[1], int(base))), name=base)
+        return Structure("value", spellings=(based[1], _in_base(based[1], int(base))), name=base)
     if len(sides) > 1:
         name = sides[0].strip()
         name = name if _NAME.fullmatch(name) else ""
         difference = (f"({sides[0]})-({sides[1]})",) if len(sides) == 2 and not name else ()
-        return Shape("equation", (_shape(sides[-1].strip(), depth + 1),), spellings=difference, name=name)
+        return Structure("equation", (_parse(sides[-1].strip(), depth + 1),), spellings=difference, name=name)
     inner = text.replace(r"\{", "{").replace(r"\}", "}")
     if inner[0] in _OPENING and inner[-1] in _CLOSING and _split(inner[1:-1], ",", closed=True)[1:]:
         brackets = inner[0] + inner[-1]
         if (inner[0] == "{") != (inner[-1] == "}"):
-            raise Unknown
-        return Shape("list", tuple(_shape(i, depth + 1) for i in _split(inner[1:-1], ",")), brackets)
-    return Shape("value", spellings=tuple(dict.fromkeys(_readings(inner if inner[0] == "{" else text))))
+            raise NotUnderstood
+        return Structure("list", tuple(_parse(i, depth + 1) for i in _split(inner[1:-1], ",")), brackets)
+    return Structure("value", spellings=tuple(dict.fromkeys(_readings(inner if inner[0] == "{" else text))))
 
 
 def _split(text: str, separator: str, closed: bool = False) -> list[str]:
-    """The pieces between separators outside of all brackets; ``closed`` forbids brackets that close before they open.
+    """The pieces between separators outside of all brackets.
 
-    Intervals are closed by brackets of any kind, hence one depth for all.
+    A bracket that closes before it opens raises, or with ``closed`` leaves the text whole. All kinds of brackets share
+    one depth, because intervals may open and close with different ones.
     """
     if separator not in text:
         return [text]
@@ -118,7 +119,7 @@ def _split(text: str, separator: str, closed: bool = False) -> list[str]:
             if depth < 0:
                 if closed:
                     return [text]
-                raise Unknown
+                raise NotUnderstood
         elif c == separator and depth == 0:
             pieces.append(text[last:at].strip())
             last = at + 1
@@ -126,41 +127,41 @@ def _split(text: str, separator: str, closed: bool = False) -> list[str]:
 
 
 def _is_sentence(text: str) -> bool:
-    """Several words that do not begin with a number, as quantities do."""
+    """Whether a text has several words and does not begin with a number, as quantities do."""
     return len(_WORD.findall(_NAMED.sub("", text))) >= _FEW_WORDS and text[0] not in "-+.0123456789\\"
 
 
-def _union(text: str, depth: int) -> Shape | None:
-    """Intervals joined by the sign for that."""
+def _union(text: str, depth: int) -> Structure | None:
+    r"""Intervals joined by ``\cup``, ``None`` for other texts."""
     pieces = [piece.strip() for piece in text.split("\\cup")]
     if len(pieces) == 1 or any(_RELATION.search(piece) for piece in pieces):
         return None
-    parts = tuple(_shape(piece, depth + 1) for piece in pieces)
-    return Shape("union", parts) if all(is_interval(part) for part in parts) else None
+    parts = tuple(_parse(piece, depth + 1) for piece in pieces)
+    return Structure("union", parts) if all(is_interval(part) for part in parts) else None
 
 
-def is_interval(a: Shape) -> bool:
+def is_interval(a: Structure) -> bool:
     """Whether a list could be an interval: two members between round or square brackets."""
     return a.kind == "list" and len(a.parts) == 2 and a.brackets in ("()", "[]", "(]", "[)")
 
 
-def _matrix(body: str) -> Shape:
+def _matrix(body: str) -> Structure:
     rows = []
     for row in re.split(r"\\\\(?![a-zA-Z])", body.strip()):
         if row.strip():
-            rows.append(Shape("list", tuple(_shape(cell.strip(), 1) for cell in row.split("&")), "()"))
-    return Shape("matrix", tuple(rows))
+            rows.append(Structure("list", tuple(_parse(cell.strip(), 1) for cell in row.split("&")), "()"))
+    return Structure("matrix", tuple(rows))
 
 
 def _readings(text: str) -> list[str]:
-    """What one value may mean."""
+    """The spellings of everything that one value may mean."""
     text = _QUOTIENT.sub("/", PRODUCT.sub("*", _ROOT_WORD.sub(r"\\sqrt", text)))
     text = _MIXED.sub(lambda m: f"({m[1]}+{m[2] or m[3]})", text)
     if len(_WORD.findall(_NAMED.sub("", text))) > 1 and any(c.isdigit() for c in text):
         said = _SAYS.search(text)
         if said is not None:
             return [said[1] or said[2]]
-        # "At most 5 of them": what a text says is one of its numbers, or nothing.
+        # "At most 5 of them": the value is one of the numbers in the text, or none.
         return [*(n for match in _NUMBER.findall(text)[:6] for n in (match, match.lstrip("-"))), "w_{text}"]
     ratio = _RATIO.fullmatch(text)
     if ratio is not None:
@@ -168,7 +169,7 @@ def _readings(text: str) -> list[str]:
     if "%" in text:
         text = text.replace(r"\%", "%")
         if text.index("%") != len(text) - 1:
-            raise Unknown
+            raise NotUnderstood
         return [text[:-1], f"({text[:-1]})/100"]
     found = [text, _UNIT_TAIL.sub("", text)]
     return [*found, *(_NAMED.sub(r"\\\1 ", t) for t in found)]

@@ -1,11 +1,11 @@
-"""What units are called: one symbol for the names of a unit in several languages, and the words that are no unit."""
+"""Names of units in several languages, each with the unit's symbol, and words that are no unit."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Without accents, in small letters; what is not here is a word like "apples", which says nothing of the unit.
+# In lower case, without accents. A word that is not listed, like "apples", is no known unit.
 _NAMES = {
     "s": "second seconds sec secs segundo segundos seconde secondes sekunde sekunden secondo 秒 秒钟 секунд ثانية",
     "min": "minute minutes mins minuto minutos minuten minuti 分钟 分鐘 минут دقيقة",
@@ -53,19 +53,19 @@ _SYMBOLS = {name: symbol for symbol, names in _NAMES.items() for name in names.s
     for name in names.split()
     for prefix, letter in _PREFIXES.items()
 }
-#: Powers that have a symbol of their own.
+#: Symbols that stand for several units with their powers.
 COMPOUND = {"mph": (("mi", 1), ("h", -1)), "kph": (("km", 1), ("h", -1)), "kmh": (("km", 1), ("h", -1))}
-#: Words that raise the unit behind or before them to a power.
+#: Words that raise the next or the last unit to a power.
 RAISES_NEXT = {"square": 2, "sq": 2, "cubic": 3}
 RAISES_LAST = {
     **dict.fromkeys(("squared", "cuadrado", "cuadrados", "carre", "carres", "quadrado", "quadrados"), 2),
     **dict.fromkeys(("cubed", "cubico", "cubicos", "cube", "cubes"), 3),
 }
-#: Their Chinese and German forms stand before the name in one word.
+#: Chinese and German forms, which are prefixes of the unit's name.
 RAISING_PREFIXES = {"平方": 2, "立方": 3, "quadrat": 2, "kubik": 3}
 PER = frozenset(["per", "por", "par", "pro", "每", "/"])
 
-# Words behind a number that change it, or that are no unit; those of other scripts may go on ("万元").
+# Words after a number that change it or are no unit; in other scripts the word may continue ("万元").
 _CHANGES = re.compile(
     r"percent|pct|thousand|million|billion|trillion|milliard|hundred|dozen|factorial|squared|cubed|sqrt|sin|cos|tan|log"
     r"|exp|and|times|plus|minus|over|mod|choose|base|below|zero|half"
@@ -77,17 +77,15 @@ _CHANGES = re.compile(
     r"|[十百千万萬亿億兆成折半천만억백조].*|.*(?:半|分之|[或和与與及至到的幂]|次方|퍼센트).*"
 )
 _MULTIPLE = re.compile("[个個]+")
-# Scripts in which one sign is a word; Greek letters are variables.
+# Scripts in which one character is a word; Greek letters are variables.
 _ONE_SIGN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _GREEK = re.compile("[\u0370-\u03ff]")
-
-
-# A variable has one letter, a product of two has two.
+# One letter is a variable, two are a product.
 _SHORTEST = 3
 
 
 def is_word(name: str) -> bool:
-    """Whether a name may be the word for a unit: not in capitals, nor one that changes the number before it."""
+    """Whether a name may be a unit in words: not in capitals, and no word that changes the number before it."""
     short = len(name) < _SHORTEST and _ONE_SIGN.search(name) is None
     if short or _GREEK.search(name) or not (name == name.lower() or name.istitle()):
         return False
@@ -95,7 +93,7 @@ def is_word(name: str) -> bool:
 
 
 def symbol_of(name: str) -> str | None:
-    """The symbol of the unit that a word names, ``None`` for all other words.
+    """The symbol of the unit that a word names, ``None`` for other words.
 
     Example:
         >>> symbol_of("Kilometers"), symbol_of("kilómetros"), symbol_of("千克"), symbol_of("apples")
@@ -106,7 +104,7 @@ def symbol_of(name: str) -> str | None:
 
 
 def _folded(name: str) -> str:
-    """Small letters, Latin ones without accents."""
+    """The name in lower case, Latin letters without accents."""
     if name.isascii():
         return name.lower()
     split = unicodedata.normalize("NFD", name.lower())

@@ -1,24 +1,24 @@
-r"""Answers announced in words: "the answer is ...", where no ``\boxed{...}`` marks them."""
+r"""Finds answers announced in words ("the answer is ...") in responses without ``\boxed{...}``."""
 
 from __future__ import annotations
 
 import re
 
-from lightning_serl.answers.math.digits import plain_script
+from lightning_serl.answers.math.digits import ascii_digits
 from lightning_serl.answers.math.quantities import quantity
 
-# What announces an answer, in the languages that graders read.
+# Words for "answer" in the languages that graders read.
 ANSWER_WORDS = (
     r"\b(?:answer|respuesta|réponse|antwort|risposta|resposta|jawaban|ответ)\b"
     r"|答案|答え|答|回答|정답|الجواب|الإجابة|उत्तर"
 )
-#: Such a word and what joins it to the answer.
+#: Such a word and its link to the answer ("is", a colon).
 ANNOUNCEMENT = re.compile(
     rf"(?i)(?:{ANSWER_WORDS})[*_ ]*(?:\s(?:is|es|est|ist|è|é)\b\s*[:：]?|[:：=]|是|为|為|は|은|는)[*_ ]*"
 )
-# The announcement stands at the end of a response.
+# Characters at the end of a response in which the announcement is searched.
 _TAIL = 4000
-# "Cannot be determined" is an answer in words; more words than this explain one.
+# "Cannot be determined" is an answer in words; a text with more words than this is an explanation.
 _FEW_WORDS = 8
 _LINE = 200
 _MOST_TRIED = 20
@@ -31,44 +31,46 @@ _NUMBER = re.compile(
 )
 # "A: 18" on the last line.
 _LABELLED = re.compile(r"(?:A|Ans|####)\s*:?\s*[$€£¥]?(-?\d{1,20}(?:,\d{3})*(?:\.\d+)?)\s*\.?")
-# A number that belongs to no longer expression, and after which no other stands.
+# The last number of a text, if it is no part of a longer expression.
 _LAST_NUMBER = re.compile(
     r"(?:^|[^\d\s.,+*/^()×÷-]\s+|=\s*)[$€£¥]?(-?\d{1,20}(?:,\d{3})*(?:\.\d+)?)"
     r"(?:\.?$|(?!\s*(?:[-+*/^=(×÷%\\]|perc|pct))[\s.,:;!?)a-zA-Z][^\d\\$%=]*$)"
 )
-# What counts as a number or a fraction outside of formulas.
+# The start of a number or a fraction outside formulas.
 _CANDIDATE = re.compile(r"(?:^|[\s=])(?:\*\*)?[$€£¥]?-?\(?-?[\d.]|\\frac\{-?\d[\d.,]*\}\{-?\d")
-# The word gives what follows it soon a right of way.
+# A number or formula soon after this word takes precedence.
 _ANCHORED = re.compile(r"(?i:answer).{0,120}?[\d$\\]", re.DOTALL)
 _WORD_ANSWER = re.compile(r"(?i)answer")
 _PLAIN = re.compile(r"-?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?")
-# Closing words of worked examples that models imitate; they have a right of way over everything.
+# Closing words of worked examples that models imitate; they take precedence over everything.
 _HOPED = re.compile(r"(?i:final answer is):?\s*\$(-?\d{1,15}(?:\.\d{1,15})?)\$\.?\s?I hope")
 _DOUBT = re.compile(r"[=$\\%]")
 _SEVERAL = re.compile(r"\$([^$\n,]+)\$\s*,?\s*(?:and|or)\s*\$([^$\n,]+)\$\s*[.*!]*(?: I hope.*)?")
 _SENTENCE_END = re.compile(r"[.!]\**(?:\s|$)|\*\*")
 _END_ANYWHERE = re.compile(r"[。！？؟;；!]|\.(?:\s|$)|\*\*|\s(?:porque|car|weil)\b")
-# A comma that words follow; numbers behind it belong to the answer.
+# A comma followed by words; numbers after a comma belong to the answer.
 _MORE_SAID = re.compile(r"\s*[,，،](?=\s*[^\W\d_]{2}|\s*[\u3040-\u9fff])")
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}")
 
 
-def announced(text: str) -> str | None:
-    r"""What follows the last "answer is" or "answer:" on its line, if it is a formula, a number or a quantity.
+def announced_answer(text: str) -> str | None:
+    r"""The formula, number or quantity after the last "answer is" or "answer:" on its line, ``None`` if there is none.
 
-    Other languages have their say where no English announcement is understood.
+    Other languages are tried where no English announcement is understood.
 
     Example:
-        >>> announced("So the answer is 18."), announced("答案是42千克。"), announced("La respuesta es: 3, porque sí")
-        ('18', '42千克', '3')
+        >>> announced_answer("So the answer is 18."), announced_answer("答案是42千克。")
+        ('18', '42千克')
+        >>> announced_answer("La respuesta es: 3, porque sí")
+        '3'
     """
     found = _in_english(text)
-    return _elsewhere(text[-_TAIL:]) if found is None else found
+    return _in_other_languages(text[-_TAIL:]) if found is None else found
 
 
 def _in_english(text: str) -> str | None:
-    r"""What follows the last "answer is" or "answer:" on its line, if it is a formula or a number.
+    r"""The formula or number after the last "answer is" or "answer:" on its line.
 
     Example:
         >>> _in_english("So the answer is 4+3\\sqrt{2}.")
@@ -94,7 +96,7 @@ def _in_english(text: str) -> str | None:
         several = _SEVERAL.fullmatch(line)
         if several is not None and all(_is_formula(part) for part in several.groups()):
             return f"{several[1]},{several[2]}"
-        # More after the formula ("$3$, or $-3$, if") is more than this rule can read.
+        # This rule cannot read a longer continuation ("$3$, or $-3$, if").
         after = line[math.end() :].strip(" .*!")
         return inside if _is_formula(inside) and not re.search(r"[$\\\d]|\b(?:and|or)\b", after) else None
     number = _NUMBER.match(line)
@@ -105,15 +107,15 @@ def _in_english(text: str) -> str | None:
     return whole if _is_formula(whole) else None
 
 
-def _elsewhere(tail: str) -> str | None:
-    """What the last announcement in another language, or with a colon of full width, announces."""
+def _in_other_languages(tail: str) -> str | None:
+    """The answer after the last announcement in another language, or with a full-width colon."""
     last = None
     for match in ANNOUNCEMENT.finditer(tail):
         if "：" in match.group() or not match.group().lower().startswith("answer"):
             last = match
     if last is None:
         return None
-    line = plain_script(tail[last.end() :].split("\n", 1)[0].strip(" \t*_:："))[:_LINE]
+    line = ascii_digits(tail[last.end() :].split("\n", 1)[0].strip(" \t*_:："))[:_LINE]
     math = _MATH.match(line)
     if math is not None:
         inside = next(part for part in math.groups() if part is not None).strip()
@@ -126,12 +128,14 @@ def _elsewhere(tail: str) -> str | None:
     return None
 
 
-def certain(text: str) -> str | None:
-    r"""The number that a response without a box announces or ends with, where every rule reads that number.
+def undisputed_number(text: str) -> str | None:
+    r"""The number that a response without a box announces or ends with, if all rules read the same one.
 
     Example:
-        >>> certain("The answer is 18."), certain("A: 18"), certain("The answer is 18 as 3 * 6 = 18.")
-        ('18', '18', None)
+        >>> undisputed_number("The answer is 18."), undisputed_number("A: 18")
+        ('18', '18')
+        >>> undisputed_number("The answer is 18 as 3 * 6 = 18.") is None
+        True
     """
     if "boxed" in text:
         return None
@@ -139,23 +143,23 @@ def certain(text: str) -> str | None:
     if hoped:
         return str(hoped[0])
     words = list(_WORD_ANSWER.finditer(text))
-    found = _in_english(text) if len(words) == 1 else closing(text)
+    found = _in_english(text) if len(words) == 1 else closing_number(text)
     if found is None or _PLAIN.fullmatch(found) is None:
         return None
     if words:
-        # What is equated, or stands in a formula, soon after the word has a right of way over the number beside it.
+        # Soon after the word, an equated number or one in a formula takes precedence over the nearest number.
         after = text[words[0].end() : words[0].end() + _LINE]
         if _DOUBT.search(after):
             return None
     return found
 
 
-def closing(text: str) -> str | None:
-    r"""The number that a response without a box ends with, where no reader could see another.
+def closing_number(text: str) -> str | None:
+    r"""The number that a response without a box ends with, if no rule could read another.
 
     Example:
-        >>> closing("She sold 9 * 2 = 18 eggs."), closing("Hence $x = 18$."), closing("So 2 + 3 * 4")
-        ('18', None, None)
+        >>> [closing_number(text) for text in ("She sold 9 * 2 = 18 eggs.", "Hence $x = 18$.", "So 2 + 3 * 4")]
+        ['18', None, None]
     """
     if "boxed" in text or _ANCHORED.search(text):
         return None
@@ -164,7 +168,7 @@ def closing(text: str) -> str | None:
         return labelled.group(1)
     text = text.replace("\\[", "$$").replace("\\]", "$$").rstrip(" .\n")
     if text.count("$$") % 2:
-        return None  # cut off inside of a formula
+        return None  # cut off inside a formula
     for line in reversed(text.splitlines()):
         line = line.rstrip(" .")
         if line.endswith("$$"):
@@ -177,7 +181,7 @@ def closing(text: str) -> str | None:
 
 
 def _is_formula(text: str) -> bool:
-    """Short, with a digit or a letter, and without words outside of LaTeX commands."""
+    """Whether a text is short, has a digit or a letter, and no words outside LaTeX commands."""
     bare = _COMMAND.sub(" ", text)
     if not 0 < len(text) <= 120 or "boxed" in text or _WORD.search(bare) is not None:
         return False
@@ -185,7 +189,7 @@ def _is_formula(text: str) -> bool:
 
 
 def is_prose(answer: str) -> bool:
-    """Whether an answer consists of sentences rather than of a formula or a short phrase."""
+    """Whether an answer consists of sentences, not of a formula or a short phrase."""
     if len(answer) < 4 * _FEW_WORDS:
         return False  # too short for more than that many words of three letters
     return len(_WORD.findall(_COMMAND.sub(" ", answer))) > _FEW_WORDS

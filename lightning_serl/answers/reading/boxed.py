@@ -1,17 +1,17 @@
-r"""Finding ``\boxed{...}``, in bounded time on any text."""
+r"""Finds ``\boxed{...}`` in bounded time on any text."""
 
 from __future__ import annotations
 
 import re
 
-# Answers longer than this are no answers but hostile or broken text.
+# Longer text is hostile or broken and no answer.
 MAX_ANSWER = 2000
-# Unbalanced boxes are skipped from the end, but not without end.
+# At most this many boxes, balanced or not, are tried from the end.
 _MAX_TRIES = 20
 _MAX_BETWEEN = 40
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _SIMPLE = re.compile(r"\{[^{}\\]*\}")
-# What may stand between two boxes of one answer: typesetting, a comma, "and", the name of the next part ("y =").
+# Text allowed between two boxes of one answer: typesetting, a comma, "and", the name of the next part ("y =").
 _BETWEEN = re.compile(
     r"(?:[\s$.,;+]|\\[()\[\],;! ]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
     r"|\b[a-zA-Z](?:_\{?\w\}?)?\s*=(?=\s*$))*"
@@ -21,8 +21,8 @@ _BETWEEN = re.compile(
 def last_boxed(text: str) -> str | None:
     r"""The content of the last complete, non-empty ``\boxed{...}`` (or ``\fbox``), or ``None``.
 
-    Boxes with nothing but typesetting, a comma, "and" or "or" between them are one answer with several parts, which
-    are given comma-separated.
+    Boxes separated only by typesetting, a comma, "and" or "or" are one answer with several parts, returned
+    comma-separated.
 
     Example:
         >>> last_boxed(r"so $\boxed{\frac{1}{2}}$. Cut: \boxed{3")
@@ -35,7 +35,7 @@ def last_boxed(text: str) -> str | None:
     framed = "\\fbox" in text
     for _ in range(_MAX_TRIES):
         if parts and "}" not in text[max(0, following - _MAX_BETWEEN - 1) : following]:
-            break  # no box ends near enough to belong to this one
+            break  # no box ends close enough to belong to this one
         at = text.rfind("\\boxed", 0, stop)
         if framed:
             at = max(at, text.rfind("\\fbox", 0, stop))
@@ -58,14 +58,14 @@ def last_boxed(text: str) -> str | None:
 
 
 def _joined(between: str) -> bool:
-    """Whether the text between two boxes makes one answer of them."""
+    """Whether the text between two boxes joins them to one answer."""
     if len(between) > _MAX_BETWEEN or _BETWEEN.fullmatch(between) is None:
         return False
     return "=" not in between or re.search(r"[,;]|\b(?:and|or)\b", between) is not None
 
 
 def _braces(text: str, at: int) -> tuple[int, int] | None:
-    """The span of the balanced braces that open at ``at`` (blanks allowed), if they close within reach."""
+    """The span of the balanced braces that open at ``at`` or after white space, if they close within ``MAX_ANSWER``."""
     while at < len(text) and text[at] in " \t\n":
         at += 1
     if not text.startswith("{", at):

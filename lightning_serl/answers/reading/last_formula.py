@@ -1,8 +1,8 @@
-r"""What a response says where neither a box nor an announcement marks its answer: its last formula or number.
+r"""Finds the last formula or number of a response that has neither a box nor an announced answer.
 
-math-verify reads such responses by the same rule: what follows the word "answer" soon has a right of way, then the
-rightmost formula or number counts. Parsing what it finds costs it 5 to 200 ms, mostly for formulas in which a response
-broke off; here only the place is found, in time linear in the text.
+math-verify reads such responses by the same rule: a formula or number soon after the word "answer" takes precedence,
+then the rightmost one counts. Parsing it costs math-verify 5 to 200 ms, most in formulas where a response broke off;
+this module only finds the place, in time linear in the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from lightning_serl.answers.math.compare import is_understood
 from lightning_serl.answers.math.normal_form import normal_form
 
 _READ = 16_000
-# What follows the word "answer" within this many characters on its line belongs to it, and so does what is equated.
+# A number or formula within this many characters after the word "answer", on its line, belongs to it; so does an
+# equated number.
 _NEAR, _EQUATED = 50, 100
 _MOST_WORDS = 8
 _MOST_JOINED = 6
@@ -39,7 +40,7 @@ _ARITHMETIC = frozenset("0123456789. +-*/^()×÷")
 _MAY_FOLLOW = frozenset(["", *".,:)$* \n"])
 _OPERATOR = re.compile(r"(?<=[\d)])\s*[-+*/^×÷]")
 _FRACTION = re.compile(r"-?\\[dt]?frac\{-?\d{1,20}\}\{\d{1,20}\}")
-# A full stop inside of dollars, and backslashes that were escaped twice.
+# A full stop inside dollar signs, and backslashes that were escaped twice.
 _STUMBLES = re.compile(r"\\\\|[.,;]$")
 _DIGIT = re.compile(r"\d")
 _WORD = re.compile(r"(?i)answer")
@@ -53,14 +54,14 @@ class _Found(NamedTuple):
     text: str
 
 
-def unmarked(text: str) -> str | None:
-    r"""The formula or number that a response without a box comes down to; ``None`` or nothing if it has none.
+def last_formula(text: str) -> str | None:
+    r"""The last formula or number of a response without a box; ``None`` or the empty string if it has none.
 
     Example:
-        >>> unmarked("So the answer to this is that they found 7 shells. I counted 9."), unmarked("Half of it is 25%.")
-        ('7', '25\\%')
-        >>> unmarked("Hence $x = 3$ and\n\\[y = x + "), unmarked("as 105 * 42 / ")
-        ('x = 3', '42')
+        >>> last_formula("So the answer to this is that they found 7 shells. I counted 9.")
+        '7'
+        >>> last_formula("Half of it is 25%."), last_formula("Hence $x = 3$ and\n\\[y = x + ")
+        ('25\\%', 'x = 3')
     """
     if len(text) > _READ:
         text = "…" + text[-_READ:]  # a number that is cut here must not look whole
@@ -79,15 +80,15 @@ def unmarked(text: str) -> str | None:
     if found is None:
         fractions = _FRACTION.findall(text) if "boxed" not in text else []
         return fractions[-1] if fractions else None
-    return "" if "boxed" in found.text else found.text  # a box with nothing in it is the answer
+    return "" if "boxed" in found.text else found.text  # the answer is an empty box
 
 
 def is_doubtful(found: str) -> bool:
-    """Whether math-verify may read another formula or number than this one, though it is short."""
+    """Whether a formula is short, yet math-verify may read another one than this."""
     return len(found) <= _SHORT and (_STUMBLES.search(found) is not None or not is_understood(normal_form(found)))
 
 
-def opening(text: str) -> str | None:
+def first_formula(text: str) -> str | None:
     """The first formula or number of a text."""
     found = next(_formulas(text), None)
     match = _NUMBER.search(text)
@@ -97,7 +98,7 @@ def opening(text: str) -> str | None:
 
 
 def _where_the_end_begins(text: str) -> int:
-    """The beginning of a line not far from the end that is inside of no formula, if a number or formula follows."""
+    """The start of a line near the end, if it is outside any formula and a digit follows; else 0."""
     at = text.rfind("\n", 0, max(0, len(text) - _END)) + 1
     inside = text.count("$$", 0, at) % 2 or text.rfind("\\[", 0, at) > text.rfind("\\]", 0, at)
     return 0 if inside or not _DIGIT.search(text, at) else at
@@ -120,7 +121,7 @@ def _formulas(text: str) -> Iterator[_Found]:
                 opened = None  # inline formulas end with their line
         elif opened is None and token in _CLOSES and last[_CLOSES[token]] > at:
             before = text[max(0, match.start() - 1) : match.start()]
-            opened = None if token[0] == "$" and before.isdigit() else (token, at)  # behind a digit: a currency
+            opened = None if token[0] == "$" and before.isdigit() else (token, at)  # after a digit: a currency
 
 
 def _joined(text: str, formulas: list[_Found]) -> _Found:
@@ -136,7 +137,7 @@ def _joined(text: str, formulas: list[_Found]) -> _Found:
 
 
 def _last_number(text: str) -> _Found | None:
-    """The last number, or the arithmetic that it is a part of."""
+    """The last number, or the arithmetic expression that it is a part of."""
     for reach in _REACH:
         start = max(0, len(text) - reach)
         matches = list(_NUMBER.finditer(text, start))
@@ -146,7 +147,7 @@ def _last_number(text: str) -> _Found | None:
 
 
 def _arithmetic(text: str, match: re.Match[str]) -> _Found:
-    """A number, extended to the sum or product that it stands in if that can be computed."""
+    """A number, extended to the sum or product around it if that can be computed."""
     start, stop = match.span(1)
     percent = _PERCENT.match(text, stop)
     digits = match.group(1)
@@ -169,7 +170,7 @@ def _arithmetic(text: str, match: re.Match[str]) -> _Found:
 
 
 def _beside_the_word(text: str, formulas: list[_Found]) -> _Found | None:
-    """What follows the word "answer": after a colon first, the last of several."""
+    """The formula or number after the word "answer"; the last such word counts, those with a colon first."""
     words = [match.end() for match in _WORD.finditer(text)][-_MOST_WORDS:]
     for at in sorted(words, key=lambda at: (text[at : at + 1] == ":", at), reverse=True):
         seen = text[at : at + 3 * _EQUATED]

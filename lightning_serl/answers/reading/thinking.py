@@ -1,4 +1,4 @@
-"""A ``<think>`` section is no answer, closed or not."""
+"""Removes ``<think>`` sections, closed or not, from a response."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ OPEN, CLOSE = "<think>", "</think>"
 def strip_thinking(text: str) -> str:
     """The text without its thinking.
 
-    Closed sections are removed; from a section that never closes on, everything is thinking; before a ``</think>``
-    without an opening tag, everything is thinking too (chat templates write the opening tag into the prompt).
+    Closed sections are removed. Everything after an opening tag without a closing one is thinking, and so is everything
+    before a ``</think>`` without an opening tag (chat templates write the opening tag into the prompt).
 
     Example:
         >>> strip_thinking("<think>1 or 2?</think>It is 2.")
@@ -19,15 +19,13 @@ def strip_thinking(text: str) -> str:
     """
     if OPEN not in text and CLOSE not in text:
         return text
-    # The last closing tag ends every section before it, also nested or unopened ones; what stands between two closed
-    # sections is an interim answer at best, and the answer of a response comes last.
-    # Each tag is looked for once: a text may be tags and nothing else.
+    # Each tag is searched once, so that a text of nothing but tags takes linear time.
     pieces: list[str] = []
     at = 0
     start, end = text.find(OPEN), text.find(CLOSE)
     while end != -1:
         if start == -1 or end < start:
-            pieces.clear()  # all of it was thinking that the prompt had opened
+            pieces.clear()  # the prompt opened this section
         else:
             pieces.append(text[at:start])
         at = end + len(CLOSE)

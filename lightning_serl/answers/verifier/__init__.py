@@ -1,1 +1,1 @@
-"""Runs math-verify in a child process with time and memory limits."""
+"""Runs math-verify in a worker process with limits on time and memory."""

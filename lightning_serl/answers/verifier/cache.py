@@ -1,4 +1,4 @@
-"""A dictionary that forgets its oldest entries, for verdicts kept across groups."""
+"""A dictionary of bounded size, for verdicts that are kept across groups."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Memo(Generic[K, V]):
-    """At most ``size`` entries; the oldest goes first.
+class BoundedCache(Generic[K, V]):
+    """Holds at most ``size`` entries and drops the oldest first.
 
     Args:
         size: How many entries to keep.
@@ -26,13 +26,13 @@ class Memo(Generic[K, V]):
         return key in self._entries
 
     def get(self, key: K) -> V | None:
-        """The remembered value, or ``None``."""
+        """The stored value, or ``None``."""
         return self._entries.get(key)
 
     def put(self, key: K, value: V) -> V:
-        """Remember and return ``value``."""
+        """Store and return ``value``."""
         while len(self._entries) >= self._size:
-            # The default is for another thread that was faster.
+            # The default covers another thread that removed it first.
             self._entries.pop(next(iter(self._entries)), None)
         self._entries[key] = value
         return value

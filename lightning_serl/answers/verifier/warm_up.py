@@ -1,12 +1,12 @@
-r"""What the worker reads and compares once before it serves, so that no request pays for what all of them need.
+r"""Formulas that the worker reads and compares before it serves, so that no request pays for one-time costs.
 
-A first comparison of its kind costs 150 to 280 ms, the second 5 to 50: sympy imports its solvers when they are first
-used, and the LaTeX parser learns its grammar from what it reads.
+The first comparison of a kind takes 150 to 280 ms, the second 5 to 50: sympy imports its solvers on first use, and the
+LaTeX parser caches parts of its grammar as it parses.
 """
 
 from __future__ import annotations
 
-# Constructs of the answers and of the lines that responses break off in.
+# Constructs that occur in answers and in lines where responses break off.
 FORMULAS = (
     r"\frac{x}{2}+1",
     r"-\frac{3\sqrt{5}}{4} - 2\sqrt[3]{7}",
@@ -43,7 +43,7 @@ FORMULAS = (
     r"C_n = \sum_{k=0}^{n-1} C_k C_{n-1-k}",
 )
 
-# One pair for each way in which math-verify compares.
+# One pair for each way that math-verify compares.
 PAIRS = (
     (r"2x+4y-3=0", r"y=-\frac{1}{2}x+\frac{3}{4}"),
     (r"a=b", r"b=a"),

@@ -1,12 +1,12 @@
-r"""The process that runs math-verify: it can be killed at any moment, and its parent hardly notices.
+r"""Runs math-verify in a child process with limits on time and memory.
 
-The process imports math-verify once and then only watches. A forked child serves the requests; timers whose default
-action ends the child bound every request, also inside C code and also when the parent is gone; a new child is forked
-within milliseconds. Requests and replies are single lines of ASCII JSON, one request at a time:
+The process imports math-verify once and forks a child that serves the requests. Timers whose default action ends the
+child bound every request, also inside C code and also after the parent's death. When a child dies, the next one is
+forked within milliseconds. Requests and replies are single lines of ASCII JSON over a socket, one request at a time:
 
     {"id": 7, "op": "same", "a": "\\boxed{x}", "b": "...", "limit": 0.4}  ->  {"id": 7, "same": true, "seconds": 0.01}
     {"id": 8, "op": "read", "text": "...", "limit": 0.4}  ->  {"id": 8, "answer": "x", "key": "...", "seconds": 0.01}
-    a child that ended before its reply                   ->  {"died": 14}
+    a child that died before its reply                    ->  {"died": 14}
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import resource
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -30,21 +29,23 @@ from lightning_serl.answers.reading.announced import is_prose
 from lightning_serl.answers.verifier.warm_up import FORMULAS, PAIRS
 
 MEMORY_BYTES = 1_500_000_000
-# Limits count processor time, so that a busy machine does not change verdicts; the wall clock has the last word.
+# Limits count processor time, so that verdicts do not depend on what else the machine does. A request that takes this
+# many times its limit on the wall clock is ended as well.
 WALL_FACTOR = 3.0
 _PARSED = 512
-# Parsing makes many small objects that live shortly.
+# Parsing makes many small objects of short life.
 _COLLECT_EVERY = 100_000
-# What variables stand for, by their name, and how far apart values must be for no rounding to make them equal.
+# Values of variables, chosen by name, and the distance of two results that no rounding explains.
 _VALUES = (1.3717, 0.7193, 2.2391, 1.8467, 0.4639)
 _APART = 1e-5
 _FEW_SYMBOLS = 3
 _LENGTHY = 200
 _ONE_NUMBER = re.compile(r"[^\d]*\d(?:[\d.,]|\{,\}|\\[,!])*[^\d]*")
+_SOCKET = 0  # the client passes it as standard input
 
 
 class Verifier:
-    """math-verify with the settings of SeRL's reward, each text parsed once."""
+    """math-verify with the settings of SeRL's reward; parsed texts are cached."""
 
     def __init__(self) -> None:
         from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
@@ -53,17 +54,17 @@ class Verifier:
         self._parse, self._verify, self._percent = parse, verify, get_pct_val
         self._targets = (ExprExtractionConfig(), LatexExtractionConfig())
         self._parsed: OrderedDict[str, list[Any]] = OrderedDict()
-        # math-verify warns of every parse without its own alarm; ours are the timers of this file.
+        # math-verify warns at every parse without its own alarm; here the timers of serve() bound it.
         logging.disable(logging.CRITICAL)
         # First use compiles regexes and imports solvers, and the parser learns its grammar construct by construct: do
-        # it before the first child is forked, so that no child begins anew.
+        # it before the first fork, so that no child has to.
         for formula in FORMULAS:
             self.same(f"\\boxed{{{formula}}}", f"We have $\\frac{{1}}{{2}}$, so ${formula}$ follows.")
         for left, right in PAIRS:
             self.same(f"\\boxed{{{left}}}", f"\\boxed{{{right}}}")
 
     def parsed(self, text: str) -> list[Any]:
-        """What math-verify extracts: the expression and its spelling, the spelling alone, or nothing."""
+        """What math-verify extracts from a text: the expression and its spelling, the spelling alone, or nothing."""
         found = self._parsed.get(text)
         if found is None:
             found = self._parsed[text] = self._parse(text, self._targets, parsing_timeout=None)
@@ -72,7 +73,7 @@ class Verifier:
         return found
 
     def same(self, a: str, b: str) -> bool:
-        """Equal in either direction; math-verify treats its gold side differently."""
+        """Whether two texts are equal in either direction; math-verify treats its gold side differently."""
         left, right = self.parsed(a), self.parsed(b)
         if not left or not right or self._differ(left, right):
             return False
@@ -80,7 +81,7 @@ class Verifier:
         return bool(verify(left, right, 6, timeout_seconds=None) or verify(right, left, 6, timeout_seconds=None))
 
     def _differ(self, left: list[Any], right: list[Any]) -> bool:
-        """Whether two formulas have other values at a point, which no simplification can undo.
+        """Whether two formulas differ in value at one point, which no simplification can undo.
 
         Simplifying the difference of unequal formulas is what math-verify spends most of its time on.
         """
@@ -88,7 +89,7 @@ class Verifier:
 
         (a, *spelled_a), (b, *spelled_b) = left, right
         for formula in (a, b):
-            # What math-verify compares by other rules than that of values.
+            # These math-verify does not compare by value.
             other = isinstance(formula, Symbol | MatrixExpr) or self._percent(formula) is not None
             if other or not isinstance(formula, Expr):
                 return False
@@ -104,7 +105,7 @@ class Verifier:
         return abs(values[0] - values[1]) > _APART * max(1.0, *map(abs, values))
 
     def read(self, text: str) -> dict[str, Any]:
-        """The spelling of the answer found in a text, and a key that texts with the same extraction share."""
+        """The answer found in a text, a key shared by texts with the same extraction, and whether it can be printed."""
         from sympy import srepr
 
         found = self.parsed(text)
@@ -120,12 +121,12 @@ class Verifier:
         try:
             spelled = "\n".join(item if isinstance(item, str) else srepr(item) for item in found)
         except Exception:
-            spelled = text  # not expressible: shared with the very same text only
+            spelled = text  # cannot be written: only identical texts share the key
         key = hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()
         return {"answer": spelling, "key": key, "printable": printable}
 
     def _spelling(self, found: list[Any]) -> str:
-        """An answer text that math-verify reads back as what it found."""
+        """An answer that math-verify reads back as the expression it found."""
         from sympy import Integer, latex
 
         expression, spelling = found[0], str(found[-1])
@@ -138,7 +139,7 @@ class Verifier:
         # The spelling it reports is that of its first match, which need not be the match that could be parsed.
         again = self.parsed("\\boxed{" + spelling + "}")
         same = bool(again) and again[0] == expression
-        # Sentences and derivations are no spelling, unless they are all there is: a product of letters.
+        # Sentences and derivations are no spelling, unless there is nothing else: a product of letters.
         lengthy = is_prose(spelling) or len(spelling) > _LENGTHY
         if same and (not lengthy or len(expression.free_symbols) > _FEW_SYMBOLS):
             return spelling
@@ -146,7 +147,7 @@ class Verifier:
 
 
 def _chain(expression: Any) -> str | None:
-    """The spelling of ``a = b = c``, whose links sympy would sort."""
+    """The spelling of ``a = b = c``, whose equations sympy would sort."""
     from latex2sympy2_extended.logic import And
     from sympy import Eq, latex
 
@@ -158,11 +159,11 @@ def _chain(expression: Any) -> str | None:
     return " = ".join(latex(side) for side in (links[0].lhs, *(link.rhs for link in links)))
 
 
-def serve(verifier: Verifier, send: Callable[[dict[str, Any]], None]) -> None:
-    """Answer requests from standard input until it closes."""
-    # A request also pays for its way through the pipe.
+def serve(verifier: Verifier) -> None:
+    """Answer requests until the client closes the connection."""
+    # A request also pays for its way through the socket.
     started = time.process_time()
-    with os.fdopen(0, "rb", closefd=False) as requests:
+    with os.fdopen(_SOCKET, "rb", closefd=False) as requests:
         for line in requests:
             request = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, request["limit"])
@@ -173,50 +174,47 @@ def serve(verifier: Verifier, send: Callable[[dict[str, Any]], None]) -> None:
                 else:
                     reply = verifier.read(request["text"])
             except Exception as error:
-                # Model text breaks sympy in every way there is (recursion, memory, type errors): the caller is told.
+                # Model text breaks sympy in many ways (recursion, memory, type errors): the client is told.
                 reply = {"error": type(error).__name__}
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             spent, started = time.process_time() - started, time.process_time()
-            send({"id": request["id"], **reply, "seconds": spent})
+            _send({"id": request["id"], **reply, "seconds": spent})
 
 
 def main() -> None:
-    """Import math-verify, then keep one serving child alive until standard input closes."""
-    out = os.dup(1)
-    # Whatever a library prints must not end up between the replies.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-    def send(reply: dict[str, Any]) -> None:
-        data = json.dumps(reply).encode("ascii") + b"\n"
-        while data:
-            data = data[os.write(out, data) :]
-
+    """Import math-verify, then keep one serving child alive until the client closes the connection."""
     with contextlib.suppress(ValueError, OSError):  # macOS refuses address-space limits; time limits still hold
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         verifier = Verifier()
     except Exception as error:
-        send({"failed": f"{type(error).__name__}: {error}"})
+        _send({"failed": f"{type(error).__name__}: {error}"})
         return
-    # What is loaded now stays: no collection need look at it, and the children share it with this process.
+    # Everything loaded so far stays: the collector need not look at it, and the children share it with this process.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_EVERY)
-    send({"ready": os.getpid()})
+    _send({"ready": os.getpid()})
     while True:
         child = os.fork()
         if child == 0:
             try:
-                serve(verifier, send)
+                serve(verifier)
                 os._exit(0)
             finally:
                 os._exit(1)  # never fall through into the parent's loop
         _, status = os.waitpid(child, 0)
         if status == 0:
             return
-        send({"died": os.waitstatus_to_exitcode(status)})
+        _send({"died": os.waitstatus_to_exitcode(status)})
+
+
+def _send(reply: dict[str, Any]) -> None:
+    data = json.dumps(reply).encode("ascii") + b"\n"
+    while data:
+        data = data[os.write(_SOCKET, data) :]
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_serl.answers.choice_grader import LETTERS
 from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
 
-_LETTERS = "ABCDEFGHIJ"
 _SUBJECTS = ("subject", "type", "data_topic", "category")
 
 
@@ -70,8 +70,8 @@ def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--
     if choices is not None:
         if not isinstance(choices, list):
             raise InputError(f"{where}: field {fields.choices!r} must be a list of strings, got {_kind(choices)}")
-        if not 2 <= len(choices) <= len(_LETTERS):
-            least = f"2 to {len(_LETTERS)}"
+        if not 2 <= len(choices) <= len(LETTERS):
+            least = f"2 to {len(LETTERS)}"
             raise InputError(f"{where}: field {fields.choices!r} must hold {least} options, got {len(choices)}")
         for choice in choices:
             if isinstance(choice, bool) or not isinstance(choice, (str, int, float)):
@@ -82,17 +82,17 @@ def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--
         what = f"{where}: field {fields.answer!r}"
         number = row.get(str(fields.answer))
         label = _letter(label, meta["choices"], what, option)
-        if isinstance(number, int) and 0 <= number < len(meta["choices"]) and _LETTERS[number] != label:
+        if isinstance(number, int) and 0 <= number < len(meta["choices"]) and LETTERS[number] != label:
             raise InputError(
                 f"{what} holds the number {number}, which is the text of option {label} and the index of option "
-                f"{_LETTERS[number]}; write the letter"
+                f"{LETTERS[number]}; write the letter"
             )
     return Instruction(problem, uid, label=label, meta=meta)
 
 
 def _letter(label: str, choices: list[str], what: str, option: str) -> str:
     """A multiple-choice label as its letter, also where the file gives the option's text."""
-    letters = _LETTERS[: len(choices)]
+    letters = LETTERS[: len(choices)]
     bare = label.strip("()[]. ").upper()
     if len(bare) == 1 and bare in letters:
         return bare

@@ -87,7 +87,7 @@ class FewShotSelfInstruction(InstructionSource):
             request = self._request(shown, ctx.seeds(f"instruction {call} {number}", 1), ctx)
             if request is not None:
                 requests.append(request)
-                facts.append((len(shown) + 1 if self.writing.template.dangling else None, subject))
+                facts.append((self.writing.template.first_number(shown), subject))
         out: list[Instruction] = []
         for (first, subject), completions in zip(facts, ctx.complete(requests), strict=True):
             for completion in completions:  # none, if a recording has run out
