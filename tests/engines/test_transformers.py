@@ -10,7 +10,7 @@ from helpers.small_models import small_model, small_policy, tiny_tokenizer
 
 from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
-from lightning_serl.engines.transformers import _choose
+from lightning_serl.engines.transformers import choose_tokens
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy import Policy
 from lightning_serl.policy.loading import load_policy
@@ -215,7 +215,7 @@ def exact(temperature, top_p, top_k):
 def test_tokens_follow_the_exact_distribution(temperature, top_p, top_k):
     n = 20000
     draws = torch.from_numpy(uniforms(1234, n))
-    chosen, logp = _choose(LOGITS.repeat(n, 1), Sampling(1, temperature, top_p, top_k), draws)
+    chosen, logp = choose_tokens(LOGITS.repeat(n, 1), Sampling(1, temperature, top_p, top_k), draws)
     expected = exact(temperature, top_p, top_k)
     counts = torch.bincount(chosen, minlength=7).tolist()
     assert all(count == 0 for count, p in zip(counts, expected, strict=True) if p == 0)
@@ -230,11 +230,11 @@ def test_tokens_follow_the_exact_distribution(temperature, top_p, top_k):
 def test_the_draw_is_inverted_through_the_cumulative_sum():
     logits = torch.tensor([[0.25, 0.5, 0.25]]).log().repeat(6, 1)
     draws = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 1e-12], dtype=torch.float64)
-    assert _choose(logits, Sampling(1), draws)[0].tolist() == [0, 0, 1, 1, 2, 2]
-    assert _choose(logits, Sampling(1, temperature=0.0), None)[0].tolist() == [1] * 6
+    assert choose_tokens(logits, Sampling(1), draws)[0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert choose_tokens(logits, Sampling(1, temperature=0.0), None)[0].tolist() == [1] * 6
     # a token without probability is not drawn, not even at the ends
     walled = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(2, 1)
-    assert _choose(walled, Sampling(1), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))[0].tolist() == [1, 1]
+    assert choose_tokens(walled, Sampling(1), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))[0].tolist() == [1, 1]
 
 
 def test_first_tokens_of_a_model_follow_its_distribution():

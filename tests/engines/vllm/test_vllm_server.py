@@ -283,9 +283,9 @@ def test_another_reference_than_the_servers_base_answers_here(adapted):
 
 def test_the_least_context_of_all_servers_counts(policy):
     with engine_for(policy, SmallServer(context=60), SmallServer(context=40)) as engine:
-        assert engine.context_length == engine.room(policy) == 40
+        assert engine.context_length == engine.shared_context(policy) == 40
     assert engine.context_length is None
-    assert engine.room(policy) == policy.context_length
+    assert engine.shared_context(policy) == policy.context_length
 
 
 def test_too_long_for_the_server_is_said_before_anything_is_sent(policy):
