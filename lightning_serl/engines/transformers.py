@@ -109,7 +109,7 @@ class TransformersEngine(RolloutEngine):
     def _sample(self, actor: Policy, rows: list[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Completion]:
         """Sample one completion per (prompt ids, seed) row."""
         batch = _Batch(actor, [ids for ids, _ in rows], self.policy.pad_id)
-        drafts = _Drafts(self.policy, [seed for _, seed in rows], sampling)
+        drafts = Drafts(self.policy, [seed for _, seed in rows], sampling)
         used = torch.zeros_like(batch.logits, dtype=torch.bool) if sampling.presence_penalty else None
         for step in range(sampling.max_tokens):
             self.poll()
@@ -179,7 +179,7 @@ class _Batch:
         self.logits = self._actor.head(out.last_hidden_state[:, -1])
 
 
-class _Drafts:
+class Drafts:
     """The completions of a batch while they are written, as tensors on the CPU.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 import random
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from helpers.small_models import small_model, small_policy, tiny_tokenizer
 
 from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
-from lightning_serl.engines.transformers import choose_tokens
+from lightning_serl.engines.transformers import Drafts, choose_tokens
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy import Policy
 from lightning_serl.policy.loading import load_policy
@@ -331,11 +332,15 @@ def test_a_stop_string_longer_than_the_tail(policy, prompts):
 def test_stop_strings_are_sought_in_the_text_as_it_is_kept():
     tokenizer = tiny_tokenizer()
     tokenizer.clean_up_tokenization_spaces = True  # as in many published tokenizer_config.json; turns " ." into "."
-    for text, kept in ((" 3 . So", {0: " 3"}), (" 3. So", {})):
-        ids, texts = torch.tensor([tokenizer.encode(text)]), {}
-        found = TransformersEngine._stopped(ids, torch.arange(1), ids.shape[1] - 1, (" .",), texts, tokenizer)
-        assert found.tolist() == [bool(kept)]
-        assert texts == kept
+    policy = SimpleNamespace(tokenizer=tokenizer, pad_id=0, end_ids=(0,), version=1)
+    for text, kept in ((" 3 . So", " 3"), (" 3. So", " 3. So")):
+        ids = tokenizer.encode(text)
+        drafts = Drafts(policy, [0], Sampling(len(ids), temperature=0.0, stop=(" .",)))
+        for step, token in enumerate(ids):
+            if drafts.append(step, torch.tensor([token]), torch.zeros(1)).all():
+                break
+        (completion,) = drafts.completions()
+        assert (completion.text, completion.finished) == (kept, kept != text)
 
 
 def test_a_special_token_as_stop_string(policy, prompts):
