@@ -54,7 +54,8 @@ def short(name: str) -> str:
 def reason(error: BaseException) -> str:
     """The first line of another library's message, in at most 120 characters."""
     lines = [" ".join(line.split()) for line in str(error).strip().splitlines()] or [type(error).__name__]
-    first = (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".: ")
+    heading = lines[0].endswith(":") or " validation error" in lines[0]  # the second is pydantic's
+    first = (" ".join(lines[:2]) if heading else lines[0]).rstrip(".: ")
     return first if len(first) <= 120 else f"{first[:117]}..."
 
 

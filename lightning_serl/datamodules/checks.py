@@ -145,7 +145,7 @@ def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Samplin
     Raises:
         InputError: if completions alone would fill the context.
     """
-    if policy is None or (context := engine.room(policy)) is None:
+    if policy is None or (context := engine.shared_context(policy)) is None:
         return
     whose = "model" if context == policy.context_length else "engine"
     for name, sampling in (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing)):

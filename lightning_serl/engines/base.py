@@ -1,4 +1,4 @@
-"""The rollout engine: what a round asks of whatever writes its completions."""
+"""The interface of rollout engines, which write the completions of a round, and the types they exchange."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Sampling:
     Args:
         max_tokens: Longest completion, in tokens.
         temperature: Divides the logits; 0 takes the most likely token.
-        top_p: Nucleus share; 1 keeps everything.
-        top_k: Number of most likely tokens kept; 0 keeps everything.
-        stop: Strings that end a completion; they are not part of its text.
-        presence_penalty: Taken off the logit of every token that the completion already holds, before the temperature;
-            between -2 and 2.
+        top_p: Probability mass of the nucleus; 1 keeps every token.
+        top_k: Number of most likely tokens kept; 0 keeps every token.
+        stop: Strings that end a completion; its text ends before them.
+        presence_penalty: Subtracted from the logit of every token that the completion already contains, before the
+            temperature is applied; between -2 and 2.
     """
 
     max_tokens: int = 1024
@@ -42,18 +42,20 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise ValueError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}")
+            raise ValueError(f"data.writing.sampling.max_tokens must be at least 1, got {self.max_tokens}")
         if not self.temperature >= 0:
-            raise ValueError(f"sampling.temperature must be 0 or above, got {self.temperature}")
+            raise ValueError(f"data.writing.sampling.temperature must be 0 or above, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling.top_p must lie in (0, 1], got {self.top_p}")
+            raise ValueError(f"data.writing.sampling.top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k < 0:
-            raise ValueError(f"sampling.top_k must be 0 or above, got {self.top_k}")
+            raise ValueError(f"data.writing.sampling.top_k must be 0 or above, got {self.top_k}")
         if not -2 <= self.presence_penalty <= 2:
-            raise ValueError(f"sampling.presence_penalty must lie between -2 and 2, got {self.presence_penalty}")
+            raise ValueError(
+                f"data.writing.sampling.presence_penalty must lie between -2 and 2, got {self.presence_penalty}"
+            )
 
     def with_stop(self, stop: Sequence[str]) -> Sampling:
-        """The same sampling with these stop strings added."""
+        """A copy with these stop strings added."""
         return replace(self, stop=tuple(dict.fromkeys((*self.stop, *stop))))
 
 
@@ -62,8 +64,8 @@ class Request:
     """One prompt and the completions wanted for it.
 
     Attributes:
-        prompt_ids: Token ids, never text: nothing is encoded twice.
-        seeds: One seed per completion; each completion depends on its own seed, not on its neighbours.
+        prompt_ids: Token ids of the prompt, so that the engine does not tokenize it a second time.
+        seeds: One seed per completion; a completion depends on its seed and not on the rest of the batch.
         sampling: How to draw.
         prompt: The same prompt as text, for engines that look completions up instead of sampling them.
     """
@@ -85,9 +87,9 @@ class WeightUpdate:
 
     Attributes:
         kind: ``full`` weights under the names of the Hugging Face model, or a LoRA ``adapter``.
-        tensors: (name, tensor) pairs, streamed one at a time.
+        tensors: Returns an iterator over (name, tensor) pairs, made one at a time.
         version: ``Policy.version`` of these weights.
-        meta: The adapter's configuration.
+        meta: The adapter's peft configuration.
     """
 
     kind: Literal["full", "adapter"]
@@ -98,12 +100,12 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an engine took in with one push, told by the receiving side and never copied from the update.
+    """What an engine received with one push, counted on the receiving side and never copied from the update.
 
     Attributes:
         version: The version the engine now samples from.
         names: Names of the tensors that arrived, as in the update.
-        bytes: Their size as they arrived.
+        bytes: Their total size as they arrived.
     """
 
     version: int
@@ -112,53 +114,58 @@ class Receipt:
 
 
 class RolloutEngine(ABC):
-    """Writes completions for token prompts, with the weights of one policy version.
+    """Writes completions for token prompts with the weights of one policy version.
 
-    The life of an engine: :meth:`start` once, then any number of :meth:`push` and :meth:`generate`, then
-    :meth:`close`. An engine that was closed can be started again.
+    Call :meth:`start` once, :meth:`push` and :meth:`generate` any number of times, then :meth:`close`. A closed engine
+    can be started again.
     """
 
     #: False for an engine that replays recordings: it needs no policy, and its version never changes.
     samples_policy: bool = True
-    #: Whether it goes on writing while its caller works between two results of :meth:`generate`.
+    #: Whether it keeps writing while its caller works between two results of :meth:`generate`.
     overlaps: bool = False
-    #: Whether it can write, called from another thread, while its policy is being trained.
+    #: Whether it can be called from another thread while its policy is being trained.
     concurrent: bool = False
 
     def __init__(self) -> None:
         self.poll: Callable[[], None] = _never_interrupted
-        #: Where an engine leaves files such as logs; the stream names the run folder here before :meth:`start`.
+        #: Folder for log files; the datamodule sets it to the run folder before :meth:`start`.
         self.folder = Path()
-        #: Set by ``RolloutRefresh`` once a canary showed that a push reaches what is sampled; cleared by a new start.
+        #: Set by ``RolloutRefresh`` once a canary showed that pushed weights are the ones sampled from; cleared by
+        #: :meth:`start`.
         self.proven = False
 
     @property
     @abstractmethod
     def version(self) -> int:
-        """The policy version whose weights the engine samples from; -1 while it has none of the policy's."""
+        """The policy version whose weights the engine samples from; -1 while it holds no version of the policy."""
 
     @property
     def needs_base(self) -> bool:
-        """Whether an adapter cannot be pushed before the full weights it sits on."""
+        """Whether full weights must be pushed before an adapter can be."""
         return False
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of the engine's weights, which bounds how well its log-probs can agree with the policy's; None: the same."""
+        """Dtype of the engine's weights, which limits how closely log-probs can agree; ``None``: the policy's."""
         return None
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens of prompt and completion together, as far as it is known; ``None`` without a limit of its own."""
+        """Most tokens of prompt and completion together; ``None`` if unknown or unlimited."""
         return None
 
-    def room(self, policy: Policy) -> int | None:
-        """Tokens of prompt and completion together that both the policy and this engine take; ``None``: any number."""
+    def shared_context(self, policy: Policy) -> int | None:
+        """Most tokens of prompt and completion together that both policy and engine accept; ``None``: no limit."""
         return min((n for n in (policy.context_length, self.context_length) if n is not None), default=None)
 
     @abstractmethod
     def start(self, policy: Policy | None, ranks: Any) -> None:
-        """Get ready to generate; called before the first request, after the process group exists.
+        """Prepare for :meth:`generate`; called before the first request, after the process group exists.
+
+        Args:
+            policy: The live policy; ``None`` where only recordings are used.
+            ranks: The :class:`~lightning_serl.distributed.ranks.Ranks` of this process.
 
         Raises:
             EngineFailure: if the engine cannot run here, with the remedy.
@@ -170,51 +177,51 @@ class RolloutEngine(ABC):
 
         Yields:
             ``(index of the request, its completions)`` in the order in which requests finish. ``self.poll()`` is
-            called often in between: it raises when the run should stop.
+            called often while waiting: it raises when the run should stop.
         """
 
     @abstractmethod
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
-        """Log-probability of each token given those before it, at temperature 1: per row a (len - 1,) float32 tensor.
+        """Log-probability of each token given the tokens before it, as a (len - 1,) float32 tensor per row.
 
-        Temperature is how completions are drawn; a text that is scored was not drawn.
+        The temperature is 1 whatever the policy's: it describes how completions are drawn, and scored text was not.
         """
 
     @abstractmethod
     def push(self, update: WeightUpdate) -> Receipt:
-        """Take new weights, forget every cached prefix, and say what arrived.
+        """Load new weights, drop every cached prefix, and return what arrived.
 
-        Full weights are the whole model and replace every adapter; an adapter sits on the full weights that were
-        pushed last. An engine that samples from the live policy takes nothing and says so: an empty receipt with the
-        policy's version.
+        Full weights are the whole model and replace every adapter; an adapter is applied to the full weights pushed
+        last. An engine that samples from the live policy loads nothing and returns an empty receipt with the policy's
+        version.
 
         Raises:
-            PushMismatch: if the engine finds by itself that it cannot hold what was sent.
-            EngineFailure: if the engine is gone.
+            PushMismatch: if the engine itself finds that it does not hold what was sent.
+            EngineFailure: if the engine has died.
         """
 
     def takes_adapter(self, config: Mapping[str, Any]) -> bool:
-        """Whether adapters of this peft configuration can be pushed; otherwise they arrive merged, as full weights."""
+        """Whether adapters of this peft configuration can be pushed; others are merged and pushed as full weights."""
         return False
 
     def sleep(self) -> None:  # noqa: B027 - most engines have nothing to do here
-        """Give accelerator memory back while the trainer works; nothing to do for most engines."""
+        """Free accelerator memory while the trainer works; most engines have nothing to free."""
 
     def wake(self) -> None:  # noqa: B027
         """Undo :meth:`sleep`."""
 
     def close(self) -> None:  # noqa: B027
-        """Release everything; calling it twice is harmless."""
+        """Release all resources; calling it twice is harmless."""
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the first stop string in it; ``None`` if it holds none."""
+    """The text before the first stop string in it; ``None`` if it contains none."""
     places = [place for s in stop if (place := text.find(s)) >= 0]
     return text[: min(places)] if places else None
 
 
 def special_stop_ids(tokenizer: Any, stop: Sequence[str]) -> list[int]:
-    """Ids of stop strings that are special tokens: these are not decoded, so they can only be met by their ids."""
+    """Ids of the stop strings that are special tokens: decoding skips these, so they must be matched by id."""
     return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in stop]
 
 

@@ -1,4 +1,4 @@
-"""Recorded rollouts in place of a model: they drive filters, votes, ledger and validation end to end."""
+"""Replays recorded completions, to run filters, votes, the ledger and validation without a model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from lightning_serl.types import Completion
 class ReplayEngine(RolloutEngine):
     """Answers each prompt with the responses recorded for it.
 
-    A recording is a jsonl file of objects with the prompt and its responses; a response is a string or an object with
-    ``text`` and, optionally, ``finished``. Instruction prompts are answered from rows whose prompt field is absent:
-    they are handed out in file order.
+    A recording is a jsonl file of objects with a prompt and its responses; a response is a string, or an object with
+    ``text`` and optionally ``finished``. Prompts that ask for new problems are answered from the rows without a prompt,
+    in file order.
 
     Args:
         recordings: Path of the jsonl file, or a mapping from prompt to responses.
-        prompt_field: Field that holds the problem.
-        responses_field: Field that holds the list of responses.
+        prompt_field: Name of the field with the problem.
+        responses_field: Name of the field with the list of responses.
+
+    Raises:
+        InputError: with file and line, if the recordings cannot be read or hold no responses.
     """
 
     samples_policy = False
@@ -39,7 +42,7 @@ class ReplayEngine(RolloutEngine):
         self._texts: dict[str, list[tuple[str, bool]]] = {}
         self._proposals: list[tuple[str, bool]] = []
         self._next_proposal = 0
-        self._named: set[str] = set()  # the fields of rows without a prompt, beside the responses
+        self._other_fields: set[str] = set()  # string fields of the rows without a prompt
         self._tokenizer: Any = None
         self._prompt_field = prompt_field
         if isinstance(recordings, Mapping):
@@ -48,9 +51,9 @@ class ReplayEngine(RolloutEngine):
         else:
             self._read(Path(recordings), prompt_field, responses_field)
             if not self._texts and self._proposals and prompt_field != "problem":
-                raise InputError(f"{recordings} {self._unnamed(prompt_field)}")
+                raise InputError(f"{recordings} {self._no_prompts(prompt_field)}")
         if not self._texts and not self._proposals:
-            raise InputError(f"{recordings} holds no recorded responses")
+            raise InputError(f"data.engine.recordings: {recordings} holds no recorded responses; give a jsonl file")
 
     def _read(self, path: Path, prompt_field: str, responses_field: str) -> None:
         try:
@@ -58,11 +61,11 @@ class ReplayEngine(RolloutEngine):
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             bad = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}:{bad} is not UTF-8 text; convert the recordings to UTF-8") from error
+            raise InputError(f"{path}:{bad} is not UTF-8 text; convert the file to UTF-8") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"recordings {path} cannot be read: {reason}") from error
-        # str.splitlines would also split at form feeds and other signs that JSON strings may hold
+            raise InputError(f"data.engine.recordings: {path} cannot be read ({reason}); give a jsonl file") from error
+        # str.splitlines would also split at form feeds and other characters that JSON strings may contain
         lines = text.split("\n")
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -71,15 +74,19 @@ class ReplayEngine(RolloutEngine):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(f"{where} is not JSON ({error.msg} at column {error.colno})") from error
+                raise InputError(
+                    f"{where} is not JSON ({error.msg} at column {error.colno}); write one JSON object per line"
+                ) from error
             except (RecursionError, ValueError) as error:
-                raise InputError(f"{where} is not JSON that can be read ({type(error).__name__})") from error
+                raise InputError(
+                    f"{where} is not JSON that can be read ({type(error).__name__}); correct or remove it"
+                ) from error
             if not isinstance(row, dict) or not isinstance(row.get(responses_field), list):
                 raise InputError(
-                    f"{where} has no list {responses_field!r}; name the field with --data.engine.responses_field"
+                    f"{where} has no list {responses_field!r}; set data.engine.responses_field to the field with it"
                 )
             if row.get(prompt_field) is None:
-                self._named |= {name for name, value in row.items() if isinstance(value, str)}
+                self._other_fields |= {name for name, value in row.items() if isinstance(value, str)}
             self._add(row.get(prompt_field), row[responses_field], where)
 
     def _add(self, prompt: Any, responses: Sequence[Any], where: str) -> None:
@@ -91,7 +98,7 @@ class ReplayEngine(RolloutEngine):
             if not isinstance(text, str):
                 raise InputError(f"{where}: a response must be a string or an object with a string `text`")
             if not _is_unicode(text):
-                raise InputError(f"{where}: a response holds half of a surrogate pair; mend the encoding of the file")
+                raise InputError(f"{where}: a response holds half of a surrogate pair; correct the file's encoding")
             finished = bool(response.get("finished", True)) if isinstance(response, Mapping) else True
             parsed.append((text, finished))
         if prompt is None:
@@ -101,11 +108,11 @@ class ReplayEngine(RolloutEngine):
         else:
             raise InputError(f"{where}: the prompt must be a string, got {type(prompt).__name__}")
 
-    def _unnamed(self, prompt_field: str) -> str:
-        known = ", ".join(name[:20] for name in sorted(self._named)[:8]) or "none but the responses"
+    def _no_prompts(self, prompt_field: str) -> str:
+        known = ", ".join(name[:20] for name in sorted(self._other_fields)[:8]) or "no other string field"
         return (
-            f"has no row with a field {prompt_field[:40]!r} (there is {known}); name the one of the problem with"
-            " --data.engine.prompt_field"
+            f"has no row with a field {prompt_field[:40]!r} (found: {known}); set data.engine.prompt_field to the"
+            " field with the problem"
         )
 
     @property
@@ -114,32 +121,34 @@ class ReplayEngine(RolloutEngine):
         return -1
 
     def start(self, policy: Any, ranks: Any = None) -> None:
-        """With a policy at hand, recorded texts get token ids, so that they can be trained on."""
+        """Take the policy's tokenizer, if there is one: it gives the recorded texts token ids to train on."""
         self._tokenizer = None if policy is None else policy.tokenizer
 
     def push(self, update: WeightUpdate) -> Receipt:
-        """Recordings do not change."""
+        """Do nothing: recordings do not change."""
         return Receipt(self.version)
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
-        """Recordings carry no probabilities.
+        """Raise: recordings hold no log-probabilities.
 
         Raises:
             EngineFailure: always.
         """
-        raise EngineFailure("a recording has no log-probabilities; rewards that score text need a model")
+        raise EngineFailure("recordings hold no log-probabilities; a reward that scores text needs another data.engine")
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
-        """The first ``n`` recorded responses of each prompt, in request order; fewer if fewer were recorded."""
+        """Yield the first ``n`` recorded responses of each prompt, in request order; fewer if fewer were recorded."""
         for index, request in enumerate(requests):
             self.poll()
             if request.prompt:
                 recorded = self._texts.get(request.prompt)
                 if recorded is None and not self._texts:
-                    raise EngineFailure(f"the recording {self._unnamed(self._prompt_field)}")
+                    raise EngineFailure(f"data.engine.recordings {self._no_prompts(self._prompt_field)}")
                 if recorded is None:
-                    raise EngineFailure(f"the recording holds no response to {request.prompt[:80]!r}")
-            else:  # an instruction prompt: nothing to look up
+                    raise EngineFailure(
+                        f"data.engine.recordings holds no response to {request.prompt[:80]!r}; record some"
+                    )
+            else:  # a prompt that asks for new problems
                 first = self._next_proposal
                 recorded = self._proposals[first : first + request.n]
                 self._next_proposal = first + len(recorded)
@@ -153,7 +162,7 @@ class ReplayEngine(RolloutEngine):
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8; a JSON escape can put half of a surrogate pair into a string."""
+    """Whether the text can be encoded as UTF-8: JSON escapes can produce half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Rollouts by the live policy itself: any transformers model, no second copy of the weights, nothing to refresh."""
+"""Rollouts by the live policy itself, for any transformers model, without a second copy of the weights."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ from lightning_serl.types import Completion
 if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
 
-# A stop string is looked for in the text of at least this many latest tokens.
+# Stop strings are searched for in the text of at least this many of the latest tokens.
 _TAIL = 24
+_DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 class TransformersEngine(RolloutEngine):
     """Samples from the policy's own weights.
 
-    Each distinct prompt is run once and its key/value cache repeated for its completions; finished rows leave the
-    batch. A completion depends on its own seed only: one uniform number per token, inverted through the
-    distribution's cumulative sum, so that neighbours, batch size and rank do not matter (up to rounding).
+    Each distinct prompt is run once and its key/value cache is repeated for its completions; finished rows leave the
+    batch. A completion depends on its seed alone: each token takes one uniform number, which is looked up in the
+    cumulative distribution, so that the other rows, the batch size and the rank do not matter (up to rounding).
 
-    The stream calls it inside ``Policy.gathered``.
+    Call :meth:`generate` and :meth:`score` inside ``Policy.gathered``.
 
     Args:
-        max_rows: Completions in flight at one time.
+        max_rows: Completions written at one time.
     """
 
     def __init__(self, max_rows: int = 256) -> None:
         super().__init__()
         if max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
+            raise ValueError(f"data.engine.max_rows must be at least 1, got {max_rows}")
         self.max_rows = max_rows
         self._policy: Policy | None = None
 
     @property
     def version(self) -> int:
-        """The live policy's own version: it is never stale."""
+        """The live policy's version: the engine is never stale."""
         return self.policy.version
 
     @property
@@ -74,7 +75,7 @@ class TransformersEngine(RolloutEngine):
         self._policy = policy
 
     def push(self, update: WeightUpdate) -> Receipt:
-        """Nothing moves: the engine reads the live weights."""
+        """Do nothing: the engine reads the live weights."""
         return Receipt(self.version)
 
     def close(self) -> None:
@@ -88,7 +89,7 @@ class TransformersEngine(RolloutEngine):
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""
-        # Similar lengths travel together; the order of work does not change what is sampled.
+        # Prompts of similar length share a batch; the order of work does not change what is sampled.
         keys = [(_batch_key(r.sampling), len(r.prompt_ids), i) for i, r in enumerate(requests)]
         order = [i for _, _, i in sorted(keys)]
         yield from ((i, []) for i in order if not requests[i].n)
@@ -96,7 +97,7 @@ class TransformersEngine(RolloutEngine):
         for chunk in _chunks(order, requests, self.max_rows):
             rows = [(requests[i].prompt_ids, s) for i, first, last in chunk for s in requests[i].seeds[first:last]]
             owners = [i for i, first, last in chunk for _ in range(first, last)]
-            # not around the yield: the caller must not find the policy with its adapter switched off
+            # must end before the yield: the caller would find the policy with its adapter switched off
             with self.policy.acting_as(who) as actor, actor.without_autocast():
                 completions = self._sample(actor, rows, requests[chunk[0][0]].sampling)
             for owner, completion in zip(owners, completions, strict=True):
@@ -106,114 +107,155 @@ class TransformersEngine(RolloutEngine):
                     yield i, written.pop(i)
 
     def _sample(self, actor: Policy, rows: list[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Completion]:
-        """Sample one completion per (prompt ids, seed) row; rows of one prompt are adjacent."""
-        device, tokenizer = actor.device, self.policy.tokenizer
-        prompts = list(dict.fromkeys(ids for ids, _ in rows))
-        place = {ids: k for k, ids in enumerate(prompts)}
-        longest = max(map(len, prompts))
-        pad = self.policy.pad_id
-        ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-
-        lm = actor.causal_lm
-        out = lm.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=True
-        )
-        cache = out.past_key_values
-        repeat = torch.tensor([place[ids_] for ids_, _ in rows], device=device)
-        _keep_rows(cache, repeat)
-        logits, mask = actor.head(out.last_hidden_state[:, -1])[repeat], mask[repeat]
-        position = mask.sum(-1)
-
-        total, limit = len(rows), sampling.max_tokens
-        draws = None
-        if sampling.temperature:
-            draws = torch.from_numpy(np.stack([uniforms(seed, limit) for _, seed in rows]))
-        tokens = torch.full((total, limit), pad, dtype=torch.long)
-        logps = torch.zeros(total, limit, dtype=torch.float32)
-        lengths = torch.zeros(total, dtype=torch.long)
-        ended = torch.zeros(total, dtype=torch.bool)
-        texts: dict[int, str] = {}
-        live = torch.arange(total)  # the row of `tokens` behind each row of the batch
-        ends = torch.tensor([*self.policy.end_ids, *special_stop_ids(tokenizer, sampling.stop)])
-        held = torch.zeros_like(logits, dtype=torch.bool) if sampling.presence_penalty else None
-        for step in range(limit):
+        """Sample one completion per (prompt ids, seed) row."""
+        batch = _Batch(actor, [ids for ids, _ in rows], self.policy.pad_id)
+        drafts = Drafts(self.policy, [seed for _, seed in rows], sampling)
+        used = torch.zeros_like(batch.logits, dtype=torch.bool) if sampling.presence_penalty else None
+        for step in range(sampling.max_tokens):
             self.poll()
-            if held is not None:
-                logits = logits - sampling.presence_penalty * held
-            chosen, logp = _choose(logits, sampling, None if draws is None else draws[live, step].to(device))
-            if held is not None:
-                held.scatter_(1, chosen[:, None], True)
-            chosen, logp = chosen.cpu(), logp.cpu()
-            tokens[live, step], logps[live, step] = chosen, logp.float()
-            lengths[live] = step + 1
-            done = torch.isin(chosen, ends)
-            if sampling.stop:
-                done |= self._stopped(tokens, live, step, sampling.stop, texts, tokenizer)
-            ended[live[done]] = True
-            if done.all() or step == limit - 1:
+            logits = batch.logits if used is None else batch.logits - sampling.presence_penalty * used
+            chosen, logp = choose_tokens(logits, sampling, drafts.uniforms(step, actor.device))
+            if used is not None:
+                used.scatter_(1, chosen[:, None], True)
+            chosen = chosen.cpu()
+            done = drafts.append(step, chosen, logp.cpu())
+            if done.all() or step == sampling.max_tokens - 1:
                 break
             if done.any():
-                keep = (~done).nonzero()[:, 0]
-                live, chosen = live[keep], chosen[keep]
-                keep = keep.to(device)
-                mask, position = mask[keep], position[keep]
-                held = None if held is None else held[keep]
-                _keep_rows(cache, keep)
-            mask = torch.cat([mask, mask.new_ones(len(live), 1)], -1)
-            out = lm.base_model(
-                input_ids=chosen.to(device)[:, None],
-                attention_mask=mask,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            position = position + 1
-            logits = actor.head(out.last_hidden_state[:, -1])
-        written = [tokens[i, : lengths[i]].tolist() for i in range(total)]
-        decoded = tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [
-            Completion(
-                token_ids=tuple(written[i]),
-                text=texts.get(i, decoded[i]),
-                logprobs=tuple(logps[i, : lengths[i]].tolist()),
-                finished=bool(ended[i]),
-                version=self.policy.version,
-            )
-            for i in range(total)
-        ]
+                kept = (~done).nonzero()[:, 0]
+                chosen = chosen[kept]
+                kept = kept.to(actor.device)
+                used = None if used is None else used[kept]
+                batch.keep(kept)
+            batch.append(chosen)
+        return drafts.completions()
 
-    @staticmethod
-    def _stopped(
-        tokens: Tensor, live: Tensor, step: int, stop: tuple[str, ...], texts: dict[int, str], tokenizer: Any
-    ) -> Tensor:
-        """(rows,) bool: rows whose text now holds a stop string; their text up to it is kept in ``texts``."""
-        how = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+
+class _Batch:
+    """The model's side of a batch: key/value cache, attention mask, next position and next logits of each row.
+
+    Args:
+        actor: The policy, or a frozen copy of it.
+        prompts: Token ids of each row; equal prompts are run once.
+        pad: Token id for padding on the left.
+
+    Attributes:
+        logits: (rows, V) logits of the next token.
+    """
+
+    def __init__(self, actor: Policy, prompts: list[tuple[int, ...]], pad: int) -> None:
+        distinct = list(dict.fromkeys(prompts))
+        place = {ids: k for k, ids in enumerate(distinct)}
+        longest, device = max(map(len, distinct)), actor.device
+        ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in distinct], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in distinct], device=device)
+        self._actor = actor
+        out = actor.causal_lm.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=True
+        )
+        rows = torch.tensor([place[ids_] for ids_ in prompts], device=device)
+        self._cache = out.past_key_values
+        # unlike `batch_select_indices`, every kind of cache layer implements this one
+        self._cache.reorder_cache(rows)
+        self.logits, self._mask = actor.head(out.last_hidden_state[:, -1])[rows], mask[rows]
+        self._position = self._mask.sum(-1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Continue with these rows only."""
+        self._mask, self._position = self._mask[rows], self._position[rows]
+        self._cache.reorder_cache(rows)
+
+    def append(self, tokens: Tensor) -> None:
+        """Run one more token of each row, (rows,) int64, which replaces :attr:`logits`."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], -1)
+        out = self._actor.causal_lm.base_model(
+            input_ids=tokens.to(self._actor.device)[:, None],
+            attention_mask=self._mask,
+            position_ids=self._position[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._position = self._position + 1
+        self.logits = self._actor.head(out.last_hidden_state[:, -1])
+
+
+class Drafts:
+    """The completions of a batch while they are written, as tensors on the CPU.
+
+    Args:
+        policy: Whose tokenizer, end tokens and version apply.
+        seeds: One per completion.
+        sampling: How tokens are drawn and where completions stop.
+    """
+
+    def __init__(self, policy: Policy, seeds: list[int], sampling: Sampling) -> None:
+        self._policy, self._stop = policy, sampling.stop
+        total, limit = len(seeds), sampling.max_tokens
+        self._uniforms: Tensor | None = None
+        if sampling.temperature:
+            self._uniforms = torch.from_numpy(np.stack([uniforms(seed, limit) for seed in seeds]))
+        self._tokens = torch.full((total, limit), policy.pad_id, dtype=torch.long)
+        self._logps = torch.zeros(total, limit, dtype=torch.float32)
+        self._lengths = torch.zeros(total, dtype=torch.long)
+        self._ended = torch.zeros(total, dtype=torch.bool)
+        self._cut_texts: dict[int, str] = {}  # texts that end before a stop string
+        self._live = torch.arange(total)  # the completion of each row of the batch
+        self._ends = torch.tensor([*policy.end_ids, *special_stop_ids(policy.tokenizer, sampling.stop)])
+
+    def uniforms(self, step: int, device: torch.device) -> Tensor | None:
+        """(rows,) float64 numbers in [0, 1) for the next token of each row; ``None`` at temperature 0."""
+        return None if self._uniforms is None else self._uniforms[self._live, step].to(device)
+
+    def append(self, step: int, chosen: Tensor, logp: Tensor) -> Tensor:
+        """Store the next token of each row; returns (rows,) bool, the rows that are finished and leave the batch."""
+        live = self._live
+        self._tokens[live, step], self._logps[live, step] = chosen, logp.float()
+        self._lengths[live] = step + 1
+        done = torch.isin(chosen, self._ends)
+        if self._stop:
+            done |= self._stopped(step)
+        self._ended[live[done]] = True
+        self._live = live[~done]
+        return done
+
+    def _stopped(self, step: int) -> Tensor:
+        """(rows,) bool: rows whose text now contains a stop string; the text before it is kept."""
         # a token holds at least one byte of text
-        first = max(0, step + 1 - max(_TAIL, *(2 * len(s.encode()) for s in stop)))
-        tails = tokenizer.batch_decode(tokens[live, first : step + 1].tolist(), **how)
-        found = torch.zeros(len(live), dtype=torch.bool)
+        first = max(0, step + 1 - max(_TAIL, *(2 * len(s.encode()) for s in self._stop)))
+        tokenizer, tokens = self._policy.tokenizer, self._tokens
+        tails = tokenizer.batch_decode(tokens[self._live, first : step + 1].tolist(), **_DECODING)
+        found = torch.zeros(len(self._live), dtype=torch.bool)
         for k, tail in enumerate(tails):
-            if any(s in tail for s in stop):
-                whole = tokenizer.decode(tokens[live[k], : step + 1].tolist(), **how)
-                cut = before_stop(whole, stop)
+            if any(s in tail for s in self._stop):
+                whole = tokenizer.decode(tokens[self._live[k], : step + 1].tolist(), **_DECODING)
+                cut = before_stop(whole, self._stop)
                 if cut is not None:
                     found[k] = True
-                    texts[int(live[k])] = cut
+                    self._cut_texts[int(self._live[k])] = cut
         return found
+
+    def completions(self) -> list[Completion]:
+        """All completions, in the order of the seeds."""
+        written = [row[:length].tolist() for row, length in zip(self._tokens, self._lengths, strict=True)]
+        decoded = self._policy.tokenizer.batch_decode(written, **_DECODING)
+        return [
+            Completion(
+                token_ids=tuple(ids),
+                text=self._cut_texts.get(i, decoded[i]),
+                logprobs=tuple(self._logps[i, : len(ids)].tolist()),
+                finished=bool(self._ended[i]),
+                version=self._policy.version,
+            )
+            for i, ids in enumerate(written)
+        ]
 
 
 def _batch_key(sampling: Sampling) -> tuple[Any, ...]:
     return astuple(sampling)
 
 
-def _keep_rows(cache: Any, rows: Tensor) -> None:
-    """Select rows of a cache; unlike ``batch_select_indices``, every kind of layer implements this one."""
-    cache.reorder_cache(rows)
-
-
 def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Pieces ``(request, first sample, last sample)`` of at most ``max_rows`` rows with one way of sampling."""
+    """Batches of ``(request, first sample, last sample)`` with at most ``max_rows`` rows and equal sampling."""
     chunk: list[tuple[int, int, int]] = []
     rows = 0
     for i in order:
@@ -232,13 +274,13 @@ def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Ite
         yield chunk
 
 
-def _choose(logits: Tensor, sampling: Sampling, draw: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Next token of each row and its log-probability under the distribution it was drawn from.
+def choose_tokens(logits: Tensor, sampling: Sampling, draw: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Draw the next token of each row, with its log-probability under the distribution it was drawn from.
 
     Args:
         logits: (rows, V), any float dtype.
         sampling: Temperature, top_p and top_k.
-        draw: (rows,) float64 in [0, 1), or ``None`` for the most likely token.
+        draw: (rows,) float64 numbers in [0, 1), or ``None`` for the most likely token.
 
     Returns:
         ``(rows,) int64`` and ``(rows,)`` log-probabilities.
@@ -254,11 +296,11 @@ def _choose(logits: Tensor, sampling: Sampling, draw: Tensor | None) -> tuple[Te
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1:
         ranked, index = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-        # keep the smallest set that reaches top_p: drop a token if those before it already do
+        # keep the smallest set that reaches top_p: drop a token if more likely ones already reach it
         drop = ranked.cumsum(-1) - ranked >= sampling.top_p
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
     logp = torch.log_softmax(logits, -1)
-    # in float64: a float32 cumulative sum over a large vocabulary is off by more than rare tokens are likely
+    # in float64: over a large vocabulary the error of a float32 sum exceeds the probability of rare tokens
     cumulative = logp.double().exp().cumsum(-1)
     target = draw[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

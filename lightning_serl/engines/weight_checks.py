@@ -1,7 +1,7 @@
-"""What shows that an engine samples from the weights it was sent: receipts, a log-prob probe, and a canary.
+"""Checks that an engine samples from the weights it was sent: by receipt, log-prob probe and canary.
 
-Names, bytes and version catch what was skipped or lost on the way; the probe catches what arrived damaged. Neither is
-enough alone: a step of training can lie below the rounding of bfloat16.
+The receipt (version, names, bytes) finds tensors that were skipped or lost; the probe finds tensors that arrived
+damaged. Both are needed: an optimizer step can change log-probs by less than the rounding of bfloat16.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lightning_serl.policy.adapter_weights import base_name
 if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
 
-#: Mean gap in nats per token that two implementations of one model may have, by the coarser of their dtypes.
+#: Mean gap in nats per token that rounding may cause between two implementations, by the coarser of their dtypes.
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-# Where the hardware rounds the factors of float32 products.
+# The same where the hardware rounds the factors of float32 products (TF32).
 _TF32 = 1e-2
 _ROWS, _LENGTH = 6, 16
 
 
 class Counted:
-    """The tensors of an update, handed out once; remembers what it handed out."""
+    """Iterates over the tensors of an update once and counts their names and bytes."""
 
     def __init__(self, update: WeightUpdate) -> None:
         self._update = update
@@ -35,7 +35,7 @@ class Counted:
         self._walk: Iterator[tuple[str, Tensor]] | None = None
 
     def __call__(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor), one at a time."""
+        """Iterate over (name, tensor) from the start."""
         self._sizes = {}
         self._walk = self._counting()
         return self._walk
@@ -46,17 +46,17 @@ class Counted:
             yield name, tensor
 
     def finish(self) -> None:
-        """Walk on to the end: sharded tensors are gathered by all ranks in step, whatever one engine does."""
+        """Iterate to the end: each sharded tensor is gathered by a collective call that every rank must join."""
         for _ in self() if self._walk is None else self._walk:
             pass
 
     def receipt(self) -> Receipt:
-        """What a faithful engine answers."""
+        """The receipt that an engine should return."""
         return Receipt(self._update.version, frozenset(self._sizes), sum(self._sizes.values()))
 
 
 def check_receipt(arrived: Receipt, sent: Receipt) -> None:
-    """Compare what an engine took in with what it was sent.
+    """Compare what an engine received with what it was sent.
 
     Raises:
         PushMismatch: naming the first of version, names and bytes that differs.
@@ -64,41 +64,45 @@ def check_receipt(arrived: Receipt, sent: Receipt) -> None:
     if arrived.version != sent.version:
         raise PushMismatch(
             f"the rollout engine is at version {arrived.version} after a push of version {sent.version}; "
-            "start the run again, which pushes anew, or choose another engine"
+            "continue with --ckpt_path last, which pushes again, or set another data.engine"
         )
     if odd := sorted(arrived.names ^ sent.names):
         raise PushMismatch(
-            f"the rollout engine took {len(arrived.names)} tensors where {len(sent.names)} were sent (first that "
+            f"the rollout engine received {len(arrived.names)} tensors where {len(sent.names)} were sent (first that "
             f"differs: {odd[0]}); its architecture is not the policy's: give both the same model"
         )
     if arrived.bytes != sent.bytes:
         raise PushMismatch(
-            f"the rollout engine took {arrived.bytes} bytes where {sent.bytes} were sent; "
+            f"the rollout engine received {arrived.bytes} bytes where {sent.bytes} were sent; "
             "give engine and policy the same model and dtype"
         )
 
 
 def check_complete(sent: Receipt, expected: frozenset[str]) -> None:
-    """Compare what was sent with what the model is made of.
+    """Check that every tensor of the model was sent.
+
+    Args:
+        sent: What was sent.
+        expected: From :func:`full_names`.
 
     Raises:
-        PushMismatch: if the engine left tensors unasked for, or the policy left some out.
+        PushMismatch: if the engine stopped reading early, or the policy left tensors out.
     """
     if missing := sorted(expected - sent.names):
         raise PushMismatch(
             f"only {len(expected) - len(missing)} of {len(expected)} tensors were pushed (first that is missing: "
-            f"{missing[0]}); the engine stopped half-way: start the run again, or choose another engine"
+            f"{missing[0]}); the engine stopped reading: continue with --ckpt_path last, or set another data.engine"
         )
 
 
 def full_names(policy: Policy) -> frozenset[str]:
-    """The tensors that a push of full weights must hold, the output layer among them also where it is tied."""
+    """Names of the tensors in a push of full weights; the output layer is one of them even where it is tied."""
     names = (base_name(n) for n, _ in policy.causal_lm.named_parameters(remove_duplicate=False))
     return frozenset(n for n in names if n is not None)
 
 
 def probe_rows(policy: Policy) -> list[list[int]]:
-    """Token rows to score: the same for every push of a run, spread over the vocabulary."""
+    """Rows of token ids to score, drawn over the whole vocabulary; the same for every push of a run."""
     tokenizer = policy.tokenizer
     special = set(tokenizer.all_special_ids)
     size = min(len(tokenizer), int(policy.causal_lm.get_input_embeddings().weight.shape[0]))
@@ -109,12 +113,12 @@ def probe_rows(policy: Policy) -> list[list[int]]:
 
 
 def policy_logps(policy: Policy, rows: list[list[int]], base: bool = False) -> list[Tensor]:
-    """The policy's own log-probs of the probe, at temperature 1; call inside ``Policy.gathered``.
+    """The policy's log-probs of the probe at temperature 1; call inside ``Policy.gathered``.
 
     Args:
-        policy: Whose.
+        policy: The live policy.
         rows: From :func:`probe_rows`.
-        base: Of the model without its adapter.
+        base: Score with the model without its adapter.
     """
     with policy.at_temperature(1.0):
         if not base:
@@ -124,17 +128,17 @@ def policy_logps(policy: Policy, rows: list[list[int]], base: bool = False) -> l
 
 
 def gap(a: list[Tensor], b: list[Tensor]) -> float:
-    """Mean absolute difference in nats per token."""
+    """Mean absolute difference of two sets of log-probs, in nats per token."""
     return float((torch.cat(a).float() - torch.cat(b).float()).abs().mean())
 
 
 def bound(policy: Policy, engine: RolloutEngine, autocast: torch.dtype | None = None) -> float:
-    """The gap that rounding may explain.
+    """The largest :func:`gap` that rounding explains.
 
     Args:
-        policy: One side.
-        engine: The other.
-        autocast: What the trainer computes in, if not in the dtype of the weights.
+        policy: The live policy.
+        engine: The engine that was pushed to.
+        autocast: The dtype the trainer computes in, if it is not that of the weights.
     """
     own = policy.causal_lm.get_input_embeddings().weight.dtype
     bounds = [BOUNDS.get(d, BOUNDS[torch.bfloat16]) for d in (own, engine.dtype, autocast) if d is not None]
@@ -144,7 +148,7 @@ def bound(policy: Policy, engine: RolloutEngine, autocast: torch.dtype | None = 
 
 
 def canary_name(policy: Policy) -> str:
-    """The weight that a canary scales: the last norm, through which every logit goes, else the output layer."""
+    """Name of the weight that a canary changes: the last norm, which every logit depends on, else the output layer."""
     lm, found = policy.causal_lm, None
     for name, module in lm.named_modules():
         parts = name.split(".")
@@ -159,14 +163,14 @@ def canary_name(policy: Policy) -> str:
 
 
 def canary_weights(weights: Iterator[tuple[str, Tensor]], scaled: str) -> Iterator[tuple[str, Tensor]]:
-    """The weights with one of them changed so that every log-prob moves."""
+    """The weights with ``scaled`` changed so that every log-prob changes."""
     for name, tensor in weights:
-        # a sum too: some norms hold their distance from 1
+        # the offset is for norms that store their distance from 1, whose weight may be 0
         yield name, tensor * 1.5 + 0.5 if name == scaled else tensor
 
 
 def canary_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter with its second factors, which begin at zero, filled with noise."""
+    """The adapter with noise added to its second factors, which are zero at the start of training."""
     draw = torch.Generator().manual_seed(0)
     out = {}
     for name, tensor in state.items():

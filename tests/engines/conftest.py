@@ -76,7 +76,7 @@ def _make(kind, request):
     if kind == "server":
         from lightning_serl.engines import VLLMServerEngine
 
-        return VLLMServerEngine(request.getfixturevalue("owner")._parts.servers[0].url)
+        return VLLMServerEngine(request.getfixturevalue("owner").session.local_servers[0].url)
     if kind == "vllm":
         from lightning_serl.engines import VLLMEngine
 
@@ -92,7 +92,7 @@ def engine_of(open_engines, request):
         if kind not in open_engines:
             open_engines[kind] = _make(kind, request), adapted_policy()
         engine, policy = open_engines[kind]
-        if kind in LIVE or engine._parts is None:  # new, or closed by a test
+        if kind in LIVE or engine.session is None:  # new, or closed by a test
             engine.start(policy)
         return engine, policy
 

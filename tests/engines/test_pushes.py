@@ -57,10 +57,10 @@ def test_the_top_of_the_distribution_agrees_after_a_push(engine):
     disturb(policy, 0.1)
     refresh(policy, engine)
     prompts = [policy.tokenizer.encode(solve_prompt(q)) for q in held_out(64)]
-    parts = engine._parts
-    params = parts.vllm.SamplingParams(max_tokens=1, temperature=1.0, logprobs=20, seed=0)
-    with parts.inside():
-        outputs = parts.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+    session = engine.session
+    params = session.vllm.SamplingParams(max_tokens=1, temperature=1.0, logprobs=20, seed=0)
+    with session.inside():
+        outputs = session.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
     worst = 0.0
     with policy.gathered():
         for prompt, output in zip(prompts, outputs, strict=True):
@@ -186,10 +186,10 @@ def test_twenty_adapter_pushes_leave_nothing_behind(engine):
         disturb(policy, 0.02, seed=step)
         refresh(policy, engine, callback)
         gc.collect()
-        parts = engine._parts
-        with parts.inside():
-            adapters = len(parts.llm.llm_engine.list_loras())
-        folders = len([p for p in parts.publisher.folder.iterdir() if p.is_dir()])
+        session = engine.session
+        with session.inside():
+            adapters = len(session.llm.llm_engine.list_loras())
+        folders = len([p for p in session.weight_writer.folder.iterdir() if p.is_dir()])
         pages = int(open("/proc/self/statm").read().split()[1])  # noqa: SIM115
         seen.append((len(os.listdir("/proc/self/fd")), folders, adapters, pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
     later = seen[3:]
@@ -232,7 +232,7 @@ def test_a_base_of_four_bits_is_pushed_as_the_trainer_computes_with_it(engine):
     policy = load_policy("tiny:base", lora=LoraOptions(r=4, alpha=8), quantize="nf4")
     disturb(policy, 0.5)
     assert policy.quantized
-    engine._parts.has_base = False  # as in an engine that was just started
+    engine.session.has_base = False  # as in an engine that was just started
     callback = refresh(policy, engine)
     assert callback.pushes == 2
     assert callback._fresh["serl/sync/probe_logp_err"] < 1e-4
@@ -240,7 +240,7 @@ def test_a_base_of_four_bits_is_pushed_as_the_trainer_computes_with_it(engine):
     with exact.gathered():
         rows = weight_checks.probe_rows(exact)
         assert weight_checks.gap(engine.score(rows, "reference"), weight_checks.policy_logps(exact, rows)) > 1e-3
-    engine._parts.has_base = False
+    engine.session.has_base = False
 
 
 def test_resume_and_validation_meet_the_policys_weights(engine, tmp_path):

@@ -99,15 +99,15 @@ def test_an_unknown_prompt_is_named(tmp_path):
 def test_a_problem_field_that_is_not_there_is_named(tmp_path):
     path = write(tmp_path / "r.jsonl", {"question": "a", "outputs": ["x"]}, {"question": "b", "outputs": ["y"]})
     with pytest.raises(
-        InputError, match=r":1 has no list 'responses'; name the field with --data.engine.responses_field"
+        InputError, match=r":1 has no list 'responses'; set data.engine.responses_field to the field with it"
     ):
         ReplayEngine(path)
     # without the problem a row is a proposal, so what is wrong shows when a problem is asked for
     engine = ReplayEngine(path, responses_field="outputs")
-    said = r"no row with a field 'problem' \(there is question\); name .* with --data.engine.prompt_field"
+    said = r"no row with a field 'problem' \(found: question\); set data.engine.prompt_field to the"
     with pytest.raises(EngineFailure, match=said):
         ask(engine, "a")
-    with pytest.raises(InputError, match=r"r.jsonl has no row with a field 'quest' \(there is question\); name"):
+    with pytest.raises(InputError, match=r"r.jsonl has no row with a field 'quest' \(found: question\); set"):
         ReplayEngine(path, "quest", "outputs")
 
 

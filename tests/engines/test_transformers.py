@@ -3,6 +3,7 @@
 import math
 import random
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from helpers.small_models import small_model, small_policy, tiny_tokenizer
 
 from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
-from lightning_serl.engines.transformers import _choose
+from lightning_serl.engines.transformers import Drafts, choose_tokens
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy import Policy
 from lightning_serl.policy.loading import load_policy
@@ -215,7 +216,7 @@ def exact(temperature, top_p, top_k):
 def test_tokens_follow_the_exact_distribution(temperature, top_p, top_k):
     n = 20000
     draws = torch.from_numpy(uniforms(1234, n))
-    chosen, logp = _choose(LOGITS.repeat(n, 1), Sampling(1, temperature, top_p, top_k), draws)
+    chosen, logp = choose_tokens(LOGITS.repeat(n, 1), Sampling(1, temperature, top_p, top_k), draws)
     expected = exact(temperature, top_p, top_k)
     counts = torch.bincount(chosen, minlength=7).tolist()
     assert all(count == 0 for count, p in zip(counts, expected, strict=True) if p == 0)
@@ -230,11 +231,11 @@ def test_tokens_follow_the_exact_distribution(temperature, top_p, top_k):
 def test_the_draw_is_inverted_through_the_cumulative_sum():
     logits = torch.tensor([[0.25, 0.5, 0.25]]).log().repeat(6, 1)
     draws = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 1e-12], dtype=torch.float64)
-    assert _choose(logits, Sampling(1), draws)[0].tolist() == [0, 0, 1, 1, 2, 2]
-    assert _choose(logits, Sampling(1, temperature=0.0), None)[0].tolist() == [1] * 6
+    assert choose_tokens(logits, Sampling(1), draws)[0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert choose_tokens(logits, Sampling(1, temperature=0.0), None)[0].tolist() == [1] * 6
     # a token without probability is not drawn, not even at the ends
     walled = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(2, 1)
-    assert _choose(walled, Sampling(1), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))[0].tolist() == [1, 1]
+    assert choose_tokens(walled, Sampling(1), torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))[0].tolist() == [1, 1]
 
 
 def test_first_tokens_of_a_model_follow_its_distribution():
@@ -331,11 +332,15 @@ def test_a_stop_string_longer_than_the_tail(policy, prompts):
 def test_stop_strings_are_sought_in_the_text_as_it_is_kept():
     tokenizer = tiny_tokenizer()
     tokenizer.clean_up_tokenization_spaces = True  # as in many published tokenizer_config.json; turns " ." into "."
-    for text, kept in ((" 3 . So", {0: " 3"}), (" 3. So", {})):
-        ids, texts = torch.tensor([tokenizer.encode(text)]), {}
-        found = TransformersEngine._stopped(ids, torch.arange(1), ids.shape[1] - 1, (" .",), texts, tokenizer)
-        assert found.tolist() == [bool(kept)]
-        assert texts == kept
+    policy = SimpleNamespace(tokenizer=tokenizer, pad_id=0, end_ids=(0,), version=1)
+    for text, kept in ((" 3 . So", " 3"), (" 3. So", " 3. So")):
+        ids = tokenizer.encode(text)
+        drafts = Drafts(policy, [0], Sampling(len(ids), temperature=0.0, stop=(" .",)))
+        for step, token in enumerate(ids):
+            if drafts.append(step, torch.tensor([token]), torch.zeros(1)).all():
+                break
+        (completion,) = drafts.completions()
+        assert (completion.text, completion.finished) == (kept, kept != text)
 
 
 def test_a_special_token_as_stop_string(policy, prompts):

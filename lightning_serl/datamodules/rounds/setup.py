@@ -121,7 +121,7 @@ class Table:
         if self.policy is None:
             return False
         limit = self.options.max_prompt_tokens
-        context = self.engine.room(self.policy)
+        context = self.engine.shared_context(self.policy)
         if context is not None:
             room = context - self.sampling.max_tokens
             limit = room if limit is None else min(limit, room)

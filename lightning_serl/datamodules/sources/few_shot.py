@@ -119,7 +119,7 @@ class FewShotSelfInstruction(InstructionSource):
         template, sampling = self.writing.template, self.writing.sampling
         if ctx.policy is None:
             return Request((), seeds, sampling)
-        context = ctx.engine.room(ctx.policy)
+        context = ctx.engine.shared_context(ctx.policy)
         sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
         if self.writing.style == "serl":
             shown = [replace(i, prompt=published.exemplar(i.prompt)) for i in shown]

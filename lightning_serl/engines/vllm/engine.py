@@ -11,68 +11,63 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_serl.engines.base import (
-    Receipt,
-    Request,
-    RolloutEngine,
-    WeightUpdate,
-    Who,
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
+from lightning_serl.engines.vllm.compat import (
+    INSTALL,
+    can_sleep,
+    import_vllm,
+    known_arguments,
+    raised_by_vllm,
+    single_process_launch,
+    start_failure,
 )
-from lightning_serl.engines.vllm.isolation import Room, undisturbed
-from lightning_serl.engines.vllm.lora_support import plain_lora, served_rank
-from lightning_serl.errors import EngineFailure, InputError, PushMismatch
+from lightning_serl.engines.vllm.completions import by_request
+from lightning_serl.engines.vllm.isolation import IsolatedGroups, preserve_process_state
+from lightning_serl.engines.vllm.lora_support import max_lora_rank, plain_lora
+from lightning_serl.engines.vllm.session import VLLMSession
+from lightning_serl.errors import EngineFailure, InputError, PushMismatch, reason
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
-from lightning_serl.engines.vllm.compat import (
-    _INSTALL,
-    _as_local_rank,
-    _can_sleep,
-    _import_vllm,
-    _is_vllms,
-    _known_arguments,
-    _reason,
-    _refused,
-)
-from lightning_serl.engines.vllm.session import _Parts
 
 _GIB = 1024**3
-# The engine of this process: vLLM keeps its parallel state in module variables, so there is one at a time.
-_alive: weakref.WeakSet[Any] = weakref.WeakSet()
+# Started engines of this process: vLLM keeps its parallel state in module variables, which allows one at a time.
+_started: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class VLLMEngine(RolloutEngine):
     """Samples from a copy of the policy's weights in vLLM (Kwon et al., 2309.06180), inside the trainer's process.
 
-    The engine is built from the live policy's configuration and tokenizer, never from the files it came from, and
-    begins without weights: the first push brings them, so that both sides hold the same ones whatever the policy went
-    through. It lives in a ``isolation.Room`` of its own and never touches the trainer's
-    process groups, random numbers or threads.
+    vLLM is built from the live policy's configuration and tokenizer, not from the files the policy was loaded from, and
+    starts without weights: the first push brings those that the policy has now. Its process groups are separate from
+    the trainer's, whose random numbers, threads, signal handlers and environment stay as they are (see ``isolation``).
 
-    Each completion is a request with a seed of its own. What vLLM does not promise: two sums in another order may turn
-    a tie, so that a completion can differ with the batch it travelled in, and with another release or device it will.
+    Each completion is a request with its own seed. A completion can still differ with the other requests of its batch,
+    with the release and with the device: sums are taken in another order, which can decide between two tokens of equal
+    probability.
 
-    Under LoRA, ``who="reference"`` is the model without its adapter; any frozen copy that the engine does not hold
-    answers through transformers, more slowly.
+    Under LoRA, ``who="reference"`` is the model without its adapter. Other frozen copies, whose weights vLLM does not
+    hold, answer through transformers, which is slower.
 
     Args:
-        memory_share: Share of the accelerator's memory for the engine, weights and cache together; on CPUs, where the
-            cache is set by ``kv_cache_gb``, it has no meaning.
+        memory_share: Share of the accelerator's memory for weights and cache together; without effect on CPUs, where
+            ``kv_cache_gb`` sets the cache.
         kv_cache_gb: GiB of key/value cache; by default what ``memory_share`` leaves, or 1 on CPUs.
-        max_model_len: Most tokens of prompt and completion together; by default what the model was built for.
-        max_rows: Completions in flight at one time.
-        dtype: Of the engine's weights: ``auto`` for that of the policy's, or ``float32``, ``bfloat16``, ``float16``
-            (``bfloat16`` is right under ``bf16-mixed`` precision).
-        lora: How LoRA travels: as the ``adapter`` it is, or ``merged`` into full weights out of place, which makes
-            pushes slower and decoding faster.
-        sleep_level: What the engine gives back while the trainer works, where the device can: 0 nothing, 1 keeps the
-            weights in host memory, 2 drops them. By default 1 under LoRA and 2 otherwise.
-        enforce_eager: Do without CUDA graphs; by default only on CPUs.
+        max_model_len: Most tokens of prompt and completion together; by default the model's own limit.
+        max_rows: Completions written at one time.
+        dtype: Dtype of vLLM's weights: ``auto`` for the policy's, or ``float32``, ``bfloat16``, ``float16``
+            (``bfloat16`` fits ``bf16-mixed`` precision).
+        lora: How LoRA is pushed: as an ``adapter``, or ``merged`` into a copy of the full weights, which makes pushes
+            slower and decoding faster.
+        sleep_level: What vLLM frees while the trainer works, on devices where it can: 0 nothing; 1 its cache, while the
+            weights wait in host memory; 2 its cache and weights. By default 1 under LoRA and 2 otherwise.
+        enforce_eager: Run without CUDA graphs; by default on CPUs only.
         extra: Further arguments of ``vllm.LLM``.
 
     Raises:
-        EngineFailure: in :meth:`start`, if vLLM is absent, refuses the model or finds no memory for its cache.
+        InputError: if vLLM is not installed.
+        EngineFailure: in :meth:`start`, if vLLM refuses the model or finds no memory for its cache.
     """
 
     def __init__(
@@ -89,262 +84,262 @@ class VLLMEngine(RolloutEngine):
     ) -> None:
         super().__init__()
         if not 0 < memory_share <= 1:
-            raise ValueError(f"memory_share must lie in (0, 1], got {memory_share}")
+            raise ValueError(f"data.engine.memory_share must lie in (0, 1], got {memory_share}")
         if kv_cache_gb is not None and kv_cache_gb <= 0:
-            raise ValueError(f"kv_cache_gb must be above 0, got {kv_cache_gb}")
+            raise ValueError(f"data.engine.kv_cache_gb must be above 0, got {kv_cache_gb}")
         if max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
+            raise ValueError(f"data.engine.max_rows must be at least 1, got {max_rows}")
         if max_model_len is not None and max_model_len < 2:
-            raise ValueError(f"max_model_len must be at least 2, got {max_model_len}")
+            raise ValueError(f"data.engine.max_model_len must be at least 2, got {max_model_len}")
         if (found := find_spec("vllm")) is None or found.origin is None:
-            raise InputError(f"VLLMEngine needs vLLM, which is not installed; {_INSTALL}, or leave data.engine out")
+            raise InputError(
+                f"VLLMEngine needs vLLM, which is not installed; {INSTALL}, or set data.engine to TransformersEngine"
+            )
         self.memory_share, self.kv_cache_gb, self.max_model_len = memory_share, kv_cache_gb, max_model_len
         self.max_rows, self.dtype_name, self.lora, self.sleep_level = max_rows, dtype, lora, sleep_level
         self.enforce_eager, self.extra = enforce_eager, dict(extra or {})
         self._version = -1
-        self._parts: _Parts | None = None
+        #: The started vLLM; ``None`` before :meth:`start`, after :meth:`close`, and after vLLM died.
+        self.session: VLLMSession | None = None
         self._close: weakref.finalize[..., Any] | None = None
 
-    # -- life --------------------------------------------------------------------------------------------------------
+    # -- start and close -----------------------------------------------------------------------------------------------
 
     @property
     def version(self) -> int:
-        """The version pushed last; -1 until then, and after the weights were dropped."""
+        """The version pushed last; -1 before the first push, and after the weights were dropped."""
         return self._version
 
     @property
     def needs_base(self) -> bool:
-        """Whether no full weights have arrived yet, or they were dropped to sleep."""
-        return self._parts is None or not self._parts.has_base
+        """Whether no full weights have arrived yet, or they were dropped by :meth:`sleep`."""
+        return self.session is None or not self.session.has_base
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of the engine's weights."""
-        return None if self._parts is None else self._parts.dtype
+        """Dtype of vLLM's weights."""
+        return None if self.session is None else self.session.dtype
 
     @property
     def context_length(self) -> int | None:
-        """What it was built for, or will be at most."""
-        return self.max_model_len if self._parts is None else self._parts.limit
+        """What vLLM was built for; before :meth:`start` the option ``max_model_len``."""
+        return self.max_model_len if self.session is None else self.session.context_length
 
-    @property
-    def _live(self) -> _Parts:
-        if self._parts is None:
+    def _started_session(self) -> VLLMSession:
+        if self.session is None:
             raise EngineFailure("the vLLM engine was asked to work before it was started, or after it failed")
-        return self._parts
+        return self.session
 
     def takes_adapter(self, config: Mapping[str, Any]) -> bool:
-        """Plain LoRA of linear layers; what vLLM's loader refuses arrives merged."""
+        """Whether adapters are pushed as such: plain LoRA of linear layers, unless ``lora`` is ``merged``."""
         return self.lora == "adapter" and plain_lora(config)
 
     def start(self, policy: Policy | None, ranks: Any = None) -> None:
-        """Build the engine around the policy's configuration; it holds no weights until the first push."""
+        """Build vLLM from the policy's configuration; it holds no weights until the first push."""
         if policy is None:
             raise EngineFailure("the vLLM engine needs a policy; use ReplayEngine for recordings")
         self.close()
-        if any(engine is not self for engine in _alive):
+        if any(engine is not self for engine in _started):
             raise EngineFailure("another VLLMEngine lives in this process and vLLM allows one; close it first")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else the engine would live in a process of its own
-        parts = _Parts(policy, getattr(torch, self.dtype_name) if self.dtype_name != "auto" else None)
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # keeps the engine in this process
+        session = VLLMSession(policy, getattr(torch, self.dtype_name) if self.dtype_name != "auto" else None)
         try:
-            with undisturbed():
-                vllm = _import_vllm()
-                parts.room = Room(policy.device)
-                with parts.room.entered(), _as_local_rank(policy.device.index or 0):
-                    parts.llm = vllm.LLM(**self._arguments(vllm, parts))
-                    # a kernel that does not exist here is missed at the first token only
+            with preserve_process_state():
+                vllm = import_vllm()
+                session.groups = IsolatedGroups(policy.device)
+                with session.groups.active(), single_process_launch(policy.device.index or 0):
+                    session.llm = vllm.LLM(**self._arguments(vllm, session))
+                    # a missing kernel raises at the first token, not before
                     one = vllm.SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
-                    parts.llm.generate([{"prompt_token_ids": [policy.pad_id] * 2}], one, use_tqdm=False)
-            parts.limit = int(parts.llm.llm_engine.model_config.max_model_len)
+                    session.llm.generate([{"prompt_token_ids": [policy.pad_id] * 2}], one, use_tqdm=False)
+            session.context_length = int(session.llm.llm_engine.model_config.max_model_len)
         except BaseException as error:
-            parts.close()
+            session.close()
             if isinstance(error, EngineFailure) or not isinstance(error, Exception):
                 raise
-            raise EngineFailure(_refused(error)) from error
-        self._parts, self._version, self.proven = parts, -1, False
-        self._close = weakref.finalize(self, parts.close)  # also if the engine is dropped without a word
-        _alive.add(self)
+            raise EngineFailure(start_failure(error)) from error
+        self.session, self._version, self.proven = session, -1, False
+        self._close = weakref.finalize(self, session.close)  # also closes an engine that is garbage collected
+        _started.add(self)
 
-    def _arguments(self, vllm: Any, parts: _Parts) -> dict[str, Any]:
-        policy = parts.policy
+    def _arguments(self, vllm: Any, session: VLLMSession) -> dict[str, Any]:
+        """Arguments of ``vllm.LLM``, as far as this release knows them."""
+        policy = session.policy
         on_cpu = policy.device.type == "cpu"
-        lora = policy.has_adapter and self.takes_adapter(parts.adapter_config)
-        sleeps = not on_cpu and self.sleep_level != 0 and _can_sleep()
+        session.takes_adapters = policy.has_adapter and self.takes_adapter(session.adapter_config)
+        session.can_sleep = not on_cpu and self.sleep_level != 0 and can_sleep()
         wanted: dict[str, Any] = {
-            "model": str(parts.folder),
+            "model": str(session.folder),
             "runner": "generate",
-            "dtype": str(parts.dtype).removeprefix("torch."),
+            "dtype": str(session.dtype).removeprefix("torch."),
             "load_format": "dummy",  # the first push brings the weights
-            "generation_config": "vllm",  # no sampling defaults of the model's
+            "generation_config": "vllm",  # sampling defaults of vLLM, not of the model's files
             "logprobs_mode": "processed_logprobs",
             "max_logprobs": 20,
             "enable_prefix_caching": True,
             "max_num_seqs": self.max_rows,
-            "seed": 0,  # every request has its own
+            "seed": 0,  # unused: every request has its own
             "enforce_eager": on_cpu if self.enforce_eager is None else self.enforce_eager,
             "distributed_executor_backend": "external_launcher",
             "gpu_memory_utilization": self.memory_share,
             "trust_remote_code": False,
             "disable_log_stats": True,
         }
-        if on_cpu:  # a prompt in pieces would rewind its generator, which CPU generators cannot do
+        if on_cpu:  # a prompt run in pieces rewinds its generator, which CPU generators cannot do
             longest = self.max_model_len or policy.context_length or 0
             wanted |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, longest)}
         if self.max_model_len is not None:
             wanted["max_model_len"] = self.max_model_len
         if self.kv_cache_gb is not None or on_cpu:
             wanted["kv_cache_memory_bytes"] = int((self.kv_cache_gb or 1.0) * _GIB)
-        if sleeps:
+        if session.can_sleep:
             wanted["enable_sleep_mode"] = True
-        if lora:
-            rank = served_rank(parts.adapter_config)
+        if session.takes_adapters:
+            rank = max_lora_rank(session.adapter_config)
             wanted |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 2, "max_lora_rank": rank}
-            # else the output layer is wrapped too, whose kernels mistake the rows of a scored prompt
-            wanted["lora_target_modules"] = parts.adapted
-        parts.takes_adapters, parts.sleeps = lora, sleeps
-        known = _known_arguments(vllm)
-        # releases differ; what shapes results must be there, the rest is a matter of speed
+            # without this vLLM wraps the output layer too, whose LoRA kernels confuse the rows of a scored prompt
+            modules = policy.causal_lm.named_modules()
+            wanted["lora_target_modules"] = sorted({n.rsplit(".", 1)[-1] for n, m in modules if hasattr(m, "lora_A")})
+        known = known_arguments(vllm)
+        # an older release may lack some; these four change results, the others change only speed
         needed = {"logprobs_mode", "dtype", "model", "load_format"}
         if lacking := sorted(name for name in needed if name not in known):
             raise EngineFailure(f"this vLLM has no option {lacking[0]}; install a newer one, such as 0.32")
         return {k: v for k, v in wanted.items() if k in known} | self.extra
 
     def close(self) -> None:
-        """Release the engine's memory and groups; the trainer's groups stay as they are."""
+        """Free vLLM's memory and destroy its process groups; the trainer's groups stay."""
         if self._close is not None:
             self._close()
-        self._close, self._parts, self._version = None, None, -1
-        _alive.discard(self)
+        self._close, self.session, self._version = None, None, -1
+        _started.discard(self)
 
-    # -- weights -----------------------------------------------------------------------------------------------------
+    # -- weights -------------------------------------------------------------------------------------------------------
 
     def push(self, update: WeightUpdate) -> Receipt:
-        """Take new weights and drop every cached prefix.
+        """Load new weights and drop every cached prefix.
 
-        Full weights go through one layer-wise reload into the same storages. Adapters get a new id, name and
-        directory for every version, and the old one is removed: vLLM caches both files and prefixes by these.
+        Full weights are loaded layer by layer into the same storage. An adapter gets a new id, name and directory for
+        every version, since vLLM caches files and prefixes by these; the one before it is removed.
 
         Raises:
             PushMismatch: if vLLM loads nothing or keeps old prefixes.
             EngineFailure: if it refuses the weights.
         """
-        parts = self._live
-        self._version = -1  # whatever happens, the old version is not there any more
+        session = self._started_session()
+        self._version = -1  # if the push fails, the old version may be partly overwritten
         try:
-            with parts.inside():
-                receipt = parts.take_adapter(update) if update.kind == "adapter" else parts.take_full(update)
-                if parts.llm.reset_prefix_cache() is False:
+            with session.inside():
+                receipt = session.load_adapter(update) if update.kind == "adapter" else session.load_full(update)
+                if session.llm.reset_prefix_cache() is False:
                     raise PushMismatch("vLLM kept prefixes computed with the old weights; let its requests end first")
         except (EngineFailure, PushMismatch):
             raise
         except Exception as error:
-            parts.has_base = parts.has_base and update.kind == "adapter"
-            what = "adapter" if update.kind == "adapter" else "weights"
-            remedy = "set the engine's lora to merged" if update.kind == "adapter" else "use TransformersEngine"
+            session.has_base = session.has_base and update.kind == "adapter"
+            what, remedy = "weights", "set data.engine to TransformersEngine"
+            if update.kind == "adapter":
+                what, remedy = "adapter", "set data.engine.lora to merged"
             raise EngineFailure(
-                f"vLLM refused the {what} of version {update.version} ({_reason(error)}); {remedy}"
+                f"vLLM refused the {what} of version {update.version} ({reason(error)}); {remedy}"
             ) from error
         self._version = update.version
         return receipt
 
     def sleep(self) -> None:
-        """Give accelerator memory back where the device can."""
-        parts = self._parts
-        if parts is None or not parts.sleeps or parts.asleep:
+        """Free accelerator memory, where the device can."""
+        session = self.session
+        if session is None or not session.can_sleep or session.asleep:
             return
-        level = self.sleep_level or (1 if parts.adapter is not None else 2)
-        with parts.inside():
-            parts.llm.sleep(level=level)
-        parts.asleep = level
+        level = self.sleep_level or (1 if session.adapter is not None else 2)
+        with session.inside():
+            session.llm.sleep(level=level)
+        session.asleep = level
         if level == 2:
-            parts.has_base, self._version = False, -1
+            session.has_base, self._version = False, -1
 
     def wake(self) -> None:
-        """Take the memory back; after level 2 the next push brings the weights before the cache is there again."""
-        parts = self._parts
-        if parts is None or not parts.asleep:
+        """Allocate the memory again; after level 2 the cache waits for the next push, which brings the weights."""
+        session = self.session
+        if session is None or not session.asleep:
             return
-        with parts.inside():
-            if parts.asleep == 1:
-                parts.llm.wake_up()
-                parts.asleep = 0
+        with session.inside():
+            if session.asleep == 1:
+                session.llm.wake_up()
+                session.asleep = 0
             else:
-                parts.llm.wake_up(tags=["weights"])
+                session.llm.wake_up(tags=["weights"])
 
-    # -- work --------------------------------------------------------------------------------------------------------
+    # -- completions and scores ----------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""
-        parts = self._live
-        if (live := parts.answers_for(who)) is not None:
-            live.poll = self.poll
-            yield from live.generate(requests, who)
+        session = self._started_session()
+        if not session.serves(who):
+            session.fallback.poll = self.poll
+            yield from session.fallback.generate(requests, who)
             return
         for request in requests:
-            parts.check_length(len(request.prompt_ids), request.sampling.max_tokens)
-        yield from ((i, []) for i, request in enumerate(requests) if not request.n)
-        todo = {i: request.n for i, request in enumerate(requests) if request.n}
-        written: dict[int, dict[int, Completion]] = {i: {} for i in todo}
+            session.check_length(len(request.prompt_ids), request.sampling.max_tokens)
         jobs = [
-            (requests[i].prompt_ids, parts.sampling(requests[i].sampling, seed), (i, k))
-            for i in todo
-            for k, seed in enumerate(requests[i].seeds)
+            (request.prompt_ids, session.sampling_params(request.sampling, seed), (i, k))
+            for i, request in enumerate(requests)
+            for k, seed in enumerate(request.seeds)
         ]
-        lora = None if who == "reference" else parts.adapter
-        for (i, k), output in self._run(jobs, lora):
-            written[i][k] = parts.completion(output, requests[i].sampling, self._version if who == "policy" else -1)
-            if len(written[i]) == todo[i]:
-                done = written.pop(i)
-                yield i, [done[k] for k in range(todo[i])]
+        yield from by_request(
+            requests,
+            (
+                (key, session.completion_of(out, requests[key[0]].sampling, self._version if who == "policy" else -1))
+                for key, out in self._run(jobs, None if who == "reference" else session.adapter)
+            ),
+        )
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
-        parts = self._live
-        if (live := parts.answers_for(who)) is not None:
-            return live.score(token_ids, who)
+        session = self._started_session()
+        if not session.serves(who):
+            return session.fallback.score(token_ids, who)
         out = [torch.zeros(0) for _ in token_ids]
-        params = parts.vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        params = session.vllm.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         jobs = [(tuple(ids), params, i) for i, ids in enumerate(token_ids) if len(ids) > 1]
         for ids, _, _ in jobs:
-            parts.check_length(len(ids), 1)
-        for i, output in self._run(jobs, None if who == "reference" else parts.adapter):
+            session.check_length(len(ids), 1)
+        for i, output in self._run(jobs, None if who == "reference" else session.adapter):
             rows = zip(output.prompt_logprobs[1:], token_ids[i][1:], strict=True)
             out[i] = torch.tensor([row[int(token)].logprob for row, token in rows], dtype=torch.float32)
         return out
 
-    def _run(self, jobs: Sequence[tuple[tuple[int, ...], Any, Any]], lora: Any) -> Iterator[tuple[Any, Any]]:
-        """Run requests to their ends; (key, vLLM's output) in the order they finish."""
-        parts = self._live
-        engine = parts.llm.llm_engine
+    def _run(self, jobs: Sequence[tuple[tuple[int, ...], Any, Any]], adapter: Any) -> Iterator[tuple[Any, Any]]:
+        """Run (token ids, ``SamplingParams``, key) and yield (key, vLLM's output) in the order they finish."""
+        session = self._started_session()
+        engine = session.llm.llm_engine
         waiting: dict[str, Any] = {}
         try:
-            with parts.inside():
+            with session.inside():
                 for ids, params, key in jobs:
-                    name = f"serl-{next(parts.names)}"
+                    name = f"serl-{next(session.request_numbers)}"
                     waiting[name] = key
-                    engine.add_request(name, {"prompt_token_ids": list(ids)}, params, lora_request=lora)
+                    engine.add_request(name, {"prompt_token_ids": list(ids)}, params, lora_request=adapter)
             while waiting:
                 self.poll()
-                with parts.inside():
+                with session.inside():
                     outputs = engine.step()
                 for output in outputs:
                     if output.finished:
                         yield waiting.pop(output.request_id), output
-        except (GeneratorExit, KeyboardInterrupt):
-            raise
         except Exception as error:
-            if _is_vllms(error):
-                waiting.clear()
-                self.close()
-                raise EngineFailure(
-                    f"the vLLM engine died while it worked ({_reason(error)}); resume from the last checkpoint, with a "
-                    "smaller memory_share or max_rows if memory ran out"
-                ) from error
-            raise
+            if not raised_by_vllm(error):
+                raise
+            waiting.clear()
+            self.close()
+            raise EngineFailure(
+                f"the vLLM engine died while it worked ({reason(error)}); continue with --ckpt_path last, and lower "
+                "data.engine.memory_share or data.engine.max_rows if memory ran out"
+            ) from error
         finally:
-            if waiting and self._parts is not None:  # the caller left, or poll said stop
-                with parts.inside():
+            if waiting and self.session is not None:  # the caller left, or poll raised
+                with session.inside():
                     engine.abort_request(list(waiting))
                     while engine.has_unfinished_requests():
                         engine.step()

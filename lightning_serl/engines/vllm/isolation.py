@@ -1,8 +1,10 @@
-"""A room of its own for an engine that lives in the trainer's process and believes the process to be its own.
+"""Isolates vLLM's process groups, random numbers and environment from the trainer's, in the same process.
 
-vLLM makes and destroys ``torch.distributed``'s default group, reseeds every generator, replaces
-``torch.set_num_threads``, and sets environment variables that child processes would inherit. The trainer next door must
-notice none of it.
+vLLM creates and destroys the default group of ``torch.distributed``, seeds every generator, replaces
+``torch.set_num_threads`` and sets environment variables that child processes would inherit. :class:`IsolatedGroups`
+keeps its process groups apart from the trainer's, and :func:`preserve_process_state` restores the rest.
+
+This is the only file that uses private parts of ``torch.distributed.distributed_c10d``.
 """
 
 from __future__ import annotations
@@ -21,46 +23,54 @@ import torch
 import torch.distributed as torch_distributed
 from torch.distributed import distributed_c10d
 
-# Private parts of torch among them, which no type checker is told of.
+X = TypeVar("X")
+# Names that type checkers do not know.
 dist: Any = torch_distributed
 c10d: Any = distributed_c10d
 
-X = TypeVar("X")
-# Variables the engine reads again while it works stay as it set them.
+# The private parts of torch; tests/test_torch_contract.py has a test of each.
+_TorchWorld = distributed_c10d._World
+_unregister_group = c10d._unregister_process_group
+#: Module variables that hold the process groups of the process: the tables of groups, how the default group was
+#: initialised, and what `destroy_process_group` calls to forget the names of all groups.
+GROUP_STATE = ("_world", "_default_pg_init_method", "_unregister_all_process_groups")
+
+# Environment variables that the engine reads again while it works keep the values that it set.
 _ENGINE_VARIABLES = ("VLLM_", "TORCHINDUCTOR_", "TRITON_", "TILELANG_")
-# Groups are named by a counter, and functional collectives look them up by name in one table per process.
+# Groups are named by a counter, and functional collectives look names up in one table for the whole process: the
+# engine's names must differ from the trainer's.
 _FIRST_NAME = 1 << 20
 
 
-class _Names(dict[Any, str]):
-    """Group to name; remembers every name, since torch empties the table before it forgets the names."""
+class _GroupNames(dict[Any, str]):
+    """Maps groups to names and keeps every name: torch empties this table before it unregisters the names."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ever: list[str] = []
+        self.all_names: list[str] = []
 
     def __setitem__(self, group: Any, name: str) -> None:
         super().__setitem__(group, name)
-        self.ever.append(name)
+        self.all_names.append(name)
 
 
-class _World(distributed_c10d._World):
-    """The process-group state of one engine; torch keeps that of the trainer in module variables."""
+class _EngineWorld(_TorchWorld):
+    """The tables of process groups of one engine; torch keeps the trainer's in module variables."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._maps: dict[str, dict[Any, Any]] = {"pg_names": _Names()}
+        self._tables: dict[str, dict[Any, Any]] = {"pg_names": _GroupNames()}
         self._count = _FIRST_NAME
 
-    def _map(self, name: str) -> dict[Any, Any]:
-        return self._maps.setdefault(name, {})
+    def _table(self, name: str) -> dict[Any, Any]:
+        return self._tables.setdefault(name, {})
 
-    pg_map = property(lambda self: self._map("pg_map"))
-    pg_names = property(lambda self: self._map("pg_names"))
-    pg_group_ranks = property(lambda self: self._map("pg_group_ranks"))
-    pg_backend_config = property(lambda self: self._map("pg_backend_config"))
-    tags_to_pg = property(lambda self: self._map("tags_to_pg"))
-    pg_to_tag = property(lambda self: self._map("pg_to_tag"))
+    pg_map = property(lambda self: self._table("pg_map"))
+    pg_names = property(lambda self: self._table("pg_names"))
+    pg_group_ranks = property(lambda self: self._table("pg_group_ranks"))
+    pg_backend_config = property(lambda self: self._table("pg_backend_config"))
+    tags_to_pg = property(lambda self: self._table("tags_to_pg"))
+    pg_to_tag = property(lambda self: self._table("pg_to_tag"))
 
     @property
     def group_count(self) -> int:
@@ -68,94 +78,98 @@ class _World(distributed_c10d._World):
 
     @group_count.setter
     def group_count(self, value: int) -> None:
-        self._count = max(value, self._count)  # torch starts again at 0 when a default group is destroyed
+        self._count = max(value, self._count)  # torch resets it to 0 when a default group is destroyed
 
 
-class Room:
-    """Process groups of a world of one, seen only inside :meth:`entered`.
+class IsolatedGroups:
+    """Process groups of world size 1, which ``torch.distributed`` uses only inside :meth:`active`.
 
-    The engine is built, used and closed in here, so that it neither joins the trainer's groups (which would be a
-    collective call) nor takes them with it when it goes.
+    vLLM is built, used and closed inside, so that it neither joins the trainer's groups, which would be a collective
+    call, nor destroys them when it closes.
 
     Args:
         device: Where the engine's collectives run.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._world = _World()
+        self._world = _EngineWorld()
+        # the second value of GROUP_STATE, as the engine left it
         self._init_method: Any = None
-        self._outside: list[tuple[Any, Any, Any]] = []
-        with self.entered(), _kept_attributes((sys, "excepthook")):
+        self._outside: list[tuple[Any, ...]] = []
+        with self.active(), _preserve_attributes((sys, "excepthook")):
             backend = dist.get_default_backend_for_device(device)
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Inside, ``torch.distributed`` is the engine's; entering twice is harmless."""
-        outside = c10d._world, c10d._default_pg_init_method, c10d._unregister_all_process_groups
+    def active(self) -> Iterator[None]:
+        """Make these groups those of ``torch.distributed``; may be nested."""
+        outside = _group_state()
         if outside[0] is self._world:
             yield
             return
         self._outside.append(outside)
-        c10d._world, c10d._default_pg_init_method = self._world, self._init_method
-        c10d._unregister_all_process_groups = self._unregister
+        _set_group_state((self._world, self._init_method, self._unregister_all))
         try:
             yield
         finally:
-            self._init_method = c10d._default_pg_init_method
-            c10d._world, c10d._default_pg_init_method, c10d._unregister_all_process_groups = self._outside.pop()
+            self._init_method = _group_state()[1]
+            _set_group_state(self._outside.pop())
 
-    def outside(self, items: Iterator[X]) -> Iterator[X]:
-        """Walk an iterator of the trainer's (sharded weights are gathered by its groups) from inside the room."""
+    def iterate_outside(self, items: Iterator[X]) -> Iterator[X]:
+        """Inside :meth:`active`, advance an iterator under the trainer's groups, which gather sharded weights."""
         while True:
-            with self._left():
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
+            inside = _group_state()
+            _set_group_state(self._outside[-1])
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                _set_group_state(inside)
             yield item
 
-    @contextmanager
-    def _left(self) -> Iterator[None]:
-        inside = c10d._world, c10d._default_pg_init_method, c10d._unregister_all_process_groups
-        c10d._world, c10d._default_pg_init_method, c10d._unregister_all_process_groups = self._outside[-1]
-        try:
-            yield
-        finally:
-            c10d._world, c10d._default_pg_init_method, c10d._unregister_all_process_groups = inside
-
-    def _unregister(self) -> None:
-        """In place of torch's, which would also forget the names of the trainer's groups."""
+    def _unregister_all(self) -> None:
+        """Forget the names of these groups; torch's own function would also forget the names of the trainer's."""
         names: Any = self._world.pg_names
-        while names.ever:
-            with suppress(RuntimeError):  # destroyed one by one before
-                c10d._unregister_process_group(names.ever.pop())
+        while names.all_names:
+            with suppress(RuntimeError):  # this group was destroyed before
+                _unregister_group(names.all_names.pop())
 
     def close(self) -> None:
-        """Destroy the room's groups, unless the engine did."""
-        with self.entered():
+        """Destroy the groups, unless the engine did."""
+        with self.active():
             if dist.is_initialized():
                 dist.destroy_process_group()
 
 
+def _group_state() -> tuple[Any, ...]:
+    return tuple(getattr(c10d, name) for name in GROUP_STATE)
+
+
+def _set_group_state(values: tuple[Any, ...]) -> None:
+    for name, value in zip(GROUP_STATE, values, strict=True):
+        setattr(c10d, name, value)
+
+
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Generators, thread settings, signal handlers, hooks and environment are afterwards what they were before."""
+def preserve_process_state() -> Iterator[None]:
+    """Restore generators, thread settings, signal handlers, exception hook and environment on leaving."""
     with ExitStack() as stack:
-        stack.enter_context(random_numbers_kept())
-        stack.enter_context(_kept_attributes((torch, "set_num_threads"), (sys, "excepthook")))
-        stack.enter_context(_threads_kept())
-        stack.enter_context(_signals_kept())
-        stack.enter_context(_environment_kept())
+        stack.enter_context(preserve_rng())
+        stack.enter_context(_preserve_attributes((torch, "set_num_threads"), (sys, "excepthook")))
+        stack.enter_context(_preserve_threads())
+        stack.enter_context(_preserve_signals())
+        stack.enter_context(_preserve_environment())
         yield
 
 
 @contextmanager
-def random_numbers_kept(accelerators: bool = True) -> Iterator[None]:
-    """The generators of Python, numpy, torch and every accelerator in use.
+def preserve_rng(accelerators: bool = True) -> Iterator[None]:
+    """Restore the generators of Python, numpy, torch and every accelerator in use on leaving.
 
     Args:
-        accelerators: Off for single steps, whose requests bring generators of their own; reading these takes time.
+        accelerators: False for single engine steps: their requests have generators of their own, and reading the state
+            of an accelerator takes time.
     """
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     in_use = accelerators and torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -171,7 +185,7 @@ def random_numbers_kept(accelerators: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_attributes(*places: tuple[Any, str]) -> Iterator[None]:
+def _preserve_attributes(*places: tuple[Any, str]) -> Iterator[None]:
     before = [getattr(owner, name) for owner, name in places]
     try:
         yield
@@ -181,7 +195,7 @@ def _kept_attributes(*places: tuple[Any, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
+def _preserve_threads() -> Iterator[None]:
     set_threads, threads, precision = (
         torch.set_num_threads,
         torch.get_num_threads(),
@@ -199,8 +213,8 @@ def _threads_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # nobody can set handlers here
+def _preserve_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     watched = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD) if signal.getsignal(s)]
@@ -213,7 +227,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _environment_kept() -> Iterator[None]:
+def _preserve_environment() -> Iterator[None]:
     before = dict(os.environ)
     try:
         yield

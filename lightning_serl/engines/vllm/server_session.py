@@ -1,4 +1,4 @@
-"""The servers of one started VLLMServerEngine."""
+"""The servers of a started VLLMServerEngine, and the requests and answers of their HTTP interface."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.engines.base import Request, Sampling, Who, before_stop
-from lightning_serl.engines.transformers import TransformersEngine
-from lightning_serl.engines.vllm.background_loop import Background
+from lightning_serl.engines.base import Request, Sampling, Who
+from lightning_serl.engines.vllm.background_loop import BackgroundLoop
+from lightning_serl.engines.vllm.completions import Session
 from lightning_serl.engines.vllm.local_server import LocalServer
-from lightning_serl.engines.vllm.server_client import KEY, Refusal, Replica, Unreachable
-from lightning_serl.engines.vllm.server_pool import BASE, Fleet
-from lightning_serl.engines.vllm.weight_files import Publisher
+from lightning_serl.engines.vllm.server_client import KEY, Refusal, ServerClient, Unreachable
+from lightning_serl.engines.vllm.server_pool import BASE_MODEL, ServerPool
+from lightning_serl.engines.vllm.weight_files import WeightWriter
 from lightning_serl.errors import EngineFailure
 from lightning_serl.types import Completion
 
@@ -24,91 +24,111 @@ if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
 
 
-class _Parts:
-    """What lives between start and close."""
+class ServerSession(Session):
+    """What a :class:`VLLMServerEngine` holds between ``start`` and ``close``.
+
+    Args:
+        policy: The live policy.
+        ranks: This process among those that use the same servers.
+
+    Attributes:
+        loop: Runs every request.
+        pool: The servers.
+        local_servers: Those that were started here.
+        weight_writer: Writes the weights that servers read, on rank 0.
+        version: The version pushed last; -1 if some server does not hold it.
+        pushes_base: Whether full weights are pushed before the first adapter.
+    """
 
     def __init__(self, policy: Policy, ranks: Ranks) -> None:
-        self.policy, self.ranks = policy, ranks
-        self.background = Background()
-        self.fleet = Fleet((), 1)
-        self.servers: list[LocalServer] = []
-        self.publisher: Publisher | None = None
+        super().__init__(policy)
+        self.ranks = ranks
+        self.loop = BackgroundLoop()
+        self.pool = ServerPool((), 1)
+        self.local_servers: list[LocalServer] = []
+        self.weight_writer: WeightWriter | None = None
         self.version = -1
         self.pushes_base = True
-        self.transformers = TransformersEngine()
-        self.transformers.start(policy)
         special = policy.tokenizer.added_tokens_decoder.items()
-        self.special = {t.content: i for i, t in special if t.special}
+        self._special_ids = {t.content: i for i, t in special if t.special}
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter was pushed."""
+        return self.pool.adapter is not None
 
     @property
     def needs_base(self) -> bool:
-        """Whether some server lacks the full weights that adapters sit on."""
-        return self.fleet.base_lost or (self.pushes_base and self.fleet.base is None)
+        """Whether full weights must be pushed before an adapter, because some server lacks them."""
+        return self.pool.base_lost or (self.pushes_base and self.pool.base is None)
 
-    def last_words(self, replica: Replica) -> str | None:
-        """What a server that was started here said when it ended."""
-        ended = (s for s in self.servers if s.url == replica.url and not s.running)
-        return next((server.last_words() for server in ended), None)
+    def exit_reason(self, server: ServerClient) -> str | None:
+        """The error in the log of a server that was started here and has ended, else ``None``."""
+        ended = (s for s in self.local_servers if s.url == server.url and not s.running)
+        return next((local.error() for local in ended), None)
 
-    def tell(self) -> None:
-        """Warn of servers that were lost."""
-        while self.fleet.news:
-            warnings.warn(self.fleet.news.pop(0), stacklevel=3)
+    def emit_warnings(self) -> None:
+        """Issue the pool's pending warnings."""
+        while self.pool.warnings:
+            warnings.warn(self.pool.warnings.pop(0), stacklevel=3)
 
     def close(self) -> None:
-        with suppress(Exception):  # whatever is wrong with a server, the others and the files are let go
-            self.background.wait(self.fleet.leave(unload=not self.servers and self.ranks.leads), lambda: None)
-        self.background.close()
-        for server in self.servers:
+        """Close connections, end the servers that were started here, and remove the weight files."""
+        with suppress(Exception):  # a server that fails must not keep the others and the files
+            self.loop.run(self.pool.close(unload=not self.local_servers and self.ranks.leads), lambda: None)
+        self.loop.close()
+        for server in self.local_servers:
             server.stop()
-        if self.publisher is not None:
-            self.publisher.close()
+        if self.weight_writer is not None:
+            self.weight_writer.close()
 
-    # -- what the servers are ------------------------------------------------------------------------------------------
+    # -- what the servers serve ----------------------------------------------------------------------------------------
 
-    def healthy(self, replica: Replica) -> bool:
-        """Whether it answers now."""
+    def healthy(self, server: ServerClient) -> bool:
+        """Whether the server answers its health check now."""
 
         async def once() -> bool:
             try:
-                await replica.call("GET", "/health", seconds=5)
+                await server.request("GET", "/health", seconds=5)
             except (Unreachable, Refusal) as error:
-                replica.why = str(error)
+                server.why = str(error)
                 return False
             return True
 
-        return self.background.wait(once(), lambda: None)
+        return self.loop.run(once(), lambda: None)
 
-    async def look(self) -> None:
-        """Ask every server for its model, its context and its configuration.
+    async def inspect(self) -> None:
+        """Ask every server for its model, context length and configuration.
 
         Raises:
             EngineFailure: if one does not serve the policy's model.
         """
-        await asyncio.gather(*(self._look(replica) for replica in self.fleet.replicas))
+        await asyncio.gather(*(self._inspect(server) for server in self.pool.servers))
 
-    async def _look(self, replica: Replica) -> None:
-        url = replica.url
+    async def _inspect(self, server: ServerClient) -> None:
+        url = server.url
         try:
-            cards = (await replica.ask("/v1/models"))["data"]
+            cards = (await server.get("/v1/models"))["data"]
             card = next(c for c in cards if not c.get("parent"))
-            replica.model, replica.context = card["id"], card.get("max_model_len")
+            server.model, server.context = card["id"], card.get("max_model_len")
         except Unreachable as error:
-            raise EngineFailure(f"the vLLM server at {url} cannot be reached ({error}); check that it runs") from error
+            raise EngineFailure(
+                f"the vLLM server at {url} cannot be reached ({error}); start it, or check data.engine.urls"
+            ) from error
         except (Refusal, KeyError, TypeError, StopIteration) as error:
             if isinstance(error, Refusal) and error.status in (401, 403):
-                raise EngineFailure(f"the vLLM server at {url} asks for a key; set {KEY} to it") from error
+                raise EngineFailure(f"the vLLM server at {url} requires an API key; set {KEY} to it") from error
             raise EngineFailure(f"what answers at {url} is no vLLM server; check data.engine.urls") from error
-        with suppress(Refusal, Unreachable):  # not every release tells; then the pushes must
-            told = await replica.ask("/server_info?config_format=json", max(60.0, replica.patience))
+        with suppress(Refusal, Unreachable):  # some releases lack this route: the pushes find what is wrong
+            told = await server.get("/server_info?config_format=json", max(60.0, server.patience))
             if isinstance(told, dict) and isinstance(told.get("vllm_config"), dict):
-                replica.config = told["vllm_config"]
-        await self._check_model(replica, str(card.get("root") or ""))
+                server.config = told["vllm_config"]
+        await self._check_model(server, str(card.get("root") or ""))
 
-    async def _check_model(self, replica: Replica, root: str) -> None:
-        """The server's model must have the policy's shape; its weights are replaced anyway."""
+    async def _check_model(self, server: ServerClient, root: str) -> None:
+        """Refuse a server whose model differs from the policy's in shape; its weights do not matter."""
         ours = self.policy.causal_lm.config.get_text_config()
-        said = f"the vLLM server at {replica.url} serves another model ({root[-60:] or replica.model})"
+        said = f"the vLLM server at {server.url} serves another model ({root[-60:] or server.model})"
         remedy = "start it with the model of model.model_name_or_path"
         with suppress(OSError, ValueError):
             theirs = json.loads((Path(root) / "config.json").read_text(encoding="utf-8"))
@@ -117,45 +137,50 @@ class _Parts:
                 if here is not None and there is not None and here != there:
                     raise EngineFailure(f"{said}: its {name} is {there}, the policy's {here}; {remedy}")
         rows = self.policy.causal_lm.get_input_embeddings().weight.shape[0]
-        body = {"model": replica.model, "max_tokens": 1, "temperature": 0.0}
+        body = {"model": server.model, "max_tokens": 1, "temperature": 0.0}
         for token, fits in ((min(rows, len(self.policy.tokenizer)) - 1, True), (2 * rows, False)):
             try:
-                await replica.call("POST", "/v1/completions", {**body, "prompt": [token]}, max(300.0, replica.patience))
+                await server.request(
+                    "POST", "/v1/completions", {**body, "prompt": [token]}, max(300.0, server.patience)
+                )
                 known = True
             except Refusal as error:
                 if error.status not in (400, 422):
                     raise EngineFailure(
-                        f"the vLLM server at {replica.url} does not work: {error.message[:150]}"
+                        f"the vLLM server at {server.url} fails at its first completion: {error.message[:150]}; see "
+                        "its log"
                     ) from error
                 known = False
             except Unreachable as error:
                 raise EngineFailure(
-                    f"the vLLM server at {replica.url} broke off its first completion; see its log"
+                    f"the vLLM server at {server.url} gave no answer to its first completion ({error}); see its log"
                 ) from error
             if known != fits:
                 raise EngineFailure(f"{said}: its vocabulary is not the policy's {rows} tokens; {remedy}")
 
-    # -- requests -----------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
-    def model_of(self, who: Who) -> str | None:
-        """The adapter's name, or ``BASE``; ``None`` for a frozen copy that the servers do not hold."""
-        if who == "policy":
-            return self.fleet.adapter or BASE
-        held = who == "reference" and who not in self.policy.copies and self.fleet.adapter is not None
-        return BASE if held else None
+    def model_of(self, who: Who) -> str:
+        """The name under which servers know the weights of ``who``, see :meth:`serves`."""
+        return (self.pool.adapter if who == "policy" else None) or BASE_MODEL
 
-    def check_length(self, prompt: int, wanted: int, what: str) -> None:
-        for replica in self.fleet.replicas:
-            if replica.context is not None and prompt + wanted > replica.context:
+    def check_length(self, tokens: int, new: int, what: str) -> None:
+        """Refuse a text that leaves no room for ``new`` tokens on some server.
+
+        Raises:
+            EngineFailure: naming both lengths and the server's limit.
+        """
+        for server in self.pool.servers:
+            if server.context is not None and tokens + new > server.context:
                 raise EngineFailure(
-                    f"a {what} of {prompt} tokens and {wanted} more do not fit into the context of the vLLM server at "
-                    f"{replica.url} ({replica.context}); start it with a larger --max-model-len, or lower max_tokens"
+                    f"a {what} of {tokens} tokens and {new} more do not fit into the context of the vLLM server at "
+                    f"{server.url} ({server.context}); start it with a larger --max-model-len, or lower max_tokens"
                 )
 
     def body(self, request: Request, seed: int, model: str) -> dict[str, Any]:
-        """One completion as vLLM's ``/v1/completions`` takes it; nothing is left to the server's own defaults."""
+        """One completion as a body for ``/v1/completions``, which leaves nothing to the server's defaults."""
         how = request.sampling
-        ends = [*self.policy.end_ids, *(self.special[s] for s in how.stop if s in self.special)]
+        ends = [*self.policy.end_ids, *(self._special_ids[s] for s in how.stop if s in self._special_ids)]
         return {
             "model": model,
             "prompt": list(request.prompt_ids),
@@ -169,7 +194,7 @@ class _Parts:
             "presence_penalty": how.presence_penalty,
             "frequency_penalty": 0.0,
             "repetition_penalty": 1.0,
-            "stop": [s for s in how.stop if s not in self.special],
+            "stop": [s for s in how.stop if s not in self._special_ids],
             "stop_token_ids": ends,
             "ignore_eos": True,  # the policy's end tokens, not those that the server reads from files
             "logprobs": 0,
@@ -177,8 +202,8 @@ class _Parts:
             "skip_special_tokens": True,
         }
 
-    def completion(self, answer: Any, how: Sampling, url: str) -> Completion:
-        """What a server wrote.
+    def completion_of(self, answer: Any, how: Sampling, url: str) -> Completion:
+        """The completion in a server's answer.
 
         Raises:
             EngineFailure: if it ended for another reason than an end token, a stop string or its length.
@@ -193,11 +218,9 @@ class _Parts:
                 f"the vLLM server at {url} ended a completion after {len(ids)} tokens ({reason}); "
                 "start it with --generation-config vllm"
             )
-        text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if reason == "stop":
-            cut = before_stop(text, how.stop)
-            text = text if cut is None else cut
-        logprobs = tuple(map(float, choice["logprobs"]["token_logprobs"]))
+        logprobs = [float(p) for p in choice["logprobs"]["token_logprobs"]]
         if len(logprobs) != len(ids):
-            raise EngineFailure(f"the vLLM server at {url} sent {len(logprobs)} log-probs for {len(ids)} tokens")
-        return Completion(ids, text, logprobs, reason == "stop", self.version)
+            raise EngineFailure(
+                f"the vLLM server at {url} sent {len(logprobs)} log-probs for {len(ids)} tokens; update vLLM"
+            )
+        return self.completion(ids, logprobs, reason == "stop", how, self.version)

@@ -1,4 +1,4 @@
-"""One started vLLM engine in this process."""
+"""A started vLLM engine in this process."""
 
 from __future__ import annotations
 
@@ -13,145 +13,160 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_serl.engines.base import (
-    Receipt,
-    Sampling,
-    WeightUpdate,
-    Who,
-    before_stop,
-    special_stop_ids,
-)
-from lightning_serl.engines.transformers import TransformersEngine
-from lightning_serl.engines.vllm.isolation import Room, random_numbers_kept, undisturbed
-from lightning_serl.engines.vllm.weight_files import Publisher, read_names
+from lightning_serl.engines.base import Receipt, Sampling, WeightUpdate, special_stop_ids
+from lightning_serl.engines.vllm.compat import reload_weights, shut_down
+from lightning_serl.engines.vllm.completions import Session
+from lightning_serl.engines.vllm.isolation import IsolatedGroups, preserve_process_state, preserve_rng
+from lightning_serl.engines.vllm.weight_files import WeightWriter, read_names
 from lightning_serl.errors import EngineFailure, PushMismatch
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
-from lightning_serl.engines.vllm.compat import _reload, _shut_down
 
 
-class _Parts:
-    """What lives between start and close."""
+class VLLMSession(Session):
+    """What a :class:`VLLMEngine` holds between ``start`` and ``close``.
+
+    Args:
+        policy: The live policy.
+        dtype: Of vLLM's weights; ``None`` for that of the policy's.
+
+    Attributes:
+        llm: The ``vllm.LLM``.
+        groups: Its process groups.
+        folder: Configuration and tokenizer, which vLLM reads from files.
+        context_length: Most tokens of prompt and completion together.
+        has_base: Whether full weights were pushed and not dropped since.
+        adapter: The ``LoRARequest`` of the adapter pushed last.
+        adapter_config: The policy's peft configuration; empty without an adapter.
+        takes_adapters: Whether vLLM was started with support for adapters.
+        can_sleep: Whether vLLM was started so that it can free its memory.
+        asleep: vLLM's sleep level, 0 while it is awake.
+        weight_writer: Writes adapters, which vLLM reads from files; ``None`` before the first.
+        request_numbers: Counts requests, whose names must be unique.
+    """
 
     def __init__(self, policy: Policy, dtype: torch.dtype | None) -> None:
-        self.policy = policy
-        self.room: Room | None = None
+        super().__init__(policy)
+        self.groups: IsolatedGroups | None = None
         self.llm: Any = None
-        self.names = count()
-        self.adapters = count(1)
         self.adapter: Any = None
-        self.has_base = self.takes_adapters = self.sleeps = False
+        self.has_base = self.takes_adapters = self.can_sleep = False
         self.asleep = 0
-        self.limit = 0
-        self.publisher: Publisher | None = None
-        self.transformers = TransformersEngine()
-        self.transformers.start(policy)
+        self.context_length = 0
+        self.weight_writer: WeightWriter | None = None
+        self.request_numbers = count()
+        self._adapter_numbers = count(1)
         lm = policy.causal_lm
         weights = [p.dtype for n, p in lm.named_parameters() if p.is_floating_point() and ".lora_" not in n]
         self.dtype = dtype or weights[0]
         self.adapter_config = policy.adapter_config() if policy.has_adapter else {}
-        self.adapted = sorted(
-            {name.rsplit(".", 1)[-1] for name, module in lm.named_modules() if hasattr(module, "lora_A")}
-        )
         self.folder = Path(tempfile.mkdtemp(prefix="lightning-serl-vllm-"))
         config = lm.config.to_dict() | {"use_cache": True, "architectures": [type(lm).__name__]}
-        config.pop("quantization_config", None)  # the engine holds what the weights stand for
+        config.pop("quantization_config", None)  # dequantized weights are pushed
         type(lm.config).from_dict(config).save_pretrained(self.folder)
         policy.tokenizer.save_pretrained(self.folder)
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is loaded."""
+        return self.adapter is not None
+
+    @property
     def vllm(self) -> Any:
+        """The module ``vllm``."""
         import vllm
 
         return vllm
 
     @property
-    def its_room(self) -> Room:
-        if self.room is None:
+    def _open_groups(self) -> IsolatedGroups:
+        if self.groups is None:
             raise EngineFailure("the vLLM engine was closed while it worked; start it again")
-        return self.room
+        return self.groups
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """In the engine's room, without the trainer's autocast, its random numbers kept; light enough for a step."""
+        """Call vLLM in here: under its own process groups, without autocast, and with the random state preserved."""
         precision = torch.autocast(self.policy.device.type, enabled=False)
-        with random_numbers_kept(accelerators=False), self.its_room.entered(), precision:
+        with preserve_rng(accelerators=False), self._open_groups.active(), precision:
             yield
 
     def close(self) -> None:
-        room, llm = self.room, self.llm
-        self.room = self.llm = None
-        if room is not None:
-            with undisturbed(), room.entered():
-                _shut_down(llm)
-            room.close()
-        if self.publisher is not None:
-            self.publisher.close()
+        """End vLLM, its groups and its files."""
+        groups, llm = self.groups, self.llm
+        self.groups = self.llm = None
+        if groups is not None:
+            with preserve_process_state(), groups.active():
+                shut_down(llm)
+            groups.close()
+        if self.weight_writer is not None:
+            self.weight_writer.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # -- weights ---------------------------------------------------------------------------------------------------
+    # -- weights -------------------------------------------------------------------------------------------------------
 
-    def take_full(self, update: WeightUpdate) -> Receipt:
-        self.drop_adapter()
+    def load_full(self, update: WeightUpdate) -> Receipt:
+        """Replace all weights in place, layer by layer; returns what vLLM's loader took."""
+        self._drop_adapter()
         arrived: dict[str, int] = {}
 
-        def walk() -> Iterator[tuple[str, Tensor]]:
-            for name, tensor in self.its_room.outside(iter(update.tensors())):
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in self._open_groups.iterate_outside(iter(update.tensors())):
                 yield name, tensor
-                # counted once the loader came back for more: it has this one
+                # counted when the loader asks for the next one: only then has it taken this one
                 arrived[name] = tensor.numel() * tensor.element_size()
 
-        self.llm.collective_rpc(_reload, args=(walk(),))
+        self.llm.collective_rpc(reload_weights, args=(tensors(),))
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = 0
         self.has_base = True
         return Receipt(update.version, frozenset(arrived), sum(arrived.values()))
 
-    def take_adapter(self, update: WeightUpdate) -> Receipt:
+    def load_adapter(self, update: WeightUpdate) -> Receipt:
+        """Load an adapter under a new id, name and directory, by which vLLM caches; returns what its file contains."""
         if not self.takes_adapters:
             raise EngineFailure("this vLLM engine was started without adapters; push merged weights")
         from vllm.lora.request import LoRARequest
 
-        if self.publisher is None:
-            self.publisher = Publisher(keep=1)
-        published = self.publisher.adapter(self.its_room.outside(iter(update.tensors())), update.meta, update.version)
-        self.drop_adapter()
-        number = next(self.adapters)
-        request = LoRARequest(f"serl-{update.version}-{number}", number, str(published.path))
+        if self.weight_writer is None:
+            self.weight_writer = WeightWriter(keep=1)
+        tensors = self._open_groups.iterate_outside(iter(update.tensors()))
+        saved = self.weight_writer.write_adapter(tensors, update.meta, update.version)
+        self._drop_adapter()
+        number = next(self._adapter_numbers)
+        request = LoRARequest(f"serl-{update.version}-{number}", number, str(saved.path))
         engine = self.llm.llm_engine
         engine.add_lora(request)
         if number not in set(engine.list_loras()):
             raise PushMismatch(f"vLLM does not list the adapter of version {update.version} after it was added")
         self.adapter = request
-        names, size = read_names(published.path)
+        names, size = read_names(saved.path)
         return Receipt(update.version, frozenset(names), size)
 
-    def drop_adapter(self) -> None:
+    def _drop_adapter(self) -> None:
         if self.adapter is not None:
             self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
             self.adapter = None
 
-    # -- requests --------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
-    def answers_for(self, who: Who) -> TransformersEngine | None:
-        """The live model, for a frozen copy that this engine does not hold."""
-        copies = {*self.policy.frozen, *getattr(self.policy, "frozen_adapters", ())}
-        if who == "policy" or (who == "reference" and who not in copies and self.adapter is not None):
-            return None
-        return self.transformers
+    def check_length(self, prompt: int, new: int) -> None:
+        """Refuse a prompt that leaves no room for ``new`` tokens.
 
-    def check_length(self, prompt: int, wanted: int) -> None:
-        if prompt + wanted > self.limit:
+        Raises:
+            EngineFailure: naming both lengths and the limit.
+        """
+        if prompt + new > self.context_length:
             raise EngineFailure(
-                f"a prompt of {prompt} tokens and {wanted} more do not fit into vLLM's context of {self.limit}; raise "
-                "the engine's max_model_len, or lower max_tokens"
+                f"a prompt of {prompt} tokens and {new} more do not fit into vLLM's context of {self.context_length}; "
+                "raise data.engine.max_model_len, or lower max_tokens"
             )
 
-    def sampling(self, how: Sampling, seed: int) -> Any:
-        special = special_stop_ids(self.policy.tokenizer, how.stop)
+    def sampling_params(self, how: Sampling, seed: int) -> Any:
+        """The ``SamplingParams`` of one completion."""
         return self.vllm.SamplingParams(
             n=1,
             seed=seed,
@@ -162,7 +177,7 @@ class _Parts:
             presence_penalty=how.presence_penalty,
             stop=list(how.stop) or None,
             # the policy's end tokens, not those that vLLM reads from files
-            stop_token_ids=[*self.policy.end_ids, *special],
+            stop_token_ids=[*self.policy.end_ids, *special_stop_ids(self.policy.tokenizer, how.stop)],
             ignore_eos=True,
             logprobs=0,
             detokenize=bool(how.stop),
@@ -171,15 +186,15 @@ class _Parts:
             output_kind=self.vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
 
-    def completion(self, output: Any, how: Sampling, version: int) -> Completion:
+    def completion_of(self, output: Any, how: Sampling, version: int) -> Completion:
+        """The one completion of vLLM's output.
+
+        Raises:
+            EngineFailure: if it ended for another reason than an end token, a stop string or its length.
+        """
         (one,) = output.outputs
         ids = tuple(int(i) for i in one.token_ids)
         if one.finish_reason not in ("stop", "length"):
-            raise EngineFailure(f"vLLM ended a completion with {one.finish_reason!r}; resume from the last checkpoint")
-        text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        finished = one.finish_reason == "stop"
-        if finished and how.stop:
-            cut = before_stop(text, how.stop)
-            text = text if cut is None else cut
-        logps = tuple(float(row[i].logprob) for row, i in zip(one.logprobs, ids, strict=True))
-        return Completion(ids, text, logps, finished, version)
+            raise EngineFailure(f"vLLM ended a completion with {one.finish_reason!r}; continue with --ckpt_path last")
+        logprobs = [float(row[i].logprob) for row, i in zip(one.logprobs, ids, strict=True)]
+        return self.completion(ids, logprobs, one.finish_reason == "stop", how, version)

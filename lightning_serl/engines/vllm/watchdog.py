@@ -1,8 +1,8 @@
-"""Runs one command and ends it, with everything it started, when whoever asked for it is gone.
+"""Runs a command and ends it, with every process it started, when the parent process ends.
 
-Run as a script with the standard library alone: ``python -I watchdog.py PARENT LOG COMMAND...``. Its standard input is
-a pipe whose other end its parent holds: when that closes, by :meth:`LocalServer.stop` or by any death of the parent,
-SIGKILL included, the command's process group gets SIGTERM and, five seconds later, SIGKILL.
+A script that needs the standard library only: ``python -I watchdog.py PARENT LOG COMMAND...``. Its standard input is a
+pipe whose other end the parent holds. When that end closes, through ``LocalServer.stop`` or because the parent died of
+any signal, the command's process group gets SIGTERM and, five seconds later, SIGKILL.
 """
 
 from __future__ import annotations
@@ -22,9 +22,18 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(parent: int, log: str, command: list[str]) -> int:
-    """Run the command until it ends, or the parent does; returns its exit status."""
+    """Run the command until it or the parent ends.
+
+    Args:
+        parent: Process id of the parent.
+        log: File that the command's output is appended to.
+        command: Program and arguments.
+
+    Returns:
+        The command's exit status.
+    """
     prctl = _prctl()
-    # what the command leaves behind becomes our child, and is ended too
+    # processes orphaned by the command become children of this one, which ends them too
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with open(log, "ab", buffering=0) as out:
         child = subprocess.Popen(
@@ -33,14 +42,14 @@ def main(parent: int, log: str, command: list[str]) -> int:
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # if we are killed ourselves; only Linux knows it
+            # for the case that this process is killed; on Linux only
             preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)),
         )
     asked = [False]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.__setitem__(0, True))
     while child.poll() is None and not asked[0]:
-        # the pipe may live on in a process that the parent forked, so its death is looked for as well
+        # a process that the parent forked may keep the pipe open, so the parent's death is checked too
         if select.select([0], [], [], 0.5)[0] or os.getppid() != parent:
             break
     _end(child)
@@ -48,7 +57,7 @@ def main(parent: int, log: str, command: list[str]) -> int:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, SIGKILL to what is left of it and of our descendants, until there is nothing left."""
+    """Send SIGTERM to the process group, then SIGKILL to the group and all descendants until none is left."""
     _signal_group(child.pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < deadline and (child.poll() is None or _reap()):
@@ -67,12 +76,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # it ended by itself
+    with contextlib.suppress(OSError):  # it has ended
         os.killpg(group, number)
 
 
 def _reap() -> list[int]:
-    """Collect what was adopted and has ended; returns what still runs of it."""
+    """Reap ended children; returns the process ids of those that still run."""
     left: list[int] = []
     with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as listed:
         left = [int(pid) for pid in listed.read().split()]
@@ -84,7 +93,7 @@ def _reap() -> list[int]:
 
 
 def _prctl() -> Callable[[int, int], int]:
-    """The call of that name, or one that does nothing where there is none."""
+    """The system call ``prctl``, or a function that does nothing where there is none."""
     try:
         call: Callable[[int, int], int] = ctypes.CDLL(None).prctl
         return call

@@ -1,4 +1,4 @@
-"""Versions of weights as directories, for engines that read files: written whole or not at all, one after another."""
+"""Writes each version of the weights into a new directory, for engines that read files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from torch import Tensor
 from lightning_serl.checkpoints.atomic_write import sync, sync_tree
 from lightning_serl.errors import EngineFailure
 
-#: In RAM where there is any: an adapter is read back within milliseconds, and nothing of a run is left on a disk.
+#: A file system in memory: an adapter is read back within milliseconds, and nothing stays on disk.
 RAM = Path("/dev/shm")
-#: Tensors are gathered into files of about this size, so that no more than this much is held beside the model.
+#: Size at which a file is written: no more than this is held in memory in addition to the model.
 SHARD_BYTES = 2 * 1024**3
 
 _PREFIX = "lightning-serl-weights"
 
 
-class Saved(Protocol):
+class Saveable(Protocol):
     """A configuration or tokenizer of transformers."""
 
     def save_pretrained(self, save_directory: Any) -> Any:
@@ -39,14 +39,14 @@ class Saved(Protocol):
 
 
 @dataclass(frozen=True)
-class Published:
-    """One version on disk.
+class SavedWeights:
+    """One version of the weights on disk.
 
     Attributes:
-        path: Its directory, never used before and never written to again.
+        path: Its directory, which no other version uses.
         version: ``Policy.version`` of the weights.
         names: Names of the tensors, in the order they were written.
-        bytes: Their size together.
+        bytes: Total size of the tensors.
     """
 
     path: Path
@@ -55,51 +55,53 @@ class Published:
     bytes: int
 
 
-class Publisher:
-    """Writes versions of weights into fresh directories under one folder and removes old ones.
+class WeightWriter:
+    """Writes versions of the weights into new directories of one folder and removes old ones.
 
-    A version appears by renaming a finished directory, so that no reader ever sees half of one; it gets a name that no
-    other publication had, also where the same version is published twice, because engines remember what they read by
-    its path. The folder carries a lock of this process; folders that a killed process left on this machine are removed
-    by the next publisher with the same root.
+    A finished directory is renamed into place, so that no reader sees an incomplete one. Its path is new even where the
+    same version is written twice: engines cache what they read by its path. This process holds a lock on the folder;
+    folders that killed processes left on this machine are removed by the next writer with the same root.
 
     Args:
-        root: Where the folder is made; by default in RAM (``/dev/shm``) if ``room`` is free there, else in the
-            temporary directory. Engines on other machines need one that they see under the same path.
+        root: Where the folder is created; by default ``/dev/shm`` if ``needed_bytes`` fit there, else the temporary
+            directory. Engines on other machines need a root that they see under the same path.
         keep: Versions kept; an engine may still be reading the one before the last.
-        room: Bytes that ``keep + 1`` versions will take, for the choice of the default root.
+        needed_bytes: Size of ``keep + 1`` versions, for the choice of the default root.
 
     Raises:
-        EngineFailure: if the folder cannot be made.
+        EngineFailure: if the folder cannot be created.
     """
 
-    def __init__(self, root: str | Path | None = None, keep: int = 2, room: int = 0) -> None:
+    def __init__(self, root: str | Path | None = None, keep: int = 2, needed_bytes: int = 0) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.keep = keep
-        self.root = _default_root(room) if root is None else Path(root).expanduser().absolute()
+        self._option = "TMPDIR" if root is None else "data.engine.publish_to"
+        self.root = default_root(needed_bytes) if root is None else Path(root).expanduser().absolute()
         self._kept: list[Path] = []
         self._count = 0
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            _sweep(self.root)
+            _remove_stale(self.root)
             self.folder = self.root / f"{_PREFIX}-{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-            # under another name until it is locked, so that no other process sweeps it
+            # under another name until it is locked, so that no other process removes it
             unlocked = self.root / f".{self.folder.name}"
-            # a named root is there to be read by others, as far as the umask goes
+            # servers of other users may read below a root that was named, as far as the umask allows
             unlocked.mkdir(mode=0o700 if root is None else 0o777)
             self._lock: int | None = os.open(unlocked / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-            with contextlib.suppress(OSError):  # a file system without locks: then nobody sweeps it either
+            with contextlib.suppress(OSError):  # a file system without locks, where no folder is removed as stale
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unlocked.rename(self.folder)
         except OSError as error:
             raise EngineFailure(
-                f"no folder for the engine's weights can be made in {self.root} ({error.strerror}); "
-                "name a writable folder with free space"
+                f"no folder for the engine's weights can be created in {self.root} ({error.strerror}); set "
+                f"{self._option} to a writable folder with free space"
             ) from error
 
-    def adapter(self, tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, Any], version: int) -> Published:
-        """Publish a LoRA adapter as peft would save it.
+    def write_adapter(
+        self, tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, Any], version: int
+    ) -> SavedWeights:
+        """Write a LoRA adapter as peft would save it.
 
         Args:
             tensors: (name, tensor) under the names of ``get_peft_model_state_dict``.
@@ -109,33 +111,35 @@ class Publisher:
         Raises:
             EngineFailure: if it cannot be written.
         """
-        with self._fresh(version) as (staging, final):
+        with self._new_directory(version) as (staging, final):
             names, size = _write_shards(staging, tensors, "adapter_model", None)
             plain = json.dumps(_plain({**config, "inference_mode": True}), indent=2, sort_keys=True)
             (staging / "adapter_config.json").write_text(plain, encoding="utf-8")
-        return Published(final, version, names, size)
+        return SavedWeights(final, version, names, size)
 
-    def full(self, tensors: Iterable[tuple[str, Tensor]], version: int, parts: Sequence[Saved] = ()) -> Published:
-        """Publish whole weights as a Hugging Face directory.
+    def write_full(
+        self, tensors: Iterable[tuple[str, Tensor]], version: int, parts: Sequence[Saveable] = ()
+    ) -> SavedWeights:
+        """Write full weights as a Hugging Face directory.
 
         Args:
-            tensors: (name, tensor) under the names of the Hugging Face model, taken one at a time; the output layer
-                must be among them also where it is tied, since engines keep their own copy of it.
+            tensors: (name, tensor) under the names of the Hugging Face model, taken one at a time. The output layer
+                must be one of them even where it is tied, since engines keep a separate copy of it.
             version: ``Policy.version`` of these weights.
-            parts: Configuration, generation configuration, tokenizer: what a reader needs beside the weights.
+            parts: Configuration and tokenizer, if a reader needs them.
 
         Raises:
             EngineFailure: if it cannot be written.
         """
-        with self._fresh(version) as (staging, final):
+        with self._new_directory(version) as (staging, final):
             for part in parts:
                 part.save_pretrained(staging)
             names, size = _write_shards(staging, tensors, "model", SHARD_BYTES)
-        return Published(final, version, names, size)
+        return SavedWeights(final, version, names, size)
 
     @contextlib.contextmanager
-    def _fresh(self, version: int) -> Iterator[tuple[Path, Path]]:
-        """A directory to fill and the path it moves to once it is full and on disk."""
+    def _new_directory(self, version: int) -> Iterator[tuple[Path, Path]]:
+        """Yield a directory to fill, and the path it is moved to on leaving."""
         if self._lock is None:
             raise EngineFailure("the folder for the engine's weights was closed; start the engine again")
         self._count += 1
@@ -149,12 +153,13 @@ class Publisher:
             sync(self.folder)
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
-            # safetensors wraps the reason of a failed write into an error of its own
+            # safetensors raises an error type of its own when a write fails
             full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
             if full or isinstance(error, OSError):
                 raise EngineFailure(
                     f"weights of version {version} cannot be written to {self.folder} "
-                    f"({'no space left' if full else error}); name a folder with room for {self.keep + 1} versions"
+                    f"({'no space left' if full else error}); set {self._option} to a folder with "
+                    f"space for {self.keep + 1} versions"
                 ) from error
             raise
         self._kept.append(final)
@@ -162,7 +167,7 @@ class Publisher:
             shutil.rmtree(self._kept.pop(0), ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the folder with everything in it; calling it twice is harmless."""
+        """Remove the folder and all its contents; calling it twice is harmless."""
         if self._lock is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self._lock)
@@ -170,7 +175,7 @@ class Publisher:
 
 
 def read_names(folder: Path) -> tuple[tuple[str, ...], int]:
-    """Names and bytes of the tensors in a directory, from the headers of its files: what a reader will find there."""
+    """Names and total bytes of the tensors in a directory, from the headers of its safetensors files."""
     names: list[str] = []
     size = 0
     for path in sorted(folder.glob("*.safetensors")):
@@ -182,27 +187,28 @@ def read_names(folder: Path) -> tuple[tuple[str, ...], int]:
     return tuple(names), size
 
 
-def _default_root(room: int) -> Path:
+def default_root(needed_bytes: int) -> Path:
+    """Where weights are written unless a root is named: in memory if there is enough, else the temporary directory."""
     temporary = Path(tempfile.gettempdir())
     try:
         stat = os.statvfs(RAM)
     except OSError:  # not Linux
         return temporary
-    # half of it at most: containers often have 64 MB there, and what is free is also the machine's memory
-    enough = stat.f_bavail * stat.f_frsize >= 2 * room
+    # at most half of it: containers often have only 64 MB there, and the rest is also the machine's memory
+    enough = stat.f_bavail * stat.f_frsize >= 2 * needed_bytes
     return RAM if enough and os.access(RAM, os.W_OK) else temporary
 
 
-def _sweep(root: Path) -> None:
-    """Remove folders of processes of this machine that are gone: their lock went with them."""
+def _remove_stale(root: Path) -> None:
+    """Remove the folders of ended processes of this machine, whose locks the system has released."""
     for folder in root.glob(f"{_PREFIX}-{socket.gethostname()}-*"):
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
-        except OSError:  # another user's, or just being made or removed
+        except OSError:  # belongs to another user, or is being created or removed
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # alive
+        except OSError:  # its process is alive
             pass
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -216,7 +222,7 @@ def _write_shards(
     """Write safetensors files of about ``limit`` bytes, with an index where there are several.
 
     Returns:
-        Names in the order of writing, and bytes of all tensors.
+        Names in the order of writing, and the bytes of all tensors.
     """
     where: dict[str, int] = {}
     shard: dict[str, Tensor] = {}
@@ -234,13 +240,13 @@ def _write_shards(
             flush()
         tensor = tensor.detach().cpu().contiguous()
         storage = tensor.untyped_storage()
-        # the format refuses tensors that share memory, as tied ones do, and would write the whole of a view's storage
+        # the format refuses tensors that share memory, as tied ones do, and would write all of a view's storage
         shared = any(storage.data_ptr() == t.untyped_storage().data_ptr() for t in shard.values())
         shard[name] = tensor.clone() if shared or storage.nbytes() > size else tensor
         where[name] = files
         held, total = held + size, total + size
     if not where:
-        raise EngineFailure("there are no weights to publish; train full weights or give model.lora")
+        raise EngineFailure("there are no weights to push; train full weights, or set model.lora")
     flush()
     if files == 1:
         (folder / f"{stem}-00000.safetensors").rename(folder / f"{stem}.safetensors")
@@ -254,7 +260,7 @@ def _write_shards(
 
 
 def _plain(value: Any) -> Any:
-    """A peft configuration as JSON holds it."""
+    """A peft configuration as JSON values."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):

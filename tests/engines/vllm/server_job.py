@@ -26,7 +26,7 @@ def main(rank, folder, publish_to, urls):
     requests = [Request((5, 6, 7 + i + 50 * rank), (1, 2), Sampling(4)) for i in range(4)]
     seen["written"] = {i: [c.token_ids for c in cs] for i, cs in engine.generate(requests)}
     if rank == 0:
-        engine._parts.publisher.folder = Path("/proc/nowhere")
+        engine.session.weight_writer.folder = Path("/proc/nowhere")
     try:
         engine.push(WeightUpdate("full", policy.named_weights, 5))
     except Exception as error:  # both ranks have to come here

@@ -83,9 +83,9 @@ def test_a_server_is_waited_for_and_ended_with_all_its_processes(tmp_path):
 OWNER = """
 import sys, time
 from pathlib import Path
-from lightning_serl.engines.local_server import LocalServer
+from lightning_serl.engines.vllm.local_server import LocalServer
 server = LocalServer("model", Path(sys.argv[1]), sys.argv[2])
-print(server._watchdog.pid, flush=True)
+print(server.watchdog_pid, flush=True)
 time.sleep(600)
 """
 

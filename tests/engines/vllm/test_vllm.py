@@ -10,7 +10,7 @@ from conftest import adapted_policy, refresh
 from helpers.small_models import small_policy
 
 from lightning_serl.engines import Request, Sampling, VLLMEngine, WeightUpdate
-from lightning_serl.engines.vllm.compat import _refused
+from lightning_serl.engines.vllm.compat import start_failure
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy.loading import load_policy
 
@@ -67,8 +67,8 @@ def test_a_device_that_others_fill_has_another_remedy_than_a_small_cache():
         "Free memory on device cuda:0 (20.1/79.1 GiB) on startup is less than desired GPU memory utilization (0.45, "
         "35.6 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
     )
-    assert "lower the engine's memory_share" in _refused(free)
-    assert "raise the engine's memory_share" in _refused(ValueError("No available memory for the cache blocks."))
+    assert "lower data.engine.memory_share" in start_failure(free)
+    assert "raise data.engine.memory_share" in start_failure(ValueError("No available memory for the cache blocks."))
 
 
 def test_what_it_cannot_start_with(started):
@@ -78,7 +78,7 @@ def test_what_it_cannot_start_with(started):
     assert "no memory for its cache" in said
     assert "kv_cache_gb" in said
     said = message_of(VLLMEngine(kv_cache_gb=0.05, max_model_len=4096), plain)
-    assert "lower the engine's max_model_len" in said
+    assert "lower data.engine.max_model_len" in said
     # heads of 8 channels, which vLLM has no kernel for
     said = message_of(VLLMEngine(kv_cache_gb=0.05), small_policy("llama_untied"))
     assert "TransformersEngine" in said
@@ -88,7 +88,7 @@ def test_one_at_a_time(started):
     assert "another VLLMEngine lives" in message_of(VLLMEngine(), load_policy("tiny:base"))
 
 
-def test_an_adapter_too_large_for_the_engine_is_refused(started):
+def test_an_adapter_too_large_for_the_engine_isstart_failure(started):
     engine, policy = started
     with pytest.raises(EngineFailure, match="refused the adapter") as caught:
         engine.push(
@@ -101,7 +101,7 @@ def test_an_adapter_too_large_for_the_engine_is_refused(started):
     refresh(policy, engine)  # a good one goes through afterwards
 
 
-def test_weights_of_another_model_are_refused(started):
+def test_weights_of_another_model_arestart_failure(started):
     engine = started[0]
     other = small_policy("llama_untied")
     with pytest.raises(EngineFailure, match="refused the weights"):
@@ -113,7 +113,7 @@ def test_weights_of_another_model_are_refused(started):
 
 def test_an_engine_that_dies_says_so_and_can_be_started_again(started):
     engine, policy = started
-    engine._parts.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model = None
+    engine.session.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model = None
     with pytest.raises(EngineFailure, match="died while it worked") as caught:
         list(engine.generate([Request((5, 6, 7), (1,), Sampling(max_tokens=4))]))
     assert len(str(caught.value)) <= 300

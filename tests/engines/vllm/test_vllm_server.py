@@ -19,7 +19,7 @@ from helpers.small_server import SmallServer, tokens
 
 from lightning_serl.engines import Request, Sampling, VLLMServerEngine, WeightUpdate
 from lightning_serl.engines.vllm import server_engine as module
-from lightning_serl.engines.vllm.local_server import Launch, last_useful
+from lightning_serl.engines.vllm.local_server import Launch, find_error
 from lightning_serl.errors import EngineFailure, PushMismatch
 from lightning_serl.policy import Policy
 from lightning_serl.policy.lora import LoraOptions, add_lora
@@ -136,7 +136,7 @@ def test_whoever_leaves_early_ends_the_requests(policy):
         with pytest.raises(Stop):
             list(engine.generate([asked[0]]))
         engine.poll = lambda: None
-        assert engine._parts.fleet.replicas[0].in_flight == 0
+        assert engine.session.pool.servers[0].in_flight == 0
         check([asked[1]], dict(engine.generate([asked[1]])))
 
 
@@ -195,7 +195,7 @@ def test_a_server_that_hangs_is_given_up_after_the_patience(policy):
             assert play() == 0
         one.hang.clear()
         assert engine.version == 0  # taken back: it still holds what was pushed
-        assert engine._parts.fleet.replicas[0].state == "live"
+        assert engine.session.pool.servers[0].state == "live"
 
 
 def test_what_passes_is_asked_again_and_what_does_not_is_said_at_once(policy):
@@ -240,9 +240,7 @@ def test_an_answer_without_a_completion_is_none(policy, answer):
         one.complete = lambda body: (200, answer)
         check(asked, dict(engine.generate(asked)))
         two.complete = one.complete
-        with pytest.raises(
-            EngineFailure, match=r"is gone \((its answer holds no completion|it breaks off again and again)"
-        ):
+        with pytest.raises(EngineFailure, match=r"is gone \((its answer holds no completion|it fails again and again)"):
             list(engine.generate(asked))
 
 
@@ -260,7 +258,7 @@ def test_a_server_that_is_gone_costs_no_patience_while_another_works(policy):
     one, two = SmallServer(), SmallServer()
     with engine_for(policy, one, two, patience=30.0) as engine:
         engine.push(full(policy))
-        engine._parts.fleet._lose(engine._parts.fleet.replicas[0], "unplugged")
+        engine.session.pool.mark_gone(engine.session.pool.servers[0], "unplugged")
         one.kill()
         began = time.monotonic()
         with pytest.warns(UserWarning, match="unplugged"):
@@ -283,9 +281,9 @@ def test_another_reference_than_the_servers_base_answers_here(adapted):
 
 def test_the_least_context_of_all_servers_counts(policy):
     with engine_for(policy, SmallServer(context=60), SmallServer(context=40)) as engine:
-        assert engine.context_length == engine.room(policy) == 40
+        assert engine.context_length == engine.shared_context(policy) == 40
     assert engine.context_length is None
-    assert engine.room(policy) == policy.context_length
+    assert engine.shared_context(policy) == policy.context_length
 
 
 def test_too_long_for_the_server_is_said_before_anything_is_sent(policy):
@@ -293,7 +291,7 @@ def test_too_long_for_the_server_is_said_before_anything_is_sent(policy):
         engine.push(full(policy))
         with pytest.raises(EngineFailure, match=r"17 tokens and 6 more do not fit .* \(20\); start it with a larger"):
             list(engine.generate([*requests(1), Request((5,) * 17, (1,), SAMPLING)]))
-        assert engine._parts.fleet.replicas[0].in_flight == 0
+        assert engine.session.pool.servers[0].in_flight == 0
 
 
 # --- who holds what --------------------------------------------------------------------------------------------------
@@ -468,7 +466,7 @@ def test_what_cannot_work_is_said_at_the_start(policy, adapted, monkeypatch):
     assert "takes no adapters" in refused_start(adapted, SmallServer(config=without))
     small = {"model_config": {}, "lora_config": {"max_lora_rank": 1}}
     assert "up to rank 1, this one needs 4" in refused_start(adapted, SmallServer(config=small))
-    monkeypatch.setattr(module, "is_here", lambda url: False)
+    monkeypatch.setattr(module, "is_local", lambda url: False)
     assert "data.engine.publish_to" in refused_start(policy, SmallServer())
 
 
@@ -492,7 +490,7 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(policy, monkeypat
         ({"urls": []}, "urls is empty"),
         ({"urls": ["127.0.0.1:8000"]}, "is no address; give one like http"),
         ({"urls": ["http://me:word@host:1"]}, "without credentials and set VLLM_API_KEY"),
-        ({"urls": ["http://host:99999"]}, "the port of .* is none"),
+        ({"urls": ["http://host:99999"]}, "the port of .* is not valid"),
         ({"urls": ["http://host:1", "http://host:1/v1/"]}, "names a server twice"),
         ({"max_in_flight": 0}, "max_in_flight must be at least 1"),
         ({"patience": 0}, "must be above 0"),
@@ -510,7 +508,7 @@ def test_launch_options_that_are_the_engines_own_are_refused():
         Launch(devices=[])
 
 
-def test_the_last_useful_line_of_a_log():
+def test_the_error_in_a_log():
     log = """
 (EngineCore pid=9) ERROR 11-26 13:54:34 [core.py:1184] Traceback (most recent call last):
 (EngineCore pid=9) ERROR 11-26 13:54:34 [core.py:1184] ValueError: No available memory for the cache blocks.
@@ -518,12 +516,12 @@ def test_the_last_useful_line_of_a_log():
 (APIServer pid=8)   File "x.py", line 3, in main
 (APIServer pid=8) RuntimeError: Engine core initialization failed. See root cause above.
 """.splitlines()
-    assert last_useful(log) == "ValueError: No available memory for the cache blocks."
+    assert find_error(log) == "ValueError: No available memory for the cache blocks."
     assert (
-        last_useful(["usage: x", "api_server.py: error: unrecognized arguments: --x"]) == "unrecognized arguments: --x"
+        find_error(["usage: x", "api_server.py: error: unrecognized arguments: --x"]) == "unrecognized arguments: --x"
     )
-    assert last_useful(["\x1b[31mINFO 11-26 13:54:34 [a.py:1] loading\x1b[0m", ""]) == "loading"
-    assert last_useful([]) == "it said nothing"
+    assert find_error(["\x1b[31mINFO 11-26 13:54:34 [a.py:1] loading\x1b[0m", ""]) == "loading"
+    assert find_error([]) == "its log is empty"
 
 
 @pytest.mark.parametrize(

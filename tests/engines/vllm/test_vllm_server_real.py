@@ -47,12 +47,12 @@ def engine(owner):
 
 @pytest.fixture(scope="module")
 def policy(owner):
-    return owner._parts.policy
+    return owner.session.policy
 
 
 @pytest.fixture(scope="module")
 def url(owner):
-    return owner._parts.servers[0].url
+    return owner.session.local_servers[0].url
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def descendants(pid):
 
 def memory(engine):
     """Resident bytes and open files of the server's processes."""
-    pids = descendants(engine._parts.servers[0]._watchdog.pid)
+    pids = descendants(engine.session.local_servers[0].watchdog_pid)
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE"), sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
 
@@ -119,7 +119,7 @@ def test_full_weights_and_then_adapters_arrive_to_the_last_digit(engine, url, po
     assert engine.version == 2
     assert gap(engine, policy, prompts[:16]) < 1e-4
     assert gap(engine, policy, prompts[:16], "reference") < 1e-4
-    assert top_gap(url, engine._parts.fleet.adapter, policy, prompts) < 1e-4
+    assert top_gap(url, engine.session.pool.adapter, policy, prompts) < 1e-4
 
 
 def test_what_it_writes_is_the_policys(engine, policy, prompts):
@@ -155,7 +155,7 @@ def test_twenty_adapters_leave_nothing_behind(engine, url, policy, prompts):
         engine.push(adapter(policy, version))
         seen.append(memory(engine))
         assert len(ask(url, "/v1/models")["data"]) == listed
-        assert len(list(engine._parts.publisher.folder.iterdir())) <= 3  # two versions and the lock
+        assert len(list(engine.session.weight_writer.folder.iterdir())) <= 3  # two versions and the lock
     assert gap(engine, policy, prompts[:8]) < 1e-4
     slope = (seen[-1][0] - seen[3][0]) / (len(seen) - 4)
     assert slope < 1e6, seen
@@ -165,7 +165,7 @@ def test_twenty_adapters_leave_nothing_behind(engine, url, policy, prompts):
 def test_a_server_that_lost_its_weights_is_noticed(engine, url, policy):
     engine.push(WeightUpdate("full", policy.named_weights, 39))
     engine.push(adapter(policy, 40))
-    ask(url, "/v1/unload_lora_adapter", {"lora_name": engine._parts.fleet.adapter})
+    ask(url, "/v1/unload_lora_adapter", {"lora_name": engine.session.pool.adapter})
     assert engine.version == -1
     assert not engine.needs_base
     engine.push(adapter(policy, 40))
@@ -210,7 +210,7 @@ def test_whoever_leaves_early_frees_the_server(engine, url, policy, prompts):
     stream = engine.generate([Request(p, tuple(range(16)), Sampling(200)) for p in prompts[:16]])
     next(stream)
     stream.close()
-    assert engine._parts.fleet.replicas[0].in_flight == 0
+    assert engine.session.pool.servers[0].in_flight == 0
 
     def busy():
         with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
@@ -226,9 +226,9 @@ def test_whoever_leaves_early_frees_the_server(engine, url, policy, prompts):
 OWNER = """
 import sys, time
 from pathlib import Path
-from lightning_serl.engines.local_server import LocalServer
+from lightning_serl.engines.vllm.local_server import LocalServer
 server = LocalServer(sys.argv[1], Path(sys.argv[2]), arguments=["--dtype", "float32"])
-print(server._watchdog.pid, flush=True)
+print(server.watchdog_pid, flush=True)
 time.sleep(600)
 """
 
@@ -273,7 +273,7 @@ def test_a_server_killed_in_mid_run_ends_it_with_a_checkpoint_to_go_on_from(engi
     while not (run / "metrics.jsonl").exists() or len(rows(run / "metrics.jsonl")) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    for pid in reversed(descendants(engine._parts.servers[0]._watchdog.pid)):
+    for pid in reversed(descendants(engine.session.local_servers[0].watchdog_pid)):
         os.kill(pid, signal.SIGKILL)
     ended = finish(process, 120)
     assert ended.status == 1
