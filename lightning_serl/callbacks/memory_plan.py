@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import InputError, reason
 from lightning_serl.policy.loading import check_model_path
-from lightning_serl.policy.memory_plan import Plan, _gib, plan
+from lightning_serl.policy.memory_plan import Plan, gib, plan
 from lightning_serl.policy.memory_trace import Work
 
 # -- of a run ----------------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def announce(module: Any, trainer: Any, data: Any) -> None:
     rank_zero_info(foreseen.sentence(str(device), room))
     if foreseen.peak > room:
         rank_zero_warn(
-            f"this run needs about {_gib(foreseen.peak)} GiB on {device}, which has {_gib(room)}; see docs/memory.md: "
+            f"this run needs about {gib(foreseen.peak)} GiB on {device}, which has {gib(room)}; see docs/memory.md: "
             "model.lora, model.quantize, model.gradient_checkpointing, model.offload_frozen or more "
             "trainer.accumulate_grad_batches make it smaller"
         )

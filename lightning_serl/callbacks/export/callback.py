@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning_serl.callbacks.export.model_card import model_card
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.policy.export import Form, export, export_form
+from lightning_serl.policy.sharded_weights import whole
 
 
 class Export(pl.Callback):
@@ -38,7 +39,7 @@ class Export(pl.Callback):
             return
         form = export_form(self.form, pl_module.policy.has_adapter)
         ranks = Ranks.of(trainer)
-        policy = pl_module.policy.whole(ranks)
+        policy = whole(pl_module.policy, ranks)
         with ranks.stage("exporting the policy"):
             if policy is not None and ranks.leads:
                 export(policy, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))
