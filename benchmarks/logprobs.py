@@ -4,7 +4,7 @@
 
 The work is a clipped policy loss and the gradients of hidden states and output weight. Sides: ``naive`` (log_softmax
 and gather), ``trl`` (TRL's ``ChunkedLogProbFunction`` with entropy, as its ``GRPOTrainer`` calls it on a CPU; left
-out where TRL is not installed), ``ours`` (``token_stats`` with the slope of the loss, as ``training_step`` calls it)
+out where TRL is not installed), ``ours`` (``token_stats`` with the loss's derivative, as ``training_step`` calls it)
 and the three matrix products alone. One thread, processor time, sides alternating in one process, medians, as
 multiples of the products.
 
@@ -69,12 +69,14 @@ def trl(work: Work) -> None:
 def ours(work: Work) -> None:
     """As ``SeRLModule.training_step`` does it."""
 
-    def slope(logp: Tensor, place: slice) -> Tensor:
+    def loss_derivative(logp: Tensor, place: slice) -> Tensor:
         with torch.enable_grad():
             logp = logp.clone().requires_grad_()
             return torch.autograd.grad(work.loss(logp), logp)[0][place]
 
-    work.loss(token_stats(work.hidden, OutputLayer(work.layer), work.labels, 1.0, slope=slope)[0]).backward()
+    work.loss(
+        token_stats(work.hidden, OutputLayer(work.layer), work.labels, 1.0, loss_derivative=loss_derivative)[0]
+    ).backward()
 
 
 @torch.no_grad()

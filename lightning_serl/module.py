@@ -31,9 +31,9 @@ from lightning_serl.policy.loading import DType, check_model_path, check_quantiz
 from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.optimizers import policy_optimizer, trial_optimizer
 from lightning_serl.policy.packing_check import choose_packing
-from lightning_serl.policy.placement import shard
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization
+from lightning_serl.policy.sharded_weights import shard
 from lightning_serl.protocols import data_of, moved_copies, trainer_of
 from lightning_serl.types import Group, RolloutBatch, Verdict
 

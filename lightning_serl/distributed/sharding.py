@@ -1,9 +1,10 @@
-"""FSDP2: a policy's weights shared out over the ranks, and brought together again one tensor at a time."""
+"""FSDP2 on any module: shard it, gather its tensors one at a time, and fill shards from whole tensors."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a policy is sharded, kept so that frozen copies are sharded alike.
+    """How a policy is sharded, kept so that frozen copies are sharded in the same way.
 
     Attributes:
         mesh: The data-parallel ranks.
         precision: Of gathered weights and reduced gradients.
-        device: Where the shards live.
-        blank: The model's structure without weights: a sharded module cannot be copied.
+        device: Where the shards are.
+        blank: The model's structure without weights; a sharded module cannot be copied.
     """
 
     mesh: DeviceMesh
     precision: MixedPrecisionPolicy
     device: torch.device
     blank: nn.Module
+
+
+# -- before sharding: structure without weights --------------------------------------------------------------------
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
@@ -47,7 +51,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def blank_copy(model: nn.Module) -> nn.Module:
-    """The model's structure with its tensors on the meta device; tied weights stay tied."""
+    """A copy of the model's structure with its tensors on the meta device; tied weights stay tied."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -56,28 +60,57 @@ def blank_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def materialise(module: nn.Module) -> None:
-    """Give a structure without weights room for them on the CPU; ``to_empty`` would untie what is tied.
+def replace_tensors(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    """Replace parameters and buffers in place; unlike with ``to_empty``, tied tensors stay tied.
 
-    The room is not touched, so that it takes memory only where something is written into it.
+    Args:
+        module: Changed in place.
+        make: The new tensor for an old one, or the old one to keep it; called once per tensor, however often the
+            module holds it.
     """
-    made: dict[int, tuple[Tensor, Tensor]] = {}
+    made: dict[int, tuple[Tensor, Tensor]] = {}  # with the old tensor, whose id would be reused once it is freed
     for part in module.modules():
         tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
         for table in tables:
             for name, tensor in table.items():
-                if tensor is not None and tensor.is_meta:
-                    if id(tensor) not in made:
-                        room = torch.empty_like(tensor, device="cpu")
-                        whole = nn.Parameter(room, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else room
-                        made[id(tensor)] = tensor, whole
-                    table[name] = made[id(tensor)][1]
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    new = make(tensor)
+                    if isinstance(tensor, nn.Parameter) and new is not tensor:
+                        new = nn.Parameter(new, tensor.requires_grad)
+                    made[id(tensor)] = tensor, new
+                table[name] = made[id(tensor)][1]
+
+
+def materialise(module: nn.Module) -> None:
+    """Allocate tensors on the meta device on the CPU; pages that nothing is written into take no memory."""
+    replace_tensors(module, lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
+
+
+# -- sharding ------------------------------------------------------------------------------------------------------
+
+
+def agree_on_structure(policy: nn.Module, ranks: Ranks) -> None:
+    """Give weights that are not loaded yet the dtypes that rank 0 found in its files.
+
+    Raises:
+        SeRLError: if the ranks have built different models.
+    """
+    tensors = [*policy.named_parameters(), *policy.named_buffers()]
+    own = {n: (tuple(t.shape), t.dtype) for n, t in tensors}
+    first = ranks.gather(own)[0]
+    if {n: shape for n, (shape, _) in own.items()} != {n: shape for n, (shape, _) in first.items()}:
+        raise SeRLError("the ranks built different models from the same name; give all nodes the same files")
+    for name, tensor in tensors:
+        if tensor.dtype != first[name][1]:
+            tensor.data = tensor.data.to(first[name][1])
 
 
 def place(policy: nn.Module, model: nn.Module, placement: Placement) -> None:
-    """Wrap the decoder layers and, last, the policy itself, whose group holds embedding, final norm and output layer.
+    """Shard the decoder layers and, last, the policy itself, whose group holds embedding, final norm and output layer.
 
-    Every rank keeps its shards of whatever the weights are at this moment.
+    Every rank keeps its shards of the present weights.
 
     Args:
         policy: The root.
@@ -95,9 +128,9 @@ def spread_weights(policy: nn.Module, whole: dict[str, Tensor] | None, ranks: Ra
 
     Args:
         policy: The sharded policy; its weights are not set on ranks other than 0.
-        whole: Weights by name on rank 0, ``None`` elsewhere.
-        ranks: Who takes part.
-        device: Where the shards live.
+        whole: Weights by name on rank 0, ``None`` on the others.
+        ranks: All processes of the mesh.
+        device: Where the shards are.
     """
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
@@ -108,24 +141,41 @@ def spread_weights(policy: nn.Module, whole: dict[str, Tensor] | None, ranks: Ra
             buffer.copy_(ranks.broadcast(buffer))
 
 
-def agree_on_structure(policy: nn.Module, ranks: Ranks) -> None:
-    """Give weights that are still to come the dtypes that rank 0 found.
+# -- forward passes ------------------------------------------------------------------------------------------------
 
-    Raises:
-        SeRLError: if the ranks have built different models.
-    """
-    tensors = [*policy.named_parameters(), *policy.named_buffers()]
-    mine = {n: (tuple(t.shape), t.dtype) for n, t in tensors}
-    theirs = ranks.gather(mine)[0]
-    if {n: shape for n, (shape, _) in mine.items()} != {n: shape for n, (shape, _) in theirs.items()}:
-        raise SeRLError("the ranks built different models from the same name; give all nodes the same files")
-    for name, tensor in tensors:
-        if tensor.dtype != theirs[name][1]:
-            tensor.data = tensor.data.to(theirs[name][1])
+
+def reshard(module: nn.Module) -> None:
+    """Free the gathered weights of every sharded part."""
+    for part in _sharded_parts(module):
+        part.reshard()
+
+
+@contextmanager
+def unsharded(module: nn.Module) -> Iterator[None]:
+    """Gather all weights once for many forward passes; otherwise every generated token would gather them."""
+    root: object = module
+    parts = _sharded_parts(module)
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            # FSDP2 keeps the root's weights after a forward pass
+            part.set_reshard_after_forward(part is not root, recurse=False)
+
+
+def _sharded_parts(module: nn.Module) -> list[FSDPModule]:
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+# -- between whole and sharded tensors -----------------------------------------------------------------------------
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole tensor, detached; all ranks in step where it is sharded."""
+    """The whole tensor, detached; if it is sharded, all ranks must call this in step."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
@@ -150,11 +200,11 @@ def like(whole: Tensor, target: Tensor) -> Tensor:
 
 
 def gathered_state(module: nn.Module, ranks: Ranks, only: set[str] | None = None) -> dict[str, Tensor]:
-    """A module's state on the CPU of rank 0, gathered tensor by tensor; empty on the others.
+    """A module's state on the CPU of rank 0, gathered tensor by tensor; empty on the other ranks.
 
     Args:
         module: Sharded or not; all ranks must call this.
-        ranks: Who takes part.
+        ranks: All processes of the mesh.
         only: Names to take; ``None`` takes all.
     """
     out = {}
@@ -169,15 +219,8 @@ def gathered_state(module: nn.Module, ranks: Ranks, only: set[str] | None = None
 def load_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Fill a sharded or plain module from whole tensors, equal on all ranks.
 
-    Names that the module lacks and names that are absent are left alone; check them first.
+    Names that the module lacks and names missing from the state are ignored; check them first.
     """
     for name, target in module.state_dict(keep_vars=True).items():
         if name in state:
             fill(target, state[name])
-
-
-def unsharded_parts(module: nn.Module) -> Iterator[tuple[FSDPModule, bool]]:
-    """Every sharded part with whether it gives its weights up again after its forward pass (the root does not)."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            yield part, part is not module

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
 from lightning_serl.errors import PushMismatch
-from lightning_serl.policy.adapter_weights import base_name
+from lightning_serl.policy.named_weights import base_name
 
 if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy

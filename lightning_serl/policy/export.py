@@ -1,4 +1,4 @@
-"""From a policy back to a Hugging Face directory."""
+"""Writes a policy as a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
 
 from lightning_serl.checkpoints.atomic_write import sync, sync_tree
 from lightning_serl.errors import InputError
-from lightning_serl.policy.adapter_weights import TRAINED
+from lightning_serl.policy.lora import TRAINED
 from lightning_serl.policy.policy import Policy
 
 Form = Literal["adapter", "merged", "full"]
 
 
 def export_form(form: Form | None, has_adapter: bool) -> Form:
-    """The form of an export: ``merged`` for an adapter and ``full`` for trained weights unless another is asked for.
+    """The form of an export; ``None`` stands for ``merged`` under LoRA and ``full`` otherwise.
 
     Raises:
-        InputError: if the run trains nothing that can take the form.
+        InputError: if what the run trains cannot be written in that form.
     """
     if form is None:
         return "merged" if has_adapter else "full"
@@ -36,46 +36,33 @@ def export_form(form: Form | None, has_adapter: bool) -> Form:
     return form
 
 
-def export(
-    policy: Policy, directory: Path, form: Form | None = None, card: str | None = None, write: bool = True
-) -> None:
+def export(policy: Policy, directory: Path, form: Form | None = None, card: str | None = None) -> None:
     """Write a directory that ``from_pretrained`` opens: weights, configuration, tokenizer, generation config, card.
 
-    Written beside its destination and moved there, so that an interrupted export never looks finished and a failed
-    one leaves the last in place. Adapters are merged one layer at a time into copies of the base's weights, which are
-    dequantised first where they have 4 bits; nothing is ever merged into live weights.
+    The files are written to a temporary folder that then replaces the directory, so that an interrupted export never
+    looks finished and a failed one leaves the last in place. Adapters are merged into copies of the base's weights,
+    one layer at a time; the live weights are not changed.
 
     Args:
-        policy: What was trained.
-        directory: Where to.
+        policy: The trained policy; sharded weights are gathered first (see ``sharded_weights.whole``).
+        directory: The destination.
         form: ``full`` weights, the ``adapter`` alone (for peft), or the adapter ``merged`` into the base; ``None``
-            for what :func:`export_form` says.
+            as in :func:`export_form`.
         card: The model card, ``README.md``.
-        write: False on all ranks but one: sharded weights are gathered by all ranks in step.
     """
     form = export_form(form, policy.has_adapter)
-    if form == "adapter":
-        state = policy.adapter_state()
-    else:
-        state = {}
-        for name, tensor in policy.merged_weights():
-            if write:
-                state[name] = tensor.cpu()
-    if not write:
-        return
     with _staged(directory) as staging:
         if form == "adapter":
-            _save_adapter(policy, staging, state)
+            _save_adapter(policy, staging)
         else:
-            _save_model(policy, staging, state)
+            _save_model(policy, staging)
         policy.tokenizer.save_pretrained(staging)
         if card is not None:
             (staging / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
-def _save_adapter(policy: Policy, staging: Path, state: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
+def _save_adapter(policy: Policy, staging: Path) -> None:
+    state = policy.adapter_state()
     model: Any = policy.model
     config = copy.deepcopy(model.peft_config[TRAINED])
     config.inference_mode = True
@@ -87,12 +74,12 @@ def _save_adapter(policy: Policy, staging: Path, state: dict[str, Tensor]) -> No
         generation.save_pretrained(staging)
 
 
-def _save_model(policy: Policy, staging: Path, state: dict[str, Tensor]) -> None:
-    """Through an empty model of the same kind, so that names and files are those that transformers writes."""
+def _save_model(policy: Policy, staging: Path) -> None:
+    """Save through an empty model of the same class, so that names and files are those that transformers writes."""
+    state = {name: tensor.cpu() for name, tensor in policy.merged_weights()}
     lm = policy.causal_lm
     config = copy.deepcopy(lm.config)
-    # off while training, but not what whoever opens the export wants
-    config.use_cache = True
+    config.use_cache = True  # it is off only while training
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     dtype = state[next(iter(state))].dtype
@@ -106,7 +93,7 @@ def _save_model(policy: Policy, staging: Path, state: dict[str, Tensor]) -> None
 
 @contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
-    """A folder beside the destination, which it replaces if all goes well."""
+    """A temporary folder next to the destination, which it replaces when the context ends without an error."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     former = staging.with_name(f"{staging.name}.former")

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_serl.distributed import sharding
-from lightning_serl.policy.adapter_weights import TRAINED
+from lightning_serl.policy.lora import TRAINED
 
 
 class FrozenAdapter:
-    """A second adapter on the same base that does not train: a reference or teacher that may move.
+    """A second adapter on the same base that does not train, for a reference or teacher policy.
 
-    It begins as a copy of the trained adapter.
+    It begins as a copy of the trained adapter, and may be moved towards it.
 
     Attributes:
-        moved: Set once it left its first weights; only then it enters checkpoints.
+        moved: Whether it no longer has its first weights; only then it is saved in checkpoints.
     """
 
     def __init__(self, model: Any, who: str) -> None:
@@ -30,9 +30,9 @@ class FrozenAdapter:
         config.inference_mode = True
         with torch.random.fork_rng():  # peft draws weights, which are overwritten at once
             model.add_adapter(who, config)
-        for mine, theirs in self.pairs():
-            theirs.data = theirs.data.to(mine.device, mine.dtype)
-            theirs.requires_grad_(False)
+        for trained, frozen in self.pairs():
+            frozen.data = frozen.data.to(trained.device, trained.dtype)
+            frozen.requires_grad_(False)
         self.follow(1.0)
         self.moved = False
 
@@ -55,9 +55,9 @@ class FrozenAdapter:
 
     @torch.no_grad()
     def follow(self, share: float) -> None:
-        """Move towards the trained adapter, factor by factor; all the way with ``share`` 1."""
-        for mine, theirs in self.pairs():
-            theirs.lerp_(mine.to(theirs.dtype), share)
+        """Move each factor towards the trained adapter's: all the way with ``share`` 1."""
+        for trained, frozen in self.pairs():
+            frozen.lerp_(trained.to(frozen.dtype), share)
         self.moved = True
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -67,11 +67,11 @@ class FrozenAdapter:
         return {n: sharding.full(found[n]) for n in names if n is not None}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See :meth:`state_dict`."""
+        """Load what :meth:`state_dict` returned."""
         self._model.load_state_dict(dict(state), strict=False)
 
 
 def _named_for(name: str, who: str) -> str | None:
-    """The name of another adapter's parameter that corresponds to one of the trained adapter, if it is one."""
+    """The name in another adapter of a parameter of the trained adapter; ``None`` for any other parameter."""
     other, count = re.subn(rf"\.{TRAINED}(?=\.|$)", f".{who}", name)
     return other if count else None

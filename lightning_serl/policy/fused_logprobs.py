@@ -1,4 +1,9 @@
-"""Log-probabilities and their gradient in chunks, without the full logits."""
+"""Log-probs and their gradient in one pass over chunks of logits, for an output layer that is a plain matrix.
+
+With logits ``z = factor * (hidden @ weight.T)`` and probabilities ``p = softmax(z)``, the derivative of a label's
+log-prob by ``z`` is ``(one at the label) - p``. While a chunk of ``p`` exists, two products give the gradients of
+hidden states and weight, so that the backward pass need not compute the logits again.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +14,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Bytes of float32 logits that exist at one time unless a chunk is given.
-_TABLE = {"cpu": 2**25, "other": 2**28}
+#: Tables of logits that the fused pass holds at one time: the chunk's own and temporaries of its statistics.
+TABLES = 3
 # Logits whose statistics are taken at one time on a CPU: few enough to stay in its cache.
 _CACHED = 2**18
 
-# (N,) log-probs, those of later chunks still 0, and the chunk's place -> d loss / d logp of the chunk
-Slope = Callable[[Tensor, slice], Tensor]
+#: ``f(logp, place)``: d loss / d logp, (k,), of the tokens at ``place``; ``logp`` is (N,), with 0 for later chunks.
+LossDerivative = Callable[[Tensor, slice], Tensor]
 
 
-def _rows_at_once(hidden: Tensor, vocabulary: int, chunk: int | None) -> int:
-    table = _TABLE["cpu" if hidden.device.type == "cpu" else "other"]
-    return max(1, table // (4 * vocabulary)) if chunk is None else chunk
+def table_bytes(device: str) -> int:
+    """Bytes of float32 logits that exist at one time by default, by the type of the device."""
+    return 2**25 if device == "cpu" else 2**28
 
 
-# -- a matrix: everything while the logits of a chunk are there --------------------------------------------------------
+def rows_at_once(hidden: Tensor, vocabulary: int, chunk: int | None) -> int:
+    """Positions whose logits exist at one time: ``chunk``, by default what fits :func:`table_bytes`."""
+    return max(1, table_bytes(hidden.device.type) // (4 * vocabulary)) if chunk is None else chunk
 
 
 @dataclass
-class _Product:
-    """How the logits of a chunk are made, and what is asked of them."""
+class FusedLogProbs:
+    """Computes log-probs, entropy and certainty, and says how: scaling, chunks, dtypes and what carries a gradient.
+
+    Attributes:
+        scale: Multiplies the logits.
+        cap: Soft cap of the logits, or ``None``.
+        temperature: Divides the logits.
+        chunk: Positions whose logits exist at one time; ``None`` for :func:`rows_at_once`.
+        loss_derivative: Predicts the gradient by ``logp`` up to a common factor, or ``None``.
+        certainty: Whether certainty is computed.
+        spread_gradient: Whether entropy and certainty carry a gradient too.
+        rows: Positions of a chunk, set by each call.
+        learns: Whether gradients are recorded, set by each call.
+        dtype: Of the matrix products, set by each call.
+    """
 
     scale: float
     cap: float | None
     temperature: float
     chunk: int | None
-    slope: Slope | None
+    loss_derivative: LossDerivative | None
     certainty: bool
     spread_gradient: bool
     rows: int = 0
@@ -46,112 +66,104 @@ class _Product:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(logp, entropy, certainty), each (N,)."""
         kind = hidden.device.type
-        self.rows = _rows_at_once(hidden, weight.shape[0], self.chunk)
+        self.rows = rows_at_once(hidden, weight.shape[0], self.chunk)
         self.learns = torch.is_grad_enabled()
-        # in what F.linear would multiply
+        # the dtype in which F.linear would multiply
         cast = torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64
         self.dtype = torch.get_autocast_dtype(kind) if cast else hidden.dtype
-        return _TokenStats.apply(self, hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
+        return _FusedFunction.apply(self, hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
 
     @property
     def exact(self) -> torch.dtype:
-        """In which statistics are taken."""
+        """The dtype of statistics."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
     def factor(self) -> float:
-        """Derivative of the logits by the layer's outputs, cap aside."""
+        """Derivative of the logits by the layer's outputs, without the cap."""
         return self.scale / self.temperature
 
     @property
     def in_place(self) -> bool:
-        """Whether a softmax of the table is all that lies between the layer's outputs and the gradient."""
+        """Whether the table holds logits in exact precision, so that softmax and gradient can overwrite it."""
         return self.dtype == self.exact and self.cap is None
 
     def chunks(self, count: int) -> list[slice]:
+        """Consecutive places of at most :attr:`rows` positions."""
         return [slice(i, min(i + self.rows, count)) for i in range(0, count, self.rows)]
 
     def blocks(self, place: slice, table: Tensor) -> list[tuple[slice, slice]]:
-        """Rows of a chunk that are worked on together, and their place in the batch."""
+        """(rows of the chunk, their place in the batch) of the blocks whose statistics are taken at one time."""
         count = place.stop - place.start
         step = max(1, _CACHED // table.shape[1]) if table.device.type == "cpu" else count
         rows = [slice(i, min(i + step, count)) for i in range(0, count, step)]
         return [(r, slice(place.start + r.start, place.start + r.stop)) for r in rows]
 
     def table(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-        """(k, V): the logits where :attr:`in_place`, else what the layer gives."""
+        """(k, V): the logits if :attr:`in_place`, else the layer's outputs; written into ``out``."""
         factor = self.factor if self.in_place else 1.0
         start = hidden.new_zeros(()) if bias is None else bias
         beta = 0.0 if bias is None else factor
         return torch.addmm(start, hidden, weight.t(), beta=beta, alpha=factor, out=out[: len(hidden)])
 
     def log_softmax(self, block: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(rows, V) log-probs in exact precision, and the derivative of the cap where there is one."""
+        """(rows, V) log-probs in exact precision, and the derivative of the cap, ``None`` without one."""
         if self.in_place:
             return torch.log_softmax(block, -1), None
         logits = block.to(self.exact, copy=True)
         if self.cap is None:
             return torch.log_softmax(logits.mul_(self.factor), -1), None
         logits.mul_(self.scale / self.cap).tanh_()
-        bend = 1 - logits.square()
-        return torch.log_softmax(logits.mul_(self.cap / self.temperature), -1), bend
+        cap_derivative = 1 - logits.square()
+        return torch.log_softmax(logits.mul_(self.cap / self.temperature), -1), cap_derivative
 
 
-class _TokenStats(torch.autograd.Function):
-    """Statistics and, where the gradient can be known ahead, both of its products in one pass over the logits.
+class _FusedFunction(torch.autograd.Function):
+    """Statistics and, where it can be predicted, the gradient in one pass over the logits.
 
-    d logp / d logits is (one at the label) - p. The gradient of a hidden state is that row times the weight, whatever
-    its upstream gradient turns out to be: a factor per token. The gradient of the weight sums over tokens, so it needs
-    the upstream gradient, or the slope that foretells it. Tables hold p - (one at the label).
+    The gradient of a hidden state is ``(one at the label) - p`` times the weight, times the upstream gradient of its
+    token, which the backward pass multiplies in. The gradient of the weight sums over tokens, so it needs the upstream
+    gradient while the logits exist: ``loss_derivative`` predicts it, and the backward pass computes the logits again if
+    the prediction was wrong. Tables hold ``p - (one at the label)``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, product: _Product, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+        ctx: Any, task: FusedLogProbs, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        _, needs_hidden, needs_weight, needs_bias, _ = (product.learns and n for n in ctx.needs_input_grad)
-        learns_head = needs_weight or needs_bias
-        ahead = needs_hidden and not product.spread_gradient and (product.slope is not None or not learns_head)
-        # one softmax in place, and the entropy follows from the gradient of the hidden state
+        _, needs_hidden, needs_weight, needs_bias, _ = (task.learns and n for n in ctx.needs_input_grad)
+        head_learns = needs_weight or needs_bias
+        predicts = needs_hidden and not task.spread_gradient and (task.loss_derivative is not None or not head_learns)
+        # one softmax in place; the entropy follows from the gradient of the hidden state
         on_cpu = hidden.device.type == "cpu"
-        swift = ahead and on_cpu and product.in_place and bias is None and not product.certainty
+        fused = predicts and on_cpu and task.in_place and bias is None and not task.certainty
         count = len(hidden)
-        logp, entropy, certainty, foretold = (hidden.new_zeros(count, dtype=product.exact) for _ in range(4))
+        logp, entropy, certainty, predicted_grad = (hidden.new_zeros(count, dtype=task.exact) for _ in range(4))
         with torch.autocast(hidden.device.type, enabled=False):
-            h, w, b = _cast(product, hidden, weight, bias)
-            out = h.new_empty(min(product.rows, max(1, count)), len(w))
-            unit = torch.empty_like(h) if ahead else None
-            sums = _Sums(weight, bias, needs_weight and ahead, needs_bias and ahead)
-            for place in product.chunks(count):
-                table, y = product.table(h[place], w, b, out), labels[place, None]
-                if swift:
+            h, w, b = _cast(task, hidden, weight, bias)
+            out = h.new_empty(min(task.rows, max(1, count)), len(w))
+            hidden_grad = torch.empty_like(h) if predicts else None
+            sums = _HeadGradient(weight, bias, needs_weight and predicts, needs_bias and predicts)
+            for place in task.chunks(count):
+                table, y = task.table(h[place], w, b, out), labels[place, None]
+                if fused:
                     torch.softmax(table, -1, out=table)
-                    logp[place] = _logs(table.gather(-1, y)[:, 0], product, h[place], w, y)
-                else:
-                    for rows, at in product.blocks(place, table):
-                        log_p, bend = product.log_softmax(table[rows])
-                        logp[at] = log_p.gather(-1, y[rows])[:, 0]
-                        p = log_p.exp()
-                        entropy[at] = -torch.linalg.vecdot(p, log_p)
-                        if product.certainty:
-                            certainty[at] = -log_p.mean(-1)
-                        if ahead:
-                            _add_at(p, y[rows], -1.0)
-                            table[rows] = p if bend is None else p.mul_(bend)
-                if unit is None:
-                    continue
-                if swift:
+                    logp[place] = _label_logps(table.gather(-1, y)[:, 0], task, h[place], w, y)
                     _add_at(table, y, -1.0)
-                torch.mm(table, w, out=unit[place])
-                if swift:
-                    entropy[place] = -logp[place] - product.factor * torch.linalg.vecdot(h[place], unit[place])
-                if learns_head:
-                    assert product.slope is not None
-                    foretold[place] = product.slope(logp, place).to(product.exact)
-                    sums.add(table, h[place], foretold[place])
-        ctx.product, ctx.ahead = product, (unit, foretold, sums) if ahead else None
+                else:
+                    _statistics(task, table, place, y, (logp, entropy, certainty), keep_gradient=predicts)
+                if hidden_grad is None:
+                    continue
+                torch.mm(table, w, out=hidden_grad[place])
+                if fused:
+                    entropy[place] = -logp[place] - task.factor * torch.linalg.vecdot(h[place], hidden_grad[place])
+                if head_learns:
+                    assert task.loss_derivative is not None
+                    predicted_grad[place] = task.loss_derivative(logp, place).to(task.exact)
+                    sums.add(table, h[place], predicted_grad[place])
+        ctx.task, ctx.predicted = task, (hidden_grad, predicted_grad, sums) if predicts else None
         ctx.save_for_backward(hidden, weight, bias, labels, entropy)
-        if not product.spread_gradient:
+        if not task.spread_gradient:
             ctx.mark_non_differentiable(entropy, certainty)
         return logp, entropy, certainty
 
@@ -159,73 +171,101 @@ class _TokenStats(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, up: Tensor, up_entropy: Tensor, up_certainty: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels, entropy = ctx.saved_tensors
-        product: _Product = ctx.product
+        task: FusedLogProbs = ctx.task
         _, needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        by_hidden: Tensor | None = None
-        ahead, ctx.ahead = ctx.ahead, None  # its tensors become the gradients; a second call computes anew
-        if ahead is not None:
-            unit, foretold, sums = ahead
-            factors = (up * -product.factor)[:, None]
+        hidden_grad: Tensor | None = None
+        # its tensors become the gradients, so a second backward pass computes them from the logits
+        predicted, ctx.predicted = ctx.predicted, None
+        if predicted is not None:
+            per_token, predicted_grad, sums = predicted
+            factors = (up * -task.factor)[:, None]
             # not in place under autocast to float16, where gradients may be too small
-            by_hidden = unit.mul_(factors) if unit.dtype == hidden.dtype else (unit * factors).to(hidden.dtype)
+            same = per_token.dtype == hidden.dtype
+            hidden_grad = per_token.mul_(factors) if same else (per_token * factors).to(hidden.dtype)
             if not (needs_weight or needs_bias):
-                return None, by_hidden, None, None, None
-            factor = _common_factor(up, foretold)
+                return None, hidden_grad, None, None, None
+            factor = _common_factor(up, predicted_grad)
             if factor is not None:
-                return None, by_hidden, *sums.times(factor * -product.factor), None
-        sums = _Sums(weight, bias, needs_weight, needs_bias)
+                return None, hidden_grad, *sums.times(factor * -task.factor), None
+        sums = _HeadGradient(weight, bias, needs_weight, needs_bias)
         with torch.autocast(hidden.device.type, enabled=False):
-            h, w, b = _cast(product, hidden, weight, bias)
-            out = h.new_empty(min(product.rows, max(1, len(h))), len(w))
-            gradient = torch.empty_like(h) if needs_hidden and by_hidden is None else None
-            for place in product.chunks(len(h)):
-                table, y = product.table(h[place], w, b, out), labels[place, None]
-                for rows, at in product.blocks(place, table):
-                    log_p, bend = product.log_softmax(table[rows])
-                    p, factors = log_p.exp(), up[at, None]
-                    if product.spread_gradient:
-                        even = up_certainty[at, None]
-                        back = log_p.add_(entropy[at, None]).mul_(up_entropy[at, None]).add_(factors - even)
-                        back.mul_(p).add_(even / p.shape[-1])
-                    else:
-                        back = p.mul_(factors)
-                    _add_at(back, y[rows], -factors)
-                    table[rows] = back if bend is None else back.mul_(bend)
+            h, w, b = _cast(task, hidden, weight, bias)
+            out = h.new_empty(min(task.rows, max(1, len(h))), len(w))
+            gradient = torch.empty_like(h) if needs_hidden and hidden_grad is None else None
+            for place in task.chunks(len(h)):
+                table, y = task.table(h[place], w, b, out), labels[place, None]
+                _logit_gradient(task, table, place, y, entropy, (up, up_entropy, up_certainty))
                 if gradient is not None:
                     torch.mm(table, w, out=gradient[place])
                 sums.add(table, h[place], None)
         if gradient is not None:
-            by_hidden = gradient.mul_(-product.factor).to(hidden.dtype)
-        return None, by_hidden, *sums.times(-product.factor), None
+            hidden_grad = gradient.mul_(-task.factor).to(hidden.dtype)
+        return None, hidden_grad, *sums.times(-task.factor), None
+
+
+def _statistics(
+    task: FusedLogProbs, table: Tensor, place: slice, labels: Tensor, out: tuple[Tensor, ...], keep_gradient: bool
+) -> None:
+    """Fill (logp, entropy, certainty) at a chunk's place; if asked, leave ``p - (one at the label)`` in the table."""
+    logp, entropy, certainty = out
+    for rows, at in task.blocks(place, table):
+        log_p, cap_derivative = task.log_softmax(table[rows])
+        logp[at] = log_p.gather(-1, labels[rows])[:, 0]
+        p = log_p.exp()
+        entropy[at] = -torch.linalg.vecdot(p, log_p)
+        if task.certainty:
+            certainty[at] = -log_p.mean(-1)
+        if keep_gradient:
+            _add_at(p, labels[rows], -1.0)
+            table[rows] = p if cap_derivative is None else p.mul_(cap_derivative)
+
+
+def _logit_gradient(
+    task: FusedLogProbs, table: Tensor, place: slice, labels: Tensor, entropy: Tensor, upstream: tuple[Tensor, ...]
+) -> None:
+    """Replace a chunk's table by the negative gradient of the loss by the chunk's logits."""
+    up, up_entropy, up_certainty = upstream
+    for rows, at in task.blocks(place, table):
+        log_p, cap_derivative = task.log_softmax(table[rows])
+        p, factors = log_p.exp(), up[at, None]
+        if task.spread_gradient:
+            even = up_certainty[at, None]
+            back = log_p.add_(entropy[at, None]).mul_(up_entropy[at, None]).add_(factors - even)
+            back.mul_(p).add_(even / p.shape[-1])
+        else:
+            back = p.mul_(factors)
+        _add_at(back, labels[rows], -factors)
+        table[rows] = back if cap_derivative is None else back.mul_(cap_derivative)
 
 
 def _cast(
-    product: _Product, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    task: FusedLogProbs, hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    cast = [None if x is None else x.detach().to(product.dtype) for x in (hidden, weight, bias)]
+    """The three in the dtype of the products."""
+    cast = [None if x is None else x.detach().to(task.dtype) for x in (hidden, weight, bias)]
     assert cast[0] is not None
     assert cast[1] is not None
     return cast[0], cast[1], cast[2]
 
 
 def _add_at(table: Tensor, labels: Tensor, value: Tensor | float) -> Tensor:
-    """In place: add to the label of each row."""
+    """Add to the label of each row, in place."""
     added = value if isinstance(value, Tensor) else table.new_full(labels.shape, value)
     return table.scatter_add_(-1, labels, added.to(table.dtype))
 
 
-def _logs(p: Tensor, product: _Product, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """(k,) logs of the labels' probabilities; those too small for their precision are computed anew."""
+def _label_logps(p: Tensor, task: FusedLogProbs, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """(k,) logs of the labels' probabilities; those too small for their dtype are computed from their logits."""
     small = p < torch.finfo(p.dtype).tiny / torch.finfo(p.dtype).eps
     logs = p.log()
     if bool(small.any()):
-        logits = (hidden[small] @ weight.t()).mul_(product.factor)
+        logits = (hidden[small] @ weight.t()).mul_(task.factor)
         logs[small] = torch.log_softmax(logits, -1).gather(-1, labels[small])[:, 0]
     return logs
 
 
-class _Sums:
-    """Gradients of weight and bias, summed chunk by chunk in the precision of the weight."""
+class _HeadGradient:
+    """Gradients of the output layer's weight and bias, summed chunk by chunk in the dtype of the weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, needs_weight: bool, needs_bias: bool) -> None:
         self.weight = torch.zeros_like(weight) if needs_weight else None
@@ -249,16 +289,16 @@ class _Sums:
             self.weight.addcmul_(torch.mm(back, (hidden * even[:, None]).to(table.dtype)), size)
 
     def times(self, factor: float | Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Both gradients times one factor."""
+        """Both gradients, multiplied in place."""
         for total in (self.weight, self.bias):
             if total is not None:
                 total.mul_(factor)
         return self.weight, self.bias
 
 
-def _common_factor(up: Tensor, foretold: Tensor) -> Tensor | None:
-    """The number that makes ``up`` of ``foretold``, or None if none does to the last bits."""
-    a, b = up.double(), foretold.double()
+def _common_factor(up: Tensor, predicted: Tensor) -> Tensor | None:
+    """The number that turns ``predicted`` into ``up`` up to rounding, or ``None`` if there is none."""
+    a, b = up.double(), predicted.double()
     factor = (a @ b) / (b @ b).clamp(min=torch.finfo(b.dtype).tiny)
     bound = 64 * torch.finfo(up.dtype).eps * _largest(a)
     return factor if bool(_largest(a - factor * b) <= bound) else None

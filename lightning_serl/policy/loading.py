@@ -1,4 +1,4 @@
-"""From a directory or hub name to a :class:`Policy`."""
+"""Loads a :class:`Policy` from a directory or a hub name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from lightning_serl import tiny
 from lightning_serl.errors import InputError, reason, short
@@ -16,14 +18,14 @@ from lightning_serl.policy.lora import LoraOptions, add_lora
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization, compute_exactly, let_go_of_files, quantization_config
 
-# What the hub takes for a name, with or without its organisation.
+# Names that the hub accepts, with or without an organisation.
 _HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 
 def check_model_path(name: str) -> str:
-    """Resolve ``tiny:base``, and look at a local directory before anything heavy is imported or loaded.
+    """Resolve ``tiny:base``, and check that a local directory has the files it needs before anything is loaded.
 
     Returns:
         A directory, or the hub name unchanged.
@@ -32,18 +34,20 @@ def check_model_path(name: str) -> str:
         InputError: if a local directory lacks a configuration, weights or a tokenizer, or a path does not exist.
     """
     resolved = os.path.expanduser(tiny.resolve(name))
-    said = short(name)
+    shown = short(name)
     path = Path(resolved)
-    # os.path, whose questions answer no where pathlib's raise (a name too long for the file system)
+    # os.path returns False where pathlib raises (a name too long for the file system)
     if not name.strip() or not os.path.isdir(resolved):
         if os.path.isfile(resolved):
-            raise InputError(f"model {said} is a file; give the directory that holds config.json and the weights")
+            raise InputError(f"model {shown} is a file; give the directory that holds config.json and the weights")
         if not _HUB_NAME.fullmatch(name):
-            raise InputError(f"model directory {said} does not exist; give a directory or a hub name such as org/model")
+            raise InputError(
+                f"model directory {shown} does not exist; give a directory or a hub name such as org/model"
+            )
         return resolved
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise InputError(
-            f"model directory {said} holds an adapter alone; give the base here and the adapter with "
+            f"model directory {shown} holds only an adapter; give the base here and the adapter with "
             "--model.lora.start_from"
         )
     wanted = {
@@ -54,7 +58,7 @@ def check_model_path(name: str) -> str:
     for what, patterns in wanted.items():
         if not any(next(path.glob(p), None) for p in patterns):
             raise InputError(
-                f"model directory {said} has no {what}; save model and tokenizer there with save_pretrained"
+                f"model directory {shown} has no {what}; save model and tokenizer there with save_pretrained"
             )
     return resolved
 
@@ -80,18 +84,14 @@ def load_policy(
         attn_implementation: As in transformers; ``None`` lets transformers choose.
         temperature: See :class:`Policy`.
         quantize: Hold the linear layers in 4 bits; only an adapter can then be trained.
-        device: Where 4-bit layers are made, which is where they stay; other weights follow the Trainer.
-        empty: Build the model without reading its weights, for a rank that gets its share of them from another.
+        device: The device of 4-bit layers, which cannot move later; other weights are moved by the Trainer.
+        empty: Build the model without reading its weights, for a rank that receives its shards from rank 0.
 
     Raises:
         InputError: if the model or tokenizer cannot be loaded, or the adapter matches nothing.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as hf_logging
-
-    where = check_model_path(name)
-    said = short(name)
-    hf_logging.disable_progress_bar()
+    where, shown = check_model_path(name), short(name)
+    transformers_logging.disable_progress_bar()
     extra: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if lora is not None:
         lora.config()  # refused before the weights are read
@@ -102,46 +102,50 @@ def load_policy(
             compute = _compute_dtype(where, dtype)
             extra["quantization_config"] = quantization_config(quantize, compute)
             extra["device_map"] = {"": device or torch.device("cpu")}
-        # False, not the default: that one asks on the terminal whether to run the code
+        # False, not the default, which asks on the terminal whether to run the code
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        found: dict[str, Any] = {"missing_keys": ()}
-        if empty:
-            model = _without_weights(where, dtype, extra)
-        else:
-            model, found = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, trust_remote_code=False, output_loading_info=True, **extra
-            )
+        model, missing = _without_weights(where, dtype, extra) if empty else _with_weights(where, dtype, extra)
     except Exception as error:  # damaged files raise whatever the library that reads them raises
-        raise InputError(_unloadable(said, where, error)) from error
-    missing = sorted(found["missing_keys"])
+        raise InputError(_unloadable(shown, where, error)) from error
     if missing:
         raise InputError(
-            f"the weights of model {said} lack {len(missing)} tensors that its config.json describes (first "
+            f"the weights of model {shown} lack {len(missing)} tensors that its config.json describes (first "
             f"{missing[0]}); save the whole model with save_pretrained"
         )
     if quantize is not None:
         compute_exactly(model, compute)
         let_go_of_files(model)
     if not empty:
-        _check_head(model, said)
-    _mend_generation_config(model)
+        _check_head(model, shown)
+    _fix_generation_config(model)
+    model = prepare_for_training(model, gradient_checkpointing, lora)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of model {shown} has no end token; set eos_token in its tokenizer_config.json")
+    policy = Policy(model, tokenizer, temperature)
+    # from_pretrained returns eval mode and Lightning does not change it
+    policy.train()
+    return policy
+
+
+def prepare_for_training(model: Any, gradient_checkpointing: bool, lora: LoraOptions | None, load: bool = True) -> Any:
+    """Switch off the cache, and add gradient checkpointing and the adapter where they are asked for.
+
+    Args:
+        model: A transformers model.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        lora: Adapter options.
+        load: Whether to read the weights of an adapter to start from.
+    """
     model.config.use_cache = False
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if lora is not None:
             model.enable_input_require_grads()
-    if lora is not None:
-        model = add_lora(model, lora)
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"the tokenizer of model {said} has no end token; set eos_token in its tokenizer_config.json")
-    policy = Policy(model, tokenizer, temperature)
-    # from_pretrained returns eval mode and Lightning keeps what it finds
-    policy.train()
-    return policy
+    return model if lora is None else add_lora(model, lora, load)
 
 
 def check_quantize(quantize: Quantization, lora: LoraOptions | None) -> None:
-    """Refuse 4-bit weights that nothing could train.
+    """Refuse 4-bit weights in a run that could not train them.
 
     Raises:
         InputError: without an adapter, or without bitsandbytes.
@@ -155,46 +159,48 @@ def check_quantize(quantize: Quantization, lora: LoraOptions | None) -> None:
 
 def _compute_dtype(where: str, dtype: DType) -> torch.dtype:
     """The dtype that 4-bit layers compute in: that of the other weights."""
-    from transformers import AutoConfig
-
     if dtype != "auto":
         return getattr(torch, dtype)
     return AutoConfig.from_pretrained(where, trust_remote_code=False).dtype or torch.float32
 
 
-def _without_weights(where: str, dtype: DType, extra: dict[str, Any]) -> Any:
-    """The model on the meta device, generation settings included."""
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+def _with_weights(where: str, dtype: DType, extra: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The model, and the names of tensors that its files lack."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        where, dtype=dtype, trust_remote_code=False, output_loading_info=True, **extra
+    )
+    return model, sorted(found["missing_keys"])
 
+
+def _without_weights(where: str, dtype: DType, extra: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The model on the meta device, with its generation config; nothing is missing."""
     config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     kind = config.dtype if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False, **extra)
     model.tie_weights()
-    with suppress(OSError):  # a model need not bring any; the one made from its configuration stands
+    with suppress(OSError):  # without such a file the one made from the configuration is kept
         model.generation_config = GenerationConfig.from_pretrained(where)
-    return model.eval()
+    return model.eval(), []
 
 
-def _unloadable(said: str, where: str, error: Exception) -> str:
+def _unloadable(shown: str, where: str, error: Exception) -> str:
     """Why transformers did not load a model, as one sentence."""
     if "trust_remote_code" in str(error):
-        return f"model {said} brings code of its own, which is never run here; give a model that transformers knows"
+        return f"model {shown} needs code of its own, which is never run here; give a model that transformers supports"
     if isinstance(error, ImportError):
-        return f"model {said} needs a package that is not installed ({reason(error)}); install it or choose without"
+        return f"model {shown} needs a package that is not installed ({reason(error)}); install it or choose without"
     if not os.path.isdir(where):
         return (
-            f"model {said} is no directory here and the hub did not give it ({reason(error)}); check name and network"
+            f"model {shown} is not a directory and could not be downloaded from the hub ({reason(error)}); check name "
+            "and network"
         )
-    return f"model {said} cannot be loaded ({reason(error)}); check the options, or save the model again"
+    return f"model {shown} cannot be loaded ({reason(error)}); check the options, or save the model again"
 
 
 @torch.no_grad()
-def _check_head(model: Any, said: str) -> None:
-    """Refuse a model whose logits are more than its output layer and the scalings that ``Policy.head`` knows.
-
-    Its log-probs would be wrong without a word.
-    """
+def _check_head(model: Any, shown: str) -> None:
+    """Refuse a model whose logits are not what ``Policy.head`` computes; its log-probs would be wrong unnoticed."""
     if getattr(model.config, "_attn_implementation", None) not in ("eager", "sdpa"):
         return  # cannot run where the weights are loaded
     ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
@@ -209,17 +215,20 @@ def _check_head(model: Any, said: str) -> None:
         ours, theirs = probe.head(hidden).float(), model(input_ids=ids, use_cache=False).logits.float()
         same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
     except (AttributeError, TypeError) as error:
-        raise InputError(f"model {said} ({kind}) does not run as a causal LM here: {reason(error)}") from error
+        raise InputError(f"model {shown} ({kind}) does not run as a causal LM here: {reason(error)}") from error
     if not same:
-        raise InputError(f"model {said} ({kind}) does more to its logits than is known here; give another architecture")
+        raise InputError(
+            f"model {shown} ({kind}) uses logit processing that this package does not reproduce; give a model of "
+            "another architecture"
+        )
 
 
 class _NoTokenizer:
     eos_token_id = 0
 
 
-def _mend_generation_config(model: Any) -> None:
-    """Published models often set a temperature without ``do_sample``, which save_pretrained would refuse on export."""
+def _fix_generation_config(model: Any) -> None:
+    """Set ``do_sample`` where a published config has a temperature alone, which save_pretrained refuses to export."""
     config = model.generation_config
     try:
         config.validate(strict=True)

@@ -1,7 +1,7 @@
-"""Token log-probs from hidden states, without ever holding the logits of a whole batch.
+"""Token log-probs from hidden states, without the logits of a whole batch in memory.
 
-A chunk of positions at a time goes through the output layer; log-prob, entropy and the gradient are taken from its
-table of logits before the next chunk overwrites it. Three matrix products are the least this takes: hidden states to
+The output layer is applied to a chunk of positions at a time; log-prob, entropy and the gradient are computed from the
+chunk's logits before the next chunk overwrites them. This needs three matrix products at least: hidden states to
 logits, and the gradients of hidden states and weight.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_serl.policy.fused_logprobs import Slope, _Product, _rows_at_once
+from lightning_serl.policy.fused_logprobs import FusedLogProbs, LossDerivative, rows_at_once
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OutputLayer:
 
     @property
     def plain(self) -> bool:
-        """Whether the layer is a matrix and perhaps a bias, and nothing that hooks, adapts, shards or packs them."""
+        """Whether the layer is a matrix with or without a bias: no hooks, adapter, sharding or 4-bit weight."""
         layer = self.layer
         return (
             type(layer) is nn.Linear
@@ -60,7 +60,7 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each label, and the entropy of each distribution, without holding all logits at once.
+    """Log-probability of each label and entropy of each distribution, without all logits in memory at one time.
 
     Args:
         hidden: (N, H) last hidden states.
@@ -73,8 +73,8 @@ def token_logprobs(
         ``(logp, entropy)``, each (N,), float32 (float64 for a float64 model).
     """
     if isinstance(head, Tensor):
-        product = _Product(1.0, None, temperature, chunk, slope=None, certainty=False, spread_gradient=True)
-        return product(hidden, head, None, labels)[:2]
+        fused = FusedLogProbs(1.0, None, temperature, chunk, None, certainty=False, spread_gradient=True)
+        return fused(hidden, head, None, labels)[:2]
     stats = token_stats(hidden, OutputLayer(head), labels, temperature, chunk, spread_gradient=True)
     return stats[:2]
 
@@ -87,7 +87,7 @@ def token_stats(
     chunk: int | None = None,
     certainty: bool = False,
     spread_gradient: bool = False,
-    slope: Slope | None = None,
+    loss_derivative: LossDerivative | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581).
 
@@ -97,25 +97,24 @@ def token_stats(
         labels: (N,) int64.
         temperature: Divides the logits.
         chunk: See :func:`token_logprobs`.
-        certainty: Whether certainty is asked for; 0 where it is not.
+        certainty: Whether certainty is computed; it is 0 otherwise.
         spread_gradient: Whether entropy and certainty carry a gradient too.
-        slope: What the gradient by ``logp`` will be, up to one common factor: the gradient of the weight is then
-            summed while the logits are there. A gradient that turns out otherwise costs a second pass over the logits
-            and is as exact. Without a slope that is what a trainable output layer always takes.
+        loss_derivative: Predicts the gradient by ``logp`` up to one common factor, so that the gradient of the weight
+            is summed while the logits exist. After a wrong prediction, and for a trainable output layer without one,
+            the backward pass computes the logits again; the gradient is exact in every case.
     """
     if head.plain:
         layer: Any = head.layer
-        product = _Product(head.scale, head.cap, temperature, chunk, slope, certainty, spread_gradient)
-        return product(hidden, layer.weight, layer.bias, labels)
+        fused = FusedLogProbs(head.scale, head.cap, temperature, chunk, loss_derivative, certainty, spread_gradient)
+        return fused(hidden, layer.weight, layer.bias, labels)
     return _recomputed(hidden, head, labels, temperature, chunk, spread_gradient)
-
-
-# -- any output layer: automatic differentiation; logits are computed again in the backward pass ----------------------
 
 
 def _recomputed(
     hidden: Tensor, head: OutputLayer, labels: Tensor, temperature: float, chunk: int | None, spread_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`token_stats` for any output layer, by autograd; the backward pass computes the logits again."""
+
     def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = head(h)
         logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
@@ -128,7 +127,7 @@ def _recomputed(
         return logp, entropy, certainty
 
     if chunk is None:
-        chunk = _rows_at_once(hidden, getattr(head.layer, "out_features", 2**17), None)
+        chunk = rows_at_once(hidden, getattr(head.layer, "out_features", 2**17), None)
     if hidden.shape[0] <= chunk:
         return piece(hidden, labels)
     parts = []

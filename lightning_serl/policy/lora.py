@@ -1,28 +1,37 @@
-"""Low-rank adapters through peft: their options, where they start from, frozen ones beside the trained, and merging."""
+"""Low-rank adapters through peft: their options, adding one to a model, and computing with it."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from lightning_serl.errors import InputError, reason, short
-from lightning_serl.policy.adapter_weights import TRAINED
 
-# Options of peft that have an option of ours.
+# peft is imported in functions: it takes a quarter of the time that importing `lightning_serl.module` does.
+
+#: peft's name of the adapter that is trained.
+TRAINED = "default"
+# peft's options that LoraOptions has under its own names.
 _OURS = {"r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "target_modules"}
 _FIXED = {"task_type", "peft_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"}
-# The base would train, or change its layers: the disabled adapter would be no reference, and engines keep the base.
+# These train the base or change its layers: the disabled adapter would be no reference, and engines keep the base.
 _CHANGES_BASE = {
     "alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config",
     "target_parameters", "trainable_token_indices",
 }  # fmt: skip
-_STARTS = (True, False, "gaussian", "orthogonal")
+_INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
+
+
+# -- options -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -50,38 +59,24 @@ class LoraOptions:
 
     def __post_init__(self) -> None:
         if self.r < 1:
-            raise ValueError(f"lora.r must be at least 1, got {self.r}")
+            raise ValueError(f"model.lora.r must be at least 1, got {self.r}")
         if self.alpha <= 0:
-            raise ValueError(f"lora.alpha must be above 0, got {self.alpha}")
+            raise ValueError(f"model.lora.alpha must be above 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout must lie in [0, 1), got {self.dropout}")
+            raise ValueError(f"model.lora.dropout must be at least 0 and below 1, got {self.dropout}")
 
     def config(self) -> Any:
-        """The ``peft.LoraConfig`` of these options; that of the adapter to start from, if there is one.
+        """The ``peft.LoraConfig`` of these options, or that of the adapter to start from.
 
         Raises:
-            InputError: naming the option that peft does not know or that cannot be used here.
+            InputError: naming the option that peft does not have or that cannot be used here.
         """
         from peft import LoraConfig
 
         if self.start_from is not None:
             return _stored_config(self.start_from)
-        known = {name: f for name, f in LoraConfig.__dataclass_fields__.items() if f.init}
-        defaults = LoraConfig()
         for name, value in self.peft.items():
-            where = f"model.lora.peft.{name}"
-            if name in _OURS:
-                raise InputError(f"{where} has an option of its own: set model.lora.{_OURS[name]}")
-            if name in _FIXED or name not in known:
-                near = difflib.get_close_matches(str(name), [k for k in known if k not in _FIXED], n=1)
-                raise InputError(
-                    f"model.lora.peft has no option {short(str(name))}"
-                    + (f"; did you mean {near[0]}?" if near else "; see peft.LoraConfig for its options")
-                )
-            default = getattr(defaults, name)
-            for kind, said in ((bool, "true or false"), (dict, "a mapping")):
-                if isinstance(default, kind) and not isinstance(value, kind) and name != "init_lora_weights":
-                    raise InputError(f"{where} must be {said}, got {short(str(value))}")
+            _check_peft_option(name, value)
         try:
             config = LoraConfig(
                 r=self.r,
@@ -92,45 +87,66 @@ class LoraOptions:
                 **self.peft,
             )
         except (ValueError, TypeError, ImportError) as error:
-            raise InputError(
-                f"model.lora.peft is refused by peft ({reason(error)}); mend or drop the option"
-            ) from error
+            raise InputError(f"model.lora.peft is refused by peft ({reason(error)}); change the option") from error
         _check_base_stays(config, "model.lora.peft")
         return config
 
 
-def _check_base_stays(config: Any, where: str) -> None:
-    """Refuse what trains or rewrites weights of the base."""
-    if config.init_lora_weights not in _STARTS:
+def _check_peft_option(name: str, value: Any) -> None:
+    """Refuse an option that peft does not have, that has another name here, or of the wrong kind."""
+    from peft import LoraConfig
+
+    where = f"model.lora.peft.{name}"
+    if name in _OURS:
+        raise InputError(f"{where} is an option of model.lora: set model.lora.{_OURS[name]} instead")
+    known = {n for n, f in LoraConfig.__dataclass_fields__.items() if f.init} - _FIXED
+    if name not in known:
+        near = difflib.get_close_matches(str(name), sorted(known), n=1)
         raise InputError(
-            f"{where}: init_lora_weights {config.init_lora_weights!r} rewrites the base or needs data; the base must "
-            "stay as it is; use true, false, gaussian or orthogonal"
+            f"model.lora.peft has no option {short(str(name))}"
+            + (f"; did you mean {near[0]}?" if near else "; see peft.LoraConfig for its options")
+        )
+    default = getattr(LoraConfig(), name)
+    for kind, expected in ((bool, "true or false"), (dict, "a mapping")):
+        if isinstance(default, kind) and not isinstance(value, kind) and name != "init_lora_weights":
+            raise InputError(f"{where} must be {expected}, got {short(str(value))}")
+
+
+def _check_base_stays(config: Any, where: str) -> None:
+    """Refuse options that train or rewrite weights of the base."""
+    if config.init_lora_weights not in _INITIAL_WEIGHTS:
+        raise InputError(
+            f"{where}: init_lora_weights {config.init_lora_weights!r} rewrites the base or needs data, but the base "
+            "must not change; use true, false, gaussian or orthogonal"
         )
     if config.bias != "none":
-        raise InputError(f"{where}: bias {config.bias!r} trains weights of the base; use none, since it must stay")
+        raise InputError(f"{where}: bias {config.bias!r} trains weights of the base, which must not change; use none")
     for name in sorted(_CHANGES_BASE):
         if getattr(config, name, None):
-            raise InputError(f"{where}: {name} changes the layers of the base, which is not supported; drop it")
+            raise InputError(f"{where}: {name} changes the layers of the base, which is not supported; leave it out")
 
 
 def _stored_config(directory: str) -> Any:
     from peft import LoraConfig, PeftConfig
 
-    path = Path(directory).expanduser()
+    where, path = f"model.lora.start_from {short(directory)}", Path(directory).expanduser()
     if not (path / "adapter_config.json").is_file():
         raise InputError(
-            f"model.lora.start_from {short(directory)} is no directory with an adapter_config.json; give one that peft "
-            "has saved, or an export of form adapter"
+            f"{where} is no directory with an adapter_config.json; give one that peft has saved, or an export of form "
+            "adapter"
         )
     try:
         config = PeftConfig.from_pretrained(str(path))
     except Exception as error:  # damaged files raise whatever the library that reads them raises
-        raise InputError(f"model.lora.start_from {short(directory)} cannot be read ({reason(error)})") from error
+        raise InputError(f"{where} cannot be read ({reason(error)})") from error
     if not isinstance(config, LoraConfig):
-        raise InputError(f"model.lora.start_from {short(directory)} is no LoRA adapter but {config.peft_type.value}")
-    _check_base_stays(config, f"model.lora.start_from {short(directory)}")
+        raise InputError(f"{where} is no LoRA adapter but {config.peft_type.value}")
+    _check_base_stays(config, where)
     config.inference_mode = False
     return config
+
+
+# -- adding an adapter ---------------------------------------------------------------------------------------------
 
 
 def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Module:
@@ -138,69 +154,113 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
 
     Args:
         model: The base.
-        options: What is added.
+        options: Of the adapter.
         load: Whether to read the weights of an adapter to start from.
 
     Raises:
-        InputError: if the options match nothing, or the adapter is of another model.
+        InputError: if the options match no layer, or the adapter is of another model.
     """
     from peft import get_peft_model
 
     config = options.config()
     linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
     known = short(", ".join(linear))[1:-1]
-    for option, targets in (
-        ("target_modules", config.target_modules),
-        ("peft.modules_to_save", config.modules_to_save),
-    ):
-        for target in () if isinstance(targets, str) else sorted(targets or ()):
-            # peft is content if one of the list matches
-            if not any(n == target or n.endswith(f".{target}") for n, _ in model.named_modules()):
-                raise InputError(f"model.lora.{option} {short(target)} matches no layer; linear layers: {known}")
+    _check_targets(model, config, known)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[operator]
-    targets = short(str(options.target_modules))
+    targets = f"model.lora.target_modules {short(str(options.target_modules))}"
     try:
         adapted = get_peft_model(model, config)
     except re.error as error:
-        raise InputError(
-            f"model.lora.target_modules {targets} is no pattern ({reason(error)}); linear layers: {known}"
-        ) from error
+        raise InputError(f"{targets} is no pattern ({reason(error)}); linear layers: {known}") from error
     except ValueError as error:
-        raise InputError(
-            f"model.lora.target_modules {targets} cannot be adapted ({reason(error)}); linear layers: {known}"
-        ) from error
+        raise InputError(f"{targets} cannot be adapted ({reason(error)}); linear layers: {known}") from error
     ends = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
     if tied and any(hasattr(end, "base_layer") or hasattr(end, "modules_to_save") for end in ends):
         raise InputError(
             "model.lora.target_modules or modules_to_save names the embedding or output layer, which share one tensor "
             "in this model; leave both out, since merging one would change the other"
         )
-    layers = [n for n, m in adapted.named_modules() if hasattr(m, "lora_A")]
-    for name in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, name):
-            if not any(re.match(rf"(.*\.)?({pattern})$", layer) for layer in layers):
-                raise InputError(f"model.lora.peft.{name} {short(pattern)} matches no adapted layer; drop or mend it")
+    _check_patterns(adapted, config)
     if options.start_from is not None and load:
         _load(adapted, options.start_from)
     return adapted
 
 
+def _check_targets(model: nn.Module, config: Any, known: str) -> None:
+    """Refuse listed modules that the model does not have; peft accepts a list if any of it matches."""
+    for option, targets in (
+        ("target_modules", config.target_modules),
+        ("peft.modules_to_save", config.modules_to_save),
+    ):
+        for target in () if isinstance(targets, str) else sorted(targets or ()):
+            if not any(n == target or n.endswith(f".{target}") for n, _ in model.named_modules()):
+                raise InputError(f"model.lora.{option} {short(target)} matches no layer; linear layers: {known}")
+
+
+def _check_patterns(adapted: nn.Module, config: Any) -> None:
+    layers = [n for n, m in adapted.named_modules() if hasattr(m, "lora_A")]
+    for name in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, name):
+            if not any(re.match(rf"(.*\.)?({pattern})$", layer) for layer in layers):
+                raise InputError(f"model.lora.peft.{name} {short(pattern)} matches no adapted layer; change it")
+
+
 def _load(model: Any, directory: str) -> None:
-    """Fill the trained adapter from files."""
+    """Read the weights of the trained adapter from files."""
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
-    said = f"model.lora.start_from {short(directory)}"
+    where = f"model.lora.start_from {short(directory)}"
     try:
         state = load_peft_weights(str(Path(directory).expanduser()), device="cpu")
         odd = sorted(set(state) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)))
         if odd:
-            raise InputError(f"{said} is of another model: {len(odd)} tensors differ in name, such as {odd[0]}")
+            raise InputError(f"{where} is of another model: {len(odd)} tensors differ in name, such as {odd[0]}")
         set_peft_model_state_dict(model, state)
     except InputError:
         raise
     except Exception as error:  # damaged or foreign files raise whatever the library that reads them raises
-        raise InputError(f"{said} does not fit the model or is damaged ({reason(error)})") from error
+        raise InputError(f"{where} does not fit the model or is damaged ({reason(error)})") from error
     config = model.peft_config[TRAINED]
     rank_zero_info(
         f"adapter of {directory}: rank {config.r}, alpha {config.lora_alpha}; its own options count, not model.lora's"
     )
+
+
+# -- computing with an adapter -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def adapter_in_autocast_dtype(model: nn.Module, device: str) -> Iterator[None]:
+    """Replace autocast by an adapter that is cast once, for many small passes without gradients.
+
+    Where the base already has autocast's dtype, autocast only casts the adapter's factors, in every layer of every
+    pass; casting them once gives the same numbers. Any other model keeps its autocast.
+
+    Args:
+        model: A model with or without an adapter.
+        device: The type of its device.
+    """
+    dtype = torch.get_autocast_dtype(device)
+    to_cast = [
+        (path, module, name, parameter)
+        for path, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype
+    ]
+    if not torch.is_autocast_enabled(device) or not all(_is_factor(path) for path, *_ in to_cast):
+        yield
+        return
+    try:
+        # other parameters, not other data: DDP's hooks are on those that train
+        for _, module, name, parameter in to_cast:
+            module._parameters[name] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for _, module, name, parameter in to_cast:
+            module._parameters[name] = parameter
+
+
+def _is_factor(path: str) -> bool:
+    """Whether a module, by its path, holds one of the two factors of an adapter."""
+    return not {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}.isdisjoint(path.split("."))

@@ -1,4 +1,8 @@
-"""Traces the memory of a forward and backward pass on the meta device."""
+"""Traces the memory of one forward and backward pass with fake tensors, so that nothing is allocated.
+
+torch's ``MemTracker`` reports the same peaks for full training, but takes twice the time and fails on frozen weights,
+which LoRA has: it registers gradient hooks on every parameter.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,22 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
 
-from lightning_serl.policy.lora import LoraOptions, add_lora
+from lightning_serl.distributed.sharding import replace_tensors
+from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
+from lightning_serl.policy.loading import prepare_for_training
+from lightning_serl.policy.lora import LoraOptions
 
-# The fused log-probs hold this many tables of logits at a time, each of at most so many bytes.
-_TABLES, _TABLE = 3, {"cpu": 2**25, "cuda": 2**28}
-# nf4 with double quantisation: 4 bits, a byte per 64 weights, and four bytes per 256 of those bytes.
-_PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)
+# Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -28,15 +35,15 @@ class Work:
     Attributes:
         rows: Rows of a micro-batch.
         length: Tokens of a row, prompt included.
-        sampled: Completions in flight at one time.
+        sampled: Completions that are written at one time.
         autocast: The dtype of mixed precision, or ``None``.
         checkpointing: Whether activations are computed again in the backward pass.
         state: Bytes of optimizer state per trained weight.
         reference: Whether a frozen copy of all weights is held.
-        offload: Whether it waits on the CPU.
+        offload: Whether that copy is kept on the CPU.
         ranks: Processes that weights are sharded over.
-        replicated: Whether gradients are held a second time for their exchange, as under DDP.
-        engine: Bytes that an engine of its own takes, ``None`` where the policy itself writes.
+        replicated: Whether gradients are held a second time for their reduction, as under DDP.
+        engine: Bytes that a separate engine takes; ``None`` where the policy itself writes.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -54,79 +61,72 @@ class Work:
     device: str = "cpu"
 
 
-def _trace(
-    config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None, quantized: bool
-) -> tuple[int, int, int, int, int]:
-    """Bytes of weights, number of trained weights, their bytes, bytes of a pass beyond weights, the largest of them."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+class Traced(NamedTuple):
+    """What a model takes in one pass.
 
+    Attributes:
+        weights: Bytes of parameters and buffers.
+        trained: Number of trained weights.
+        gradients: Bytes of their gradients.
+        peak: Most bytes at one time beyond ``weights``, gradients included.
+        largest: Bytes of the largest trained parameter.
+    """
+
+    weights: int
+    trained: int
+    gradients: int
+    peak: int
+    largest: int
+
+
+def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None, quantized: bool) -> Traced:
+    """Trace one pass of the model that a configuration describes; see :func:`~.memory_plan.plan` for the arguments."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = _stand_in(config, dtype, work.checkpointing, lora, quantized)
     with FakeTensorMode():
-        _without_content(model)
+        # autocast does nothing on the meta device, so the fake tensors claim to be on the CPU
+        replace_tensors(model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         trained = [p for p in model.parameters() if p.requires_grad]
         # shared tensors count once
         weights = sum(t.nbytes for t in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
-        peak = _pass(model, work)
+        peak = _peak(model, work)
     sizes = [p.nbytes for p in trained]
-    return weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes)
+    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes))
 
 
 def _stand_in(
     config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoraOptions | None, quantized: bool
 ) -> nn.Module:
-    """The model as it will be trained, without content."""
-    from transformers import AutoModelForCausalLM
-
+    """The model as it will be trained, on the default device."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.config.use_cache = False
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if lora is not None:
-            model.enable_input_require_grads()
     head = model.get_output_embeddings()
-    if lora is not None:
-        model = add_lora(model, lora, load=False)
+    model = prepare_for_training(model, checkpointing, lora, load=False)
     if quantized:
         for parent in list(model.modules()):
             for name, layer in list(parent.named_children()):
-                if type(layer) is nn.Linear and layer is not head and "lora_" not in name and not _in_lora(parent):
-                    setattr(parent, name, _Packed(layer))
+                # the factors of adapters are in module dicts, one per layer
+                is_factor = "lora_" in name or isinstance(parent, nn.ModuleDict)
+                if type(layer) is nn.Linear and layer is not head and not is_factor:
+                    setattr(parent, name, _FourBitLinear(layer))
     return model.train()
 
 
-def _without_content(model: nn.Module) -> None:
-    """Put tensors of the present fake mode in place of those on the meta device, which no autocast knows."""
-    made: dict[int, Tensor] = {}
-    for module in model.modules():
-        for own in (module._parameters, module._buffers):
-            for name, tensor in own.items():
-                if tensor is not None:
-                    if id(tensor) not in made:
-                        made[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
-                        if isinstance(tensor, nn.Parameter):
-                            made[id(tensor)] = nn.Parameter(made[id(tensor)], tensor.requires_grad)
-                    own[name] = made[id(tensor)]  # type: ignore[assignment]
-
-
-def _in_lora(parent: nn.Module) -> bool:
-    return isinstance(parent, nn.ModuleDict)
-
-
-class _Packed(nn.Module):
+class _FourBitLinear(nn.Module):
     """A linear layer whose weight takes 4 bits, and is whole only while it is multiplied."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.register_buffer("packed", torch.empty(int(layer.weight.numel() * _PACKED), dtype=torch.uint8))
+        self.register_buffer("packed", torch.empty(int(layer.weight.numel() * _NF4_BYTES), dtype=torch.uint8))
         self.bias, self.dtype = layer.bias, layer.weight.dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Product.apply(x, self.out_features, self.dtype)  # type: ignore[no-untyped-call]
+        return _FourBitProduct.apply(x, self.out_features, self.dtype)  # type: ignore[no-untyped-call]
 
 
-class _Product(torch.autograd.Function):
+class _FourBitProduct(torch.autograd.Function):
+    """A product with a weight that is made for it, in the forward and again in the backward pass."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, out: int, dtype: torch.dtype) -> Tensor:
         ctx.shape = (out, x.shape[-1])
@@ -138,13 +138,13 @@ class _Product(torch.autograd.Function):
         return grad @ grad.new_empty(ctx.shape, dtype=ctx.dtype).to(grad.dtype), None, None
 
 
-class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors that were made inside and are still alive, and their greatest sum."""
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that were made inside and still exist, and their largest sum."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: Iterator[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.most = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.now = self.most = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in ignored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -153,39 +153,32 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 storage = tensor.untyped_storage()
                 if storage not in self._known:
                     self._known.add(storage)
-                    self.live += storage.nbytes()
-                    self.most = max(self.most, self.live)
-                    weakref.finalize(storage, self._gone, storage.nbytes())
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self._free, storage.nbytes())
         return out
 
-    def _gone(self, size: int) -> None:
-        self.live -= size
-
-    def hold(self, tensors: Iterator[Tensor]) -> None:
-        """Tensors made before count for nothing."""
-        for tensor in tensors:
-            self._known.add(tensor.untyped_storage())
+    def _free(self, size: int) -> None:
+        self.now -= size
 
 
-def _pass(model: Any, work: Work) -> int:
-    """The greatest number of bytes beyond the weights in one forward and backward pass, gradients included."""
+def _peak(model: Any, work: Work) -> int:
+    """The most bytes beyond the weights in one forward and backward pass, gradients included."""
     lm = model.get_base_model() if hasattr(model, "peft_config") else model
     text = lm.config.get_text_config()
     ids = torch.zeros(work.rows, work.length, dtype=torch.long)
     autocast: AbstractContextManager[Any] = nullcontext()
     if work.autocast is not None:
         autocast = torch.autocast("cpu", dtype=work.autocast)
-    tracker = _Peak()
-    tracker.hold(t for t in (*model.parameters(), *model.buffers()))
-    table = _TABLES * min(_TABLE[work.device], 4 * work.rows * work.length * text.vocab_size)
-    with tracker:
+    logits = TABLES * min(table_bytes(work.device), 4 * work.rows * work.length * text.vocab_size)
+    with _LiveBytes(t for t in (*model.parameters(), *model.buffers())) as live:
         with autocast:
             hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        # the output layer: a table of logits at a time, the gradient of its weight, and that of the hidden states
+        # the fused log-probs hold tables of logits, the gradient of the head's weight, and that of the hidden states
         head = lm.get_output_embeddings().weight
         if head.requires_grad:
             head.grad = torch.zeros_like(head)
-        slope = torch.zeros_like(hidden)
-        tracker.most = max(tracker.most, tracker.live + table)
-        hidden.backward(slope)
-    return tracker.most
+        gradient = torch.zeros_like(hidden)
+        live.most = max(live.most, live.now + logits)
+        hidden.backward(gradient)
+    return live.most

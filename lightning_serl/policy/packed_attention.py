@@ -1,4 +1,4 @@
-"""Attention over packed rows: each response sees its prompt and itself."""
+"""Attention over packed rows, through transformers' attention interface: each row attends to its own tokens."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from lightning_serl.policy.packing import Packed
-
-# -- transformers' attention interface -----------------------------------------------------------------
 
 _PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
 
 
 @contextmanager
 def attending(packed: Packed) -> Iterator[None]:
-    """While a model that :func:`prepare` has seen makes its masks, they are for these rows."""
+    """Masks that a model prepared by :func:`prepare` makes inside the context are those of these rows."""
     token = _PACKED.set(packed)
     try:
         yield
@@ -30,23 +29,21 @@ def attending(packed: Packed) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What travels through the layers in place of an attention mask; a layer computed again finds it there too."""
+    """Passed through the layers in place of an attention mask, so that a layer that is computed again has it too."""
 
     packed: Packed
     masks: list[Tensor | None]
 
 
 def prepare(model: Any) -> str | None:
-    """Register the model's attention under a name of its own, which behaves as before unless rows are packed.
+    """Have a model use an attention that also takes packed rows; without them it is the model's own.
 
     Args:
         model: A transformers model.
 
     Returns:
-        Why its attention cannot be prepared, or None.
+        Why its attention cannot be prepared, or ``None``.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface
-
     name = model.config._attn_implementation
     if str(name).startswith("packed_"):
         return None
@@ -66,7 +63,7 @@ def _mask_of(make: Callable[..., Any]) -> Callable[..., Any]:
         if packed is None:
             return make(**given)
         if given["mask_function"] is None or given["q_length"] != packed.input_ids.shape[1]:
-            raise ValueError("the model asks for a mask of other tokens than it was given")
+            raise ValueError("the model asks for an attention mask of other tokens than its input")
         masks = []
         for rows, tokens in packed.shapes:
             # padding comes after the tokens of its row, so a causal mask hides it
@@ -81,15 +78,13 @@ def _attention_of(name: str) -> Callable[..., Any]:
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *given: Any, **more: Any
     ) -> tuple[Tensor, None]:
-        from transformers import AttentionInterface
-
         if name == "eager":
             attend = sys.modules[type(module).__module__].eager_attention_forward
         else:
             attend = AttentionInterface()[name]
         if not isinstance(attention_mask, _Rows):
             if attention_mask is None and _PACKED.get() is not None:
-                raise ValueError("the model keeps its attention mask to itself")
+                raise ValueError("the model does not pass transformers' attention mask to its layers")
             return attend(module, query, key, value, attention_mask, *given, **more)
         packed = attention_mask.packed
         calls = zip(*(packed.rows(x) for x in (query, key, value)), attention_mask.masks, strict=True)

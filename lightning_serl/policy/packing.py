@@ -1,11 +1,10 @@
-"""Micro-batches without padding: every token once through the decoder, the rows put together for attention alone.
+"""Packs micro-batches: every token goes through the decoder once, and rows are formed for attention alone.
 
-All layers but attention treat tokens one by one. So the tokens of a batch are laid in one line, without padding, the
-prompt of neighbouring rows once, and without the last token of each row, whose successor nobody asks for. Around each
-attention call queries, keys and values are gathered into rows of similar length, on which the model's own attention
-runs with its own mask (causal, sliding window, ...): nothing can leak from row to row, whatever the model's attention
-is, unless something else in it mixes tokens. Models where something does, or that do not ask transformers' interface
-for their attention, are found out by :func:`unpackable`.
+All layers except attention treat tokens one by one. So the tokens of a batch are put in one line: without padding, the
+prompt of neighbouring rows once, and without the last token of each row, which predicts nothing. Around each attention
+call queries, keys and values are gathered into rows of similar length, on which the model's own attention runs with its
+own mask (causal, sliding window, ...), so that no row can attend to another. :func:`.packing_check.unpackable` finds
+models in which something besides attention mixes tokens, or that do not use transformers' attention interface.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from lightning_serl.types import RolloutBatch
 
-# Rows shorter than this share of the longest beside them get an attention call of their own.
+# Rows shorter than this share of the longest in an attention call get another call.
 _SIMILAR = 0.75
 
 
@@ -29,10 +28,10 @@ class Packed:
     Attributes:
         input_ids: (1, N) int64.
         position_ids: (1, N) int64, those of each row.
-        predictors: (K,) int64, where in the line each masked token of the batch is predicted, row by row.
-        gather: (M,) int64, where in the line each token of the rows is; M counts their padding and repeated prompts.
-        shapes: (rows, tokens) of the rows of each attention call.
-        home: (N,) int64, which of the M tokens of the rows is this one.
+        predictors: (K,) int64, positions in the line that predict the masked tokens of the batch, row by row.
+        gather: (M,) int64, the position in the line of each token of the rows, padding and repeated prompts included.
+        shapes: (rows, tokens) of each attention call.
+        home: (N,) int64, the position in the rows of each token of the line.
     """
 
     input_ids: Tensor
@@ -56,7 +55,7 @@ class Packed:
 
 
 def pack(batch: RolloutBatch, mask: Tensor) -> Packed:
-    """Lay a batch in one line; rows beside each other share what they have in common before their first masked token.
+    """Put a batch in one line; neighbouring rows with equal tokens before their first masked token share them.
 
     Args:
         batch: Right-padded rows.
@@ -95,7 +94,7 @@ def pack(batch: RolloutBatch, mask: Tensor) -> Packed:
 
 
 def _similar(lengths: list[int]) -> Iterator[tuple[list[int], int]]:
-    """Rows in classes of similar length, and the longest of each; rows of length 0 are in none."""
+    """(rows, their greatest length) of classes of rows of similar length; rows of length 0 are in none."""
     order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: (-lengths[i], i))
     chosen: list[int] = []
     for i in order:

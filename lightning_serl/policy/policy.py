@@ -1,4 +1,4 @@
-"""The trainable causal language model, and the only way to its token log-probabilities."""
+"""The trainable causal language model and its token log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from lightning_serl.distributed import sharding
-from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError
-from lightning_serl.policy.adapter_weights import adapted_layers, base_name, is_factor, merged_layer
 from lightning_serl.policy.frozen_adapter import FrozenAdapter
-from lightning_serl.policy.fused_logprobs import Slope
-from lightning_serl.policy.logprobs import OutputLayer, token_logprobs, token_stats
+from lightning_serl.policy.frozen_copies import move_towards, on_device
+from lightning_serl.policy.fused_logprobs import LossDerivative
+from lightning_serl.policy.logprobs import OutputLayer, token_stats
+from lightning_serl.policy.lora import adapter_in_autocast_dtype
+from lightning_serl.policy.named_weights import merged_weights, named_weights
 from lightning_serl.policy.packed_attention import attending, prepare
 from lightning_serl.policy.packing import pack
-from lightning_serl.policy.quantization import dequantized, is_quantized
-from lightning_serl.types import RolloutBatch, TokenStats
+from lightning_serl.policy.quantization import is_quantized
+from lightning_serl.types import RolloutBatch, TokenStats, pad_rows
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-from lightning_serl.types import pad_rows
-
-__all__ = ["Policy", "pad_rows", "token_logprobs"]
 
 
 class Policy(nn.Module):
-    """A Hugging Face causal LM (with or without LoRA) behind one forward: a batch in, log-probs out.
+    """A Hugging Face causal LM, with or without LoRA, whose forward takes a batch and returns log-probs.
 
     This module is the root that strategies wrap and shard; the output layer runs inside its forward.
 
@@ -38,15 +36,18 @@ class Policy(nn.Module):
         model: A ``PreTrainedModel`` with a causal-LM head, or a ``PeftModel`` around one.
         tokenizer: Its tokenizer; an end-of-sequence token is required, a pad token is not.
         temperature: The temperature rollouts are sampled and scored at; one number for both.
-        chunk: Positions whose logits exist at one time; null fits them to 32 MiB (256 MiB on a GPU).
+        chunk: Positions whose logits exist at one time; ``None`` for as many as fit in 32 MiB (256 MiB on a GPU).
 
     Attributes:
         version: Rises on every optimizer step and every load, so that an engine can tell stale weights.
         quantized: Whether the base holds 4-bit weights.
-        frozen: Frozen copies by name (``reference``, ``teacher``), outside the module tree on purpose: they enter
-            neither optimizer nor checkpoint nor ``parameters()``.
-        frozen_adapters: The same under LoRA: second adapters on the one base.
-        offload_frozen: Frozen copies wait on the CPU and come to the policy's device for their passes alone.
+        frozen: Frozen copies by name (``reference``, ``teacher``), outside the module tree on purpose, so that they are
+            not in optimizer, checkpoint or ``parameters()``.
+        frozen_adapters: The same under LoRA: second adapters on the same base.
+        offload_frozen: Whether frozen copies stay on the CPU except during their passes.
+        packs: Whether batches run without padding; ``packing_check.unpackable`` finds out if they can.
+        moved: Whether a frozen copy no longer has its first weights; only then it is saved in checkpoints.
+        placement: How the weights are sharded; ``None`` where every rank holds all of them.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
@@ -64,14 +65,11 @@ class Policy(nn.Module):
         self.frozen: dict[str, Policy] = {}
         self.frozen_adapters: dict[str, FrozenAdapter] = {}
         self.offload_frozen = False
-        #: Whether batches run without padding; ``packing_check.unpackable`` finds out if they can.
         self.packs = False
-        #: Set on a frozen copy once it left its first weights; only then it enters checkpoints.
         self.moved = False
-        #: How the weights are sharded; ``None`` where every rank holds all of them.
         self.placement: sharding.Placement | None = None
 
-    # -- the model ---------------------------------------------------------------------------------------------
+    # -- the model -------------------------------------------------------------------------------------------------
 
     @property
     def has_adapter(self) -> bool:
@@ -103,7 +101,7 @@ class Policy(nn.Module):
 
     @property
     def context_length(self) -> int | None:
-        """Most positions the model was built for, if its configuration says."""
+        """The most positions the model was built for, if its configuration says."""
         length = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
         return None if length is None else int(length)
 
@@ -136,13 +134,13 @@ class Policy(nn.Module):
         """Log-probabilities of the completion tokens of a micro-batch.
 
         Args:
-            batch: (B, T) ids, masks and positions; an empty slot (no mask at all) still runs, so that every rank
-                takes part in every collective.
+            batch: (B, T) ids, masks and positions; a batch without any masked token still runs the model, so that every
+                rank takes part in every collective.
             certainty: Also compute self-certainty.
             spread_gradient: Entropy and certainty carry a gradient too, which takes time.
-            loss: The () loss that will be made of the (B, T) log-probs, if it is a sum over tokens of functions of
-                their own log-prob: its derivative is then taken while the logits are there, which saves computing
-                them twice. Any other use of the result is as exact, and no faster.
+            loss: The () loss that will be computed from the (B, T) log-probs, if it is a sum over tokens of functions
+                of their own log-prob: its derivative is then taken while the logits exist, which saves computing them
+                twice. Without it, or with another loss in the end, the gradient is as exact.
 
         Returns:
             (B, T) statistics, 0 outside ``batch.mask``.
@@ -155,7 +153,7 @@ class Policy(nn.Module):
         predicting = self._predicting(batch, mask)
         values = token_stats(
             predicting, self.output_layer, batch.input_ids[mask], self.temperature, self.chunk, certainty,
-            spread_gradient, None if loss is None else _slope(loss, mask),
+            spread_gradient, None if loss is None else _loss_derivative(loss, mask),
         )  # fmt: skip
         wanted = (True, True, certainty)
         spread: list[Tensor | None] = []
@@ -186,14 +184,19 @@ class Policy(nn.Module):
         )
         return out.last_hidden_state[:, :-1][mask[:, 1:]]
 
-    # -- other selves ------------------------------------------------------------------------------------------
+    # -- frozen copies ---------------------------------------------------------------------------------------------
+
+    @property
+    def copies(self) -> dict[str, Policy | FrozenAdapter]:
+        """All frozen copies by name, of both kinds."""
+        return {**self.frozen, **self.frozen_adapters}
 
     @contextmanager
     def acting_as(self, who: str) -> Iterator[Policy]:
-        """The policy, its ``reference`` or its ``teacher``, for one or more forward passes.
+        """The policy whose forward passes are those of ``policy``, ``reference`` or ``teacher``.
 
-        Under LoRA the reference is the model with its adapter disabled, or a second adapter where it moves or where
-        training started from an adapter; otherwise it is a frozen copy.
+        Under LoRA the reference is the model with its adapter disabled, or a frozen adapter where it moves or where
+        training started from an adapter; without LoRA it is a frozen copy.
 
         Raises:
             InputError: if no such copy was made.
@@ -201,8 +204,8 @@ class Policy(nn.Module):
         if who == "policy":
             yield self
         elif who in self.frozen:
-            with _visiting(self.frozen[who], self.device if self.offload_frozen else None) as twin:
-                yield twin
+            with on_device(self.frozen[who], self.device if self.offload_frozen else None):
+                yield self.frozen[who]
         elif who in self.frozen_adapters:
             with self.frozen_adapters[who].active():
                 yield self
@@ -216,141 +219,62 @@ class Policy(nn.Module):
             )
 
     def freeze_copy(self, who: str) -> Policy | FrozenAdapter:
-        """Keep a frozen copy of the present weights under a name; made once, later calls return the first.
+        """The frozen copy of that name; made from the present weights if it does not exist.
 
         Under LoRA the copy is a second adapter on the same base.
+
+        Raises:
+            InputError: if the policy is an adapter that is sharded already.
         """
-        if self.has_adapter:
-            if who not in self.frozen_adapters:
-                if self.placement is not None:
-                    raise InputError(
-                        f"a {who} policy cannot be added to an adapter that is sharded already; use a new module"
-                    )
-                self.frozen_adapters[who] = FrozenAdapter(self.model, who)
-            return self.frozen_adapters[who]
-        if who not in self.frozen:
-            twin = self._copy(copy.deepcopy(self.model)) if self.placement is None else self._sharded_copy()
-            self.frozen[who] = twin.requires_grad_(False).eval()
-        return self.frozen[who]
+        if not self.has_adapter:
+            if who not in self.frozen:
+                self.frozen[who] = self._copy().requires_grad_(False).eval()
+            return self.frozen[who]
+        if who not in self.frozen_adapters:
+            if self.placement is not None:
+                raise InputError(
+                    f"a {who} policy cannot be added to an adapter that is sharded already; use a new module"
+                )
+            self.frozen_adapters[who] = FrozenAdapter(self.model, who)
+        return self.frozen_adapters[who]
 
-    @contextmanager
-    def at_temperature(self, temperature: float) -> Iterator[Policy]:
-        """Log-probs at another temperature than rollouts have, those of frozen copies too."""
-        owners = [self, *self.frozen.values()]
-        before = [owner.temperature for owner in owners]
-        for owner in owners:
-            owner.temperature = temperature
-        try:
-            yield self
-        finally:
-            for owner, value in zip(owners, before, strict=True):
-                owner.temperature = value
-
-    @contextmanager
-    def without_autocast(self) -> Iterator[None]:
-        """The same numbers for less, in many small passes without gradients under mixed precision.
-
-        Where the base has the dtype that products are made in, autocast only casts the adapter, in every layer of every
-        pass: here it is cast once. Any other policy keeps its autocast.
-        """
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind)
-        others = [
-            (owner, leaf, parameter, path)
-            for path, owner in self.model.named_modules()
-            for leaf, parameter in owner._parameters.items()
-            if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype
-        ]
-        alike = all(is_factor(path) for *_, path in others)
-        if not torch.is_autocast_enabled(kind) or self.placement is not None or not alike:
-            yield
-            return
-        try:
-            # other parameters, not other data: DDP's hooks sit on those that train
-            for owner, leaf, parameter, _ in others:
-                owner._parameters[leaf] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
-            with torch.autocast(kind, enabled=False):
-                yield
-        finally:
-            for owner, leaf, parameter, _ in others:
-                owner._parameters[leaf] = parameter
-
-    @property
-    def copies(self) -> dict[str, Policy | FrozenAdapter]:
-        """All frozen copies by name, whatever their kind."""
-        return {**self.frozen, **self.frozen_adapters}
-
-    @torch.no_grad()
     def move_copy(self, who: str, share: float) -> None:
         """Move a frozen copy towards the policy: all the way with ``share`` 1."""
         if who in self.frozen_adapters:
             self.frozen_adapters[who].follow(share)
-            return
-        twin = self.frozen[who]
-        for mine, theirs in zip(self.parameters(), twin.parameters(), strict=True):
-            theirs.lerp_(mine.to(theirs), share)
-        twin.moved = True
+        else:
+            move_towards(self.frozen[who], self, share)
+            self.frozen[who].moved = True
 
-    def _copy(self, model: nn.Module) -> Policy:
-        twin = Policy(model, self.tokenizer, self.temperature, self.chunk)
-        twin.packs = self.packs and prepare(twin.causal_lm) is None
-        return twin
+    def _copy(self) -> Policy:
+        """A second policy with the present weights, sharded as this one is; nothing is gathered."""
+        copied = self.around(copy.deepcopy(self.model if self.placement is None else self.placement.blank))
+        if self.placement is not None:
+            copied.placement = self.placement
+            sharding.place(copied, copied.model, self.placement)
+            with torch.no_grad():
+                for own, other in zip(_tensors(self), _tensors(copied), strict=True):
+                    other.copy_(own)
+            copied.become_root()
+        return copied
 
-    # -- sharded weights -----------------------------------------------------------------------------------------
+    def around(self, model: nn.Module) -> Policy:
+        """A policy around another model of the same kind, with the settings of this one."""
+        made = Policy(model, self.tokenizer, self.temperature, self.chunk)
+        made.packs = self.packs and prepare(made.causal_lm) is None
+        return made
 
-    def shard(self, placement: sharding.Placement, ranks: Ranks) -> None:
-        """Share the weights out over the ranks; only rank 0 needs to hold any.
+    def become_root(self) -> None:
+        """Make this module FSDP's root, right after sharding.
 
-        Args:
-            placement: Where and how.
-            ranks: Who takes part, all in step.
+        FSDP takes the module that runs first for the root, which otherwise could be the model inside this one, as an
+        engine runs it.
         """
-        sharding.agree_on_structure(self, ranks)
-        whole = {n: p.detach() for n, p in self.named_parameters()} if ranks.leads else None
-        self.placement = placement
-        sharding.place(self, self.model, placement)
-        if ranks.size > 1:
-            sharding.spread_weights(self, whole, ranks, placement.device)
-        self._settle_root()
-
-    def _sharded_copy(self) -> Policy:
-        """A copy of the present weights, sharded alike; nothing is gathered."""
-        assert self.placement is not None
-        twin = self._copy(copy.deepcopy(self.placement.blank))
-        twin.placement = self.placement
-        sharding.place(twin, twin.model, self.placement)
-        with torch.no_grad():
-            for mine, theirs in zip(_tensors(self), _tensors(twin), strict=True):
-                theirs.copy_(mine)
-        twin._settle_root()
-        return twin
-
-    def _settle_root(self) -> None:
-        """FSDP takes whatever runs first for the root, and an engine runs the model inside this one."""
         with torch.no_grad():
             self(pad_rows([], [], self.pad_id).to(self.device))
-        for part, _ in sharding.unsharded_parts(self):
-            part.reshard()
+        sharding.reshard(self)
 
-    def whole(self, ranks: Ranks) -> Policy | None:
-        """The policy on one device, for export: itself where nothing is sharded, else a copy on the CPU of rank 0.
-
-        All ranks must call this; under sharding the others get ``None``.
-        """
-        if self.placement is None:
-            return self
-        state = sharding.gathered_state(self, ranks)
-        if not ranks.leads:
-            return None
-        twin = self._copy(copy.deepcopy(self.placement.blank))
-        sharding.materialise(twin)
-        with torch.no_grad():
-            for mine, theirs in zip(self.buffers(), twin.buffers(), strict=True):
-                theirs.copy_(mine)
-        sharding.load_state(twin, state)
-        return twin
-
-    # -- use outside of training_step ----------------------------------------------------------------------------
+    # -- use outside of training_step ------------------------------------------------------------------------------
 
     @contextmanager
     def gathered(self, trainer: pl.Trainer | None = None) -> Iterator[Policy]:
@@ -365,9 +289,8 @@ class Policy(nn.Module):
             context = trainer.precision_plugin.forward_context()
         try:
             with ExitStack() as stack:
-                stack.enter_context(_unsharded(self))
-                for twin in self.frozen.values():
-                    stack.enter_context(_unsharded(twin))
+                for policy in (self, *self.frozen.values()):
+                    stack.enter_context(sharding.unsharded(policy))
                 stack.enter_context(torch.no_grad())
                 default = torch.get_default_dtype()
                 stack.enter_context(context)
@@ -377,6 +300,26 @@ class Policy(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    @contextmanager
+    def at_temperature(self, temperature: float) -> Iterator[Policy]:
+        """Log-probs at another temperature than that of rollouts, for the frozen copies too."""
+        owners = [self, *self.frozen.values()]
+        before = [owner.temperature for owner in owners]
+        for owner in owners:
+            owner.temperature = temperature
+        try:
+            yield self
+        finally:
+            for owner, value in zip(owners, before, strict=True):
+                owner.temperature = value
+
+    def without_autocast(self) -> AbstractContextManager[None]:
+        """Forward passes without gradients that give the same numbers as under autocast, in less time.
+
+        See :func:`~lightning_serl.policy.lora.adapter_in_autocast_dtype`; sharded weights keep their autocast.
+        """
+        return nullcontext() if self.placement is not None else adapter_in_autocast_dtype(self.model, self.device.type)
 
     def stats(self, rows: Sequence[tuple[Sequence[int], int]], who: str = "policy", certainty: bool = False,
               rows_per_pass: int = 64) -> list[TokenStats]:  # fmt: skip
@@ -407,40 +350,21 @@ class Policy(nn.Module):
                     out[i] = TokenStats(*(None if v is None else v[line, piece].cpu() for v in result))  # type: ignore[arg-type]
         return out
 
-    # -- weights for engines and export --------------------------------------------------------------------------
+    # -- weights for engines and export ----------------------------------------------------------------------------
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of the base model under its Hugging Face names, one at a time, sharded ones gathered.
 
-        The output layer is always named, also where it is tied to the embedding: engines keep their own copy. Weights
-        of 4 bits come as the layers compute with them.
-        All ranks must walk this iterator in step.
+        All ranks must iterate in step; see :func:`lightning_serl.policy.named_weights.named_weights`.
         """
-        lm = self.causal_lm
-        packed = {f"{n}.weight": m for n, m in lm.named_modules() if hasattr(m, "quant_state")}
-        for name, tensor in lm.state_dict().items():
-            plain = base_name(name)
-            owner, scale, _ = name.partition(".weight.")
-            if plain is None or (scale and f"{owner}.weight" in packed):
-                continue  # of an adapter, or a scale of a 4-bit weight
-            full = dequantized(packed[name]) if name in packed else tensor
-            assert full is not None
-            yield plain, sharding.full(full)
+        return named_weights(self.causal_lm)
 
     def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         """As :meth:`named_weights`, with the trained adapter merged into copies; without an adapter the same.
 
-        One layer at a time: the live weights stay as they are, and no second model is held.
+        The live weights are not changed, and no second model is held.
         """
-        if not self.has_adapter:
-            yield from self.named_weights()
-            return
-        layers, last, merged = adapted_layers(self.causal_lm), "", dict[str, Tensor]()
-        for name, tensor in self.named_weights():
-            layer, _, leaf = name.rpartition(".")
-            if layer in layers and layer != last:
-                last, merged = layer, merged_layer(layers[layer])
-            yield name, merged[leaf] if layer in layers else tensor
+        return merged_weights(self.causal_lm) if self.has_adapter else named_weights(self.causal_lm)
 
     def adapter_config(self) -> dict[str, Any]:
         """The configuration of the LoRA adapter, as peft writes it."""
@@ -459,42 +383,13 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _slope(loss: Callable[[Tensor], Tensor], mask: Tensor) -> Slope:
-    """The derivative of a loss of (B, T) log-probs, for those of some masked tokens."""
+def _loss_derivative(loss: Callable[[Tensor], Tensor], mask: Tensor) -> LossDerivative:
+    """The derivative of a loss of (B, T) log-probs, by those of some masked tokens."""
 
-    def slope(logp: Tensor, place: slice) -> Tensor:
+    def derivative(logp: Tensor, place: slice) -> Tensor:
         with torch.enable_grad():
             table = torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
             (gradient,) = torch.autograd.grad(loss(table.requires_grad_()), table)
         return gradient[mask][place]
 
-    return slope
-
-
-@contextmanager
-def _visiting(twin: Policy, device: torch.device | None) -> Iterator[Policy]:
-    """The copy on a device for as long as it is used; its weights at home are not touched."""
-    parts = [] if device is None else [*twin.parameters(), *twin.buffers()]
-    home = [part.data for part in parts]
-    for part in parts:
-        part.data = part.data.to(device, non_blocking=True)
-    try:
-        yield twin
-    finally:
-        for part, data in zip(parts, home, strict=True):
-            part.data = data
-
-
-@contextmanager
-def _unsharded(module: nn.Module) -> Iterator[None]:
-    """FSDP2 weights gathered once for many forward passes; without it every token would gather them again."""
-    parts = list(sharding.unsharded_parts(module))
-    for part, _ in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-    try:
-        yield
-    finally:
-        for part, reshards in parts:
-            part.reshard()
-            part.set_reshard_after_forward(reshards, recurse=False)
+    return derivative

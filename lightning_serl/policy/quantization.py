@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
 
 from lightning_serl.errors import InputError
 
@@ -14,17 +15,15 @@ Quantization = Literal["nf4"]
 
 
 def quantization_config(kind: Quantization, compute: torch.dtype) -> Any:
-    """What ``from_pretrained`` needs to load linear layers as 4-bit normal floats, their scales quantised once more.
+    """The configuration with which ``from_pretrained`` loads linear layers as nf4 with double quantisation.
 
     Args:
         kind: ``nf4``.
-        compute: The dtype that a layer's weight is brought back to for its product.
+        compute: The dtype to which a layer's weight is dequantised for its product.
 
     Raises:
         InputError: if bitsandbytes is not installed.
     """
-    from transformers import BitsAndBytesConfig
-
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"model.quantize {kind} needs bitsandbytes, which is not installed; pip install 'lightning-serl[qlora]'"
@@ -43,10 +42,10 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def compute_exactly(module: nn.Module, dtype: torch.dtype) -> None:
-    """Let 4-bit layers compute with the same weights in training, in scoring and in an export.
+    """Have 4-bit layers compute with the same weights in training, in scoring and in an export.
 
-    They remember the dtype of the files, to which bitsandbytes rounds in its paths with gradient but not in the others;
-    and on CPUs with AVX-512 BF16 a pass in eval mode packs them anew and computes in bfloat16.
+    bitsandbytes rounds weights to the dtype of the files in its paths with gradient but not in the others; and on CPUs
+    with AVX-512 BF16 a pass in eval mode repacks them and computes in bfloat16.
     """
     for layer in module.modules():
         if (state := getattr(getattr(layer, "weight", None), "quant_state", None)) is not None:
@@ -56,7 +55,7 @@ def compute_exactly(module: nn.Module, dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def let_go_of_files(module: nn.Module) -> None:
-    """Copy the weights that were not packed: on a CPU they are views of the files, which they would keep mapped."""
+    """Copy the weights that do not have 4 bits: on a CPU they are views of the files, which would stay mapped."""
     for weight in module.parameters():
         if weight.is_floating_point() and weight.device.type == "cpu":
             weight.data = weight.data.clone()
@@ -64,7 +63,7 @@ def let_go_of_files(module: nn.Module) -> None:
 
 @torch.no_grad()
 def dequantized(layer: nn.Module) -> Tensor | None:
-    """(out, in) weight that a 4-bit layer computes with, in the dtype of its product; ``None`` for any other layer."""
+    """(out, in) weight of a 4-bit layer, as it computes with it; ``None`` for any other layer."""
     if not hasattr(layer, "quant_state"):
         return None
     import bitsandbytes.functional as bnb

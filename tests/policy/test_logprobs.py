@@ -1,4 +1,4 @@
-"""The fused pass over the logits: exact whatever the gradient is, and the only one where the gradient is foretold."""
+"""The fused pass over the logits: exact whatever the gradient is, and the only one if the gradient was predicted."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_serl.module import SeRLModule
 from lightning_serl.objectives import Objective
-from lightning_serl.policy import Policy, logprobs
+from lightning_serl.policy import Policy, fused_logprobs
 from lightning_serl.policy.logprobs import OutputLayer, token_stats
 from lightning_serl.types import pad_rows
 
@@ -20,8 +20,8 @@ HEADS = {"plain": {}, "bias": {}, "scaled": {"scale": 0.3}, "capped": {"scale": 
 def passes(monkeypatch):
     """How many tables of logits were made."""
     made = []
-    make = logprobs._Product.table
-    monkeypatch.setattr(logprobs._Product, "table", lambda *given: made.append(1) or make(*given))
+    make = fused_logprobs.FusedLogProbs.table
+    monkeypatch.setattr(fused_logprobs.FusedLogProbs, "table", lambda *given: made.append(1) or make(*given))
     return made
 
 
@@ -31,12 +31,12 @@ def head_of(kind, dtype=torch.float64):
 
 
 def loss_of(logp):
-    """Clipped and curved: a slope that depends on the log-prob itself, and is 0 for some."""
+    """Clipped and curved: its derivative depends on the log-prob itself, and is 0 for some."""
     weights = torch.linspace(-1, 1, len(logp), dtype=logp.dtype)
     return (weights * logp.clamp(min=-4.0) ** 2).sum()
 
 
-def slope(logp, place):
+def loss_derivative(logp, place):
     with torch.enable_grad():
         logp = logp.clone().requires_grad_()
         return torch.autograd.grad(loss_of(logp), logp)[0][place]
@@ -65,12 +65,12 @@ def test_one_pass_is_exact(kind, chunk, temperature, passes):
         fresh = torch.log_softmax(head(hidden) / temperature, -1)[torch.arange(N), labels]
         expected = gradients(fresh, hidden, head, factor, other)
         passes.clear()
-        got = token_stats(hidden, head, labels, temperature, chunk, slope=slope)
+        got = token_stats(hidden, head, labels, temperature, chunk, loss_derivative=loss_derivative)
         torch.testing.assert_close(got[0], logp, rtol=1e-10, atol=1e-13)
         torch.testing.assert_close(got[1], entropy, rtol=1e-10, atol=1e-12)
         for a, b in zip(gradients(got[0], hidden, head, factor, other), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
-        # a gradient that was not foretold costs a second pass, and nothing else does
+        # a gradient that was not predicted costs a second pass, and nothing else does
         assert len(passes) == chunks * (2 if other else 1)
 
 
@@ -80,7 +80,7 @@ def test_every_use_has_the_same_values(passes):
     hidden, labels = torch.randn(N, WIDTH, requires_grad=True), torch.randint(0, VOCABULARY, (N,))
     for kind in HEADS:
         head = head_of(kind, torch.float32)
-        current = token_stats(hidden, head, labels, 0.7, 4, slope=slope)
+        current = token_stats(hidden, head, labels, 0.7, 4, loss_derivative=loss_derivative)
         assert current[0].requires_grad
         assert not current[1].requires_grad
         with torch.no_grad():
@@ -107,7 +107,7 @@ def test_a_frozen_head_takes_one_pass_and_no_gradient(passes):
 
 def test_backward_twice():
     hidden, labels = torch.randn(N, WIDTH, dtype=torch.float64, requires_grad=True), torch.arange(N)
-    logp = token_stats(hidden, head_of("plain"), labels, 1.0, 5, slope=slope)[0]
+    logp = token_stats(hidden, head_of("plain"), labels, 1.0, 5, loss_derivative=loss_derivative)[0]
     first, again = (torch.autograd.grad(loss_of(logp), hidden, retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(first, again, rtol=1e-12, atol=0)
 
@@ -118,7 +118,10 @@ def test_improbable_tokens_keep_their_log_probs():
     layer = nn.Linear(1, 3, bias=False)
     layer.weight.data = weight
     hidden = torch.ones(3, 1, requires_grad=True)
-    logp = token_stats(hidden, OutputLayer(layer), torch.arange(3), 1.0, slope=lambda x, p: torch.ones(3)[p])[0]
+    stats = token_stats(
+        hidden, OutputLayer(layer), torch.arange(3), 1.0, loss_derivative=lambda logp, place: torch.ones(3)[place]
+    )
+    logp = stats[0]
     assert logp.tolist() == [0.0, -400.0, -800.0]
     logp.sum().backward()
     assert hidden.grad[:, 0].tolist() == [0.0, -400.0, -800.0]
@@ -133,9 +136,13 @@ def test_autocast_multiplies_in_half_precision_and_sums_in_full(kind, dtype):
     head = head_of(kind, torch.float32)
     size = 1e-6  # of gradients; in float16 they are gone before they are summed, unless they are scaled
     truth = gradients(torch.log_softmax(head(hidden), -1)[torch.arange(40), labels], hidden, head, size)
+
+    def tiny_derivative(logp, place):
+        return size * loss_derivative(logp, place)
+
     with torch.autocast("cpu", dtype=dtype):
         assert head(hidden).dtype == dtype
-        stats = token_stats(hidden, head, labels, 1.0, 16, slope=lambda logp, place: size * slope(logp, place))
+        stats = token_stats(hidden, head, labels, 1.0, 16, loss_derivative=tiny_derivative)
     assert stats[0].dtype == stats[1].dtype == torch.float32
     for got, want in zip(gradients(stats[0], hidden, head, size), truth, strict=True):
         assert got.dtype == torch.float32

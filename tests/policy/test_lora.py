@@ -229,7 +229,7 @@ def test_an_adapter_of_another_model_and_an_adapter_as_a_model(begun, tmp_path):
     _, adapter, _ = begun
     with pytest.raises(InputError, match=r"model\.lora\.start_from"):
         load_policy("tiny:base", LoraOptions(start_from=str(adapter)))
-    with pytest.raises(InputError, match="holds an adapter alone"):
+    with pytest.raises(InputError, match="holds only an adapter"):
         check_model_path(str(adapter))
 
 
@@ -315,7 +315,12 @@ def test_a_run_from_an_adapter_measures_its_divergence_from_there(begun, tmp_pat
     module, kl = fit(where, tmp_path, LoraOptions(start_from=str(adapter)))
     assert abs(kl[0]) < 1e-6
     assert kl[-1] > 1e-5
-    assert torch.equal(logps(module.policy, "reference"), logps(first))
+    # the run packs its rows and `first` pads them: equal up to a rounding of log-probs near 10, which is about 1e-6,
+    # while the base and the trained policy are off by more than 0.1
+    expected = logps(first)
+    torch.testing.assert_close(logps(module.policy, "reference"), expected, rtol=0, atol=1e-4)
+    for other in (logps(load_policy(where)), logps(module.policy)):
+        assert (other - expected).abs().max() > 0.1
 
 
 def test_a_frozen_copy_may_wait_elsewhere(tmp_path):

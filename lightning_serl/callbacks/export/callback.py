@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning_serl.callbacks.export.model_card import model_card
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.policy.export import Form, export, export_form
+from lightning_serl.policy.sharded_weights import whole
 from lightning_serl.protocols import LoadsPolicy, module_of
 
 
@@ -39,9 +40,9 @@ class Export(pl.Callback):
         """Write the directory from rank 0; sharded weights are gathered from all ranks."""
         if trainer.fast_dev_run:
             return
-        policy, ranks = module_of(trainer).policy, Ranks.of(trainer)
-        form = export_form(self.form, policy.has_adapter)
-        whole = policy.whole(ranks)
+        live, ranks = module_of(trainer).policy, Ranks.of(trainer)
+        form = export_form(self.form, live.has_adapter)
+        policy = whole(live, ranks)
         with ranks.stage("exporting the policy"):
-            if whole is not None and ranks.leads:
-                export(whole, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))
+            if policy is not None and ranks.leads:
+                export(policy, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))

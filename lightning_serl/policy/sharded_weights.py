@@ -1,0 +1,66 @@
+"""Shards a freshly loaded policy with FSDP2, and gathers it for export."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from lightning_serl.distributed import sharding
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.distributed.strategies import ShardedStrategy
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from lightning_serl.policy.policy import Policy
+
+
+def shard(policy: Policy, trainer: pl.Trainer, mesh: Any) -> None:
+    """Shard a policy over all ranks, in the precision of the Trainer.
+
+    Args:
+        policy: With weights on rank 0; the other ranks need none.
+        trainer: Its strategy is a ``ModelParallelStrategy``.
+        mesh: The strategy's device mesh.
+    """
+    strategy = trainer.strategy
+    if type(strategy) is ModelParallelStrategy:
+        strategy.__class__ = ShardedStrategy
+    plugin = trainer.precision_plugin
+    half = plugin.precision == "bf16-mixed"
+    precision = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
+    )
+    plugin.convert_module(policy)
+    device, ranks = strategy.root_device, Ranks.of(trainer)
+    placement = sharding.Placement(mesh["data_parallel"], precision, device, sharding.blank_copy(policy.model))
+    sharding.agree_on_structure(policy, ranks)
+    whole = {n: p.detach() for n, p in policy.named_parameters()} if ranks.leads else None
+    policy.placement = placement
+    sharding.place(policy, policy.model, placement)
+    if ranks.size > 1:
+        sharding.spread_weights(policy, whole, ranks, device)
+    policy.become_root()
+
+
+def whole(policy: Policy, ranks: Ranks) -> Policy | None:
+    """The policy on one device, for export: itself if it is not sharded, else a copy on the CPU of rank 0.
+
+    All ranks must call this; under sharding those other than 0 get ``None``.
+    """
+    if policy.placement is None:
+        return policy
+    state = sharding.gathered_state(policy, ranks)
+    if not ranks.leads:
+        return None
+    copied = policy.around(copy.deepcopy(policy.placement.blank))
+    sharding.materialise(copied)
+    with torch.no_grad():
+        for own, other in zip(policy.buffers(), copied.buffers(), strict=True):
+            other.copy_(own)
+    sharding.load_state(copied, state)
+    return copied
