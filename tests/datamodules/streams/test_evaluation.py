@@ -297,7 +297,8 @@ def test_published_scoring_reads_prompt_and_response():
     ]
 
     def graded(**options):
-        stream = EvaluationStream(Rolling(ScriptedEngine(script), samples=4, **options), "set", problems)
+        session = Rolling(ScriptedEngine(script), samples=4, **options)
+        stream = EvaluationStream(session, session.evaluation, "set", problems)
         return [item for batch in stream for item in batch.items]
 
     published, ours = graded(scoring="serl"), graded()
