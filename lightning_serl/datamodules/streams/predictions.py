@@ -32,10 +32,6 @@ class PredictionStream:
         """What was written, for the terminal."""
         return f"predictions: {self.written} problems with answers in {self.target}"
 
-    def last_line(self) -> str:
-        """What was written, for the terminal."""
-        return f"predictions: {self.written} problems with answers in {self.target}"
-
     def __len__(self) -> int:
         return self.rounds
 
