@@ -43,18 +43,21 @@ def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -
     module.check_trainer(trainer, "fit")
 
 
-def check_windows(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
-    """Refuse what would cut an optimizer step: without its last micro-batches its gradient would be wrong.
+def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
+    """Refuse limits, intervals and schedules of the Trainer that do not go with the rounds of an epoch.
 
     Args:
         trainer: The Trainer of the fit.
         rounds_per_epoch: ``data.rounds_per_epoch``.
 
     Raises:
-        InputError: if limits or schedules cut an accumulation window.
+        InputError: if an optimizer step would be cut, whose gradient would lack its last micro-batches, or if the
+            evaluations would be due never or at an impossible interval.
     """
     limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    every, between = trainer.check_val_every_n_epoch, trainer.val_check_interval
     check_range("trainer.accumulate_grad_batches", accumulate, at_least=1)
+    check_range("trainer.check_val_every_n_epoch", every, at_least=1)
     length = rounds_per_epoch * module_of(trainer).steps_per_round * accumulate
     batches = limit if isinstance(limit, int) else int(limit * length)
     if batches % accumulate and not trainer.fast_dev_run:
@@ -63,6 +66,11 @@ def check_windows(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
             f"trainer.limit_train_batches {which} must be a multiple of trainer.accumulate_grad_batches "
             f"({accumulate}), or the last optimizer step would be cut"
         )
+    if isinstance(between, int) and batches and trainer.limit_val_batches:
+        # without check_val_every_n_epoch the interval may be longer than an epoch
+        most = None if every is None else min(batches, length)
+        hint = "the upper limit is the number of micro-batches of an epoch"
+        check_range("trainer.val_check_interval", between, at_least=1, at_most=most, hint=hint if most else "")
     if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
         raise InputError(
             "trainer.callbacks: GradientAccumulationScheduler cannot be used, because a round is divided into a fixed "
