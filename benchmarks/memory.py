@@ -42,7 +42,7 @@ class Meter(RolloutHooks):
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.resident.append(pages * os.sysconf("SC_PAGE_SIZE") / 1000)
-        pool = trainer.datamodule.table().pool
+        pool = trainer.datamodule.session.state.pool
         self.pool.append(sum(len(text) for text in pool.texts) / 1000)
 
 

@@ -240,6 +240,7 @@ class SeRLModule(pl.LightningModule):
                 "32-true"
             )
         if stage == "fit":
+            check_range("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, at_least=1)
             lr = float(self.check_optimizer().param_groups[0]["lr"])
             strategies.check_learning_rate(trainer, lr, self.load_options["dtype"], self.lora is not None)
 

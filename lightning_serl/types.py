@@ -93,6 +93,7 @@ class Group:
         stats: Per-token statistics of the policy (``"entropy"``, ``"certainty"``): ``n`` float tensors of the
             completions' lengths; only those that a reward ``needs``.
         links: Related groups of the same round, by ``(relation, response index or None)``.
+        read_by: Kind of grader that read ``answers``, see ``rewards.base.fill_answers``; ``None`` if none did.
     """
 
     instruction: Instruction
@@ -102,6 +103,7 @@ class Group:
     cluster: list[int] | None = None
     stats: dict[str, list[Tensor]] = field(default_factory=dict)
     links: dict[tuple[str, int | None], list[Group]] = field(default_factory=dict)
+    read_by: object = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.completions)

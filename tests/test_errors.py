@@ -32,5 +32,7 @@ def test_a_hint_follows_the_value():
 
 def test_a_choice_that_is_none_is_refused_with_all_there_are():
     check_choice("data.style", "serl", ("default", "serl"))
+    with pytest.raises(InputError, match=r"^data\.level must be 0 or 1, got 2$"):
+        check_choice("data.level", 2, (0, 1))
     with pytest.raises(InputError, match=r"^data\.style must be default, serl or none, got 'fast'$"):
         check_choice("data.style", "fast", ("default", "serl", "none"))

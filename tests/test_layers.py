@@ -16,6 +16,7 @@ LAYERS = (
     ("policy", "evaluation"),
     ("objectives", "rewards", "prompts", "checkpoints"),
     ("answers", "distributed", "pool", "tiny"),
+    ("jsonl",),
     ("types", "errors"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -172,13 +172,8 @@ def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
 
         def _check_fit(self) -> None:
             """Refuse what a fit would refuse only after its first evaluation."""
-            self.datamodule.check_files("fit")
-            self.datamodule.trainer = self.trainer
-            self.trainer.strategy.connect(self.model)
-            checks.check_trainer(self.trainer, len(self.datamodule.train_dataloader()))
-            self.datamodule.check_staleness()
-            optimizer = self.model.check_optimizer()
-            check_overrides(optimizer, self.config_init.fit.ckpt_path)
+            checks.check_fit(self.trainer, self.model, self.datamodule)
+            check_overrides(self.model.check_optimizer(), self.config_init.fit.ckpt_path)
 
         def before_validate(self) -> None:
             self.config_init.validate.verbose = False

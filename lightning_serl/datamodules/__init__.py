@@ -1,7 +1,8 @@
-"""Datamodules: the stream of self-played rounds, evaluation sets and predictions."""
+"""Datamodules: streams of self-played rounds, evaluation sets and predictions."""
 
 from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
+from lightning_serl.datamodules.sources.few_shot import Writing
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions
 
-__all__ = ["EvaluationOptions", "RoundOptions", "SelfPlayDataModule"]
+__all__ = ["EvaluationOptions", "RoundOptions", "SelfPlayDataModule", "Writing"]

@@ -14,21 +14,21 @@ from lightning_serl.types import Instruction
 
 
 def announce_labels(seeds: Sequence[Instruction]) -> None:
-    """Say so if gold labels take part in training."""
+    """Log how many seeds are scored against gold labels, if any."""
     labelled = sum(p.label is not None for p in seeds)
     if labelled:
-        rank_zero_info(f"labels: {labelled} of {len(seeds)} seeds carry one and are scored against it; others vote")
+        rank_zero_info(f"labels: {labelled} of {len(seeds)} seeds have one and are scored against it; others vote")
 
 
 def announce_unlabelled(seeds: Sequence[Instruction]) -> None:
-    """Say how many seeds a reward that needs labels cannot be trained on."""
+    """Log how many seeds a reward that needs labels cannot be trained on."""
     without = sum(p.label is None for p in seeds)
     if without:
-        rank_zero_info(f"labels: {without} of {len(seeds)} seeds carry none and are left out: data.reward needs labels")
+        rank_zero_info(f"labels: {without} of {len(seeds)} seeds have none and are left out: data.reward needs labels")
 
 
 def announce_filters(seeds: Sequence[Instruction], callbacks: Sequence[pl.Callback]) -> None:
-    """Run the instruction filters over the seeds and say what they would reject: new problems will be like them."""
+    """Log what the instruction filters would reject among the seeds, because new problems will be like them."""
     filters = [c for c in callbacks if isinstance(c, InstructionFilter)]
     reasons: Counter[str] = Counter()
     seen = InstructionPool()
@@ -41,7 +41,7 @@ def announce_filters(seeds: Sequence[Instruction], callbacks: Sequence[pl.Callba
     if not bad:
         return
     ranked = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
-    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({ranked}); seeds are used all the same"
+    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({ranked}); the seeds are used anyway"
     if 2 * bad > len(seeds):
         rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
     else:
@@ -49,7 +49,7 @@ def announce_filters(seeds: Sequence[Instruction], callbacks: Sequence[pl.Callba
 
 
 def warn_of_truncation(share: float, max_tokens: int) -> bool:
-    """Warn if most answers of a round were cut off: a vote among cut-off answers means little.
+    """Warn if most answers of a round were cut off by length, which makes votes meaningless.
 
     Returns:
         Whether it warned.

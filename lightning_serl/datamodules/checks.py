@@ -1,110 +1,126 @@
-"""What is looked at, and said, before the first rollout."""
+"""Checks before the first rollout. Each raises an :class:`InputError` that names the option."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.engines.base import RolloutEngine, Sampling
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, check_range
+from lightning_serl.protocols import module_of
 from lightning_serl.types import Instruction
 
 if TYPE_CHECKING:
-    from lightning_serl.datamodules.rounds.options import RoundOptions
     from lightning_serl.policy.policy import Policy
+    from lightning_serl.prompts.few_shot import InstructionTemplate
+    from lightning_serl.prompts.solve import SolveTemplate
 
 
-def check_exemplars(name: str | None, seeds: int, exemplars: int) -> None:
-    """A few-shot prompt cannot show more problems than there are.
+class ChecksTrainer(Protocol):
+    """A module or datamodule that checks the Trainer; its ``setup`` calls the same method."""
 
-    Raises:
-        InputError: if it would have to.
-    """
-    if exemplars > seeds:
-        raise InputError(
-            f"data.writing.exemplars is {exemplars} but {name} holds only {seeds} problems; "
-            f"set --data.writing.exemplars to at most {seeds} or add seeds"
-        )
+    def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
+        """Refuse a Trainer that cannot be used in a stage; nothing is loaded."""
 
 
-def check_subjects(seeds: Sequence[Instruction]) -> None:
-    """Exemplars of one subject need seeds that say theirs.
-
-    Raises:
-        InputError: if none does.
-    """
-    if not any(seed.meta.get("subject") for seed in seeds):
-        raise InputError(
-            "data.writing.by_subject is on but no seed has a subject; name its field with --data.fields.subject"
-        )
-
-
-def check_trainer(trainer: pl.Trainer, length: int) -> None:
-    """Whole optimizer steps only: a step whose last micro-batches are missing would have the wrong gradient.
+def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -> None:
+    """Run all checks of a fit that need no model, for callers that load or evaluate before they call ``trainer.fit``.
 
     Args:
         trainer: The Trainer of the fit.
-        length: Micro-batches of an epoch.
+        module: The module that it will fit.
+        data: The datamodule.
 
     Raises:
-        InputError: if limits or schedules would cut an accumulation window.
+        InputError: what ``fit`` would raise in ``setup``.
+    """
+    trainer.strategy.connect(cast(pl.LightningModule, module))  # checks read trainer.lightning_module
+    data.check_trainer(trainer, "fit")
+    module.check_trainer(trainer, "fit")
+
+
+def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
+    """Refuse limits, intervals and schedules of the Trainer that do not go with the rounds of an epoch.
+
+    Args:
+        trainer: The Trainer of the fit.
+        rounds_per_epoch: ``data.rounds_per_epoch``.
+
+    Raises:
+        InputError: if an optimizer step would be cut, whose gradient would lack its last micro-batches, or if the
+            evaluations would be due never or at an impossible interval.
     """
     limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    every, between = trainer.check_val_every_n_epoch, trainer.val_check_interval
+    check_range("trainer.accumulate_grad_batches", accumulate, at_least=1)
+    check_range("trainer.check_val_every_n_epoch", every, at_least=1)
+    length = rounds_per_epoch * module_of(trainer).steps_per_round * accumulate
     batches = limit if isinstance(limit, int) else int(limit * length)
     if batches % accumulate and not trainer.fast_dev_run:
         which = f"({limit})" if isinstance(limit, int) else f"({limit}, which is {batches} micro-batches)"
         raise InputError(
-            f"trainer.limit_train_batches {which} must be a multiple of accumulate_grad_batches "
+            f"trainer.limit_train_batches {which} must be a multiple of trainer.accumulate_grad_batches "
             f"({accumulate}), or the last optimizer step would be cut"
         )
+    if isinstance(between, int) and batches and trainer.limit_val_batches:
+        # without check_val_every_n_epoch the interval may be longer than an epoch
+        most = None if every is None else min(batches, length)
+        hint = "the upper limit is the number of micro-batches of an epoch"
+        check_range("trainer.val_check_interval", between, at_least=1, at_most=most, hint=hint if most else "")
     if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
         raise InputError(
-            "GradientAccumulationScheduler does not work here: a round is cut into a fixed number of micro-batches"
+            "trainer.callbacks: GradientAccumulationScheduler cannot be used, because a round is divided into a fixed "
+            "number of micro-batches; remove it and set trainer.accumulate_grad_batches"
         )
 
 
-def check_staleness(module: object, staleness: int, style: str, engine: RolloutEngine) -> None:
-    """Groups of older weights can be trained on only with what corrects for them.
+def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, engine: RolloutEngine) -> None:
+    """Refuse groups of older weights without the importance weights that correct for them.
 
     Args:
-        module: The module that is fitted; one of another kind is left to itself.
+        trainer: The Trainer of the fit.
         staleness: ``data.max_staleness``.
-        style: ``data.round.style``.
+        options: ``data.round``.
         engine: Writes the groups.
 
     Raises:
-        InputError: if the correction is off, or nothing could be carried.
+        InputError: if the correction is off, or no group could be carried.
     """
     if not staleness:
         return
-    if getattr(getattr(module, "objective", None), "correction", None) == "none":
+    objective = module_of(trainer).objective
+    if objective is not None and objective.correction == "none":
         raise InputError(
             f"data.max_staleness is {staleness} but model.objective.correction is none: groups of older weights need "
-            "the importance weights; choose token_truncate, or data.max_staleness 0"
+            "the importance weights; set it to token_truncate, or data.max_staleness to 0"
         )
-    if style == "serl":
+    if options.published:
         raise InputError(
-            f"data.max_staleness is {staleness} but data.round.style is serl, which normalises every attempt by itself "
-            "and carries nothing; set one of them back"
+            f"data.max_staleness is {staleness} but data.round.style is serl, which normalises each attempt separately "
+            "and carries nothing; change one of them"
         )
     if not engine.samples_policy:
-        raise InputError(f"data.max_staleness is {staleness} but the engine replays recordings, which have no age")
+        raise InputError(
+            f"data.max_staleness is {staleness} but data.engine replays recordings, whose weights have no age; set it "
+            "to 0"
+        )
 
 
-def check_minibatches(module: object, options: RoundOptions) -> None:
-    """An optimizer step without a single response would move the weights by the optimizer's momentum alone.
+def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
+    """Refuse optimizer steps without a response: only the optimizer's momentum would move the weights.
 
     Args:
-        module: The module that is fitted; one of another kind is left to itself.
-        options: The size of a round; follow-ups bring more responses than can be told beforehand.
+        trainer: The Trainer of the fit.
+        options: ``data.round``; with follow-ups the number of responses is not known beforehand.
 
     Raises:
-        InputError: if a full round has too few responses.
+        InputError: if a full round has fewer responses than steps.
     """
-    parts, most = getattr(module, "minibatches", 1), options.prompts_per_round * options.samples_per_prompt
+    parts, most = module_of(trainer).minibatches, options.prompts_per_round * options.samples_per_prompt
     if not options.max_waves and parts > most:
         raise InputError(
             f"model.minibatches is {parts} but a round has only {most} responses (data.round.prompts_per_round x "
@@ -112,19 +128,25 @@ def check_minibatches(module: object, options: RoundOptions) -> None:
         )
 
 
-def check_chat(policy: Policy | None, templates: Mapping[str, bool | None]) -> None:
-    """A chat template that is asked for must be there, which is seen before anything is generated.
+def check_chat_templates(
+    policy: Policy | None, solve: Mapping[str, SolveTemplate], few_shot: InstructionTemplate | None
+) -> None:
+    """Refuse ``chat: true`` for a tokenizer without a chat template.
 
     Args:
         policy: The live policy; ``None`` under replay, which needs no tokens.
-        templates: ``chat`` of each template, by its option.
+        solve: Solve template of each role.
+        few_shot: Template of few-shot prompts; ``None`` if no problems are written.
 
     Raises:
         InputError: naming the option.
     """
     if policy is None or getattr(policy.tokenizer, "chat_template", None):
         return
-    for option, chat in templates.items():
+    chats = {f"data.templates.{role}.chat": one.chat for role, one in solve.items() if role != "solve"}
+    chats |= {"data.solve.chat": solve["solve"].chat}
+    chats |= {} if few_shot is None else {"data.writing.template.chat": few_shot.chat}
+    for option, chat in chats.items():
         if chat:
             name = str(getattr(policy.tokenizer, "name_or_path", ""))[-100:]
             raise InputError(
@@ -134,16 +156,16 @@ def check_chat(policy: Policy | None, templates: Mapping[str, bool | None]) -> N
 
 
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:
-    """What cannot fit the context of model or engine is refused before anything is generated.
+    """Refuse completions that cannot fit the context of model or engine.
 
     Args:
         policy: The live policy; ``None`` under replay.
-        engine: Which may have room for less than the policy.
+        engine: Its context may be shorter than the policy's.
         answers: How answers are drawn.
         writing: How problems are written; ``None`` if none are.
 
     Raises:
-        InputError: if completions alone would fill the context.
+        InputError: if the completion alone fills the context.
     """
     if policy is None or (context := engine.shared_context(policy)) is None:
         return
@@ -156,16 +178,28 @@ def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Samplin
             )
 
 
+def check_subjects(seeds: Sequence[Instruction]) -> None:
+    """Refuse few-shot prompts by subject if no seed has a subject.
+
+    Raises:
+        InputError: naming the option that names the field.
+    """
+    if not any(seed.meta.get("subject") for seed in seeds):
+        raise InputError(
+            "data.writing.by_subject is on but no seed has a subject; name its field with --data.fields.subject"
+        )
+
+
 def check_labels(seeds: Sequence[Instruction], trained: bool) -> None:
-    """A reward that scores against labels needs some.
+    """Refuse a reward that scores against labels if there are none.
 
     Args:
         seeds: The seeds; empty if the user's own source brings problems.
-        trained: Whether seeds are trained on at all; problems the policy writes carry no label.
+        trained: Whether seeds are trained on; problems that the policy writes have no label.
 
     Raises:
-        InputError: if no label can ever be seen.
+        InputError: if no problem to train on can have a label.
     """
     if seeds and not (trained and any(p.label is not None for p in seeds)):
-        what = "no seed carries one (data.fields.answer)" if trained else "problems that the policy writes carry none"
+        what = "no seed has one (data.fields.answer)" if trained else "problems that the policy writes have none"
         raise InputError(f"data.reward needs labels, but {what}; use --data.source seeds, or MajorityVote")

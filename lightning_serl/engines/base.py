@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_serl.errors import check_range
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
@@ -41,18 +42,11 @@ class Sampling:
     presence_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"data.writing.sampling.max_tokens must be at least 1, got {self.max_tokens}")
-        if not self.temperature >= 0:
-            raise ValueError(f"data.writing.sampling.temperature must be 0 or above, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"data.writing.sampling.top_p must lie in (0, 1], got {self.top_p}")
-        if self.top_k < 0:
-            raise ValueError(f"data.writing.sampling.top_k must be 0 or above, got {self.top_k}")
-        if not -2 <= self.presence_penalty <= 2:
-            raise ValueError(
-                f"data.writing.sampling.presence_penalty must lie between -2 and 2, got {self.presence_penalty}"
-            )
+        check_range("data.writing.sampling.max_tokens", self.max_tokens, at_least=1)
+        check_range("data.writing.sampling.temperature", self.temperature, at_least=0)
+        check_range("data.writing.sampling.top_p", self.top_p, above=0, at_most=1)
+        check_range("data.writing.sampling.top_k", self.top_k, at_least=0)
+        check_range("data.writing.sampling.presence_penalty", self.presence_penalty, at_least=-2, at_most=2)
 
     def with_stop(self, stop: Sequence[str]) -> Sampling:
         """A copy with these stop strings added."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
 from lightning_serl.errors import EngineFailure, InputError
+from lightning_serl.jsonl import check_unicode, numbered_lines, parse_line, read_text
 from lightning_serl.types import Completion
 
 
@@ -56,31 +56,10 @@ class ReplayEngine(RolloutEngine):
             raise InputError(f"data.engine.recordings: {recordings} holds no recorded responses; give a jsonl file")
 
     def _read(self, path: Path, prompt_field: str, responses_field: str) -> None:
-        try:
-            data = path.read_bytes()
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            bad = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"{path}:{bad} is not UTF-8 text; convert the file to UTF-8") from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"data.engine.recordings: {path} cannot be read ({reason}); give a jsonl file") from error
-        # str.splitlines would also split at form feeds and other characters that JSON strings may contain
-        lines = text.split("\n")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+        text = read_text(path, f"data.engine.recordings: {path}", "give a jsonl file of recordings")
+        for number, line in numbered_lines(text):
             where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{where} is not JSON ({error.msg} at column {error.colno}); write one JSON object per line"
-                ) from error
-            except (RecursionError, ValueError) as error:
-                raise InputError(
-                    f"{where} is not JSON that can be read ({type(error).__name__}); correct or remove it"
-                ) from error
+            row = parse_line(line, where, unique=False)
             if not isinstance(row, dict) or not isinstance(row.get(responses_field), list):
                 raise InputError(
                     f"{where} has no list {responses_field!r}; set data.engine.responses_field to the field with it"
@@ -97,8 +76,7 @@ class ReplayEngine(RolloutEngine):
             text = response.get("text") if isinstance(response, Mapping) else response
             if not isinstance(text, str):
                 raise InputError(f"{where}: a response must be a string or an object with a string `text`")
-            if not _is_unicode(text):
-                raise InputError(f"{where}: a response holds half of a surrogate pair; correct the file's encoding")
+            check_unicode(text, f"{where}: a response")
             finished = bool(response.get("finished", True)) if isinstance(response, Mapping) else True
             parsed.append((text, finished))
         if prompt is None:
@@ -159,12 +137,3 @@ class ReplayEngine(RolloutEngine):
             return Completion((), text, None, finished)
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return Completion((*ids, *([self._tokenizer.eos_token_id] if finished else [])), text, None, finished)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether the text can be encoded as UTF-8: JSON escapes can produce half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -89,11 +89,9 @@ def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
     """
     kind = (type(grader), getattr(grader, "mode", None))
     for group in groups:
-        # Not a field of Group, because only this function uses it.
-        read_by = getattr(group, "_read_by", kind)
-        if group.answers is not None and group.cluster is not None and read_by == kind:
+        if group.answers is not None and group.cluster is not None and group.read_by in (None, kind):
             continue
         finished = [completion.finished for completion in group.completions]
         choices = group.instruction.meta.get("choices")
         group.answers, group.cluster = cluster(group.texts, finished, grader, choices or None)
-        group._read_by = kind  # type: ignore[attr-defined]
+        group.read_by = kind

@@ -5,13 +5,12 @@ import shutil
 import signal
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from helpers.training import FailingEngine, ledger, rows, selfplay, trainer_for, weights
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_serl.callbacks import Checkpoints, ReferenceSync
+from lightning_serl.callbacks import Checkpoints, ReferenceSync, RolloutHooks
 from lightning_serl.datamodules import EvaluationOptions
 from lightning_serl.datamodules.sources import InstructionSource
 from lightning_serl.errors import InputError
@@ -21,7 +20,7 @@ from lightning_serl.types import Instruction
 BATCHES_PER_ROUND, STEPS = 8, 16
 
 
-class Stop(pl.Callback):
+class Stop(RolloutHooks):
     """Raises at the n-th call of one hook."""
 
     def __init__(self, hook, at, error=RuntimeError):

@@ -180,7 +180,7 @@ def test_micro_batches_that_cut_a_step(tmp_path):
     held_out = json.dumps({"h": str(write_rows(tmp_path / "h.jsonl", problems(2)))})
     cut = ["--trainer.limit_train_batches", 1, "--trainer.accumulate_grad_batches", 2]
     said = refused(tmp_path, *cut, "--data.evaluation.sets", held_out)
-    assert "must be a multiple of accumulate_grad_batches" in said
+    assert "must be a multiple of trainer.accumulate_grad_batches" in said
 
 
 def test_an_optimizer_that_cannot_be_made_is_refused_before_the_first_evaluation(tmp_path):

@@ -132,14 +132,14 @@ def test_a_run_cut_by_max_steps_is_measured_at_its_end(tmp_path):
 def test_a_reward_that_needs_labels_is_refused_where_there_are_none(tmp_path):
     ended = cli("fit", *small(tmp_path / "run"), "--data.reward", "VerifiableReward")
     assert ended.status == 2
-    assert "needs labels, but problems that the policy writes carry none" in ended.error
+    assert "needs labels, but problems that the policy writes have none" in ended.error
 
 
 def test_a_reward_that_needs_labels_trains_on_the_labelled_seeds_alone(tmp_path):
     seeds = [{"problem": f"Compute {i} + 4.", **({"answer": str(i + 4)} if i % 3 else {})} for i in range(12)]
     path = write_rows(tmp_path / "seeds.jsonl", seeds)
     options = ["--data.seeds", path, "--data.source", "seeds"]
-    said = "labels: 4 of 12 seeds carry none and are left out: data.reward needs labels"
+    said = "labels: 4 of 12 seeds have none and are left out: data.reward needs labels"
     for reward, alone in ((["--data.reward", "VerifiableReward"], True), ([], False)):
         root = tmp_path / str(alone)
         ended = cli("fit", *small(root, rounds=3), *options, *reward, "--data.round.max_attempts", 3)

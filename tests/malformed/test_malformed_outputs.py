@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lightning_serl.callbacks import Checkpoints, DifficultyFilter, NoveltyFilte
 from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
 from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources import FewShotSelfInstruction, PromptSet, Writing
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.errors import EmptyRound
@@ -109,12 +110,11 @@ def policy():
     return load_policy("tiny:base")
 
 
-def table(engine, source, pool, grader, policy=None):
+def setup_of(engine, source, grader, policy=None, **filters):
     vote = MajorityVote(grader)
-    return Table(
+    return RoundSetup(
         options=RoundOptions(2, 4, max_attempts=3),
         source=source,
-        pool=pool,
         engine=engine,
         policy=policy,
         rewards={"solve": vote},
@@ -123,6 +123,7 @@ def table(engine, source, pool, grader, policy=None):
         grader_name="math",
         templates={"solve": SolveTemplate(plain="{problem}", answer_format="")},
         sampling=Sampling(max_tokens=20),
+        **filters,
     )
 
 
@@ -134,10 +135,13 @@ def written(texts, policy, answers=VOTES):
     """A round of what the policy writes and answers."""
     pool = InstructionPool(seeds())
     writing = Writing(exemplars=4, from_kept=0, prompts_per_call=1, sampling=Sampling(max_tokens=64))
-    parts = table(Scripted(texts, answers), FewShotSelfInstruction(pool, writing), pool, resolve_grader("math"), policy)
-    parts.instruction_filters = [QualityFilter(), NoveltyFilter()]
-    parts.group_filters = [DifficultyFilter(), ZeroSpread()]
-    return play_round(parts, 0)
+    filters = {
+        "instruction_filters": [QualityFilter(), NoveltyFilter()],
+        "group_filters": [DifficultyFilter(), ZeroSpread()],
+    }
+    source = FewShotSelfInstruction(pool, writing)
+    setup = setup_of(Scripted(texts, answers), source, resolve_grader("math"), policy, **filters)
+    return play_round(setup, RoundState(pool), 0)
 
 
 def ends(events):
@@ -251,7 +255,7 @@ def answered(name, text, finished=True, recorded=True):
     source = PromptSet([Instruction(PROMPT, "p"), Instruction(PROMPT + "?", "q")])
     texts = [(r["text"], finished) if isinstance(r, dict) else r for r in responses]
     engine = ReplayEngine({PROMPT: responses, PROMPT + "?": responses}) if recorded else Scripted([], texts)
-    played = play_round(table(engine, source, InstructionPool(), resolve_grader(name)), 0)
+    played = play_round(setup_of(engine, source, resolve_grader(name)), RoundState(), 0)
     return played.groups[0], played
 
 
@@ -286,11 +290,11 @@ def test_what_is_cut_off_answers_nothing(name, text):
 def test_when_nobody_answers_there_is_no_vote(name):
     silent = [t for _, _, t, s in ANSWERS if s == "mct" and len(t) < 200_000 and not is_half(t)]
     engine = ReplayEngine({PROMPT: silent})
-    parts = table(engine, PromptSet([Instruction(PROMPT, "p")]), InstructionPool(), resolve_grader(name))
-    parts.options = RoundOptions(1, 16, max_attempts=1)
-    parts.group_filters = [ZeroSpread()]
+    source = PromptSet([Instruction(PROMPT, "p")])
+    setup = setup_of(engine, source, resolve_grader(name), group_filters=[ZeroSpread()])
+    setup = replace(setup, options=RoundOptions(1, 16, max_attempts=1))
     with pytest.raises(EmptyRound) as caught:
-        play_round(parts, 0)
+        play_round(setup, RoundState(), 0)
     one_sentence(caught.value, "no_answer 1")
     assert [e["reason"] for e in caught.value.played.events if e["event"] == "dropped"] == ["no_answer"]
 

@@ -7,13 +7,12 @@ from lightning_serl.answers import resolve_grader
 from lightning_serl.datamodules.problems.files import read_problems
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import Sampling, TransformersEngine
 from lightning_serl.evaluation.metrics import EvaluationSet
 from lightning_serl.policy.loading import load_policy
-from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 
 
@@ -23,10 +22,9 @@ def test_the_shipped_base_on_the_held_out_problems():
     engine = TransformersEngine()
     engine.start(policy)
     grader = resolve_grader("math")
-    table = Table(
+    setup = RoundSetup(
         options=RoundOptions(),
         source=None,
-        pool=InstructionPool([]),
         engine=engine,
         policy=policy,
         rewards={},
@@ -41,11 +39,11 @@ def test_the_shipped_base_on_the_held_out_problems():
     @contextmanager
     def rolling():
         with policy.gathered():
-            yield table
+            yield setup
 
-    data = SimpleNamespace(ranks=Ranks(), evaluation=EvaluationOptions(samples=16), rolling=rolling)
+    session = SimpleNamespace(ranks=Ranks(), rolling=rolling)
     measured = EvaluationSet(16)
-    for batch in EvaluationStream(data, "held_out", problems):
+    for batch in EvaluationStream(session, EvaluationOptions(samples=16), "held_out", problems):
         measured.update(batch.items)
     result = measured.compute()
     assert (result["n"], result["labelled"]) == (200, 200)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_serl.callbacks.health.monitor import Health
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.curves import draw_curves
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.checkpoints.atomic_write import write_whole
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Results = dict[str, Mapping[str, Any]]
 
 
-class Summary(pl.Callback):
+class Summary(RolloutHooks):
     """Compares the first evaluation of a run with the last, and sums up what became of the written problems.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The problems of earlier runs, so that a new one does not write them again."""
+"""Reads the problems of earlier runs, so that a new run does not write them again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_serl.errors import InputError
+from lightning_serl.jsonl import numbered_lines, read_text
 from lightning_serl.types import Instruction
 
 
@@ -18,7 +19,7 @@ def read_pool(name: str) -> list[tuple[Instruction, str]]:
         name: A run folder, or a ledger file.
 
     Returns:
-        (instruction, status) in the order they were proposed; the status is ``kept`` or ``spent``.
+        (instruction, status) in the order of the proposals; the status is ``kept`` or ``spent``.
 
     Raises:
         InputError: if there is no ledger, or it cannot be read.
@@ -26,31 +27,24 @@ def read_pool(name: str) -> list[tuple[Instruction, str]]:
     if not name.strip():
         raise InputError("data.pool_from is empty; give the folder of an earlier run, or leave it out")
     path = Path(name).expanduser()
-    # os.path, which answers no where pathlib raises (a name too long for the file system)
+    # os.path.isdir returns False where Path.is_dir raises: a name too long for the file system
     if os.path.isdir(path):
         path = path / "ledger.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"data.pool_from {name}: {path.name} cannot be read ({reason}); give the folder of an earlier run"
-        ) from error
+    text = read_text(path, f"data.pool_from {name}: {path.name}", "give the folder of an earlier run")
     proposed: dict[str, dict[str, Any]] = {}
     status: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    last = text.count("\n") + 1
+    for number, line in numbered_lines(text):
         try:
             row = json.loads(line)
             uid, event = str(row["uid"]), row["event"]
             if event == "proposed" and row.get("role", "solve") == "solve":
                 proposed[uid] = {"prompt": str(row["prompt"]), "choices": row.get("choices")}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number == len(lines):
-                break  # a run that was killed may leave half a row
+            if number == last:
+                break  # a killed run may leave half a row
             raise InputError(
-                f"data.pool_from {name}: line {number} of {path.name} is no event of a run; give a ledger"
+                f"data.pool_from {name}: line {number} of {path.name} is no event of a run; give a ledger.jsonl"
             ) from error
         if event in ("accepted", "kept"):
             status[uid] = "kept" if event == "kept" else "spent"

@@ -1,4 +1,4 @@
-"""Evaluation sets: local files, known benchmarks and other datasets of the Hugging Face hub, all in one form."""
+"""Reads evaluation sets: local files, known benchmarks and other datasets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.datamodules.problems.files import check_named, read_rows
-from lightning_serl.datamodules.problems.layouts import _converted, _several_answers, _strata
+from lightning_serl.datamodules.problems.layouts import converted, has_several_answers, strata_in
 from lightning_serl.datamodules.problems.rows import Fields, to_problem
 from lightning_serl.errors import InputError
 from lightning_serl.types import Instruction
@@ -25,13 +25,13 @@ _OPTION = "--data.evaluation.fields"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a known benchmark lies on the hub.
+    """A known benchmark on the hub.
 
     Args:
         path: Its dataset.
         split: The split that is measured.
-        problems: Problems it has; another number means that the dataset was changed.
-        config: Its configuration, where it has several.
+        problems: Its number of problems; another number means that the dataset was changed.
+        config: Its configuration, if it has several.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Benchmark:
     config: str | None = None
 
 
-#: What ``hub:NAME`` may name.
+#: The benchmarks that ``hub:NAME`` names.
 BENCHMARKS = {
     "math-500": Benchmark("HuggingFaceH4/MATH-500", "test", 500),
     "math-hard": Benchmark("lighteval/MATH-Hard", "test", 1324, "default"),
@@ -56,8 +56,8 @@ BENCHMARKS = {
 def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
     """Read an evaluation set.
 
-    Rows in the layout of a known benchmark become what SeRL evaluated, wherever they lie. A problem's level, subject
-    and MMLU-Pro group are kept in ``meta`` under ``level``, ``subject`` and ``group``, as strings.
+    Rows in the layout of a known benchmark are converted to the problems that SeRL evaluated, also from a local file.
+    A problem's level, subject and MMLU-Pro group are kept in ``meta`` under ``level``, ``subject`` and ``group``.
 
     Args:
         spec: A jsonl or JSON file; ``tiny:held_out``; ``hub:NAME`` with a name of :data:`BENCHMARKS`;
@@ -67,27 +67,27 @@ def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
         name: Name of the set; uids are ``NAME-ROW``.
 
     Raises:
-        InputError: if the set cannot be had, is empty, or lacks a field, with the row where there is one.
+        InputError: if the set cannot be read, is empty, or lacks a field; with the row, if one is at fault.
     """
     source = _source(spec)
     known = None if source is None else source.known
     fields = fields if known is None else Fields()
     rows = read_rows(spec, fields) if source is None else _load(source, spec)
-    kept = [(number, where, _converted(row)) for number, where, row in rows if not _several_answers(row)]
+    kept = [(number, where, converted(row)) for number, where, row in rows if not has_several_answers(row)]
     if len(kept) < len(rows):
         rank_zero_info(f"{name}: {len(rows) - len(kept)} of {len(rows)} problems have several answers and are left out")
     if not kept:
         raise InputError(f"{spec} holds no problems with a single answer; give a set that does")
-    # a dataset of the hub has labels as a rule: without a field of the default name another one was meant
     found = [row for _, _, row in kept]
-    # the names are those of all sets, and one beside them need not be multiple choice
+    # the options name the fields of all sets, and this one need not be multiple choice
     lists = any(isinstance(value, list) for row in found if isinstance(row, dict) for value in row.values())
     checked = fields if lists else replace(fields, choices=Fields.choices)
+    # datasets of the hub usually have labels: if the default answer field is absent, another one should be named
     check_named(spec, checked, found, _OPTION, strict=source is not None)
     problems = []
     for number, where, row in kept:
         problem = to_problem(row, fields, where, f"{name}-{number:05d}", _OPTION)
-        problems.append(replace(problem, meta={**problem.meta, **_strata(row, fields)}))
+        problems.append(replace(problem, meta={**problem.meta, **strata_in(row, fields)}))
     if known is not None and source is not None and source.split == known.split and len(problems) != known.problems:
         rank_zero_warn(
             f"{spec} has {len(problems)} problems, not {known.problems}: the dataset was changed, "
@@ -96,12 +96,12 @@ def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
     return problems
 
 
-# -- where a set lies --------------------------------------------------------------------------------------------------
+# -- datasets of the hub -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A dataset: its name on the hub or its directory, and what of it is meant."""
+    """A dataset: its name on the hub or its directory, with configuration and split."""
 
     path: str
     config: str | None
@@ -110,7 +110,7 @@ class _Source:
 
 
 def _source(spec: str) -> _Source | None:
-    """The dataset that is meant; ``None`` for a file.
+    """The dataset that ``spec`` names; ``None`` for a file.
 
     Raises:
         InputError: for a ``hub:`` name that is neither a known benchmark, nor a directory, nor a dataset's name.
@@ -143,36 +143,36 @@ def _source(spec: str) -> _Source | None:
 
 
 def _load(source: _Source, spec: str) -> list[tuple[int, str, Any]]:
-    """The rows of one split, numbered from 1, each with where it stands."""
+    """The rows of one split, each with its number from 1 and a name for messages."""
     try:
         import datasets
     except ImportError as error:
         raise InputError(
-            f"{spec} is read by the package datasets, which is not installed; "
+            f"{spec} needs the package datasets, which is not installed; "
             "pip install datasets, or 'lightning-serl[evaluation]'"
         ) from error
     path, config = source.path, source.config
     local = os.path.isdir(path)
     if not local:
-        rank_zero_info(f"fetching {path} from the Hugging Face hub, unless it is there already")
-    # what the library keeps of local files could outlive a change of theirs
+        rank_zero_info(f"fetching {path} from the Hugging Face hub, unless it is cached")
+    # the library's cache of local files may be used after the files have changed
     with _quiet(datasets), tempfile.TemporaryDirectory() if local else nullcontext() as cache:
         try:
             builder = datasets.load_dataset_builder(path, config, cache_dir=cache)
             splits = [str(s) for s in builder.config.data_files or builder.info.splits or ()]
             split = _choose(splits, source.split, spec)
-            # tables of sizes in a README may be of the whole set where only a part was copied
+            # a README may list the sizes of the whole set where only a part was copied
             builder.download_and_prepare(verification_mode="no_checks")
             rows = builder.as_dataset(split).to_list()
         except InputError:
             raise
-        except Exception as error:  # the library has no base class of its errors, and passes on those of many others
+        except Exception as error:  # the library has no base class for its errors
             raise InputError(_refusal(error, path, config, spec, local)) from error
     return [(number, f"{spec} ({split}, row {number})", row) for number, row in enumerate(rows, 1)]
 
 
 def _choose(splits: list[str], split: str | None, spec: str) -> str:
-    """The split that was asked for; else the only one, else ``test``."""
+    """The split that is named, else the only one, else ``test``."""
     found = ", ".join(splits) or "none"
     if split is None:
         if len(splits) == 1:
@@ -186,7 +186,7 @@ def _choose(splits: list[str], split: str | None, spec: str) -> str:
 
 
 def _refusal(error: BaseException, path: str, config: str | None, spec: str, local: bool) -> str:
-    """One sentence for what went wrong inside the library."""
+    """One sentence for an error of the library."""
     said = " ".join(str(error).split())
     named = re.search(r"(?:configs|Available): (\[.*?\])", said)
     if named is not None:
@@ -195,23 +195,23 @@ def _refusal(error: BaseException, path: str, config: str | None, spec: str, loc
         return f"{spec} {which}; name {where}: {named[1]}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if local:
-        # the library's own words for a damaged file say nothing; what it met there does
+        # the library's message for a damaged file says nothing; the error that caused it does
         while error.__cause__ is not None:
             error = error.__cause__
-        # the directory is named already, and a long path would push the reason out of the sentence
+        # a long path would push the reason out of the message, and the spec names the directory
         said = " ".join(str(error).split()).replace(os.path.abspath(path), spec)
         why = said[:120] or type(error).__name__
-        return f"{spec} cannot be read as a dataset ({why}); it must hold sound jsonl, json, csv or parquet files"
+        return f"{spec} cannot be read as a dataset ({why}); give intact jsonl, json, csv or parquet files"
     if "DatasetNotFoundError" in kinds:
         return f"{spec}: the hub has no dataset {path}, or it asks for a token (HF_TOKEN); check the name"
     if kinds & {"ConnectionError", "OfflineModeIsEnabled", "HTTPError", "TransportError", "TimeoutError"}:
-        return f"{spec}: the hub cannot be reached; give a directory with a copy of {path} in place of {spec}"
+        return f"{spec}: the hub cannot be reached; give a directory with a copy of {path} instead"
     return f"{spec} cannot be read from the hub ({type(error).__name__}: {said[:120]})"
 
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Without the library's progress bars and its word on every attempt to reach the hub."""
+    """Context without the library's progress bars and its log of every attempt to reach the hub."""
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     bars = datasets.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Rows of published evaluation sets as problems: one function per layout."""
+"""Converts rows of published evaluation sets: one function for each layout."""
 
 from __future__ import annotations
 
@@ -21,39 +21,37 @@ MMLU_PRO_GROUPS = {
 _GROUP_OF = {category: group for group, categories in MMLU_PRO_GROUPS.items() for category in categories}
 
 
-# -- from their rows to ours -------------------------------------------------------------------------------------------
-
 Row = dict[str, Any]
 
 
 _ASDIV = frozenset({"body", "question", "answer", "solution_type"})
 
 
-def _several_answers(row: Any) -> bool:
-    """Whether a problem of ASDiv has several answers; SeRL and others leave those out."""
+def has_several_answers(row: Any) -> bool:
+    """Whether a row is a problem of ASDiv with several answers, which SeRL and others leave out."""
     if not isinstance(row, dict) or not row.keys() >= _ASDIV:
         return False
     return isinstance(row["answer"], str) and ";" in row["answer"]
 
 
 def _asdiv(row: Row) -> Row:
-    """Body and question in one; the answer without its unit in parentheses."""
+    """Join body and question; remove the answer's unit in parentheses."""
     body, question, answer = row["body"], row["question"], row["answer"]
     if not (isinstance(body, str) and isinstance(question, str) and isinstance(answer, str)):
-        return row  # refused where problems are made
+        return row  # to_problem refuses it
     body, question = body.strip(), question.strip()
     problem = question if question.startswith(body) else f"{body} {question}"
     return row | {"problem": problem, "answer": re.sub(r"\(.*?\)", "", answer).strip() or answer}
 
 
 def _college_math(row: Row) -> Row:
-    """The answer without its dollar signs."""
+    """Remove the answer's dollar signs."""
     answer = row["answer"]
     return row | {"answer": answer.replace("$", "").strip()} if isinstance(answer, str) else row
 
 
 def _gsm8k(row: Row) -> Row:
-    """The number after the solution, without commas."""
+    """Keep only the number after the solution, without commas."""
     answer = row["answer"]
     if not isinstance(answer, str) or "####" not in answer:
         return row
@@ -61,7 +59,7 @@ def _gsm8k(row: Row) -> Row:
 
 
 def _math(row: Row) -> Row:
-    """The solution is the answer where there is none beside it; graders read its box."""
+    """Use the solution as answer if there is none; graders read its box."""
     solution = row["solution"]
     if row.get("answer") is not None or not isinstance(solution, str) or "\\boxed" not in solution:
         return row
@@ -69,7 +67,7 @@ def _math(row: Row) -> Row:
 
 
 def _mmlu_pro(row: Row) -> Row:
-    """Options without the padding at their end."""
+    """Remove the padding at the end of the options."""
     options = row["options"]
     if row.get("choices") is not None:
         return row
@@ -82,7 +80,7 @@ def _mmlu_pro(row: Row) -> Row:
     return row | {"choices": options}
 
 
-#: What is done to rows that have certain fields.
+# the conversion of rows that have all of certain fields
 _LAYOUTS: tuple[tuple[frozenset[str], Callable[[Row], Row]], ...] = (
     (_ASDIV, _asdiv),
     (frozenset({"question", "answer", "data_topic"}), _college_math),
@@ -92,18 +90,18 @@ _LAYOUTS: tuple[tuple[frozenset[str], Callable[[Row], Row]], ...] = (
 )
 
 
-def _converted(row: Any) -> Any:
-    """A row with the fields ``problem``, ``answer`` and ``choices`` as its layout means them."""
+def converted(row: Any) -> Any:
+    """The row with the fields ``problem``, ``answer`` and ``choices`` as far as its layout is known."""
     if not isinstance(row, dict):
-        return row  # refused where problems are made
+        return row  # to_problem refuses it
     for needed, convert in _LAYOUTS:
         if needed <= row.keys():
             row = convert(row)
     return row
 
 
-def _strata(row: Row, fields: Fields) -> dict[str, str]:
-    """Level, subject and MMLU-Pro group of a row, as far as it has them."""
+def strata_in(row: Row, fields: Fields) -> dict[str, str]:
+    """The level, subject and MMLU-Pro group that a row has."""
     level = scalar(row, _LEVELS if fields.level is None else (fields.level,))
     subject = subject_of(row, fields)
     found = {"level": level and (re.sub(r"(?i)^level\s+", "", level) or None), "subject": subject}

@@ -1,4 +1,4 @@
-"""What sources and rewards may ask of a round: completions, log-probs, equality of answers, random numbers."""
+"""The services of a round for sources and rewards: completions, log-probs, equality of answers, random numbers."""
 
 from __future__ import annotations
 
@@ -26,25 +26,24 @@ if TYPE_CHECKING:
 class Context:
     """The services of one round.
 
-    A source sees a context that spreads its completions over all ranks, so that it is written as if there were one
-    process and runs alike on every rank. A reward sees one that works on its own rank's groups alone, where nothing
-    has to keep step.
+    A source gets a context that splits its completions over all ranks: it runs alike on every rank, as if there were
+    one process. A reward gets one that works on the groups of its own rank, without collective calls.
 
     Attributes:
         engine: Writes completions.
         policy: The live policy; ``None`` when rollouts are replayed.
-        ranks: This process among its peers.
+        ranks: This process among the others.
         seed: The run's seed.
         round: Number of the round, from 0.
-        stage: Which counter stream :meth:`generate` draws from.
-        sampling: How :meth:`generate` samples unless told otherwise.
+        stage: Part of the key of all sampling seeds of :meth:`generate`.
+        sampling: How :meth:`generate` samples by default.
         templates: Solve template of each role.
-        grader_name: Which answer-format sentence solve prompts carry.
+        grader_name: Selects the answer-format sentence of solve prompts.
         grader: Decides which answers are equal.
         spread: Whether :meth:`complete` splits its work over the ranks.
         verdicts: Verdicts of the roles that were rewarded before, by instruction uid.
         tick: Called with the number of completions each time some are finished.
-        arrived: Called with each group of :meth:`generate` as it is finished, if the engine goes on writing the others
+        arrived: Called with each group of :meth:`generate` when it is finished, if the engine keeps writing the others
             meanwhile.
     """
 
@@ -66,7 +65,7 @@ class Context:
 
     @property
     def rng(self) -> random.Random:
-        """A fresh generator for this round, equal on all ranks; every access advances to another stream."""
+        """A new generator for this round, equal on all ranks; every access returns one with another seed."""
         self._calls += 1
         return rng_for(self.seed, "context", self.round, self._calls)
 
@@ -93,7 +92,7 @@ class Context:
         """Roll out ``n`` completions of each instruction.
 
         Args:
-            instructions: What to answer; each needs a uid of its own.
+            instructions: What to answer; their uids must be unique.
             n: Completions of each.
             who: Which weights write them.
             sampling: Fields of :class:`Sampling` that differ from the round's.
@@ -102,14 +101,16 @@ class Context:
             One group per instruction, in their order.
 
         Raises:
-            ValueError: if two instructions share a uid or one has none: their completions would share their seeds.
+            ValueError: if two instructions share a uid or one has none: their completions would share seeds.
         """
         uids = [i.uid for i in instructions]
         if len(set(uids)) < len(uids) or "" in uids:
-            raise ValueError("every instruction given to ctx.generate needs a uid of its own: the uid keys its seeds")
+            raise ValueError(
+                "the instructions given to ctx.generate need unique uids, because uids key their sampling seeds"
+            )
         how = replace(self.sampling, **sampling)
         prompts = [self.encode(i) for i in instructions]
-        # Draws of their own: a teacher that still equals the policy must not repeat the policy's responses.
+        # a teacher that still equals the policy must not repeat the policy's responses
         draws = "" if who == "policy" else f"{who} "
         requests = [
             Request(ids, self.seeds(draws + i.uid, n), how.with_stop(self.stops(i.role)), i.prompt)
@@ -127,7 +128,7 @@ class Context:
         return groups
 
     def seeds(self, uid: str, n: int) -> tuple[int, ...]:
-        """The sampling seeds of one instruction: they depend on its uid and the stage, not on rank or neighbours."""
+        """The sampling seeds of one instruction: they depend on its uid and the stage, not on rank or batch."""
         word = int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=4).digest(), "little")
         return tuple(seed_for(self.seed, self.stage, self.round, word, k) for k in range(n))
 
@@ -137,12 +138,16 @@ class Context:
         who: Who = "policy",
         arrived: Callable[[int, list[Completion]], None] = lambda index, completions: None,
     ) -> list[list[Completion]]:
-        """Complete token prompts, in the order given.
+        """Complete token prompts.
 
         Args:
             requests: What to complete.
             who: Which weights write.
-            arrived: Called with each result as it comes, unless the work is spread over ranks.
+            arrived: Called with the index and completions of each request when it is finished, unless the work is
+                split over ranks.
+
+        Returns:
+            The completions of each request, in their order.
 
         Raises:
             EngineFailure: if the engine leaves a request unanswered.
@@ -168,12 +173,12 @@ class Context:
         return self.ranks.interleave(out)  # type: ignore[arg-type]
 
     def score(self, prefixes: Sequence[str], texts: Sequence[str], who: Who = "policy") -> list[Tensor]:
-        """Per-token log-probs of each text after its prefix: (t_i,) float32 tensors.
+        """Per-token log-probs of each text given its prefix, as (t_i,) float32 tensors.
 
-        Prefix and text are encoded apart, so that the boundary is exact.
+        Prefix and text are encoded separately, so that a text's tokens do not depend on its prefix.
         """
         if self.policy is None:
-            raise EngineFailure("scoring text needs a model; a replayed round has none")
+            raise EngineFailure("ctx.score needs a model, and a replayed round has none; use another data.engine")
         encode = self.policy.tokenizer.encode
         rows = []
         for prefix, text in zip(prefixes, texts, strict=True):
@@ -183,5 +188,5 @@ class Context:
         return [logp[start - 1 :] for logp, (_, start) in zip(logps, rows, strict=True)]
 
 
-#: For roles without a template of their own: the prompt as it stands.
+#: The template of roles that have none: the bare prompt.
 VERBATIM = SolveTemplate(text="{problem}", plain="{problem}", answer_format="")

@@ -1,4 +1,4 @@
-"""The next round, written by an engine of its own while this one trains."""
+"""Writes the next round in a thread while this one trains, for engines that work beside the trainer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_serl.checkpoints.serialize import completion_state, load_completion
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import Table, silent
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState, silent
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
 from lightning_serl.types import Completion, Round
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
 
 
-class Memo:
-    """What an engine wrote for a round so far, by the seeds that it was asked with.
+class RolloutCache:
+    """The completions written for a round so far, by the seeds they were requested with.
 
-    A round that is played again from its counters asks for the same: what is remembered here is not written twice, and
+    A round that is played again from its counters makes the same requests. What is found here is not written twice, and
     comes from the same weights as the first time.
 
     Args:
@@ -38,44 +38,44 @@ class Memo:
         return len(self._written)
 
     def get(self, request: Request) -> list[Completion] | None:
-        """The completions of a request, if they are remembered."""
+        """The completions of a request; ``None`` if they were not written yet."""
         return self._written.get(request.seeds)
 
     def put(self, request: Request, completions: list[Completion]) -> None:
-        """Remember them."""
+        """Keep the completions of a request."""
         self._written[request.seeds] = completions
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives only."""
-        written = list(self._written.items())  # in one go: the thread may add to it
+        written = list(self._written.items())  # one call that nothing interrupts: the thread may be adding to it
         rows = [[list(seeds), [completion_state(c) for c in completions]] for seeds, completions in written]
         return {"step": self.step, "written": rows}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Memo:
+    def from_state_dict(cls, state: Mapping[str, Any]) -> RolloutCache:
         """The inverse of :meth:`state_dict`."""
-        memo = cls(state["step"])
+        cache = cls(state["step"])
         for seeds, completions in state["written"]:
-            memo._written[tuple(seeds)] = [load_completion(c) for c in completions]
-        return memo
+            cache._written[tuple(seeds)] = [load_completion(c) for c in completions]
+        return cache
 
 
-class RememberingEngine(RolloutEngine):
-    """An engine that answers from a memo what is in there, and enters what it writes.
+class CachedEngine(RolloutEngine):
+    """An engine that takes completions from a cache where it has them, and adds those it writes.
 
     Args:
-        engine: Writes; its life is its owner's business.
-        memo: What was written before.
+        engine: Writes what the cache lacks; its owner starts and closes it.
+        cache: The completions so far.
     """
 
-    def __init__(self, engine: RolloutEngine, memo: Memo) -> None:
+    def __init__(self, engine: RolloutEngine, cache: RolloutCache) -> None:
         super().__init__()
-        self.engine, self.memo = engine, memo
+        self.engine, self.cache = engine, cache
         self.samples_policy, self.overlaps = engine.samples_policy, engine.overlaps
 
     @property
     def version(self) -> int:
-        """That of the engine."""
+        """The wrapped engine's."""
         return self.engine.version
 
     def start(self, policy: Policy | None, ranks: Any) -> None:
@@ -83,15 +83,15 @@ class RememberingEngine(RolloutEngine):
         self.engine.start(policy, ranks)
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
-        """See :meth:`RolloutEngine.generate`; what is remembered comes first."""
+        """See :meth:`RolloutEngine.generate`; cached completions come first."""
         if who != "policy":
             yield from self.engine.generate(requests, who)
             return
-        known = {i: found for i, r in enumerate(requests) if (found := self.memo.get(r)) is not None}
+        known = {i: found for i, r in enumerate(requests) if (found := self.cache.get(r)) is not None}
         yield from known.items()
         missing = [i for i in range(len(requests)) if i not in known]
         for place, completions in self.engine.generate([requests[i] for i in missing], who) if missing else ():
-            self.memo.put(requests[missing[place]], completions)
+            self.cache.put(requests[missing[place]], completions)
             yield missing[place], completions
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
@@ -103,36 +103,46 @@ class RememberingEngine(RolloutEngine):
         return self.engine.push(update)
 
 
+def from_cache(setup: RoundSetup, cache: RolloutCache) -> RoundSetup:
+    """The setup of a round that was begun with the weights of ``cache.step``, one round before those it trains."""
+    return replace(setup, engine=CachedEngine(setup.engine, cache), step=cache.step, age=1)
+
+
 class _Stopped(Exception):
-    """The round ahead was told to stop."""
+    """The prefetch was told to stop."""
 
 
-class Ahead:
-    """One round in a thread of its own. It makes no collective call and never touches the policy's weights.
+class Prefetch:
+    """Plays one round in a thread. It makes no collective call and never reads the policy's weights.
 
     Args:
-        table: The run's parts; pool, queue and source move on as the round is played.
+        setup: The round's inputs.
+        state: Its pool, queue and carried groups, which change while it is played.
         number: The round's number.
-        before: The run's state before it.
-        memo: Takes what the engine writes.
+        before: The run's state before it, for checkpoints.
         poll: Raises when the run should stop.
+
+    Attributes:
+        cache: The completions written so far, for checkpoints.
     """
 
-    def __init__(self, table: Table, number: int, before: dict[str, Any], memo: Memo, poll: Callable[[], None]) -> None:
-        self.number, self.before, self.memo = number, before, memo
-        self._table = replace(table, engine=RememberingEngine(table.engine, memo), phase=silent, step=memo.step, age=1)
-        self._engine, self._poll = table.engine, poll
+    def __init__(
+        self, setup: RoundSetup, state: RoundState, number: int, before: dict[str, Any], poll: Callable[[], None]
+    ) -> None:
+        self.number, self.before, self.cache = number, before, RolloutCache(setup.step)
+        self._setup, self._state = replace(from_cache(setup, self.cache), phase=silent), state
+        self._engine, self._poll = setup.engine, poll
         self._stop = threading.Event()
         self._played: Round | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"round {number + 1} ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"prefetch of round {number + 1}", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._engine.poll = self._look_up
+        """Start the thread."""
+        self._engine.poll = self._check_stop
         self._thread.start()
 
-    def _look_up(self) -> None:
+    def _check_stop(self) -> None:
         if self._stop.is_set():
             raise _Stopped
         self._poll()
@@ -140,18 +150,18 @@ class Ahead:
     def _run(self) -> None:
         try:
             with torch.no_grad():
-                self._played = play_round(self._table, self.number)
-        except BaseException as error:  # carried to the main thread, which raises it
+                self._played = play_round(self._setup, self._state, self.number)
+        except BaseException as error:  # kept for the main thread, which raises it
             self._error = error
 
     def wait(self) -> None:
-        """Until the round is played or failed; polls meanwhile."""
+        """Return when the round is played or failed; poll meanwhile."""
         while self._thread.is_alive():
             self._thread.join(0.05)
             self._poll()
 
     def result(self) -> Round:
-        """The round, once it is played.
+        """Wait for the round and return it.
 
         Raises:
             Exception: what playing it raised.
@@ -163,6 +173,6 @@ class Ahead:
         return self._played
 
     def stop(self) -> None:
-        """End the thread; what the engine wrote so far stays in the memo."""
+        """End the thread; the completions written so far stay in the cache."""
         self._stop.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Inputs of a round."""
+"""What a round is played with: the fixed inputs, and the state that moves from round to round."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_serl.answers.base import AnswerGrader
 from lightning_serl.datamodules.rounds.context import Context
+from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import RolloutEngine, Sampling
@@ -19,24 +20,24 @@ from lightning_serl.types import Group, Instruction, Verdict
 if TYPE_CHECKING:
     from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
     from lightning_serl.policy.policy import Policy
-from lightning_serl.datamodules.rounds.options import RoundOptions
 
-# What a reward is when it is called; a plain function is one too, so there is no class to ask for.
+#: A reward when it is called. Plain functions are rewards too, so there is no class to name here.
 Score = Callable[[Sequence[Group], Any], list[Verdict]]
+#: Opens a phase, given its name and total; what it yields is called with the number of units that were done.
 Phase = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def silent(name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """The phase announcer for callers without a terminal."""
+    """The :data:`Phase` of callers without a terminal: it shows nothing."""
     return nullcontext(lambda done: None)
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A family of groups that a round had no room for; it keeps its scores, never its advantages.
+    """A root group with its follow-ups that a round had no room for. It keeps its scores, never its advantages.
 
     Attributes:
-        pairs: The groups with their verdicts, group weights folded in.
+        pairs: The groups with their verdicts, group weights included.
         round: Number of the round that began with the weights that wrote it.
         step: Optimizer step whose weights wrote it.
     """
@@ -47,37 +48,49 @@ class Carried:
 
 
 @dataclass
-class Table:
-    """Everything a round needs, set once per run.
+class RoundState:
+    """What rounds change and checkpoints keep.
+
+    Attributes:
+        pool: All accepted instructions.
+        queue: Accepted instructions that were not answered yet; they wait for the next round.
+        carried: Groups that wait for the next round.
+    """
+
+    pool: InstructionPool = field(default_factory=InstructionPool)
+    queue: list[Instruction] = field(default_factory=list)
+    carried: list[Carried] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RoundSetup:
+    """The fixed inputs of a round.
 
     Attributes:
         options: The size of a round.
         source: Proposes instructions; ``None`` where nothing is proposed, as in validation.
-        pool: Remembers them.
         engine: Writes completions.
         policy: The live policy, or ``None`` under replay.
-        rewards: Reward of each role, in the order they are asked.
-        gate: The free verdict that ``derive`` sees: the label where one is known, else the vote.
+        rewards: The reward of each role, in the order in which they are called.
+        gate: The verdict that ``derive`` sees: the label where one is known, else the vote.
         grader: Decides which answers are equal.
-        grader_name: Which answer-format sentence solve prompts carry.
+        grader_name: Selects the answer-format sentence of solve prompts.
         templates: Solve template of each role.
         sampling: How answers are drawn.
-        instruction_filters: Asked in order, one instruction at a time.
-        group_filters: Asked in order, on the groups of all ranks.
-        ranks: This process among its peers.
+        instruction_filters: Called in order, with one instruction at a time.
+        group_filters: Called in order, with the groups of all ranks.
+        ranks: This process among the others.
         seed: The run's seed.
-        phase: Announces what is being done.
-        queue: Accepted instructions that were not answered yet; they are carried from round to round.
-        max_staleness: Rounds between the weights that write a group and those it is trained on, at most; 0 drops what a
-            round has no room for.
-        carried: The groups that wait.
+        phase: Shows what is being done.
+        max_staleness: How many rounds old the weights that wrote a group may be when it is trained on. At 0, groups
+            that a round has no room for are dropped.
         step: Optimizer step whose weights write.
-        age: Rounds that those weights are behind the round that is played: 1 if it is played ahead.
+        age: How many rounds older those weights are than the weights that the round is trained with: 1 if the round
+            is played ahead.
     """
 
     options: RoundOptions
     source: InstructionSource | None
-    pool: InstructionPool
     engine: RolloutEngine
     policy: Policy | None
     rewards: Mapping[str, Score]
@@ -91,16 +104,14 @@ class Table:
     ranks: Ranks = field(default_factory=Ranks)
     seed: int = 0
     phase: Phase = silent
-    queue: list[Instruction] = field(default_factory=list)
     max_staleness: int = 0
-    carried: list[Carried] = field(default_factory=list)
     step: int = 0
     age: int = 0
 
     def context(
         self, number: int, stage: str, spread: bool = False, tick: Callable[[int], None] = lambda done: None
     ) -> Context:
-        """The services of round ``number``; see :class:`Context`."""
+        """The :class:`Context` of round ``number``."""
         return Context(
             engine=self.engine,
             policy=self.policy,

@@ -1,4 +1,4 @@
-"""Where instructions come from."""
+"""Instruction sources: few-shot self-instruction, a fixed prompt set, a mixture of both, or your own."""
 
 from __future__ import annotations
 

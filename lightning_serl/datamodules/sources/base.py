@@ -1,4 +1,4 @@
-"""Base class of instruction sources."""
+"""The base class of instruction sources."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lightning_serl.types import Group, Instruction, Verdict
 
 
 class InstructionSource(ABC):
-    """Proposes instructions, follows up on answered ones, and learns from what came of them.
+    """Proposes instructions, derives follow-ups of answered ones, and observes the results.
 
-    ``propose`` and ``observe`` run alike on all ranks: same arguments, same results; ``derive`` sees one rank's groups.
-    To sample proposals in their own way, roll them out in ``propose`` and return the groups. An instruction without a
-    uid gets one from the round. Filters and the pool are applied by the round, never here.
+    ``propose`` and ``observe`` run alike on all ranks: same arguments, same results. ``derive`` gets the groups of one
+    rank. A source that samples proposals in another way rolls them out in ``propose`` and returns the groups. An
+    instruction without a uid gets one from the round, which also applies filters and pool.
     """
 
-    #: Policies beside the live one that the source's rollouts need (``reference``, ``teacher``).
+    #: Policies that the source's rollouts need besides the live one (``reference``, ``teacher``).
     needs: frozenset[str] = frozenset()
 
     #: Whether proposed problems (role ``solve``) pass the instruction filters and enter the pool.
@@ -26,32 +26,34 @@ class InstructionSource(ABC):
 
     @abstractmethod
     def propose(self, k: int, ctx: Context) -> Sequence[Instruction | Group]:
-        """About ``k`` fresh instructions; fewer, more or none are fine.
+        """Return about ``k`` new instructions; fewer, more or none are fine.
 
-        A returned :class:`Group` was rolled out already (through ``ctx.generate``) and is rewarded as it stands: so a
-        proposal can itself be trained on.
+        A returned :class:`Group` was rolled out already, through ``ctx.generate``, and is rewarded without another
+        rollout. In this way a proposal can itself be trained on.
         """
 
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
-        """Who brings how many of the next ``want`` roots; a source by itself brings all of them."""
+        """Which sources bring how many of the next ``want`` root instructions; by default this one brings all."""
         return [(self, want)]
 
     def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Sequence[Instruction]:
-        """Follow-ups to this wave's groups, each with a ``link`` to its parent's uid; asked only if ``max_waves`` > 0.
+        """Return follow-ups to a wave of groups, each with a ``link`` to its parent's uid.
+
+        Called only if ``data.round.max_waves`` is above 0.
 
         Args:
-            groups: The groups of one rank's share of the wave.
+            groups: This rank's groups of the wave.
             verdicts: Their gate verdicts: the label if one is known, else the vote.
-            ctx: Works on this rank alone.
+            ctx: Works on this rank only.
         """
         return ()
 
     def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:  # noqa: B027 - optional
-        """See every group of a finished round, those that were dropped too."""
+        """Called with every group of a finished round, including those that were dropped."""
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors only."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional
-        """Continue from :meth:`state_dict`."""
+        """Continue from the state that :meth:`state_dict` returned."""

@@ -1,4 +1,4 @@
-"""Where the instructions of a round come from."""
+"""Few-shot self-instruction: the policy writes new problems after examples from the pool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.distributed.seeding import rng_for
 from lightning_serl.engines.base import Request, Sampling
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts import serl as published
 from lightning_serl.prompts.few_shot import InstructionTemplate
@@ -25,12 +25,12 @@ class Writing:
 
     Args:
         exemplars: Problems shown in each few-shot prompt.
-        from_kept: At most this many of them come from the policy's own kept problems.
+        from_kept: How many of them come from the policy's own kept problems, at most.
         prompts_per_call: Few-shot prompts sent at a time.
-        by_subject: Show problems of one subject in each few-shot prompt, drawn by its number of seeds; what is written
-            belongs to that subject. Where a subject has too few seeds, others fill the prompt up.
+        by_subject: Show problems of one subject in each few-shot prompt. The subject is drawn in proportion to its
+            seeds, and the written problems get it. If it has too few seeds, others fill the prompt up.
         template: Wording of the few-shot prompt.
-        sampling: How instructions are drawn; independent of how answers are.
+        sampling: How instructions are drawn, independently of how answers are drawn.
         style: ``serl`` shows exemplars, cuts few-shot prompts and reads lists as SeRL's published code does.
     """
 
@@ -43,16 +43,29 @@ class Writing:
     style: Literal["default", "serl"] = "default"
 
     def __post_init__(self) -> None:
-        if self.style not in STYLES:
-            raise ValueError(f"writing.style must be default or serl, got {self.style!r}")
-        if self.exemplars < 1:
-            raise ValueError(f"writing.exemplars must be at least 1, got {self.exemplars}")
-        if not 0 <= self.from_kept <= self.exemplars:
-            raise ValueError(
-                f"writing.from_kept must lie between 0 and exemplars ({self.exemplars}), got {self.from_kept}"
-            )
-        if self.prompts_per_call < 1:
-            raise ValueError(f"writing.prompts_per_call must be at least 1, got {self.prompts_per_call}")
+        check_choice("data.writing.style", self.style, STYLES)
+        check_range("data.writing.exemplars", self.exemplars, at_least=1)
+        hint = "the upper limit is data.writing.exemplars"
+        check_range("data.writing.from_kept", self.from_kept, at_least=0, at_most=self.exemplars, hint=hint)
+        check_range("data.writing.prompts_per_call", self.prompts_per_call, at_least=1)
+
+
+def check_exemplars(exemplars: int, seeds: int, where: str) -> None:
+    """Refuse few-shot prompts that show more problems than there are.
+
+    Args:
+        exemplars: ``data.writing.exemplars``.
+        seeds: How many seeds there are.
+        where: What holds them, for the message.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    if exemplars > seeds:
+        raise InputError(
+            f"data.writing.exemplars is {exemplars} but {where} holds only {seeds} problems; "
+            f"set data.writing.exemplars to at most {seeds} or add seeds"
+        )
 
 
 class FewShotSelfInstruction(InstructionSource):
@@ -63,22 +76,17 @@ class FewShotSelfInstruction(InstructionSource):
         writing: Options.
 
     Raises:
-        InputError: if more exemplars are asked for than there are seeds.
+        InputError: if a few-shot prompt needs more exemplars than there are seeds.
     """
 
     def __init__(self, pool: InstructionPool, writing: Writing | None = None) -> None:
         self.pool = pool
         self.writing = writing or Writing()
-        seeds = len(pool.seeds)
-        if self.writing.exemplars > seeds:
-            raise InputError(
-                f"writing.exemplars is {self.writing.exemplars} but there are only {seeds} seeds; "
-                f"set --data.writing.exemplars to at most {seeds} or add seeds"
-            )
+        check_exemplars(self.writing.exemplars, len(pool.seeds), "data.seeds")
         self._calls = 0
 
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
-        """One call of ``prompts_per_call`` few-shot prompts; how many problems come of it is up to the policy."""
+        """Send ``prompts_per_call`` few-shot prompts; the policy decides how many problems it writes after each."""
         requests, facts, call = [], [], self._calls
         self._calls += 1
         seeds, kept = self.pool.seeds, self.pool.kept
@@ -90,15 +98,15 @@ class FewShotSelfInstruction(InstructionSource):
                 facts.append((self.writing.template.first_number(shown), subject))
         out: list[Instruction] = []
         for (first, subject), completions in zip(facts, ctx.complete(requests), strict=True):
-            for completion in completions:  # none, if a recording has run out
-                # text without any problem is entered in the ledger too
+            for completion in completions:  # none if a recording has no more
+                # text without any problem becomes an empty proposal, so that the ledger counts it
                 out += self._read(completion, first, subject) or [Instruction("", "", meta={"origin": "self"})]
         return out
 
     def _exemplars(
         self, seeds: list[Instruction], kept: list[Instruction], rng: Random
     ) -> tuple[list[Instruction], str | None]:
-        """The problems of one few-shot prompt, and their subject if it is to be one."""
+        """The problems of one few-shot prompt, and their subject if it shows one subject."""
         subject = rng.choice(seeds).meta.get("subject") if self.writing.by_subject else None
         fillers: list[Instruction] = []
         if subject is not None:
@@ -110,12 +118,16 @@ class FewShotSelfInstruction(InstructionSource):
         shown = own + rng.sample(seeds, min(wanted, len(seeds)))
         shown += rng.sample(fillers, wanted - min(wanted, len(seeds)))
         rng.shuffle(shown)
-        if fillers and subject is not None:  # the subject's own stand last, where the list goes on
+        if fillers and subject is not None:  # those of the subject come last, next to what is written
             shown.sort(key=lambda i: i.meta.get("subject") == subject)
         return shown, subject
 
     def _request(self, shown: list[Instruction], seeds: tuple[int, ...], ctx: Context) -> Request | None:
-        """The few-shot prompt; exemplars too long for the model's context are left out of it (and of ``shown``)."""
+        """The few-shot prompt. Exemplars too long for the model's context are removed from ``shown``, in place.
+
+        Returns:
+            ``None`` if not even one exemplar fits.
+        """
         template, sampling = self.writing.template, self.writing.sampling
         if ctx.policy is None:
             return Request((), seeds, sampling)

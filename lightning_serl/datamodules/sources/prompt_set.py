@@ -1,4 +1,4 @@
-"""Sources that take the seeds as they are, or mix them with written instructions."""
+"""Sources that train on the seeds themselves, or mix them with written instructions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_serl.types import Group, Instruction, Verdict
 
 
 class PromptSet(InstructionSource):
-    """A fixed set of prompts, shuffled anew each time through; labels they carry travel with them.
+    """A fixed set of prompts, in another random order in every pass; they keep their labels.
 
     Args:
         prompts: At least one instruction.
@@ -24,24 +24,24 @@ class PromptSet(InstructionSource):
 
     def __init__(self, prompts: Sequence[Instruction]) -> None:
         if not prompts:
-            raise InputError("a prompt set needs at least one prompt")
+            raise InputError("PromptSet needs at least one prompt; check data.seeds")
         self.prompts = list(prompts)
         self._position = 0
 
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
-        """The next ``k`` prompts."""
+        """Return the next ``k`` prompts."""
         out = []
         for _ in range(k):
-            lap, place = divmod(self._position, len(self.prompts))
+            number, place = divmod(self._position, len(self.prompts))
             order = list(range(len(self.prompts)))
-            rng_for(ctx.seed, "order", lap).shuffle(order)
+            rng_for(ctx.seed, "order", number).shuffle(order)
             prompt = self.prompts[order[place]]
             out.append(replace(prompt, uid="", meta={**prompt.meta, "origin": "seed"}))
             self._position += 1
         return out
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the endless shuffled sequence."""
+        """The number of prompts returned so far."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -50,11 +50,11 @@ class PromptSet(InstructionSource):
 
 
 class Mixture(InstructionSource):
-    """Some prompts of a fixed set among self-made ones.
+    """A mixture of written instructions and prompts of a fixed set.
 
     Args:
         made: Writes new instructions.
-        fixed: A fixed set.
+        fixed: The fixed set.
         ratio: Share of each round that comes from the fixed set, in (0, 1).
     """
 
@@ -63,23 +63,23 @@ class Mixture(InstructionSource):
         self._owed = 0.0
 
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
-        """``ratio`` of ``want`` from the fixed set, what rounding leaves is owed to the next call; the rest is made."""
+        """``ratio`` of ``want`` come from the fixed set, the rest is written; the rounding error is carried over."""
         self._owed += want * self.ratio
-        count = min(want, int(self._owed + 1e-9))  # 0.3 x 10 owes 3, not 2.9999
+        count = min(want, int(self._owed + 1e-9))  # 0.3 x 10 must count as 3, not as 2.9999
         self._owed -= count
         return [(self.fixed, count), (self.made, want - count)]
 
     def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
-        """Both in turn; a round asks each by itself, through :meth:`lanes`."""
+        """Return the proposals of both; a round calls each of them itself, see :meth:`lanes`."""
         return [p for source, count in self.lanes(k) for p in source.propose(count, ctx)]
 
     def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
-        """Both halves see everything."""
+        """Pass all groups on to both sources."""
         self.made.observe(groups, verdicts)
         self.fixed.observe(groups, verdicts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both halves and what is owed."""
+        """The states of both sources and the rounding error."""
         return {"made": self.made.state_dict(), "fixed": self.fixed.state_dict(), "owed": self._owed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The streams that a Trainer iterates over: training, evaluation and prediction."""
+"""The streams a Trainer iterates over: training, evaluation and prediction."""

@@ -1,73 +1,80 @@
-"""The prediction stream: a labelled data set that the policy wrote and voted on by itself."""
+"""The prediction stream: a data set of problems that the policy wrote, with answers that it voted for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lightning_serl.datamodules.session import Session
 from lightning_serl.errors import InputError
-
-if TYPE_CHECKING:
-    from lightning_serl.datamodules.self_play import SelfPlayDataModule
+from lightning_serl.types import Round
 
 
 class PredictionStream:
-    """Plays ``rounds_per_epoch`` rounds without training and writes every voted problem to a jsonl file.
+    """Plays rounds without training and writes every problem with a voted answer to a jsonl file.
 
-    Group filters stay out: they choose what is worth training on, and would drop the votes one can be surest of.
+    Group filters take no part: they select what is worth training on, and would drop the most certain votes.
 
     Args:
-        data: The datamodule that plays the rounds.
-        target: The file; it must not exist, or be empty.
-
-    Raises:
-        InputError: if the file exists or cannot be written.
+        session: Plays the rounds.
+        target: The file, to which rows are appended; see :func:`open_target`.
+        rounds: Rounds to play.
     """
 
-    def __init__(self, data: SelfPlayDataModule, target: Path) -> None:
-        self.data, self.target = data, target
+    def __init__(self, session: Session, target: Path, rounds: int) -> None:
+        self.session, self.target, self.rounds = session, target, rounds
         #: Rows so far.
         self.written = 0
-        with data.ranks.stage("opening the prediction file"):
-            if data.ranks.leads:
-                self._open()
-
-    def _open(self) -> None:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            if self.target.exists() and self.target.stat().st_size:
-                raise InputError(f"data.predict_to {self.target} exists already; remove it or name another file")
-            self.target.touch()
-        except OSError as error:
-            raise InputError(f"data.predict_to {self.target} cannot be written: {error.strerror or error}") from error
 
     def last_line(self) -> str:
         """What was written, for the terminal."""
         return f"predictions: {self.written} problems with answers in {self.target}"
 
     def __len__(self) -> int:
-        return self.data.rounds_per_epoch
+        return self.rounds
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for _ in range(len(self)):
-            played = self.data.play(filter_groups=False)
-            rows = [
-                {
-                    "problem": group.instruction.prompt,
-                    "answer": verdict.label,
-                    "confidence": round(verdict.confidence, 6),
-                    "round": played.number,
-                    **({"choices": group.instruction.meta["choices"]} if "choices" in group.instruction.meta else {}),
-                }
-                for group, verdict in zip(played.groups, played.verdicts, strict=True)
-                if verdict.label is not None
-            ]
-            if self.data.ranks.leads:
-                # lone surrogates can come out of a model: written escaped rather than refused
+            played = self.session.play(filter_groups=False)
+            rows = _rows(played)
+            if self.session.ranks.leads:
+                # a model may write lone surrogates, which UTF-8 cannot hold: they are escaped
                 with self.target.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             self.written += len(rows)
-            self.data.commit(played, [])
+            self.session.commit(played, [])
             yield rows
+
+
+def open_target(path: Path) -> None:
+    """Make an empty file and its folder.
+
+    Raises:
+        InputError: if the file holds something or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size:
+            raise InputError(f"data.predict_to {path} exists already; remove it or name another file")
+        path.touch()
+    except OSError as error:
+        raise InputError(f"data.predict_to {path} cannot be written: {error.strerror or error}") from error
+
+
+def _rows(played: Round) -> list[dict[str, Any]]:
+    """The groups of a round that have a voted answer."""
+    rows = []
+    for group, verdict in zip(played.groups, played.verdicts, strict=True):
+        if verdict.label is None:
+            continue
+        row = {
+            "problem": group.instruction.prompt,
+            "answer": verdict.label,
+            "confidence": round(verdict.confidence, 6),
+            "round": played.number,
+        }
+        meta = group.instruction.meta
+        rows.append(row | ({"choices": meta["choices"]} if "choices" in meta else {}))
+    return rows

@@ -1,60 +1,54 @@
-"""The training stream: rounds cut into micro-batches, with a length, lazily, resumable."""
+"""The training stream: plays rounds and yields their micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lightning_serl.datamodules.session import Session
+from lightning_serl.protocols import module_of
 from lightning_serl.types import RolloutBatch
-
-if TYPE_CHECKING:
-    from lightning_serl.datamodules.self_play import SelfPlayDataModule
 
 
 class SelfPlayStream:
-    """The training stream: sized, lazy, resumable.
+    """The micro-batches of one Lightning epoch; sized, lazy and resumable.
 
-    Sized, so that Lightning reads no batch ahead and a rollout is never a step stale. Its position is derived from the
-    Trainer's optimizer steps: a micro-batch whose window was not finished is given again.
+    It has a length, so that Lightning does not read a batch ahead, which would play the next round with weights that
+    are one step too old. The position is derived from the Trainer's optimizer steps: micro-batches of a step that was
+    not finished are yielded again.
 
     Args:
-        data: The datamodule that plays the rounds.
+        session: Plays the rounds.
+        rounds: Rounds of an epoch.
     """
 
-    def __init__(self, data: SelfPlayDataModule) -> None:
-        self.data = data
+    def __init__(self, session: Session, rounds: int) -> None:
+        self.session, self.rounds = session, rounds
 
     def _per_round(self) -> int:
-        module = self.data.trainer.lightning_module
-        return int(getattr(module, "steps_per_round", 1)) * self.data.trainer.accumulate_grad_batches
+        trainer = self.session.trainer
+        return module_of(trainer).steps_per_round * trainer.accumulate_grad_batches
 
     def __len__(self) -> int:
-        return self.data.rounds_per_epoch * self._per_round()
+        return self.rounds * self._per_round()
 
     def __iter__(self) -> Iterator[RolloutBatch]:
-        data = self.data
-        trainer = data.trainer
-        data.table()  # takes over a restored state, the step the stream began at included
-        if data._first_step is None:
-            data._first_step = trainer.global_step
-        per_round = self._per_round()
-        position = data._steps_done() * trainer.accumulate_grad_batches
+        session = self.session
+        position = session.begin_stream() * session.trainer.accumulate_grad_batches
         for now in range(position, position + len(self)):  # Lightning stops where its epoch ends
-            data.heed_sigterm()
-            number, place = divmod(now, per_round)
-            number += data._first_round
-            if number != data.rounds - 1 or not data._pending:
-                data.rounds = number
-                played = data.play()
-                data.engine.sleep()
+            session.stop_if_asked()
+            number, place = divmod(now, self._per_round())
+            if session.must_play(session.progress.first_round + number):
+                played = session.play()
+                session.sleep()
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
                 verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
-                data.commit(played, trainer.lightning_module.experience(groups, verdicts))
-                data.work_ahead()
-            yield data._pending[data.ranks.rank][place]
+                session.commit(played, module_of(session.trainer).experience(groups, verdicts))
+                session.prefetch()
+            yield session.pending_batch(place)
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the datamodule owns the state. That it exists tells Lightning that the stream can be resumed."""
+        """Empty: the datamodule saves the state. The method tells Lightning that the stream can be resumed."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from lightning_serl.answers import MathGrader
 from lightning_serl.callbacks import DifficultyFilter, NoveltyFilter, QualityFilter, ZeroSpread
 from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources import InstructionSource
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.policy.loading import load_policy
@@ -50,10 +50,9 @@ def outcomes(policy, style, problems, answers, cut_off=False, band=True, room=15
     engine = ReplayEngine(answers)
     engine.start(policy)
     grader = MathGrader()
-    table = Table(
+    setup = RoundSetup(
         options=RoundOptions(room, 5, max_attempts=1, style=style, max_prompt_tokens=60),
         source=Written(problems, cut_off),
-        pool=InstructionPool([SEED]),
         engine=engine,
         policy=policy,
         rewards={"solve": PairwiseVote() if style == "serl" else MajorityVote(grader)},
@@ -62,10 +61,10 @@ def outcomes(policy, style, problems, answers, cut_off=False, band=True, room=15
         grader_name="math",
         templates={"solve": SolveTemplate(plain="{problem}", answer_format="")},
         sampling=Sampling(max_tokens=20),
+        instruction_filters=[QualityFilter(style), NoveltyFilter(style=style)],
+        group_filters=([DifficultyFilter(low=0.25, style=style)] if band else []) + [ZeroSpread()],
     )
-    table.instruction_filters = [QualityFilter(style), NoveltyFilter(style=style)]
-    table.group_filters = ([DifficultyFilter(low=0.25, style=style)] if band else []) + [ZeroSpread()]
-    events = play_round(table, 0).events
+    events = play_round(setup, RoundState(InstructionPool([SEED])), 0).events
     ends = {e["uid"]: e.get("reason", "kept") for e in events if e["event"] in ("rejected", "dropped", "kept")}
     return [ends.get(e["uid"], "waits") for e in events if e["event"] == "proposed"]
 

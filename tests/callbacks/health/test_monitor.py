@@ -3,12 +3,11 @@
 import random
 import warnings
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from helpers.training import FailingEngine, ledger, rows, selfplay, trainer_for, weights
 
-from lightning_serl.callbacks import Checkpoints, Health, Ledger
+from lightning_serl.callbacks import Checkpoints, Health, Ledger, RolloutHooks
 from lightning_serl.callbacks.health.signs import slope
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.options import RoundOptions
@@ -165,7 +164,7 @@ def test_recordings_have_no_probe_and_rewards_that_read_no_answer_have_votes(tmp
     assert found["top_answer_share"] == 1
 
 
-class Strike(pl.Callback):
+class Strike(RolloutHooks):
     """Raises at the n-th call of one hook."""
 
     def __init__(self, hook, at):

@@ -387,7 +387,7 @@ def test_names_that_lead_nowhere(spec, said):
 
 
 def test_directories_that_cannot_be_read(tmp_path):
-    with pytest.raises(InputError, match="must hold sound jsonl, json, csv or parquet files"):
+    with pytest.raises(InputError, match="give intact jsonl, json, csv or parquet files"):
         read(tmp_path)
     (tmp_path / "test.jsonl").write_text('{"problem": "a"}\n{nope\n')
     with pytest.raises(InputError, match="cannot be read as a dataset"):
@@ -447,8 +447,8 @@ def test_without_the_network(monkeypatch):
 
 FETCH = """
 import json, sys
-from lightning_serl.datamodules.benchmarks import read_set
-from lightning_serl.datamodules.problems import Fields
+from lightning_serl.datamodules.problems.hub import read_set
+from lightning_serl.datamodules.problems.rows import Fields
 for spec in sys.argv[1:]:
     try:
         print(json.dumps([[p.prompt, p.label] for p in read_set(spec, Fields(), "set")]))

@@ -1,16 +1,17 @@
 """Rules of a round: whose turn it is to bring problems, and what rewards may not say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lightning_serl.answers import MathGrader
 from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources import InstructionSource, Mixture, PromptSet
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.errors import EmptyRound
-from lightning_serl.pool import InstructionPool
 from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Group, Instruction, Verdict
 
@@ -38,23 +39,36 @@ class Everything(dict):
         return [(text, True) for text in ANSWERS]
 
 
-def table(source, reward=None, **options):
+class Rounds:
+    """A setup whose fields a test may change between rounds, and the state of the rounds."""
+
+    def __init__(self, setup):
+        self.setup, self.state = setup, RoundState()
+
+    def change(self, **fields):
+        self.setup = replace(self.setup, **fields)
+
+    def play(self, number):
+        return play_round(self.setup, self.state, number)
+
+
+def rounds(source, reward=None, **options):
     engine = ReplayEngine({"any": ANSWERS})
     engine._texts = Everything()
     grader = MathGrader()
     vote = MajorityVote(grader)
     size = RoundOptions(samples_per_prompt=4, max_attempts=1, **options)
-    return Table(
-        size, source, InstructionPool(), engine, None, {"solve": reward or vote}, vote, grader, "math", {}, Sampling()
+    return Rounds(
+        RoundSetup(size, source, engine, None, {"solve": reward or vote}, vote, grader, "math", {}, Sampling())
     )
 
 
 def test_a_mixture_keeps_its_ratio_however_much_one_source_brings():
     seeds = [Instruction(f"Seed problem {i}.", f"seed-{i}") for i in range(10)]
-    mixed = table(Mixture(Generous(), PromptSet(seeds), 0.3), prompts_per_round=8)
+    mixed = rounds(Mixture(Generous(), PromptSet(seeds), 0.3), prompts_per_round=8)
     counts = []
     for number in range(10):
-        played = play_round(mixed, number)
+        played = mixed.play(number)
         counts.append(sum(g.instruction.prompt.startswith("Seed") for g in played.groups))
         assert len(played.groups) == 8
     assert sum(counts) == 24
@@ -73,8 +87,8 @@ class Rolled(InstructionSource):
 
 
 def test_more_groups_than_asked_for_do_not_answer_the_queue_twice():
-    rolled = table(Rolled(), prompts_per_round=2)
-    voted = [e["uid"] for number in range(4) for e in play_round(rolled, number).events if e["event"] == "voted"]
+    rolled = rounds(Rolled(), prompts_per_round=2)
+    voted = [e["uid"] for number in range(4) for e in rolled.play(number).events if e["event"] == "voted"]
     assert len(voted) == len(set(voted))
 
 
@@ -82,7 +96,7 @@ def test_a_score_that_is_no_number_ends_the_round():
     for bad in (float("inf"), float("nan")):
         reward = lambda groups, ctx, bad=bad: [Verdict(torch.tensor([1.0, bad, 0, 0])) for _ in groups]  # noqa: E731
         try:
-            play_round(table(Generous(), reward, prompts_per_round=2), 0)
+            rounds(Generous(), reward, prompts_per_round=2).play(0)
         except ValueError as error:
             assert "not a finite number" in str(error)  # noqa: PT017
         else:
@@ -93,7 +107,7 @@ def test_a_score_that_is_no_number_may_stand_where_it_has_no_weight():
     def reward(groups, ctx):
         return [Verdict(torch.tensor([1.0, float("nan"), 0, 0]), weight=torch.tensor([1.0, 0, 1, 1])) for _ in groups]
 
-    assert len(play_round(table(Generous(), reward, prompts_per_round=2), 0).groups) == 2
+    assert len(rounds(Generous(), reward, prompts_per_round=2).play(0).groups) == 2
 
 
 class Noted(MathGrader):
@@ -125,10 +139,10 @@ def test_answers_are_read_while_an_engine_elsewhere_writes_the_next():
     played, logs = [], []
     for overlaps in (True, False):
         log = []
-        at = table(Generous(), prompts_per_round=3)
-        at.engine, at.grader = Elsewhere(log, overlaps), Noted(log)
-        at.rewards = {"solve": MajorityVote(at.grader)}
-        played.append(play_round(at, 0))
+        at = rounds(Generous(), prompts_per_round=3)
+        grader = Noted(log)
+        at.change(engine=Elsewhere(log, overlaps), grader=grader, rewards={"solve": MajorityVote(grader)})
+        played.append(at.play(0))
         logs.append([event for event, before in zip(log, ["", *log], strict=False) if event != before])
     assert logs[0] == ["wrote", "read"] * 3
     assert logs[1] == ["wrote", "read"]
@@ -142,10 +156,10 @@ def test_an_empty_round_says_why_and_keeps_its_events():
 
     from lightning_serl.callbacks import ZeroSpread
 
-    barren = table(Generous(), unanimous, prompts_per_round=2)
-    barren.group_filters = [ZeroSpread()]
+    barren = rounds(Generous(), unanimous, prompts_per_round=2)
+    barren.change(group_filters=[ZeroSpread()])
     try:
-        play_round(barren, 5)
+        barren.play(5)
     except EmptyRound as error:
         assert "round 5: none of 2 groups survived 1 attempts (dropped or rejected: no_spread 2)" in str(error)  # noqa: PT017
         assert {e["event"] for e in error.played.events} >= {"proposed", "accepted", "voted", "dropped"}  # noqa: PT017
@@ -162,7 +176,7 @@ class Barren(InstructionSource):
 
 def why_empty(barren, number=0):
     with pytest.raises(EmptyRound) as caught:
-        play_round(barren, number)
+        barren.play(number)
     assert len(str(caught.value)) <= 280
     return str(caught.value)
 
@@ -176,26 +190,26 @@ def test_an_empty_round_advises_about_what_emptied_it():
     def hopeless(groups, ctx):
         return [Verdict(torch.zeros(4)) for _ in groups]
 
-    unread = table(Generous(), mute, prompts_per_round=2)
-    unread.group_filters = [DifficultyFilter()]
+    unread = rounds(Generous(), mute, prompts_per_round=2)
+    unread.change(group_filters=[DifficultyFilter()])
     said = why_empty(unread)
     assert (
-        "no_answer 2); look at samples.jsonl, then at data.grader (math), at the answer format that data.solve" in said
+        "no_answer 2); look at samples.jsonl, then check data.grader (math), the answer format that data.solve" in said
     )
-    assert said.endswith("and at data.max_tokens")
-    hard = table(Generous(), hopeless, prompts_per_round=2)
-    hard.group_filters = [DifficultyFilter()]
+    assert said.endswith("and data.max_tokens")
+    hard = rounds(Generous(), hopeless, prompts_per_round=2)
+    hard.change(group_filters=[DifficultyFilter()])
     assert "then widen the DifficultyFilter or raise data.round.max_attempts" in why_empty(hard)
-    hard.instruction_filters = [QualityFilter(), NoveltyFilter(1.0)]
-    assert "DifficultyFilter (list QualityFilter and NoveltyFilter beside it to keep them) or" in why_empty(hard, 1)
+    hard.change(instruction_filters=[QualityFilter(), NoveltyFilter(1.0)])
+    assert "DifficultyFilter (list QualityFilter and NoveltyFilter too, to keep them) or" in why_empty(hard, 1)
 
 
 def test_a_round_without_proposals_says_what_would_bring_some():
-    barren = table(Barren(), prompts_per_round=2)
+    barren = rounds(Barren(), prompts_per_round=2)
     said = why_empty(barren)
-    assert "the recording holds no proposals (rows without a problem)" in said
-    assert said.endswith("--data.source seeds")
-    barren.engine.samples_policy = True
+    assert "the recording holds no unused proposals (rows without a problem)" in said
+    assert said.endswith("set data.source to seeds")
+    barren.setup.engine.samples_policy = True
     assert "no problem was proposed, not even one to reject; raise data.writing.sampling.max_tokens" in why_empty(
         barren
     )
@@ -212,15 +226,17 @@ def mixed(groups, ctx):
 def published(**options):
     from lightning_serl.callbacks import DifficultyFilter
 
-    made = table(Generous(), mixed, prompts_per_round=4, style="serl", **options)
-    made.group_filters = [DifficultyFilter(style="serl")]
-    made.options = RoundOptions(samples_per_prompt=4, max_attempts=4, prompts_per_round=4, style="serl", **options)
+    made = rounds(Generous(), mixed, prompts_per_round=4, style="serl", **options)
+    made.change(group_filters=[DifficultyFilter(style="serl")])
+    made.change(
+        options=RoundOptions(samples_per_prompt=4, max_attempts=4, prompts_per_round=4, style="serl", **options)
+    )
     return made
 
 
 def test_every_published_attempt_is_whole_and_hands_on_what_it_dropped():
     made = published()
-    played = play_round(made, 0)
+    played = made.play(0)
     voted = [e["uid"] for e in played.events if e["event"] == "voted"]
     assert len(voted) == 8, "two attempts of four, though the second lacked two groups only"
     assert len(played.groups) == 4
@@ -233,25 +249,25 @@ def test_every_published_attempt_is_whole_and_hands_on_what_it_dropped():
 def test_the_default_hands_on_the_survivors_alone():
     from lightning_serl.callbacks import DifficultyFilter
 
-    made = table(Generous(), mixed, prompts_per_round=4)
-    made.options = RoundOptions(samples_per_prompt=4, max_attempts=4, prompts_per_round=4)
-    made.group_filters = [DifficultyFilter()]
-    played = play_round(made, 0)
+    made = rounds(Generous(), mixed, prompts_per_round=4)
+    made.change(options=RoundOptions(samples_per_prompt=4, max_attempts=4, prompts_per_round=4))
+    made.change(group_filters=[DifficultyFilter()])
+    played = made.play(0)
     assert played.dropped == []
     assert {v.attempt for v in played.verdicts} == {0}
 
 
 def test_the_published_loop_forgets_what_was_not_answered_and_the_default_carries_it():
     made = published()
-    first = play_round(made, 0)
-    assert made.queue == []
+    first = made.play(0)
+    assert made.state.queue == []
     dropped = [e for e in first.events if e["event"] == "dropped" and e["reason"] == "stale"]
     assert len(dropped) == 22, "30 written, 8 answered"
-    assert "accepted" not in made.pool.statuses
-    carries = table(Generous(), prompts_per_round=4)
-    play_round(carries, 0)
-    assert len(carries.queue) == 26
-    assert carries.pool.statuses.count("accepted") == 26
+    assert "accepted" not in made.state.pool.statuses
+    carries = rounds(Generous(), prompts_per_round=4)
+    carries.play(0)
+    assert len(carries.state.queue) == 26
+    assert carries.state.pool.statuses.count("accepted") == 26
 
 
 def test_the_published_loop_shows_surplus_groups_as_exemplars():
@@ -259,10 +275,14 @@ def test_the_published_loop_shows_surplus_groups_as_exemplars():
         return [Verdict(torch.tensor([1.0, 1, 0, 0])) for _ in groups]
 
     made = published()
-    made.rewards = {"solve": lambda groups, ctx: mixed(groups, ctx) if made.pool.kept == [] else in_band(groups, ctx)}
-    played = play_round(made, 0)
+    made.change(
+        rewards={
+            "solve": lambda groups, ctx: mixed(groups, ctx) if made.state.pool.kept == [] else in_band(groups, ctx)
+        }
+    )
+    played = made.play(0)
     assert len(played.groups) == 4
-    assert len(made.pool.kept) == 6, "two of the second attempt's four had no room"
+    assert len(made.state.pool.kept) == 6, "two of the second attempt's four had no room"
     assert sum(e["event"] == "kept" for e in played.events) == 4
 
 
@@ -278,9 +298,9 @@ class Cut(Everything):
 
 def test_truncated_responses_can_be_kept_out():
     for mask in (False, True):
-        made = table(Generous(), prompts_per_round=2, mask_truncated=mask)
-        made.engine._texts = Cut()
-        played = play_round(made, 0)
+        made = rounds(Generous(), prompts_per_round=2, mask_truncated=mask)
+        made.setup.engine._texts = Cut()
+        played = made.play(0)
         assert [v.weight.tolist() for v in played.verdicts] == [[1, 1, 0 if mask else 1, 1]] * 2
 
 
@@ -296,9 +316,9 @@ def test_long_responses_can_cost_score_but_not_their_place():
                 yield i, [Completion(tuple(range(n)), t) for n, t in zip(lengths, ANSWERS, strict=True)]
 
     assert issubclass(Lengths, RolloutEngine)
-    made = table(Generous(), prompts_per_round=2, overlong_buffer=40)
-    made.engine, made.sampling = Lengths({"any": ANSWERS}), Sampling(max_tokens=100)
-    made.group_filters = [DifficultyFilter(0.5, 0.5)]
-    played = play_round(made, 0)
+    made = rounds(Generous(), prompts_per_round=2, overlong_buffer=40)
+    made.change(engine=Lengths({"any": ANSWERS}), sampling=Sampling(max_tokens=100))
+    made.change(group_filters=[DifficultyFilter(0.5, 0.5)])
+    played = made.play(0)
     assert [[round(s, 6) for s in v.scores.tolist()] for v in played.verdicts] == [[1.0, 0.75, -0.75, -1.0]] * 2
     assert [e["scores"] for e in played.events if e["event"] == "voted"] == [[1.0, 1.0, 0.0, 0.0]] * 2

@@ -11,7 +11,7 @@ import torch
 from helpers.command_line import cli, small
 from helpers.training import ledger, rows, selfplay, trainer_for, weights
 
-from lightning_serl.callbacks import Checkpoints
+from lightning_serl.callbacks import Checkpoints, RolloutHooks
 from lightning_serl.datamodules import RoundOptions
 from lightning_serl.engines import TransformersEngine
 from lightning_serl.engines.base import Receipt
@@ -26,7 +26,7 @@ class Beside(TransformersEngine):
     """A real engine that works beside the trainer: a copy of the policy of its own, which takes pushes.
 
     Args:
-        fail_at: The call of ``generate`` ahead that fails half-way through.
+        fail_at: The call of ``generate`` in the thread that fails half-way through.
         gate: Set to let the thread write at all.
     """
 
@@ -47,7 +47,9 @@ class Beside(TransformersEngine):
         self.held, self.proven = -1, False
 
     def push(self, update):
-        assert not any(t.name.endswith("ahead") and t.is_alive() for t in threading.enumerate()), "versions would mix"
+        assert not any(t.name.startswith("prefetch") and t.is_alive() for t in threading.enumerate()), (
+            "versions would mix"
+        )
         named = dict(update.tensors())
         self.policy.causal_lm.load_state_dict(named)
         self.held = update.version
@@ -56,8 +58,8 @@ class Beside(TransformersEngine):
 
     def generate(self, requests, who="policy"):
         name = threading.current_thread().name
-        self.calls += name.endswith("ahead")
-        while self.gate is not None and name.endswith("ahead") and not self.gate.is_set():
+        self.calls += name.startswith("prefetch")
+        while self.gate is not None and name.startswith("prefetch") and not self.gate.is_set():
             self.poll()
             time.sleep(0.01)
         self.log.append((name, self.held, len(requests)))
@@ -68,11 +70,11 @@ class Beside(TransformersEngine):
                 yield one
 
 
-def ahead_threads():
-    return [t for t in threading.enumerate() if t.name.endswith("ahead")]
+def prefetch_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
-class Watch(pl.Callback):
+class Watch(RolloutHooks):
     """The versions that wrote each round's groups."""
 
     def __init__(self):
@@ -89,7 +91,7 @@ def fit(root, engine=None, callbacks=(), ckpt=None, every=1, staleness=1, rounds
     )
     trainer = trainer_for(root, [*callbacks, Checkpoints(every, -1)], gradient_clip_val=1.0, **options)
     trainer.fit(module, data, ckpt_path=ckpt)
-    assert not ahead_threads()
+    assert not prefetch_threads()
     return module, data
 
 
@@ -121,10 +123,12 @@ def lags(root):
 
 def test_each_round_but_the_first_is_written_while_the_one_before_it_trains(undisturbed):
     root, _, engine, watch = undisturbed
-    assert {n for n, _, _ in engine.log if n.endswith("ahead")} == {f"round {r + 1} ahead" for r in range(1, ROUNDS)}
+    assert {n for n, _, _ in engine.log if n.startswith("prefetch")} == {
+        f"prefetch of round {r + 1}" for r in range(1, ROUNDS)
+    }
     for name, version, _ in engine.log:
         # the weights that the round before started from, one version for all of it; the health probe is round 0's
-        number = int(name.split()[1]) - 1 if name.endswith("ahead") else 0
+        number = int(name.split()[-1]) - 1 if name.startswith("prefetch") else 0
         assert version == max(0, number - 1) * STEPS[0]
     for number, versions in enumerate(watch.rounds):
         assert versions == {max(0, number - 1) * STEPS[0]}
@@ -186,7 +190,7 @@ class Stop(pl.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:
-            assert ahead_threads() or self.engine is None, "the next round is meant to be under way"
+            assert prefetch_threads() or self.engine is None, "the next round is meant to be under way"
             raise self.error("stopped here")
 
 
@@ -200,7 +204,7 @@ def test_an_interrupt_ends_the_thread_and_the_round_is_written_again(tmp_path, e
             fit(tmp_path, engine, [Stop(1, error, engine)], every=100, rounds=2)
     finally:
         signal.signal(signal.SIGINT, kept)
-    assert not ahead_threads()
+    assert not prefetch_threads()
     path = tmp_path / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)
     assert state["global_step"] == 1
@@ -218,8 +222,8 @@ def test_an_error_in_the_thread_is_raised_by_the_run(tmp_path):
     engine = Beside(fail_at=2)
     with pytest.raises(RuntimeError, match="the engine is gone"):
         fit(tmp_path, engine, every=100, rounds=2)
-    assert engine.log[-1][0].endswith("ahead")
-    assert not ahead_threads()
+    assert engine.log[-1][0].startswith("prefetch")
+    assert not prefetch_threads()
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["SelfPlayDataModule"]["ahead"]["written"], "what was written before is kept"
     fit(tmp_path, ckpt=str(tmp_path / "checkpoints" / "last.ckpt"), every=100, rounds=2)

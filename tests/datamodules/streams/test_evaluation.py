@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from helpers.command_line import cli, finish, rows, small, start, write_rows
@@ -10,14 +11,13 @@ from helpers.training import tiny_llama
 
 from lightning_serl.answers import ChoiceGrader, MathGrader, resolve_grader
 from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import Table
+from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream, strata_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import RolloutEngine, Sampling
 from lightning_serl.evaluation.batch import EvaluationBatch
 from lightning_serl.evaluation.graders import SetGrader, set_graders
 from lightning_serl.evaluation.metrics import EvaluationSet
-from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.types import Completion, Instruction
 
@@ -56,7 +56,9 @@ class Policy:
     context_length = 40
 
 
-class Data:
+class Rolling:
+    """As much of a session as an evaluation stream needs, and the options."""
+
     def __init__(self, engine, ranks=None, grader="math", **options):
         self.ranks = ranks or Ranks()
         self.evaluation = EvaluationOptions(**options)
@@ -72,10 +74,9 @@ class Data:
 
             yield tick
 
-        self.table = Table(
+        self.setup = RoundSetup(
             options=RoundOptions(),
             source=None,
-            pool=InstructionPool([]),
             engine=engine,
             policy=Policy,
             rewards={},
@@ -91,7 +92,7 @@ class Data:
     @contextmanager
     def rolling(self):
         self.entered += 1
-        yield self.table
+        yield self.setup
 
 
 def box(answer):
@@ -134,11 +135,11 @@ EXPECTED = {
 }
 
 
-def measure(data, problems, grader=None):
-    out = EvaluationSet(data.evaluation.samples, strata_of(problems))
-    for batch in EvaluationStream(data, "set", problems, grader):
+def measure(session, problems, grader=None):
+    out = EvaluationSet(session.evaluation.samples, strata_of(problems))
+    for batch in EvaluationStream(session, session.evaluation, "set", problems, grader):
         assert isinstance(batch, EvaluationBatch)
-        assert (batch.set_name, batch.k, batch.strata) == ("set", data.evaluation.samples, strata_of(problems))
+        assert (batch.set_name, batch.k, batch.strata) == ("set", session.evaluation.samples, strata_of(problems))
         assert batch.to("cpu") is batch
         out.update(batch.items)
     return out
@@ -146,44 +147,44 @@ def measure(data, problems, grader=None):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_by_hand(batch_size):
-    data = Data(ScriptedEngine(SCRIPT), samples=4, batch_size=batch_size)
-    result = measure(data, PROBLEMS).compute()
+    session = Rolling(ScriptedEngine(SCRIPT), samples=4, batch_size=batch_size)
+    result = measure(session, PROBLEMS).compute()
     assert set(result.pop("intervals")) == {"pass@1", "mean@k", "maj@k", "pass@k"}
     assert result == pytest.approx(EXPECTED)
-    assert data.entered == len(EvaluationStream(data, "set", PROBLEMS))
+    assert session.entered == len(EvaluationStream(session, session.evaluation, "set", PROBLEMS))
 
 
 def test_the_too_long_prompt_is_never_asked():
-    data = Data(ScriptedEngine(SCRIPT), samples=4)
-    (items,) = [b.items for b in EvaluationStream(data, "set", PROBLEMS[-1:])]
-    assert data.table.engine.asked == []
+    session = Rolling(ScriptedEngine(SCRIPT), samples=4)
+    (items,) = [b.items for b in EvaluationStream(session, session.evaluation, "set", PROBLEMS[-1:])]
+    assert session.setup.engine.asked == []
     assert (items[0].greedy, items[0].right, items[0].labelled, items[0].samples) == (False, (), True, 0)
-    result = measure(data, PROBLEMS[-1:]).compute()
+    result = measure(session, PROBLEMS[-1:]).compute()
     assert [result[name] for name in ("n", "pass@1", "mean@k", "maj@k", "pass@k")] == [1, 0, 0, 0, 0]
 
 
 def test_each_request_is_sampled_as_asked():
-    data = Data(ScriptedEngine(SCRIPT), samples=4, temperature=0.6, top_p=0.95)
-    measure(data, PROBLEMS[:2])
-    ways = {(r.prompt, r.n, r.sampling.temperature, r.sampling.top_p) for r in data.table.engine.asked}
+    session = Rolling(ScriptedEngine(SCRIPT), samples=4, temperature=0.6, top_p=0.95)
+    measure(session, PROBLEMS[:2])
+    ways = {(r.prompt, r.n, r.sampling.temperature, r.sampling.top_p) for r in session.setup.engine.asked}
     assert ways == {("a", 4, 0.6, 0.95), ("b", 4, 0.6, 0.95), ("a", 1, 0.0, 1.0), ("b", 1, 0.0, 1.0)}
-    assert {r.sampling.max_tokens for r in data.table.engine.asked} == {16}
-    seeds = [s for r in data.table.engine.asked for s in r.seeds]
+    assert {r.sampling.max_tokens for r in session.setup.engine.asked} == {16}
+    seeds = [s for r in session.setup.engine.asked for s in r.seeds]
     assert len(set(seeds)) == len(seeds) == 10
-    again = Data(ScriptedEngine(SCRIPT), samples=4, temperature=0.6, top_p=0.95, batch_size=1)
+    again = Rolling(ScriptedEngine(SCRIPT), samples=4, temperature=0.6, top_p=0.95, batch_size=1)
     measure(again, PROBLEMS[1::-1])
-    assert {(r.prompt, r.seeds) for r in again.table.engine.asked} == {
-        (r.prompt, r.seeds) for r in data.table.engine.asked
+    assert {(r.prompt, r.seeds) for r in again.setup.engine.asked} == {
+        (r.prompt, r.seeds) for r in session.setup.engine.asked
     }
-    assert (data.name, data.total, data.ticks) == ("evaluating", 10, 10)
+    assert (session.name, session.total, session.ticks) == ("evaluating", 10, 10)
 
 
 def test_greedy_answers_alone():
-    data = Data(ScriptedEngine({p: (g, []) for p, (g, _) in SCRIPT.items()}), samples=0)
-    result = measure(data, PROBLEMS).compute()
+    session = Rolling(ScriptedEngine({p: (g, []) for p, (g, _) in SCRIPT.items()}), samples=0)
+    result = measure(session, PROBLEMS).compute()
     assert (result["pass@1"], result["correct"], result["n"]) == (2 / 5, 2, 6)
     assert result["mean@k"] is result["maj@k"] is result["pass@k"] is result["agreement"] is None
-    assert {r.sampling.temperature for r in data.table.engine.asked} == {0.0}
+    assert {r.sampling.temperature for r in session.setup.engine.asked} == {0.0}
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -191,21 +192,21 @@ def test_ranks_share_a_set(size):
     # metrics and batches of each rank, without a process group: nothing here talks to the others
     shares, lengths = [], set()
     for rank in range(size):
-        data = Data(ScriptedEngine(SCRIPT), Ranks(rank, size), samples=4, batch_size=2)
-        data.table.ranks = Ranks()
-        lengths.add(len(EvaluationStream(data, "set", PROBLEMS[:5])))
-        shares.append(measure(data, PROBLEMS[:5]))
+        session = Rolling(ScriptedEngine(SCRIPT), Ranks(rank, size), samples=4, batch_size=2)
+        session.setup = replace(session.setup, ranks=Ranks())
+        lengths.add(len(EvaluationStream(session, session.evaluation, "set", PROBLEMS[:5])))
+        shares.append(measure(session, PROBLEMS[:5]))
     assert len(lengths) == 1
     merged = shares[0]
     for share in shares[1:]:
         merged.merge_state(share)
-    assert merged.compute() == measure(Data(ScriptedEngine(SCRIPT), samples=4), PROBLEMS[:5]).compute()
+    assert merged.compute() == measure(Rolling(ScriptedEngine(SCRIPT), samples=4), PROBLEMS[:5]).compute()
 
 
 def test_more_ranks_than_problems_still_keep_step():
-    data = Data(ScriptedEngine(SCRIPT), Ranks(3, 4), samples=4)
-    data.table.ranks = Ranks()
-    batches = list(EvaluationStream(data, "set", PROBLEMS[:1]))
+    session = Rolling(ScriptedEngine(SCRIPT), Ranks(3, 4), samples=4)
+    session.setup = replace(session.setup, ranks=Ranks())
+    batches = list(EvaluationStream(session, session.evaluation, "set", PROBLEMS[:1]))
     assert [b.items for b in batches] == [[]]
 
 
@@ -221,8 +222,8 @@ def test_the_vote_is_graded_by_every_grader(grader, label, choices, right, wrong
     meta = {} if choices is None else {"choices": choices}
     script = {"q": (right, [right, wrong, right, right]), "r": (wrong, [wrong, wrong, right, wrong])}
     problems = [Instruction(p, p, label=label, meta=meta) for p in script]
-    data = Data(ScriptedEngine(script), grader=grader, samples=4)
-    first, second = (item for b in EvaluationStream(data, "set", problems) for item in b.items)
+    session = Rolling(ScriptedEngine(script), grader=grader, samples=4)
+    first, second = (item for b in EvaluationStream(session, session.evaluation, "set", problems) for item in b.items)
     assert (first.greedy, first.right, first.vote_right) == (True, (True, False, True, True), True)
     assert (second.greedy, second.right, second.vote_right) == (False, (False, False, True, False), False)
     assert first.agreement == second.agreement == 0.75
@@ -242,7 +243,7 @@ def test_results_per_level_and_subject():
         leveled(PROBLEMS[2], level="10", subject="Geometry"),
         leveled(PROBLEMS[3], subject="Algebra"),
     ]
-    result = measure(Data(ScriptedEngine(SCRIPT), samples=4, batch_size=3), problems).compute()
+    result = measure(Rolling(ScriptedEngine(SCRIPT), samples=4, batch_size=3), problems).compute()
     assert {k: (v["n"], v["pass@1"], v["mean@k"]) for k, v in result["by_level"].items()} == {
         "9": (1, 0.0, 1 / 4),
         "10": (2, 1 / 2, 3 / 8),
@@ -253,12 +254,12 @@ def test_results_per_level_and_subject():
         "Geometry": (1, 0),
     }
     assert "by_group" not in result
-    assert set(measure(Data(ScriptedEngine(SCRIPT), samples=4), PROBLEMS).compute()) == {*EXPECTED, "intervals"}
+    assert set(measure(Rolling(ScriptedEngine(SCRIPT), samples=4), PROBLEMS).compute()) == {*EXPECTED, "intervals"}
 
 
 def test_every_item_tells_what_was_read():
-    data = Data(ScriptedEngine(SCRIPT), samples=4, batch_size=4)
-    items = [item for batch in EvaluationStream(data, "set", PROBLEMS) for item in batch.items]
+    session = Rolling(ScriptedEngine(SCRIPT), samples=4, batch_size=4)
+    items = [item for batch in EvaluationStream(session, session.evaluation, "set", PROBLEMS) for item in batch.items]
     assert [item.index for item in items] == list(range(6))
     assert items[1].facts == {
         "uid": "2",
@@ -296,7 +297,8 @@ def test_published_scoring_reads_prompt_and_response():
     ]
 
     def graded(**options):
-        stream = EvaluationStream(Data(ScriptedEngine(script), samples=4, **options), "set", problems)
+        session = Rolling(ScriptedEngine(script), samples=4, **options)
+        stream = EvaluationStream(session, session.evaluation, "set", problems)
         return [item for batch in stream for item in batch.items]
 
     published, ours = graded(scoring="serl"), graded()
@@ -313,15 +315,15 @@ def test_published_scoring_reads_prompt_and_response():
 def test_published_scoring_leaves_multiple_choice_alone():
     script = {"q": ("The answer is (B).", ["The answer is (B)."])}
     problems = [Instruction("q", "1", label="B", meta={"choices": ["x", "y"]})]
-    data = Data(ScriptedEngine(script), grader="choice", samples=1, scoring="serl")
-    (item,) = [item for batch in EvaluationStream(data, "set", problems) for item in batch.items]
+    session = Rolling(ScriptedEngine(script), grader="choice", samples=1, scoring="serl")
+    (item,) = [item for batch in EvaluationStream(session, session.evaluation, "set", problems) for item in batch.items]
     assert (item.greedy, item.right, item.facts["vote"]) == (True, (True,), "B")
 
 
 def test_published_scoring_without_labels_or_answers():
     script = {"e": ("", ["it is 3", "it is 3"]), LONG: ("", [])}
     problems = [Instruction("e", "1"), Instruction(LONG, "2", label="3")]
-    result = measure(Data(ScriptedEngine(script), samples=2, scoring="serl"), problems).compute()
+    result = measure(Rolling(ScriptedEngine(script), samples=2, scoring="serl"), problems).compute()
     assert (result["n"], result["labelled"], result["mean@k"], result["agreement"]) == (2, 1, 0.0, 1.0)
 
 
@@ -350,17 +352,17 @@ def test_each_set_has_its_grader():
 def test_a_set_of_choices_in_a_run_on_mathematics():
     script = {"Which?": ("The answer is (B).", ["\\boxed{B}", "The answer is (A)."])}
     problems = [Instruction("Which?", "1", label="B", meta={"choices": ["x", "y"]})]
-    data = Data(ScriptedEngine(script), samples=2)
-    data.table.templates = {"solve": SolveTemplate()}
+    session = Rolling(ScriptedEngine(script), samples=2)
+    session.setup = replace(session.setup, templates={"solve": SolveTemplate()})
     Policy.context_length, was = 400, Policy.context_length
     try:
-        result = measure(data, problems, SetGrader(ChoiceGrader(), "choice")).compute()
+        result = measure(session, problems, SetGrader(ChoiceGrader(), "choice")).compute()
     finally:
         Policy.context_length = was
     assert (result["pass@1"], result["mean@k"]) == (1.0, 0.5)
-    prompts = {Policy.tokenizer.decode(r.prompt_ids) for r in data.table.engine.asked}
+    prompts = {Policy.tokenizer.decode(r.prompt_ids) for r in session.setup.engine.asked}
     assert all("letter of the right option" in prompt for prompt in prompts)
-    assert data.table.grader_name == "math"  # training goes on as before
+    assert session.setup.grader_name == "math"  # training goes on as before
 
 
 @pytest.mark.parametrize(

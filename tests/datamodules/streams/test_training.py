@@ -9,14 +9,14 @@ from helpers.training import FailingEngine, rows, selfplay, trainer_for, weights
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_serl import SeRLModule
-from lightning_serl.callbacks import Checkpoints
+from lightning_serl.callbacks import Checkpoints, RolloutHooks
 from lightning_serl.callbacks.run_folder import Ledger
 from lightning_serl.datamodules import EvaluationOptions
 from lightning_serl.errors import EmptyRound, InputError
 from lightning_serl.objectives import policy_loss
 
 
-class Watch(pl.Callback):
+class Watch(RolloutHooks):
     """Remembers every round with the policy version it was played at, and the step it was asked for."""
 
     def __init__(self):
@@ -143,9 +143,12 @@ def test_validate_before_fit(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit_train_batches": 3}, r"limit_train_batches \(3\) must be a multiple of accumulate_grad_batches \(2\)"),
+        (
+            {"limit_train_batches": 3},
+            r"limit_train_batches \(3\) must be a multiple of trainer.accumulate_grad_batches \(2\)",
+        ),
         ({"limit_train_batches": 0.25}, r"limit_train_batches \(0.25, which is 1 micro-batches\)"),
-        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler does not work here"),
+        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler cannot be used"),
     ],
 )
 def test_a_cut_optimizer_step_is_refused_before_anything_loads(tmp_path, options, message):
@@ -183,7 +186,7 @@ def test_resume_with_other_micro_batches_skips_the_rest_of_the_round(tmp_path):
     watch = Watch()
     module, data = selfplay(steps=(1, 2), rounds_per_epoch=3)
     trainer = trainer_for(tmp_path, [watch, Checkpoints()], accumulate_grad_batches=2, max_steps=7, max_epochs=-1)
-    with pytest.warns(UserWarning, match="what is left of that round is skipped"):
+    with pytest.warns(UserWarning, match="the rest of that round is skipped"):
         trainer.fit(module, data, ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"))
     assert [(r["number"], r["step"]) for r in watch.rounds] == [(2, 3), (3, 5)]
     assert len(uids_of(tmp_path)) == len(set(uids_of(tmp_path)))

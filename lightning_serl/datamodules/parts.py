@@ -1,0 +1,178 @@
+"""The parts that a run's rounds are made of: pool, source, rewards and the fixed inputs of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import lightning.pytorch as pl
+
+from lightning_serl.answers import AnswerGrader
+from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.rollout_hooks import phase_of
+from lightning_serl.datamodules.option_values import named_reward
+from lightning_serl.datamodules.rounds.health_probe import Probe
+from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState, Score
+from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
+from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.engines.base import RolloutEngine, Sampling
+from lightning_serl.pool.pool import InstructionPool
+from lightning_serl.prompts.solve import SolveTemplate
+from lightning_serl.protocols import module_of
+from lightning_serl.rewards import LabelElseVote, VerifiableReward
+from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.types import Instruction
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The options of a run with what was read and chosen for them; made by the datamodule in ``setup``.
+
+    Attributes:
+        engine: Writes completions.
+        source: The user's own source; ``None`` for the sources of this package.
+        mix_ratio: Share of each round that comes from the seeds themselves.
+        rewards: The user's own rewards by role; empty for ``reward_name`` or the default reward.
+        reward_name: Name of a reward of this package.
+        grader: Reads and compares answers.
+        grader_name: Selects the answer-format sentence of solve prompts.
+        seeds: The problems of ``data.seeds``; empty if there are none.
+        earlier: Problems of earlier runs with their status in the pool, one list for each run.
+        round: The size of a round.
+        writing: How new problems are written; ``None`` if none are.
+        templates: Solve template of each role.
+        sampling: How answers are drawn; the policy sets the temperature.
+        probe: The health probe.
+        max_staleness: See :class:`RoundSetup`.
+        seed: The run's seed.
+    """
+
+    engine: RolloutEngine
+    source: InstructionSource | None
+    mix_ratio: float
+    rewards: Mapping[str, Score]
+    reward_name: str | None
+    grader: AnswerGrader
+    grader_name: str
+    seeds: Sequence[Instruction]
+    earlier: Sequence[Sequence[tuple[Instruction, str]]]
+    round: RoundOptions
+    writing: Writing | None
+    templates: Mapping[str, SolveTemplate]
+    sampling: Sampling
+    probe: Probe
+    max_staleness: int
+    seed: int
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See :func:`needs_of`."""
+        return needs_of(self.source, self.rewards)
+
+    @property
+    def source_kind(self) -> str | None:
+        """Class name of the source; ``None`` without one."""
+        if self.source is not None:
+            return type(self.source).__name__
+        if not self.seeds:
+            return None
+        return {1.0: PromptSet, 0.0: FewShotSelfInstruction}.get(self.mix_ratio, Mixture).__name__
+
+    def make_state(self) -> RoundState:
+        """An empty queue, and a pool of the seeds and of the problems of earlier runs."""
+        pool = InstructionPool(list(self.seeds))
+        # the seeds and several earlier runs may have problems in common
+        held = {_wording(problem) for problem in pool.seeds}
+        for place, problems in enumerate(self.earlier):
+            for problem, status in problems:
+                if (wording := _wording(problem)) not in held:
+                    held.add(wording)
+                    pool.add(replace(problem, uid=f"earlier-{place}-{problem.uid}"), status)
+        return RoundState(pool)
+
+    def make_source(self, pool: InstructionPool, labels: bool) -> InstructionSource | None:
+        """The source of the rounds; ``None`` if there are no seeds.
+
+        Args:
+            pool: Few-shot exemplars come from it.
+            labels: Whether seeds keep their labels; ``predict`` votes on all problems.
+        """
+        if self.source is not None:
+            return self.source
+        if not self.seeds:
+            return None
+        if self.mix_ratio == 0.0:
+            return FewShotSelfInstruction(pool, self.writing)
+        if not labels:
+            fixed = [replace(p, label=None) for p in self.seeds]
+        elif needs_labels(self.reward_name, self.rewards):
+            fixed = [p for p in self.seeds if p.label is not None]
+        else:
+            fixed = list(self.seeds)
+        if self.mix_ratio == 1.0:
+            return PromptSet(fixed)
+        return Mixture(FewShotSelfInstruction(pool, self.writing), PromptSet(fixed), self.mix_ratio)
+
+    def make_setup(self, source: InstructionSource | None) -> RoundSetup:
+        """The inputs of a round that stay the same for the whole run.
+
+        Args:
+            source: What :meth:`make_source` returned.
+        """
+        gate = LabelElseVote(self.grader)
+        default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
+        return RoundSetup(
+            options=self.round,
+            source=source,
+            engine=self.engine,
+            policy=None,
+            rewards=self.rewards or {"solve": default},
+            gate=gate,
+            grader=self.grader,
+            grader_name=self.grader_name,
+            templates=self.templates,
+            sampling=self.sampling,
+            seed=self.seed,
+            max_staleness=self.max_staleness,
+        )
+
+
+def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:
+    """The inputs of the next round: policy, filters, ranks, progress display and step are the Trainer's now."""
+    module, callbacks = module_of(trainer), trainer.callbacks
+    policy = module.policy if setup.engine.samples_policy or module.has_policy else None
+    sampling = setup.sampling
+    if policy is not None:
+        sampling = Sampling(max_tokens=sampling.max_tokens, temperature=policy.temperature)
+    return replace(
+        setup,
+        policy=policy,
+        sampling=sampling,
+        instruction_filters=[c for c in callbacks if isinstance(c, InstructionFilter)],
+        group_filters=[c for c in callbacks if isinstance(c, GroupFilter)],
+        ranks=Ranks.of(trainer),
+        phase=partial(phase_of, callbacks),
+        step=trainer.global_step,
+    )
+
+
+def needs_of(source: InstructionSource | None, rewards: Mapping[str, Score]) -> frozenset[str]:
+    """What source and rewards use besides the policy's completions: ``reference``, ``teacher``, ``certainty`` ..."""
+    parts: Iterable[object] = (*rewards.values(), *([] if source is None else [source]))
+    # a reward may be a plain function
+    return frozenset[str]().union(*(getattr(part, "needs", frozenset()) for part in parts))
+
+
+def needs_labels(reward_name: str | None, rewards: Mapping[str, Score]) -> bool:
+    """Whether the reward scores labelled problems only; the default reward votes on the others."""
+    named = reward_name in ("VerifiableReward", "RuleReward")
+    return named or isinstance(rewards.get("solve"), (VerifiableReward, RuleReward))
+
+
+def _wording(problem: Instruction) -> tuple[str, tuple[str, ...]]:
+    """What makes two problems the same: text and options."""
+    return problem.prompt, tuple(problem.meta.get("choices") or ())

@@ -1,0 +1,159 @@
+"""What is reported of a round: its ledger events, its numbers for the log, and why it is empty if it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
+from lightning_serl.pool.variety import unique_ngrams
+from lightning_serl.pool.words import count_words
+from lightning_serl.types import Event, Group, Instruction, Round, Verdict
+
+# The measures of variety look at this many of the problems written last.
+_LATEST = 200
+
+
+class RoundLog:
+    """Collects the result of a round while it is played.
+
+    Attributes:
+        round: The result so far.
+        counts: Events by name.
+        reasons: Rejected and dropped instructions by reason.
+        nearest: ROUGE-L between each accepted problem and the most similar one in the pool before it.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        self.round = Round(number, oldest=step)
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.nearest: list[float] = []
+
+    def event(self, uid: str, event: str, **facts: Any) -> None:
+        """Add one row of the ledger."""
+        self.counts[event] += 1
+        if facts.get("reason"):
+            self.reasons[facts["reason"]] += 1
+        self.round.events.append({"uid": uid, "event": event, "round": self.round.number, **facts})
+
+
+def proposal_facts(instruction: Instruction) -> Event:
+    """What the ledger keeps of a proposal: enough to offer it to another run."""
+    choices, role = instruction.meta.get("choices"), instruction.role
+    facts: Event = {"prompt": instruction.prompt}
+    return facts | ({"choices": list(choices)} if choices else {}) | ({"role": role} if role != "solve" else {})
+
+
+def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> str:
+    """The message of a round with nothing to train on: the most common reasons, and what to do about the first.
+
+    Args:
+        setup: The round's inputs.
+        log: Its events.
+        attempts: Attempts that answered something.
+        tried: Root groups that were answered.
+    """
+    number, written = log.round.number, log.counts["proposed"]
+    common = ", ".join(f"{reason} {count}" for reason, count in log.reasons.most_common(4)) or "none"
+    if not tried and not written:
+        if not setup.engine.samples_policy:
+            return (
+                f"round {number}: the recording holds no unused proposals (rows without a problem); add some, or set "
+                "data.source to seeds"
+            )
+        return (
+            f"round {number}: no problem was proposed, not even one to reject; raise "
+            "data.writing.sampling.max_tokens, or change data.writing.template or your own source"
+        )
+    if not tried:
+        advice = "look at ledger.jsonl, then loosen that filter or change data.writing"
+        if next(iter(log.reasons.most_common(1)), ("", 0))[0] == "over_long_prompt":
+            advice = "lower data.max_tokens, which shares the context with them, or raise data.round.max_prompt_tokens"
+        said = f"{written} problems were proposed and none could be used (rejected: {common})"
+        return f"round {number}: {said}; {advice}"
+    dropped = Counter(e["reason"] for e in log.round.events if e["event"] == "dropped")
+    if dropped and dropped.most_common(1)[0][0] == "no_answer":
+        advice = (
+            f"look at samples.jsonl, then check data.grader ({setup.grader_name}), the answer format that "
+            "data.solve asks for, and data.max_tokens"
+        )
+    else:
+        # a list of filters in trainer.callbacks replaces the default ones
+        others = " and ".join(dict.fromkeys(type(f).__name__ for f in setup.instruction_filters))
+        kept = f" (list {others} too, to keep them)" if others else ""
+        advice = f"look at samples.jsonl, then widen the DifficultyFilter{kept} or raise data.round.max_attempts"
+    said = f"none of {tried} groups survived {attempts} attempts (dropped or rejected: {common})"
+    return f"round {number}: {said}; {advice}"
+
+
+def statistics(
+    setup: RoundSetup, state: RoundState, log: RoundLog, attempts: int, tried: int, survived: int, fresh: int
+) -> dict[str, float]:
+    """The round's numbers for the log, under TRL's names where TRL has one.
+
+    Args:
+        setup: The round's inputs.
+        state: Pool and queue after it.
+        log: Its events and groups.
+        attempts: Attempts that answered something.
+        tried: Root groups that were answered.
+        survived: Root groups that are trained on.
+        fresh: How many of those this round wrote itself.
+    """
+    seen = log.round.answered
+    lengths = [len(c.token_ids) for g, _ in seen for c in g.completions]
+    finished = [c.finished for g, _ in seen for c in g.completions]
+    scores = [s for _, v in seen for s in v.scores.tolist()]
+    spreads = [float(v.scores.std()) if len(v.scores) > 1 else 0.0 for _, v in seen]
+    groups, responses, proposed = max(1, len(seen)), max(1, len(finished)), log.counts["proposed"]
+    out = {
+        "reward": sum(scores) / max(1, len(scores)),
+        "reward_std": sum(spreads) / max(1, len(spreads)),
+        "frac_reward_zero_std": sum(s == 0 for s in spreads) / max(1, len(spreads)),
+        "completions/mean_length": sum(lengths) / max(1, len(lengths)),
+        "completions/min_length": float(min(lengths, default=0)),
+        "completions/max_length": float(max(lengths, default=0)),
+        "completions/clipped_ratio": finished.count(False) / responses,
+        "serl/vote/agreement_mean": sum(v.confidence for _, v in seen) / groups,
+        "serl/vote/no_answer_frac": sum(v.info.get("no_answer", 0) for _, v in seen) / responses,
+        "serl/vote/unique_answers": sum(v.info.get("unique_answers", 0) for _, v in seen) / groups,
+        "serl/filter/proposed": float(proposed),
+        "serl/filter/accepted_rate": log.counts["accepted"] / max(1, proposed),
+        "serl/filter/yield": fresh / max(1, tried),
+        "serl/round/attempts": float(attempts),
+        "serl/round/groups": float(survived),
+        "serl/pool/size": float(len(state.pool)),
+        "serl/pool/queue": float(len(state.queue)),
+    }
+    if setup.max_staleness:
+        out["serl/round/carried"] = float(survived - fresh)
+    out |= _role_rewards(seen)
+    out |= _variety(state, log)
+    return out | {f"serl/reason/{reason}": float(count) for reason, count in sorted(log.reasons.items())}
+
+
+def _role_rewards(seen: list[tuple[Group, Verdict]]) -> dict[str, float]:
+    """The mean reward of each role, if there are several."""
+    out: dict[str, float] = {}
+    roles = dict.fromkeys(g.instruction.role for g, _ in seen)
+    for role in roles if len(roles) > 1 else ():
+        means = [float(v.scores.mean()) for g, v in seen if g.instruction.role == role and len(g)]
+        out[f"serl/role/{role}/reward"] = sum(means) / max(1, len(means))
+    return out
+
+
+def _variety(state: RoundState, log: RoundLog) -> dict[str, float]:
+    """How new and how varied the written problems are; empty if none was written."""
+    pool = state.pool
+    latest = [t for t, status in zip(pool.texts, pool.statuses, strict=True) if status != "seed"][-_LATEST:]
+    if not latest:
+        return {}
+    out = {
+        "serl/pool/unique_4grams": unique_ngrams(latest),
+        "serl/pool/words_mean": sum(map(count_words, latest)) / len(latest),
+    }
+    if log.nearest:
+        out["serl/pool/nearest_mean"] = sum(log.nearest) / len(log.nearest)
+    ages = [log.round.number - i.meta["round"] for i in pool.kept if "round" in i.meta]
+    return out | ({"serl/pool/exemplar_age": sum(ages) / len(ages)} if ages else {})

@@ -1,0 +1,296 @@
+"""The session: plays the rounds of a run and keeps their state, for the streams that a Trainer iterates over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.checkpoints.checks import check_stream_state
+from lightning_serl.datamodules import engine_session
+from lightning_serl.datamodules.announcements import warn_of_truncation
+from lightning_serl.datamodules.engine_session import EngineSession
+from lightning_serl.datamodules.parts import Parts, with_trainer
+from lightning_serl.datamodules.rounds.health_probe import probe_votes
+from lightning_serl.datamodules.rounds.play import play_round
+from lightning_serl.datamodules.rounds.prefetch import Prefetch, from_cache
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
+from lightning_serl.datamodules.session_state import Progress, restore, save_state, without_batches
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.errors import EmptyRound, InputError
+from lightning_serl.protocols import module_of
+from lightning_serl.types import RolloutBatch, Round, Vote
+
+
+class Session:
+    """One run's rounds: played in order, committed one by one, saved and resumed.
+
+    It lives as long as the datamodule and serves all its streams, so that ``validate``, ``fit`` and ``predict`` use the
+    same engine, and a second ``fit`` continues after the rounds of the first.
+
+    Attributes:
+        progress: How far the rounds are.
+    """
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+        self._trainer: pl.Trainer | None = None
+        self._parts: Parts | None = None
+        self._engine = EngineSession()
+        self._made: tuple[RoundSetup, RoundState] | None = None  # at the first rollout, when the policy exists
+        self._restored: dict[str, Any] | None = None  # a loaded state that is applied at the next rollout
+        self._before: dict[str, Any] | None = None  # the state before a round that is not committed yet
+        self._prefetch: Prefetch | None = None
+        self._warned_of_truncation = False
+
+    # -- setup -------------------------------------------------------------------------------------------------------
+
+    def attach(self, trainer: pl.Trainer, parts: Parts) -> None:
+        """Serve a Trainer from now on."""
+        self._trainer, self._parts = trainer, parts
+
+    def discard_parts(self) -> None:
+        """Make pool and source anew at the next rollout: the problems they were made of have changed."""
+        self._made = None
+
+    def begin_fit(self) -> None:
+        """Continue with the next round, for another fit of the same process: its Trainer counts steps from 0."""
+        if self._before is not None:  # an earlier fit ended during a round, whose uids must not be given twice
+            self._restored, self._before, self._made = without_batches(self._before), None, None
+            self.progress.rounds = self._restored["rounds"]
+        elif self._made is not None:
+            self._made[1].carried.clear()
+        rounds = self.progress.rounds
+        self.progress.first_step, self.progress.first_round, self.progress.pending = None, rounds, []
+
+    @property
+    def trainer(self) -> pl.Trainer:
+        """The Trainer that is served."""
+        assert self._trainer is not None, "setup comes first"
+        return self._trainer
+
+    @property
+    def parts(self) -> Parts:
+        """What the rounds are made of."""
+        assert self._parts is not None, "setup comes first"
+        return self._parts
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process among the others."""
+        return Ranks.of(self.trainer)
+
+    @property
+    def playing(self) -> bool:
+        """Whether a round was begun and is not committed; a resumed run plays it again."""
+        return self._before is not None
+
+    @property
+    def state(self) -> RoundState:
+        """Pool, queue and carried groups."""
+        return self._current()[1]
+
+    def _current(self) -> tuple[RoundSetup, RoundState]:
+        """The inputs of the next round and the state of the rounds. They are made once; a loaded state is applied."""
+        trainer = self.trainer
+        if self._made is None:
+            state = self.parts.make_state()
+            source = self.parts.make_source(state.pool, labels=trainer.state.fn != "predict")
+            self._made = self.parts.make_setup(source), state
+        setup, state = with_trainer(self._made[0], trainer), self._made[1]
+        if self._restored is not None:
+            self.progress = restore(self._restored, setup, state, trainer)
+            # only now: a checkpoint saved after an error above must contain the state that could not be restored
+            self._restored = None
+        return setup, state
+
+    # -- rounds ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def rolling(self) -> Iterator[RoundSetup]:
+        """Context in which completions can be written: the engine is started and holds the policy's weights.
+
+        Raises:
+            PushMismatch: if it does not hold them after the callbacks were called.
+        """
+        if self._prefetch is not None:
+            self._prefetch.wait()  # its completions must come from one version of the weights
+        setup, _ = self._current()
+        with self._engine.ready(self.trainer, setup, self.parts.writing):
+            yield setup
+
+    def begin_stream(self) -> int:
+        """Called when the training stream is iterated: returns how many optimizer steps were done since it began."""
+        self._current()  # a loaded state says when the stream began
+        if self.progress.first_step is None:
+            self.progress.first_step = self.trainer.global_step
+        return self.progress.steps_done(self.trainer)
+
+    def pending_batch(self, place: int) -> RolloutBatch:
+        """Micro-batch number ``place`` of this rank in the round that was committed last."""
+        return self.progress.pending[self.ranks.rank][place]
+
+    def must_play(self, number: int) -> bool:
+        """Whether the micro-batches of a round are not here; then it is the one that :meth:`play` plays next."""
+        if number == self.progress.rounds - 1 and self.progress.pending:
+            return False
+        self.progress.rounds = number
+        return True
+
+    def play(self, filter_groups: bool = True) -> Round:
+        """Play the next round, or take the prefetched one. The state before it is kept until :meth:`commit`.
+
+        Args:
+            filter_groups: Whether the group filters take part.
+
+        Raises:
+            EmptyRound: if nothing is left of it; the callbacks got its events.
+        """
+        prefetch, self._prefetch = self._prefetch, None
+        if prefetch is not None:
+            try:
+                prefetch.wait()
+            finally:
+                prefetch.stop()
+                self._before = self._state_during(prefetch)
+        with self.rolling() as setup:
+            if prefetch is None:
+                self._before = self._save()
+            cache, self.progress.cache = self.progress.cache, None
+            if not filter_groups:
+                setup = replace(setup, group_filters=())
+            try:
+                votes = self._probe(setup)
+                if prefetch is not None:
+                    played = prefetch.result()
+                else:
+                    used = setup if cache is None else from_cache(setup, cache)
+                    played = play_round(used, self.state, self.progress.rounds)
+                played.probe = votes
+                return played
+            except EmptyRound as error:
+                self._end_round(error.played)
+                raise
+
+    def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
+        """Finish a round: tell the callbacks, count it, and keep its micro-batches for the steps to come.
+
+        Args:
+            played: The round.
+            batches: Its micro-batches on this rank.
+        """
+        pending = self.ranks.gather(batches)
+        played.stats["serl/rollout/policy_version_lag"] = float(self.trainer.global_step - played.oldest)
+        with self.ranks.stage("closing the round"):
+            self._end_round(played)
+        clipped = played.stats["completions/clipped_ratio"]
+        if not self._warned_of_truncation:
+            self._warned_of_truncation = warn_of_truncation(clipped, self.parts.sampling.max_tokens)
+        # last and together: if anything above fails, the round is played again
+        self.progress.pending, self.progress.rounds, self._before = pending, played.number + 1, None
+
+    def prefetch(self) -> None:
+        """Start to write the next round while this one trains, if the engine and the options allow it.
+
+        Not with several ranks, whose threads would have to make collective calls; not where a reward or source uses the
+        policy's own passes; and not in a precision that sets torch's default dtype, which is shared with the thread.
+        """
+        trainer, parts, progress = self.trainer, self.parts, self.progress
+        if not (parts.max_staleness and parts.engine.concurrent) or self.ranks.size > 1 or parts.needs:
+            return
+        if str(trainer.precision) in ("16-true", "bf16-true", "64-true"):
+            return
+        steps = (progress.rounds - progress.first_round) * module_of(trainer).steps_per_round
+        if (progress.first_step or 0) + steps >= trainer.estimated_stepping_batches:
+            return  # no further round will be trained
+        with self.rolling() as setup:
+            pass  # now the engine holds the weights that write the next round
+        self._prefetch = Prefetch(setup, self.state, progress.rounds, self._save(), self._poll)
+        self._prefetch.start()
+
+    def sleep(self) -> None:
+        """Let the engine free its memory until the next rollout."""
+        self.parts.engine.sleep()
+
+    def stop_if_asked(self) -> None:
+        """Called between micro-batches; see :func:`engine_session.stop_if_asked`."""
+        engine_session.stop_if_asked(self.trainer, self.ranks)
+
+    def _poll(self) -> None:
+        engine_session.poll(self.trainer)
+
+    def _probe(self, setup: RoundSetup) -> dict[str, Vote]:
+        """Votes on the health probe if it is due, the first time with the weights at the start of the fit."""
+        probe, rounds = self.parts.probe, self.progress.rounds - self.progress.first_round
+        if not probe.every or rounds % probe.every or self.trainer.state.fn != "fit" or not setup.engine.samples_policy:
+            return {}
+        return probe_votes(setup, probe.choose(self.parts.seeds, self.parts.seed), probe.samples)
+
+    def _end_round(self, played: Round) -> None:
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, RolloutHooks):
+                callback.on_round_end(self.trainer, self.trainer.lightning_module, played)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Pool, queue, source, counters and micro-batches not yet trained on: primitives and tensors, no collective.
+
+        During a round this is the state before it, so that an interrupted round is played again.
+        """
+        if self._restored is not None:
+            return self._restored
+        if self._made is None:
+            return {}
+        if self._before is not None:
+            return self._before
+        if self._prefetch is None:
+            return self._save()
+        # A checkpoint waits for the prefetched round, so that a resumed run trains on the same completions. After an
+        # exception Lightning saves from inside its handler; then the checkpoint has what was written so far.
+        if sys.exc_info()[0] is None:
+            self._prefetch.wait()
+        return self._state_during(self._prefetch)
+
+    def _save(self) -> dict[str, Any]:
+        assert self._made is not None
+        return save_state(self.progress, *self._made, self.parts.source_kind, self.trainer)
+
+    def _state_during(self, prefetch: Prefetch) -> dict[str, Any]:
+        """The state before a prefetched round, and the completions written for it since."""
+        pending = self.progress.pending_state(self.trainer)
+        return {**prefetch.before, "pending": pending, "ahead": prefetch.cache.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; applied at the next rollout, when policy and callbacks exist.
+
+        Raises:
+            InputError: if the state is damaged, or a fit would continue with another kind of source.
+        """
+        if state:
+            check_stream_state(state)
+            self._check_source(state.get("source_kind"))
+        self._restored, self._made = state or None, None
+
+    def _check_source(self, theirs: str | None) -> None:
+        if self._trainer is None or self._trainer.state.fn != "fit":
+            return
+        ours = self.parts.source_kind
+        if None not in (ours, theirs) and ours != theirs:
+            raise InputError(
+                f"the checkpoint's problems came from {theirs}, this run's come from {ours}; set data.source as in "
+                "that run, or begin a new one with another --trainer.default_root_dir"
+            )
+
+    def close(self) -> None:
+        """Release the engine; the next rollout starts it again."""
+        if self._prefetch is not None:
+            prefetch, self._prefetch = self._prefetch, None
+            prefetch.stop()
+            self._before = self._state_during(prefetch)  # a fit that continues plays it again
+        self._engine.close()
