@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from lightning_serl.callbacks.rollout_hooks import phase_of
 from lightning_serl.datamodules.option_values import named_reward
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState, Score
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState, Score, needs_of
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
@@ -71,7 +71,7 @@ class Parts:
     @property
     def needs(self) -> frozenset[str]:
         """See :func:`needs_of`."""
-        return needs_of(self.source, self.rewards)
+        return needs_of(self.source, *self.rewards.values())
 
     @property
     def source_kind(self) -> str | None:
@@ -158,13 +158,6 @@ def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:
         phase=partial(phase_of, callbacks),
         step=trainer.global_step,
     )
-
-
-def needs_of(source: InstructionSource | None, rewards: Mapping[str, Score]) -> frozenset[str]:
-    """What source and rewards use besides the policy's completions: ``reference``, ``teacher``, ``certainty`` ..."""
-    parts: Iterable[object] = (*rewards.values(), *([] if source is None else [source]))
-    # a reward may be a plain function
-    return frozenset[str]().union(*(getattr(part, "needs", frozenset()) for part in parts))
 
 
 def needs_labels(reward_name: str | None, rewards: Mapping[str, Score]) -> bool:

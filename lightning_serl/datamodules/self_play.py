@@ -14,13 +14,14 @@ from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.announcements import announce_filters, announce_labels, announce_unlabelled
 from lightning_serl.datamodules.option_values import parse_grader, parse_paths, parse_reward, parse_source
-from lightning_serl.datamodules.parts import Parts, needs_labels, needs_of
+from lightning_serl.datamodules.parts import Parts, needs_labels
 from lightning_serl.datamodules.problems.earlier_run import read_pool
 from lightning_serl.datamodules.problems.files import read_problems
 from lightning_serl.datamodules.problems.hub import read_set
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.setup import needs_of
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars
@@ -62,7 +63,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         probe: Which seeds are answered repeatedly to watch the health of the run.
-        max_staleness: 0 trains every group with the weights that wrote it. 1 lets an engine that works beside the
+        max_staleness: 0 trains every group with the weights that wrote it. 1 lets an engine that runs in parallel to the
             trainer (a server) write the next round while this one trains, and carries groups that a round had no room
             for to the next one; the objective's correction is compulsory then. Several processes only carry.
         pool_from: Folders of earlier runs whose problems count as written already; the kept ones serve as exemplars.
@@ -135,7 +136,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     @property
     def needs(self) -> frozenset[str]:
         """What rewards and source use besides the policy (``reference``, ``teacher``, ``certainty`` ...)."""
-        return needs_of(self._own_source, self.rewards)
+        return needs_of(self._own_source, *self.rewards.values())
 
     @property
     def writes(self) -> bool:

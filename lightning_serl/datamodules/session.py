@@ -55,7 +55,7 @@ class Session:
         self._trainer, self._parts = trainer, parts
 
     def discard_parts(self) -> None:
-        """Make pool and source anew at the next rollout: the problems they were made of have changed."""
+        """Make pool and source again at the next rollout, because the problems they were made of have changed."""
         self._made = None
 
     def begin_fit(self) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.rounds.report import RoundLog, proposal_facts
-from lightning_serl.datamodules.rounds.setup import RoundSetup, Score
+from lightning_serl.datamodules.rounds.setup import RoundSetup, Score, needs_of
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.rewards.base import fill_answers
 from lightning_serl.types import Event, Group, Instruction, Verdict
@@ -145,7 +145,7 @@ def _gate(gate: Score, wave: list[Group], ctx: Context) -> list[Verdict]:
 
 def _measure(setup: RoundSetup, groups: list[Group]) -> None:
     """Fill in the token statistics that some reward needs."""
-    needs = frozenset[str]().union(*(getattr(r, "needs", frozenset()) for r in setup.rewards.values()))
+    needs = needs_of(*setup.rewards.values())
     if not needs & {"entropy", "certainty"} or setup.policy is None:
         return
     rows = [(g.prompt_ids + c.token_ids, len(g.prompt_ids)) for g in groups for c in g.completions]

@@ -1,4 +1,4 @@
-"""Writes the next round in a thread while this one trains, for engines that work beside the trainer."""
+"""Writes the next round in a thread while this one trains, for engines that run in parallel to the trainer."""
 
 from __future__ import annotations
 

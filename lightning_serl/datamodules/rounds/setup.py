@@ -32,6 +32,12 @@ def silent(name: str, total: int) -> AbstractContextManager[Callable[[int], None
     return nullcontext(lambda done: None)
 
 
+def needs_of(*parts: object) -> frozenset[str]:
+    """What sources and rewards use besides the policy's completions: ``reference``, ``teacher``, ``certainty`` ..."""
+    # a reward may be a plain function, which has no needs
+    return frozenset[str]().union(*(getattr(part, "needs", frozenset()) for part in parts))
+
+
 @dataclass(frozen=True)
 class Carried:
     """A root group with its follow-ups that a round had no room for. It keeps its scores, never its advantages.
