@@ -63,9 +63,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         probe: Which seeds are answered repeatedly to watch the health of the run.
-        max_staleness: 0 trains every group with the weights that wrote it. 1 lets an engine that runs in parallel to the
-            trainer (a server) write the next round while this one trains, and carries groups that a round had no room
-            for to the next one; the objective's correction is compulsory then. Several processes only carry.
+        max_staleness: 0 trains every group with the weights that wrote it. 1 carries groups that a round had no room
+            for to the next one, and lets an engine that runs in parallel to the trainer (a server) write the next round
+            while this one trains; the objective's correction is compulsory then. Several processes only carry.
         pool_from: Folders of earlier runs whose problems count as written already; the kept ones serve as exemplars.
         predict_to: File for the problems and voted answers of ``predict``; by default ``predictions.jsonl`` in the run
             folder.
