@@ -13,13 +13,8 @@ from lightning_serl.errors import InputError
 def read_text(path: Path, what: str, advice: str) -> str:
     """The content of a UTF-8 file, without a byte-order mark.
 
-    Args:
-        path: The file.
-        what: Option and file, for messages.
-        advice: What to do if it cannot be read, for messages.
-
     Raises:
-        InputError: if it cannot be read, or is not UTF-8, with the line.
+        InputError: with ``what`` (option and file), the line and ``advice``, if it cannot be read or is not UTF-8.
     """
     what = what if len(what) <= 150 else f"...{what[-147:]}"
     try:
@@ -41,16 +36,10 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
 
 
 def decode(text: str, start: int, where: str, unique: bool = True) -> tuple[Any, int]:
-    """The JSON value that begins at ``start``, and the index after it.
-
-    Args:
-        text: JSON text.
-        start: Where the value begins.
-        where: File and line, for messages.
-        unique: Whether to refuse objects that have a field twice; otherwise the last one counts.
+    """The JSON value that begins at ``start``, and the index after it; ``unique`` refuses a field that is there twice.
 
     Raises:
-        InputError: naming the place, if there is no JSON value, or one that cannot be read.
+        InputError: with ``where`` (file and line), if there is no JSON value, or one that cannot be read.
     """
     try:
         return (_UNIQUE if unique else _ANY).raw_decode(text, start)
@@ -78,14 +67,10 @@ def parse_line(line: str, where: str, unique: bool = True) -> Any:
 
 
 def check_unicode(text: str, what: str) -> str:
-    """The text itself, unless a JSON escape put half of a surrogate pair into it, which UTF-8 cannot hold.
-
-    Args:
-        text: A string of a JSON value.
-        what: File, line and field, for the message.
+    """The text itself.
 
     Raises:
-        InputError: if it holds half of a surrogate pair.
+        InputError: with ``what``, if a JSON escape put half of a surrogate pair into it, which UTF-8 cannot hold.
     """
     try:
         text.encode()

@@ -30,11 +30,6 @@ class ChecksTrainer(Protocol):
 def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -> None:
     """Run all checks of a fit that need no model, for callers that load or evaluate before they call ``trainer.fit``.
 
-    Args:
-        trainer: The Trainer of the fit.
-        module: The module that it will fit.
-        data: The datamodule.
-
     Raises:
         InputError: what ``fit`` would raise in ``setup``.
     """
@@ -44,16 +39,7 @@ def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -
 
 
 def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
-    """Refuse limits, intervals and schedules of the Trainer that do not go with the rounds of an epoch.
-
-    Args:
-        trainer: The Trainer of the fit.
-        rounds_per_epoch: ``data.rounds_per_epoch``.
-
-    Raises:
-        InputError: if an optimizer step would be cut, whose gradient would lack its last micro-batches, or if the
-            evaluations would be due never or at an impossible interval.
-    """
+    """Refuse what would cut an optimizer step, whose gradient would lack micro-batches, and impossible intervals."""
     limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
     every, between = trainer.check_val_every_n_epoch, trainer.val_check_interval
     check_range("trainer.accumulate_grad_batches", accumulate, at_least=1)
@@ -79,17 +65,7 @@ def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
 
 
 def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, engine: RolloutEngine) -> None:
-    """Refuse groups of older weights without the importance weights that correct for them.
-
-    Args:
-        trainer: The Trainer of the fit.
-        staleness: ``data.max_staleness``.
-        options: ``data.round``.
-        engine: Writes the groups.
-
-    Raises:
-        InputError: if the correction is off, or no group could be carried.
-    """
+    """Refuse ``data.max_staleness`` without the importance weights for older groups, or where none can be carried."""
     if not staleness:
         return
     objective = module_of(trainer).objective
@@ -111,17 +87,9 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
 
 
 def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
-    """Refuse optimizer steps without a response: only the optimizer's momentum would move the weights.
-
-    Args:
-        trainer: The Trainer of the fit.
-        options: ``data.round``; with follow-ups the number of responses is not known beforehand.
-
-    Raises:
-        InputError: if a full round has fewer responses than steps.
-    """
+    """Refuse optimizer steps without a response, in which only the optimizer's momentum would move the weights."""
     parts, most = module_of(trainer).minibatches, options.prompts_per_round * options.samples_per_prompt
-    if not options.max_waves and parts > most:
+    if not options.max_waves and parts > most:  # the number of follow-ups is not known beforehand
         raise InputError(
             f"model.minibatches is {parts} but a round has only {most} responses (data.round.prompts_per_round x "
             "samples_per_prompt); lower it, or make the round larger"
@@ -137,9 +105,6 @@ def check_chat_templates(
         policy: The live policy; ``None`` under replay, which needs no tokens.
         solve: Solve template of each role.
         few_shot: Template of few-shot prompts; ``None`` if no problems are written.
-
-    Raises:
-        InputError: naming the option.
     """
     if policy is None or getattr(policy.tokenizer, "chat_template", None):
         return
@@ -156,17 +121,7 @@ def check_chat_templates(
 
 
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:
-    """Refuse completions that cannot fit the context of model or engine.
-
-    Args:
-        policy: The live policy; ``None`` under replay.
-        engine: Its context may be shorter than the policy's.
-        answers: How answers are drawn.
-        writing: How problems are written; ``None`` if none are.
-
-    Raises:
-        InputError: if the completion alone fills the context.
-    """
+    """Refuse answers or written problems that alone would fill the context of model or engine."""
     if policy is None or (context := engine.shared_context(policy)) is None:
         return
     whose = "model" if context == policy.context_length else "engine"
@@ -179,11 +134,7 @@ def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Samplin
 
 
 def check_subjects(seeds: Sequence[Instruction]) -> None:
-    """Refuse few-shot prompts by subject if no seed has a subject.
-
-    Raises:
-        InputError: naming the option that names the field.
-    """
+    """Refuse few-shot prompts by subject if no seed has a subject."""
     if not any(seed.meta.get("subject") for seed in seeds):
         raise InputError(
             "data.writing.by_subject is on but no seed has a subject; name its field with --data.fields.subject"
@@ -191,14 +142,11 @@ def check_subjects(seeds: Sequence[Instruction]) -> None:
 
 
 def check_labels(seeds: Sequence[Instruction], trained: bool) -> None:
-    """Refuse a reward that scores against labels if there are none.
+    """Refuse a reward that scores against labels if no problem to train on can have one.
 
     Args:
         seeds: The seeds; empty if the user's own source brings problems.
         trained: Whether seeds are trained on; problems that the policy writes have no label.
-
-    Raises:
-        InputError: if no problem to train on can have a label.
     """
     if seeds and not (trained and any(p.label is not None for p in seeds)):
         what = "no seed has one (data.fields.answer)" if trained else "problems that the policy writes have none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,6 @@ class EngineSession:
     def ready(self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None) -> Iterator[None]:
         """Context in which the engine generates: started, awake, with the policy's weights, and those gathered.
 
-        Args:
-            trainer: Its callbacks bring the engine's weights up to date.
-            setup: Names engine, policy and ranks.
-            writing: How problems are written, to check its options; ``None`` if none are.
-
         Raises:
             InputError: if prompts and completions do not fit the model, or it lacks a chat template.
             PushMismatch: if the engine still holds other weights than the policy after the callbacks were called.
@@ -46,7 +42,7 @@ class EngineSession:
         engine, policy, ranks = setup.engine, setup.policy, setup.ranks
         if self._started is None or self._started[1] is not policy:
             self._start(trainer, setup, writing)
-        engine.poll = lambda: poll(trainer)
+        engine.poll = partial(poll, trainer)
         with ranks.stage("waking the engine"):
             engine.wake()
         self._refresh(trainer, engine)
@@ -72,7 +68,7 @@ class EngineSession:
         problems = None if writing is None else writing.sampling
         check_chat_templates(policy, setup.templates, None if writing is None else writing.template)
         check_lengths(policy, engine, answers, problems)
-        engine.folder, engine.poll = Path(trainer.default_root_dir), lambda: poll(trainer)
+        engine.folder, engine.poll = Path(trainer.default_root_dir), partial(poll, trainer)
         with setup.ranks.stage("starting the engine"):
             engine.start(policy, setup.ranks)
         atexit.register(engine.close)
@@ -102,12 +98,7 @@ def _stale_version(engine: RolloutEngine, policy: Policy) -> int | None:
 
 
 def poll(trainer: pl.Trainer) -> None:
-    """Called between completion tokens.
-
-    Raises:
-        SIGTERMException: if this process was told to end.
-        RankFailure: if another process is gone.
-    """
+    """Called between completion tokens; raises ``SIGTERMException`` or what a callback raises to end the run."""
     if trainer.received_sigterm:
         raise SIGTERMException
     for callback in trainer.callbacks:
@@ -116,12 +107,7 @@ def poll(trainer: pl.Trainer) -> None:
 
 
 def stop_if_asked(trainer: pl.Trainer, ranks: Ranks) -> None:
-    """Called between micro-batches: all ranks end if one was told to. With one rank, Lightning checks the signal.
-
-    Raises:
-        SIGTERMException: on all ranks.
-        RankFailure: if another process is gone.
-    """
+    """Called between micro-batches: raises on all ranks if one was told to end. With one rank, Lightning does so."""
     if ranks.size == 1:
         return
     watches = [c for c in trainer.callbacks if isinstance(c, Preemption)]

@@ -52,14 +52,10 @@ def parse_source(source: str | InstructionSource) -> float:
 
 
 def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]]:
-    """The name of a reward of this package, or rewards by role.
+    """The name of a reward of this package and an empty dict, or ``None`` and the user's rewards by role.
 
     Args:
-        reward: A name; a class path such as ``package.module.Name``, whose class is made into an object without
-            arguments; an object, which is for role ``solve``; a mapping from roles to objects; or ``None``.
-
-    Returns:
-        A name and an empty dict, or ``None`` and the rewards by role.
+        reward: A name; a class path; an object, which is for role ``solve``; objects by role; or ``None``.
 
     Raises:
         InputError: if there is no such reward, if it cannot be called as one, or for an empty mapping.
@@ -106,15 +102,10 @@ def parse_paths(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def load_class_path(path: str, option: str, known: str) -> Any:
-    """The object at a class path; a class is made into an object without arguments.
-
-    Args:
-        path: ``package.module.Name``.
-        option: The option, for the message.
-        known: What else could be given, for the message.
+    """The object at ``package.module.Name``; a class is made into an object without arguments.
 
     Raises:
-        InputError: if there is nothing at that path, or the class cannot be made.
+        InputError: with the ``option`` and what is ``known``, if nothing is there or the class cannot be made.
     """
     if path.lstrip().startswith("{"):  # the parser could not make an object of these options
         raise InputError(f"{option}: this class takes other options, or lacks a method; {known}")

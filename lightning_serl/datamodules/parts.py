@@ -30,47 +30,28 @@ from lightning_serl.types import Instruction
 
 @dataclass(frozen=True)
 class Parts:
-    """The options of a run with what was read and chosen for them; made by the datamodule in ``setup``.
-
-    Attributes:
-        engine: Writes completions.
-        source: The user's own source; ``None`` for the sources of this package.
-        mix_ratio: Share of each round that comes from the seeds themselves.
-        rewards: The user's own rewards by role; empty for ``reward_name`` or the default reward.
-        reward_name: Name of a reward of this package.
-        grader: Reads and compares answers.
-        grader_name: Selects the answer-format sentence of solve prompts.
-        seeds: The problems of ``data.seeds``; empty if there are none.
-        earlier: Problems of earlier runs with their status in the pool, one list for each run.
-        round: The size of a round.
-        writing: How new problems are written; ``None`` if none are.
-        templates: Solve template of each role.
-        sampling: How answers are drawn; the policy sets the temperature.
-        probe: The health probe.
-        max_staleness: See :class:`RoundSetup`.
-        seed: The run's seed.
-    """
+    """The options of ``SelfPlayDataModule`` with what its ``setup`` read and chose for them."""
 
     engine: RolloutEngine
-    source: InstructionSource | None
-    mix_ratio: float
-    rewards: Mapping[str, Score]
-    reward_name: str | None
+    source: InstructionSource | None  # the user's own
+    mix_ratio: float  # share of each round that comes from the seeds themselves
+    rewards: Mapping[str, Score]  # the user's own by role
+    reward_name: str | None  # of a reward of this package
     grader: AnswerGrader
     grader_name: str
     seeds: Sequence[Instruction]
-    earlier: Sequence[Sequence[tuple[Instruction, str]]]
+    earlier: Sequence[Sequence[tuple[Instruction, str]]]  # problems with their status, one list for each run
     round: RoundOptions
-    writing: Writing | None
+    writing: Writing | None  # None if no problems are written
     templates: Mapping[str, SolveTemplate]
-    sampling: Sampling
+    sampling: Sampling  # of answers; the policy sets the temperature
     probe: Probe
     max_staleness: int
     seed: int
 
     @property
     def needs(self) -> frozenset[str]:
-        """See :func:`needs_of`."""
+        """What source and rewards use besides the policy's completions."""
         return needs_of(self.source, *self.rewards.values())
 
     @property
@@ -95,12 +76,7 @@ class Parts:
         return RoundState(pool)
 
     def make_source(self, pool: InstructionPool, labels: bool) -> InstructionSource | None:
-        """The source of the rounds; ``None`` if there are no seeds.
-
-        Args:
-            pool: Few-shot exemplars come from it.
-            labels: Whether seeds keep their labels; ``predict`` votes on all problems.
-        """
+        """The source of the rounds, ``None`` without seeds; seeds lose their labels for ``predict``, which votes."""
         if self.source is not None:
             return self.source
         if not self.seeds:
@@ -118,11 +94,7 @@ class Parts:
         return Mixture(FewShotSelfInstruction(pool, self.writing), PromptSet(fixed), self.mix_ratio)
 
     def make_setup(self, source: InstructionSource | None) -> RoundSetup:
-        """The inputs of a round that stay the same for the whole run.
-
-        Args:
-            source: What :meth:`make_source` returned.
-        """
+        """The inputs of a round that stay the same for the whole run."""
         gate = LabelElseVote(self.grader)
         default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
         return RoundSetup(

@@ -170,11 +170,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._announce(stage)
 
     def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
-        """Read the files of a stage and refuse a Trainer or options that it cannot use; no model is loaded.
-
-        Args:
-            trainer: Its module must be connected.
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """Read the files of a stage and refuse options or a Trainer that it cannot use; no model is loaded.
 
         Raises:
             InputError: naming option or file.
@@ -189,14 +185,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def check_files(self, stage: str) -> None:
         """Read the problem files that a stage needs.
 
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
         Raises:
             InputError: with file and line.
         """
-        rolls = stage in ("fit", "predict")
-        if rolls:
+        if stage in ("fit", "predict"):
             self._read_seeds()
         if stage == "fit" and needs_labels(self.reward_name, self.rewards):
             checks.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)

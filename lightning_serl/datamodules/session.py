@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.checkpoints.checks import check_stream_state
-from lightning_serl.datamodules import engine_session
 from lightning_serl.datamodules.announcements import warn_of_truncation
-from lightning_serl.datamodules.engine_session import EngineSession
+from lightning_serl.datamodules.engine_session import EngineSession, poll
 from lightning_serl.datamodules.parts import Parts, with_trainer
 from lightning_serl.datamodules.rounds.health_probe import probe_votes
 from lightning_serl.datamodules.rounds.play import play_round
@@ -32,9 +32,6 @@ class Session:
 
     It lives as long as the datamodule and serves all its streams, so that ``validate``, ``fit`` and ``predict`` use the
     same engine, and a second ``fit`` continues after the rounds of the first.
-
-    Attributes:
-        progress: How far the rounds are.
     """
 
     def __init__(self) -> None:
@@ -51,7 +48,7 @@ class Session:
     # -- setup -------------------------------------------------------------------------------------------------------
 
     def attach(self, trainer: pl.Trainer, parts: Parts) -> None:
-        """Serve a Trainer from now on."""
+        """Serve a Trainer, until another one is attached."""
         self._trainer, self._parts = trainer, parts
 
     def discard_parts(self) -> None:
@@ -125,8 +122,8 @@ class Session:
             yield setup
 
     def begin_stream(self) -> int:
-        """Called when the training stream is iterated: returns how many optimizer steps were done since it began."""
-        self._current()  # a loaded state says when the stream began
+        """Begin or resume the training stream: returns the optimizer steps done since it began."""
+        self._current()  # a loaded state says when it began
         if self.progress.first_step is None:
             self.progress.first_step = self.trainer.global_step
         return self.progress.steps_done(self.trainer)
@@ -144,9 +141,6 @@ class Session:
 
     def play(self, filter_groups: bool = True) -> Round:
         """Play the next round, or take the prefetched one. The state before it is kept until :meth:`commit`.
-
-        Args:
-            filter_groups: Whether the group filters take part.
 
         Raises:
             EmptyRound: if nothing is left of it; the callbacks got its events.
@@ -178,12 +172,7 @@ class Session:
                 raise
 
     def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
-        """Finish a round: tell the callbacks, count it, and keep its micro-batches for the steps to come.
-
-        Args:
-            played: The round.
-            batches: Its micro-batches on this rank.
-        """
+        """Finish a round: tell the callbacks, count it, and keep this rank's micro-batches for the steps to come."""
         pending = self.ranks.gather(batches)
         played.stats["serl/rollout/policy_version_lag"] = float(self.trainer.global_step - played.oldest)
         with self.ranks.stage("closing the round"):
@@ -210,19 +199,8 @@ class Session:
             return  # no further round will be trained
         with self.rolling() as setup:
             pass  # now the engine holds the weights that write the next round
-        self._prefetch = Prefetch(setup, self.state, progress.rounds, self._save(), self._poll)
+        self._prefetch = Prefetch(setup, self.state, progress.rounds, self._save(), partial(poll, trainer))
         self._prefetch.start()
-
-    def sleep(self) -> None:
-        """Let the engine free its memory until the next rollout."""
-        self.parts.engine.sleep()
-
-    def stop_if_asked(self) -> None:
-        """Called between micro-batches; see :func:`engine_session.stop_if_asked`."""
-        engine_session.stop_if_asked(self.trainer, self.ranks)
-
-    def _poll(self) -> None:
-        engine_session.poll(self.trainer)
 
     def _probe(self, setup: RoundSetup) -> dict[str, Vote]:
         """Votes on the health probe if it is due, the first time with the weights at the start of the fit."""

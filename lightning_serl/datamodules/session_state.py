@@ -75,17 +75,10 @@ def without_batches(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState, trainer: pl.Trainer) -> Progress:
-    """Continue from what :func:`save_state` returned.
+    """Overwrite source and state by what :func:`save_state` returned, and return how far the rounds are.
 
-    Args:
-        saved: Its result, possibly of a run with other options.
-        setup: The inputs of this run's rounds; its source continues.
-        state: Pool, queue and carried groups, which are overwritten.
-        trainer: The Trainer of this run.
-
-    Returns:
-        How far the rounds are. Micro-batches that do not fit this run's number of ranks or size of a step are left out,
-        with a warning; then the stream begins with the next round.
+    Micro-batches that do not fit this run's number of ranks or size of a step are left out, with a warning; then the
+    stream begins with the next round.
     """
     ranks = Ranks.of(trainer)
     _warn_of_differences(saved, setup, ranks)

@@ -19,13 +19,7 @@ from lightning_serl.types import Event, Group, Instruction, Verdict
 def answer(
     setup: RoundSetup, source: InstructionSource, roots: Sequence[Instruction | Group], log: RoundLog
 ) -> list[tuple[Group, Verdict]]:
-    """Roll out, follow up and reward. Every rank does its share, then all ranks hold everything.
-
-    Args:
-        setup: The round's inputs.
-        source: Derives follow-ups.
-        roots: What to answer, equal on all ranks; groups are answered already.
-        log: Takes the events.
+    """Roll out ``roots``, follow up and reward. Every rank does its share, then all ranks hold everything.
 
     Returns:
         All groups with their verdicts. Every root is followed by what was derived from it; roots keep their order.
@@ -71,21 +65,12 @@ def answer(
 
 @dataclass
 class _Families:
-    """Root groups of this rank with the groups derived from them; a family stays together.
-
-    Args:
-        roots: The root groups.
-
-    Attributes:
-        groups: All groups by uid, roots first.
-        root_of: The root's uid, by uid.
-        events: (root's uid, event) of the derived instructions.
-    """
+    """Root groups of this rank with the groups derived from them; a family stays together."""
 
     roots: list[Group]
-    groups: dict[str, Group] = field(init=False)
-    root_of: dict[str, str] = field(init=False)
-    events: list[tuple[str, Event]] = field(default_factory=list)
+    groups: dict[str, Group] = field(init=False)  # all, by uid
+    root_of: dict[str, str] = field(init=False)  # uid by uid
+    events: list[tuple[str, Event]] = field(default_factory=list)  # of derived instructions, by the root's uid
 
     def __post_init__(self) -> None:
         self.groups = {g.instruction.uid: g for g in self.roots}

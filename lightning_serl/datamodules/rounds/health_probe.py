@@ -37,16 +37,7 @@ class Probe:
 
 
 def probe_votes(setup: RoundSetup, problems: Sequence[Instruction], samples: int) -> dict[str, Vote]:
-    """Answer the probe and vote. Every rank does its share, then all ranks hold all votes.
-
-    Args:
-        setup: A round's inputs, with an engine that is up to date.
-        problems: What to answer.
-        samples: Answers to each.
-
-    Returns:
-        The votes by uid.
-    """
+    """Answer each problem ``samples`` times and vote; every rank does its share. Returns all votes by uid."""
     fits = [p for p in problems if not setup.too_long(p)]
     mine = setup.ranks.share(fits)
     vote = MajorityVote(setup.grader, ties="abstain")

@@ -25,17 +25,11 @@ class RolloutCache:
 
     A round that is played again from its counters makes the same requests. What is found here is not written twice, and
     comes from the same weights as the first time.
-
-    Args:
-        step: Optimizer step whose weights write.
     """
 
     def __init__(self, step: int) -> None:
-        self.step = step
+        self.step = step  # the optimizer step whose weights write
         self._written: dict[tuple[int, ...], list[Completion]] = {}
-
-    def __len__(self) -> int:
-        return len(self._written)
 
     def get(self, request: Request) -> list[Completion] | None:
         """The completions of a request; ``None`` if they were not written yet."""
@@ -61,12 +55,7 @@ class RolloutCache:
 
 
 class CachedEngine(RolloutEngine):
-    """An engine that takes completions from a cache where it has them, and adds those it writes.
-
-    Args:
-        engine: Writes what the cache lacks; its owner starts and closes it.
-        cache: The completions so far.
-    """
+    """Takes completions from a cache, and adds those that the wrapped engine writes, which its owner closes."""
 
     def __init__(self, engine: RolloutEngine, cache: RolloutCache) -> None:
         super().__init__()
@@ -75,7 +64,7 @@ class CachedEngine(RolloutEngine):
 
     @property
     def version(self) -> int:
-        """The wrapped engine's."""
+        """See :attr:`RolloutEngine.version`."""
         return self.engine.version
 
     def start(self, policy: Policy | None, ranks: Any) -> None:
@@ -113,17 +102,14 @@ class _Stopped(Exception):
 
 
 class Prefetch:
-    """Plays one round in a thread. It makes no collective call and never reads the policy's weights.
+    """Plays a round in a thread. It makes no collective call and never reads the policy's weights.
 
     Args:
         setup: The round's inputs.
         state: Its pool, queue and carried groups, which change while it is played.
         number: The round's number.
-        before: The run's state before it, for checkpoints.
+        before: The run's state before it; with the completions in ``cache``, what a checkpoint keeps meanwhile.
         poll: Raises when the run should stop.
-
-    Attributes:
-        cache: The completions written so far, for checkpoints.
     """
 
     def __init__(

@@ -14,14 +14,7 @@ _BARREN_CALLS = 8
 
 
 class Proposals:
-    """The root instructions of one round.
-
-    Args:
-        setup: The round's inputs.
-        state: Its pool and queue, which change.
-        source: Proposes instructions.
-        log: Takes the events.
-    """
+    """The root instructions of one round; pool and queue of ``state`` change."""
 
     def __init__(self, setup: RoundSetup, state: RoundState, source: InstructionSource, log: RoundLog) -> None:
         self.setup, self.state, self.source, self.log = setup, state, source, log

@@ -15,20 +15,13 @@ _LATEST = 200
 
 
 class RoundLog:
-    """Collects the result of a round while it is played.
-
-    Attributes:
-        round: The result so far.
-        counts: Events by name.
-        reasons: Rejected and dropped instructions by reason.
-        nearest: ROUGE-L between each accepted problem and the most similar one in the pool before it.
-    """
+    """Collects the result of a round while it is played."""
 
     def __init__(self, number: int, step: int) -> None:
         self.round = Round(number, oldest=step)
-        self.counts: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-        self.nearest: list[float] = []
+        self.counts: Counter[str] = Counter()  # of events
+        self.reasons: Counter[str] = Counter()  # of rejected and dropped instructions
+        self.nearest: list[float] = []  # ROUGE-L of each accepted problem to the most similar one in the pool
 
     def event(self, uid: str, event: str, **facts: Any) -> None:
         """Add one row of the ledger."""
@@ -46,14 +39,7 @@ def proposal_facts(instruction: Instruction) -> Event:
 
 
 def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> str:
-    """The message of a round with nothing to train on: the most common reasons, and what to do about the first.
-
-    Args:
-        setup: The round's inputs.
-        log: Its events.
-        attempts: Attempts that answered something.
-        tried: Root groups that were answered.
-    """
+    """The message of a round with nothing to train on: the most common reasons, and what to do about the first."""
     number, written = log.round.number, log.counts["proposed"]
     common = ", ".join(f"{reason} {count}" for reason, count in log.reasons.most_common(4)) or "none"
     if not tried and not written:
@@ -92,14 +78,7 @@ def statistics(
 ) -> dict[str, float]:
     """The round's numbers for the log, under TRL's names where TRL has one.
 
-    Args:
-        setup: The round's inputs.
-        state: Pool and queue after it.
-        log: Its events and groups.
-        attempts: Attempts that answered something.
-        tried: Root groups that were answered.
-        survived: Root groups that are trained on.
-        fresh: How many of those this round wrote itself.
+    ``tried`` root groups were answered in ``attempts`` attempts, ``survived`` are trained on, ``fresh`` of them new.
     """
     seen = log.round.answered
     lengths = [len(c.token_ids) for g, _ in seen for c in g.completions]

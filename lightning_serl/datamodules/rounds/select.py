@@ -13,7 +13,7 @@ from lightning_serl.types import Group, Reason, Verdict
 
 
 def take_carried(setup: RoundSetup, state: RoundState, log: RoundLog) -> int:
-    """Begin a round with the families that an earlier one had no room for; those that waited too long are dropped.
+    """Begin a round with the families that an earlier one had no room for, drop those that waited too long.
 
     Returns:
         How many families were taken.
@@ -36,19 +36,7 @@ def take_carried(setup: RoundSetup, state: RoundState, log: RoundLog) -> int:
 def select(
     setup: RoundSetup, state: RoundState, log: RoundLog, answered: list[tuple[Group, Verdict]], room: int, attempt: int
 ) -> int:
-    """Weigh all groups of an attempt and keep the families that survive.
-
-    Args:
-        setup: The round's inputs.
-        state: Its pool and carried groups, which change.
-        log: Takes events and survivors.
-        answered: The attempt's groups with their verdicts; derived groups follow their parents.
-        room: How many families the round can still take.
-        attempt: Number of the attempt, from 1.
-
-    Returns:
-        How many families were kept, at most ``room``.
-    """
+    """Weigh all groups of an attempt, keep at most ``room`` families that survive, and return how many were kept."""
     groups, verdicts = [g for g, _ in answered], [v for _, v in answered]
     weights, reasons = _weigh(setup, groups, verdicts)
     family_of, alive = _families(groups, weights)

@@ -51,16 +51,7 @@ class Writing:
 
 
 def check_exemplars(exemplars: int, seeds: int, where: str) -> None:
-    """Refuse few-shot prompts that show more problems than there are.
-
-    Args:
-        exemplars: ``data.writing.exemplars``.
-        seeds: How many seeds there are.
-        where: What holds them, for the message.
-
-    Raises:
-        InputError: naming both numbers.
-    """
+    """Refuse few-shot prompts that show more problems than there are ``seeds``, which the file ``where`` holds."""
     if exemplars > seeds:
         raise InputError(
             f"data.writing.exemplars is {exemplars} but {where} holds only {seeds} problems; "

@@ -13,14 +13,9 @@ from lightning_serl.types import Round
 
 
 class PredictionStream:
-    """Plays rounds without training and writes every problem with a voted answer to a jsonl file.
+    """Plays rounds without training and appends every problem with a voted answer to a jsonl file.
 
     Group filters take no part: they select what is worth training on, and would drop the most certain votes.
-
-    Args:
-        session: Plays the rounds.
-        target: The file, to which rows are appended; see :func:`open_target`.
-        rounds: Rounds to play.
     """
 
     def __init__(self, session: Session, target: Path, rounds: int) -> None:

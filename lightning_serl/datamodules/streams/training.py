@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightning_serl.datamodules.engine_session import stop_if_asked
 from lightning_serl.datamodules.session import Session
 from lightning_serl.protocols import module_of
 from lightning_serl.types import RolloutBatch
@@ -16,10 +17,6 @@ class SelfPlayStream:
     It has a length, so that Lightning does not read a batch ahead, which would play the next round with weights that
     are one step too old. The position is derived from the Trainer's optimizer steps: micro-batches of a step that was
     not finished are yielded again.
-
-    Args:
-        session: Plays the rounds.
-        rounds: Rounds of an epoch.
     """
 
     def __init__(self, session: Session, rounds: int) -> None:
@@ -36,11 +33,11 @@ class SelfPlayStream:
         session = self.session
         position = session.begin_stream() * session.trainer.accumulate_grad_batches
         for now in range(position, position + len(self)):  # Lightning stops where its epoch ends
-            session.stop_if_asked()
+            stop_if_asked(session.trainer, session.ranks)
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
                 played = session.play()
-                session.sleep()
+                session.parts.engine.sleep()
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
                 verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
                 session.commit(played, module_of(session.trainer).experience(groups, verdicts))
