@@ -14,7 +14,7 @@ from lightning_serl.answers.reading.last_formula import first_formula, is_doubtf
 from lightning_serl.answers.reading.thinking import strip_thinking
 from lightning_serl.answers.verifier.cache import BoundedCache
 from lightning_serl.answers.verifier.client import shared_client
-from lightning_serl.errors import InputError
+from lightning_serl.errors import check_choice
 
 MODES = ("fast", "exact")
 
@@ -71,8 +71,7 @@ class MathGrader:
     name = "math"
 
     def __init__(self, mode: str = "fast") -> None:
-        if mode not in MODES:
-            raise InputError(f"mode of the math grader is {mode!r}; use one of {', '.join(MODES)}")
+        check_choice("mode of the grader", mode, MODES)
         self.mode = mode
         self.timeouts = 0
         self._verdicts: BoundedCache[tuple[str, str], bool] = BoundedCache()

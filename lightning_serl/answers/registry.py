@@ -6,7 +6,7 @@ from lightning_serl.answers.base import AnswerGrader
 from lightning_serl.answers.choice_grader import ChoiceGrader
 from lightning_serl.answers.math_grader import MODES, MathGrader
 from lightning_serl.answers.text_grader import TextGrader
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, check_choice
 
 NAMES = ("math", "choice", "text")
 
@@ -22,8 +22,7 @@ def resolve_grader(grader: str | AnswerGrader, mode: str = "fast", option: str =
     Raises:
         InputError: for an unknown name or mode, a class in place of an object, or an object without these methods.
     """
-    if mode not in MODES:
-        raise InputError(f"mode of the grader is {mode!r}; use one of {', '.join(MODES)}")
+    check_choice("mode of the grader", mode, MODES)
     if grader == "math":
         return MathGrader(mode)
     if grader == "choice":

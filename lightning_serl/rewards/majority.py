@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_serl.answers import AnswerGrader, resolve_grader
-from lightning_serl.errors import InputError
+from lightning_serl.errors import check_choice, check_range
 from lightning_serl.rewards.base import fill_answers
 from lightning_serl.types import Group, Verdict
 
@@ -50,10 +50,8 @@ class MajorityVote:
         min_share: float = 0.0,
         soft: bool = False,
     ) -> None:
-        if ties not in TIES:
-            raise InputError(f"ties cannot be {ties!r}; use one of {', '.join(TIES)}")
-        if not 0.0 <= min_share <= 1.0:
-            raise InputError(f"min_share is {min_share}; it is a share of the responses, from 0 to 1")
+        check_choice("ties of the majority vote", ties, TIES)
+        check_range("min_share of the majority vote", min_share, at_least=0, at_most=1)
         self.grader = resolve_grader(grader, mode)
         self.ties, self.min_share, self.soft = ties, min_share, soft
 

@@ -1,4 +1,4 @@
-"""Majority votes, labels and the control."""
+"""Majority votes."""
 
 import random
 
@@ -7,8 +7,8 @@ import torch
 
 from lightning_serl.answers import TextGrader
 from lightning_serl.errors import InputError
-from lightning_serl.rewards import LabelElseVote, MajorityVote, RandomReward, VerifiableReward, check_reward
-from lightning_serl.types import Group, Verdict
+from lightning_serl.rewards import MajorityVote
+from lightning_serl.types import Group
 
 
 def group(*answers, label=None, **kwargs):
@@ -117,96 +117,5 @@ def test_bad_options(options):
         MajorityVote(**options)
 
 
-def test_labels():
-    verdict = VerifiableReward()([group(r"\dfrac{\pi}{2}", r"0.5\pi", "2", label=r"\frac{\pi}{2}")], None)[0]
-    assert verdict.scores.tolist() == [1.0, 1.0, 0.0]
-    assert verdict.label == r"\frac{\pi}{2}"
-    solution = group("4", "5", label="First 2, then 2: $\\boxed{4}$.")
-    assert VerifiableReward()([solution], None)[0].scores.tolist() == [1.0, 0.0]
-    text = Group.from_texts("p", ["Answer: Paris", "Answer: Rome"], label="paris.")
-    assert VerifiableReward(grader="text")([text], None)[0].scores.tolist() == [1.0, 0.0]
-
-
-def test_no_label_no_weight():
-    verdict = VerifiableReward()([group("1", "2")], None)[0]
-    assert verdict.weight.tolist() == [0.0, 0.0]
-    assert "label" in verdict.info["reason"]
-
-
-def test_label_else_vote_keeps_the_order():
-    groups = [group("1", "1", "2"), group("1", "1", "2", label="2"), group("7")]
-    verdicts = LabelElseVote()(groups, None)
-    assert [v.scores.tolist() for v in verdicts] == [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0]]
-
-
-def test_random_reward_knows_nothing_and_repeats_itself():
-    groups = [Group.from_texts(f"p{i}", ["a"] * 16) for i in range(200)]
-    forward = RandomReward(seed=3)(groups, None)
-    other = [Group.from_texts(f"p{i}", ["b"] * 16) for i in reversed(range(200))]
-    backward = RandomReward(seed=3)(other, None)
-    assert [v.scores.tolist() for v in forward] == [v.scores.tolist() for v in reversed(backward)]
-    assert 0.47 < torch.stack([v.scores for v in forward]).mean().item() < 0.53
-    assert forward[0].scores.tolist() != RandomReward(seed=4)(groups, None)[0].scores.tolist()
-
-
-def good(groups, ctx):
-    return [Verdict(torch.zeros(len(g))) for g in groups]
-
-
-class Needy:
-    needs = frozenset({"entropy"})
-
-    def __call__(self, groups, ctx, factor=1.0):
-        return good(groups, ctx)
-
-
-def test_rewards_that_pass():
-    for reward in (good, Needy(), MajorityVote(), lambda groups, _ctx: [], lambda *args: []):
-        assert check_reward(reward) is reward
-
-
-class Wrong:
-    needs = frozenset({"magic"})
-
-    def __call__(self, groups, ctx):
-        return []
-
-
-@pytest.mark.parametrize(
-    ("reward", "words"),
-    [
-        (lambda prompts, completions: [], "'prompts'"),
-        (lambda groups: [], "'ctx'"),
-        (lambda groups, ctx, extra: [], "'extra'"),
-        (lambda groups, ctx, *, key: [], "'key'"),
-        (Needy, r"Needy\(\)"),
-        (Wrong(), "magic"),
-        ("majority", "cannot be called"),
-    ],
-)
-def test_rewards_that_do_not(reward, words):
-    with pytest.raises(InputError, match=words):
-        check_reward(reward)
-
-
 def test_a_users_grader_object():
     assert vote(Group.from_texts("p", ["a", "A", "b"]), grader=TextGrader()).label == "a"
-
-
-class Shouting:
-    """A grader of a user's own, without a method for labels."""
-
-    def extract(self, text):
-        found = text.rpartition("=")[2].strip(" .")
-        return found.upper() or None
-
-    def same(self, a, b):
-        return a == b
-
-
-@pytest.mark.parametrize(("label", "read"), [("yes.", "YES"), ("so = no", "NO"), ("...", "...")])
-def test_a_grader_without_a_method_for_labels_reads_them_as_responses(label, read):
-    g = Group.from_texts("p", ["x = yes", "x = No.", "x = ..."], label=label)
-    verdict = VerifiableReward(Shouting())([g], None)[0]
-    assert verdict.label == read
-    assert verdict.scores.tolist() == [float(answer == read) for answer in ("YES", "NO", None)]

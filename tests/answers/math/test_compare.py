@@ -1,6 +1,5 @@
-"""Values at fixed points: what they separate, what they equate, and what they leave to algebra."""
+"""Comparison by values at fixed points: equal, different, and left to algebra."""
 
-import random
 import time
 from fractions import Fraction
 
@@ -8,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_serl.answers import MathGrader
 from lightning_serl.answers.math.compare import compare_values, is_understood
-from lightning_serl.answers.math.decide import decide
 from lightning_serl.answers.math.normal_form import normal_form
 from lightning_serl.answers.reading.announced import closing_number
 
@@ -217,87 +214,3 @@ def test_bounded_work_on_hostile_text(text):
     compare_values(text, "x+2")
     compare_values(text, text[:-1])
     assert time.process_time() - started < 0.1
-
-
-def test_nothing_is_equated_that_math_verify_separates():
-    """Random pairs of short answers of every kind: whatever is decided here, exact mode says too."""
-    rng, grader = random.Random(5), MathGrader("exact")
-
-    def number():
-        return rng.choice(
-            [
-                "2",
-                "-3",
-                "0.5",
-                r"\frac{1}{2}",
-                "1/2",
-                r"\sqrt{2}",
-                r"2\sqrt{3}",
-                r"\pi",
-                "10",
-                r"\frac{3}{4}",
-                "4",
-                "x",
-                "2x",
-            ]
-        )
-
-    def answer():
-        kind = rng.randrange(7)
-        if kind == 0:
-            return f"({number()},{number()})"
-        if kind == 1:
-            return f"x={number()}"
-        if kind == 2:
-            return f"{number()},{number()}"
-        if kind == 3:
-            return f"{number()}+{number()}"
-        if kind == 4:
-            return f"[{number()},{number()}]"
-        if kind == 5:
-            return f"\\frac{{{number()}}}{{3}}"
-        return number()
-
-    spellings = {r"\sqrt{2}": r"2^{1/2}", r"2\sqrt{3}": r"\sqrt{12}", r"\frac{1}{2}": r"\frac{3}{6}", "2x": "x+x"}
-    decided, equal, differ = 0, 0, []
-    for _ in range(200):
-        a = answer()
-        b = answer() if rng.random() < 0.7 else a
-        for old, new in spellings.items():
-            b = b.replace(old, new)
-        ours = decide(a, b)
-        if ours is None or a == b:
-            continue
-        grader.start_group()
-        decided, equal = decided + 1, equal + ours
-        if grader.same(a, b) != ours:
-            differ.append((a, b, ours))
-    assert decided > 130
-    assert equal >= 15
-    assert differ == []
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("3 * 6 = <<3*6=18>>18\nA: 18", "18"),
-        ("She sold 9 * 2 = 18 eggs.", "18"),
-        ("He paid $77.00.", "77.00"),
-        ("The total is 1,234 apples", "1,234"),
-        ("Hence $x = \\frac{1}{2}$.", None),
-        ("Half of it is 50 percent.", None),
-        ("So it is 25%.", None),
-        ("It is 20 - 5 * 3", None),
-        ("Here $x=3$, so $y = 4 + ", None),
-        ("Hence\n\\[x^2 = 4\\]\nas was to be shown.", None),
-        ("The area is $33\\pi.$", None),
-        ("It cannot be 3 but $4$.\nAnswer: none", None),
-        ("The answer could be $3$.", None),
-        ("Nothing to see here.", None),
-        ("It is $\\oint x$.", None),
-        ("Now $$x = 3", None),
-        ("", None),
-    ],
-)
-def test_what_closes_a_response(text, answer):
-    assert closing_number(text) == answer

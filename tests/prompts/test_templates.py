@@ -1,28 +1,28 @@
-import re
+"""Solve prompts and few-shot prompts: text, chat templates, token ids and stop strings."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lightning_serl.answers import split_choices
 from lightning_serl.errors import InputError
 from lightning_serl.prompts import (
     InstructionTemplate,
-    Item,
     SolveTemplate,
-    has_solution,
-    parse_instructions,
-    split_items,
 )
-from lightning_serl.prompts.proposals import strip_thinking
 from lightning_serl.types import Instruction
 
 BOS, EOS = "<s>", "</s>"
+
+
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% if enable_thinking %}<think>{% endif %}{% endif %}"
 )
+
+
 NO_BOS_CHAT = CHAT.replace("{{ bos_token }}", "")
+
+
 NO_SYSTEM_CHAT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT
 
 
@@ -41,19 +41,23 @@ def tokenizer(chat: str | None = None, adds: str = "", bos: bool = True) -> PreT
 
 
 PLAIN = tokenizer(bos=False)
+
+
 ADDS_BOS = tokenizer(adds=f"{BOS} $A")
+
+
 CHATS = tokenizer(CHAT, adds=f"{BOS} $A")
 
+
 PROBLEM = Instruction("Solve $\\frac{x}{2} = {answer_format} \\{problem}$.", "u")
+
+
 CHOICE = Instruction("Which is a noble gas?", "c", meta={"choices": ["iron", "neon\n gas", 3]})
 
 
 def shown(tok: PreTrainedTokenizerFast, ids: list[int]) -> str:
     assert all(type(i) is int for i in ids)
     return tok.decode(ids)
-
-
-# --- solve prompts ---------------------------------------------------------------------------------------------------
 
 
 def test_base_model_prompt_and_braces_survive() -> None:
@@ -210,9 +214,6 @@ def test_latex_in_a_template_is_no_place() -> None:
     assert template.render(Instruction("P", "u"), "math", True) == "P Write \\boxed{answer} or {}."
 
 
-# --- few-shot instruction prompts ------------------------------------------------------------------------------------
-
-
 def test_the_tiny_language_list() -> None:
     tiny = InstructionTemplate(header="Write new math questions.", chat=False)
     exemplars = [Instruction(f"q{i}", str(i)) for i in range(1, 5)]
@@ -237,166 +238,3 @@ def test_the_list_as_a_chat_turn() -> None:
         "<s>[system]S</s>[user]H\n1. q\n2.</s>[assistant]"
     )
     assert InstructionTemplate().render([Instruction("q", "q")]).endswith("\n1. q\n2.")
-
-
-# --- parsing ---------------------------------------------------------------------------------------------------------
-
-PARSED = [
-    ("1. First one?\n2. Second one?\n", ["First one?", "Second one?"]),
-    ("9) Keep The CASE of $\\Delta ABC$\n10) Next", ["Keep The CASE of $\\Delta ABC$", "Next"]),
-    ("Sure, here are some:\n\n1. Tom is 12. How old\nis Ann?\n\n2. B", ["Tom is 12. How old\nis Ann?", "B"]),
-    ("  3. indented\n\t4.\ttabbed", ["indented", "tabbed"]),
-    ("1. a\n2. \n3. b\n4.", ["a", "b"]),
-    ("**1.** bold\n### 2. heading", ["bold", "heading"]),
-    ("1、苹果几个\n2.梨\n3. 桃", ["苹果几个\n2.梨", "桃"]),
-    ("A rate of\n3.5 meters and 2.\nthen", []),
-    ("<think>1. no\n2. no</think>1. yes", ["yes"]),
-    ("thoughts\n1. no</think>\n1. yes", ["yes"]),
-    ("1. yes\n<think>2. no", ["yes"]),
-    ("", []),
-    ("9" * 5000 + ". big", []),
-]
-
-
-@pytest.mark.parametrize(("text", "problems"), PARSED)
-def test_default_parser(text: str, problems: list[str]) -> None:
-    assert parse_instructions(text) == problems
-
-
-@pytest.mark.parametrize(
-    ("text", "first", "problems"),
-    [
-        (" A train leaves.\n10. Next", 9, ["A train leaves.", "Next"]),
-        (" A train leaves.\n10. Next", None, ["Next"]),
-        (" Only this one?", 9, ["Only this one?"]),
-        (" Only this one?", None, []),
-        ("Here they are:\n9. A\n10. B", 9, ["A", "B"]),
-        ("Here they are:\n1. A\n2. B", 9, ["A", "B"]),
-        ("9. A\n10. B", 9, ["A", "B"]),
-        ("\n10. B", 9, ["B"]),
-        ("", 9, []),
-    ],
-)
-def test_text_before_the_first_number(text: str, first: int | None, problems: list[str]) -> None:
-    assert parse_instructions(text, first=first) == problems
-
-
-def test_what_is_cut_off_is_marked_and_left_out() -> None:
-    text = " a\n10. \n11. b and"
-    assert split_items(text, first=9, finished=False) == [Item("a"), Item(""), Item("b and", truncated=True)]
-    assert parse_instructions(text, first=9, finished=False) == ["a"]
-    assert parse_instructions(text, first=9) == ["a", "b and"]
-    assert split_items("<think> still", finished=False) == []
-    with pytest.raises(ValueError, match="style 'x'"):
-        split_items(text, style="x")
-
-
-@pytest.mark.parametrize(
-    ("text", "problems"),
-    [
-        ("1. find X in ABC.\n2. What IS\n $\\Delta$?", ["Find x in abc.", "What is $\\delta$?"]),
-        (" a first question\n10. second", ["Second"]),
-        ("Tom is 12. How old is Ann?", ["How old is ann?"]),
-        ("1. one 2. two\n3. three", ["One 2. two", "Three"]),
-        ("1.\n2. x", ["2. x"]),
-        ("12.x 7. y\n", ["Y"]),
-        ("1) no", []),
-        ("1. cut off and", ["Cut off and"]),
-        ("1. a\n\n2. b\n  3. c", ["A", "B 3. c"]),
-        ("3.   ", [""]),
-    ],
-)
-def test_serl_parser(text: str, problems: list[str]) -> None:
-    assert parse_instructions(text, "serl") == problems
-    published = re.findall(r"\d+\.\s+(.*?)(?=\n\d+\.\s+|$)", text, re.DOTALL)
-    assert [" ".join(p.strip().split()).capitalize() for p in published] == problems
-    assert parse_instructions(text, "serl", first=9, finished=False) == problems
-
-
-def test_thinking_is_removed() -> None:
-    assert strip_thinking("a<think>b</think>c<think>d</think>e") == "ace"
-    assert strip_thinking("a<think>b") == "a"
-    assert strip_thinking("b</think>c") == "c"
-
-
-def test_solutions_are_noticed() -> None:
-    assert has_solution("Q?\nSolution: 5")
-    assert has_solution("Q? The answer: 5")
-    assert has_solution("Q? \\boxed{5}")
-    assert has_solution("सवाल क्या है? उत्तर: पाँच")
-    assert not has_solution("Answer the question: what is a salt solution?")
-    assert not has_solution("Mix a solution: salt and water. Which answer is right?")
-
-
-@pytest.mark.parametrize(
-    ("text", "problem", "choices"),
-    [
-        ("Which?\nA. iron\nB. neon\n", "Which?", ["iron", "neon"]),
-        ("Which?\n(A) iron\n(B) neon\n(C) gold", "Which?", ["iron", "neon", "gold"]),
-        ("Which?\nA) iron and\n  more\nB: neon", "Which?", ["iron and\n  more", "neon"]),
-        ("Which? (A) iron (B) neon gas (C) gold", "Which?", ["iron", "neon gas", "gold"]),
-        ("哪个?\nA、铁\nB、氖", "哪个?", ["铁", "氖"]),
-        ("Which?\nA. iron\nB. neon\nAnswer: B", "Which?", ["iron", "neon\nAnswer: B"]),
-        ("A. B. Smith owns\nA. one\nB. two", "A. B. Smith owns", ["one", "two"]),
-        ("Which?\nA. iron\nC. neon", "Which?\nA. iron\nC. neon", None),
-        ("Which?\nA. iron", "Which?\nA. iron", None),
-        ("A cat met Mr. B. Fox. ", "A cat met Mr. B. Fox.", None),
-        ("Which?\nA. iron\nB. ", "Which?\nA. iron\nB.", None),
-        ("哪项正确?\nA.心肌梗死\nB.肺炎", "哪项正确?", ["心肌梗死", "肺炎"]),
-        ("哪项正确？（A）心肌梗死（B）肺炎", "哪项正确？", ["心肌梗死", "肺炎"]),
-        ("下列正确的是（  ）。A.铁 B.氖", "下列正确的是（  ）。", ["铁", "氖"]),
-        ("多少?\nA.5\nB.$6$", "多少?", ["5", "$6$"]),
-        ("¿Cuál?\na) uno\nb) dos", "¿Cuál?", ["uno", "dos"]),
-        ("Which?\n(a) one\n(b) two", "Which?", ["one", "two"]),
-        ("The gas is ___.\na. neon\nb. iron", "The gas is ___.", ["neon", "iron"]),
-        ("Which? A. one B. two C. three", "Which?", ["one", "two", "three"]),
-        ("Choose one: A. iron B. neon C. gold", "Choose one:", ["iron", "neon", "gold"]),
-        ("Which?\na) one\nc) two", "Which?\na) one\nc) two", None),
-        ("", "", None),
-    ],
-)
-def test_split_choices(text: str, problem: str, choices: list[str] | None) -> None:
-    assert split_choices(text) == (problem, choices)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Let $f(x) = x^2$.\n(a) Find $f(2)$.\n(b) Find $f(3)$.",
-        "Solve the equations:\na) $x + 1 = 2$\nb) $x + 2 = 5$",
-        "A car drives 60 km. How far is that?\na) Calculate the time.\nb) What is the speed?",
-        "¿Cuánto cuesta?\na) Halla el precio.\nb) Calcula el total.",
-        "Which? (a) find x, (b) find y",
-        "Which is bigger? a) one b) two",
-        "Who was right? A. Jones or B. Smith?",
-        "The book by A. Jones and B. Smith has 300 pages.",
-        "Two authors: A. Jones and B. Smith",
-        "A:B=2:3\nB:C=4:5",
-    ],
-)
-def test_parts_and_names_are_no_options(text: str) -> None:
-    assert split_choices(text) == (text, None)
-
-
-def test_ten_letters() -> None:
-    text = "Which?\n" + "\n".join(f"{c}. option {c}" for c in "ABCDEFGHIJ")
-    assert split_choices(text) == ("Which?", [f"option {c}" for c in "ABCDEFGHIJ"])
-
-
-def test_hostile_texts_cost_little() -> None:
-    for text in (
-        "1" * 1_000_000,
-        "\n" * 1_000_000,
-        "1. " * 300_000,
-        "<think>" * 100_000,
-        "A. " * 300_000,
-        "A. a B. " * 100_000,
-        "a) x\n" * 200_000,
-        "Which? " + "(" * 1_000_000,
-        "Which?" + " " * 1_000_000 + "\na) x\nb) y",
-        " " * 1_000_000,
-    ):
-        assert isinstance(parse_instructions(text), list)
-        assert isinstance(split_choices(text), tuple)
-        has_solution(text)
-    assert parse_instructions("1" * 1_000_000, "serl") == []
