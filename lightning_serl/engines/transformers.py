@@ -21,7 +21,7 @@ from lightning_serl.engines.base import (
     before_stop,
     special_stop_ids,
 )
-from lightning_serl.errors import EngineFailure
+from lightning_serl.errors import EngineFailure, check_range
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class TransformersEngine(RolloutEngine):
 
     def __init__(self, max_rows: int = 256) -> None:
         super().__init__()
-        if max_rows < 1:
-            raise ValueError(f"data.engine.max_rows must be at least 1, got {max_rows}")
+        check_range("data.engine.max_rows", max_rows, at_least=1)
         self.max_rows = max_rows
         self._policy: Policy | None = None
 

@@ -25,7 +25,7 @@ from lightning_serl.engines.vllm.completions import by_request
 from lightning_serl.engines.vllm.isolation import IsolatedGroups, preserve_process_state
 from lightning_serl.engines.vllm.lora_support import max_lora_rank, plain_lora
 from lightning_serl.engines.vllm.session import VLLMSession
-from lightning_serl.errors import EngineFailure, InputError, PushMismatch, reason
+from lightning_serl.errors import EngineFailure, InputError, PushMismatch, check_range, reason
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
@@ -83,14 +83,10 @@ class VLLMEngine(RolloutEngine):
         extra: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < memory_share <= 1:
-            raise ValueError(f"data.engine.memory_share must lie in (0, 1], got {memory_share}")
-        if kv_cache_gb is not None and kv_cache_gb <= 0:
-            raise ValueError(f"data.engine.kv_cache_gb must be above 0, got {kv_cache_gb}")
-        if max_rows < 1:
-            raise ValueError(f"data.engine.max_rows must be at least 1, got {max_rows}")
-        if max_model_len is not None and max_model_len < 2:
-            raise ValueError(f"data.engine.max_model_len must be at least 2, got {max_model_len}")
+        check_range("data.engine.memory_share", memory_share, above=0, at_most=1)
+        check_range("data.engine.kv_cache_gb", kv_cache_gb, above=0)
+        check_range("data.engine.max_rows", max_rows, at_least=1)
+        check_range("data.engine.max_model_len", max_model_len, at_least=2)
         if (found := find_spec("vllm")) is None or found.origin is None:
             raise InputError(
                 f"VLLMEngine needs vLLM, which is not installed; {INSTALL}, or set data.engine to TransformersEngine"

@@ -26,7 +26,7 @@ from lightning_serl.engines.vllm.server_requirements import (
 )
 from lightning_serl.engines.vllm.server_session import ServerSession
 from lightning_serl.engines.vllm.weight_files import WeightWriter, read_names
-from lightning_serl.errors import EngineFailure, RankFailure
+from lightning_serl.errors import EngineFailure, RankFailure, check_range
 from lightning_serl.types import Completion
 
 if TYPE_CHECKING:
@@ -85,11 +85,9 @@ class VLLMServerEngine(RolloutEngine):
         self.urls = None if urls is None else [clean_url(url) for url in urls]
         if self.urls is not None and len(set(self.urls)) < len(self.urls):
             raise ValueError("data.engine.urls names a server twice; list each once")
-        if max_in_flight < 1:
-            raise ValueError(f"data.engine.max_in_flight must be at least 1, got {max_in_flight}")
-        for option, seconds in (("start_seconds", start_seconds), ("patience", patience)):
-            if seconds <= 0:
-                raise ValueError(f"data.engine.{option} must be above 0, got {seconds}")
+        check_range("data.engine.max_in_flight", max_in_flight, at_least=1)
+        check_range("data.engine.start_seconds", start_seconds, above=0)
+        check_range("data.engine.patience", patience, above=0)
         self.launch, self.publish_to, self.push_base = launch, publish_to, push_base
         self.max_in_flight, self.start_seconds, self.patience = max_in_flight, start_seconds, patience
         #: The servers and what they hold; ``None`` before :meth:`start` and after :meth:`close`.
