@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import counts as tally
+from helpers.ranks import Pair
 
 ROOT = Path(__file__).resolve().parents[1]
 # The recorded data lie beside the checkout; they are not ours to ship.
@@ -21,6 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def golden_dir() -> Path:
     """The folder of recorded responses; only tests marked ``golden`` may ask for it."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Two ranks that run jobs in turn; the tests that use them stay in one test process."""
+    two = Pair(tmp_path_factory.mktemp("pair"))
+    yield two
+    two.ended()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import FailingEngine, ledger, rows, selfplay, trainer_for, weights
+from helpers.engines import FailingEngine
+from helpers.training import ledger, rows, selfplay, trainer_for, weights
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_serl.callbacks import Checkpoints, ReferenceSync, RolloutHooks

@@ -20,6 +20,7 @@ from lightning_serl.cli import main
 from lightning_serl.types import Group, Verdict
 
 LONGEST = 300
+TESTS = Path(__file__).parents[1]
 
 
 @dataclass
@@ -75,17 +76,13 @@ def cli(*arguments):
 
 
 def environment(**more):
-    """For another process: one thread, and no trace of this one's runs."""
-    ours = (
-        "PL_GLOBAL_SEED",
-        "PL_SEED_WORKERS",
-        "LIGHTNING_SERL_DEBUG",
-        "LIGHTNING_SERL_RUN",
-        "PYTHONHASHSEED",
-        "PYTHONPATH",
-    )
-    kept = {k: v for k, v in os.environ.items() if k not in ours}
-    return kept | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"} | more
+    """For another process: this checkout whichever one is installed, one thread, and no trace of this one's runs."""
+    ours = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "LIGHTNING_SERL_DEBUG", "LIGHTNING_SERL_RUN", "PYTHONHASHSEED")
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {k: v for k, v in os.environ.items() if k not in (*ours, *ranks)}
+    path = f"{TESTS}{os.pathsep}{TESTS.parent}"
+    fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+    return kept | fixed | more
 
 
 def start(*arguments, program=("-m", "lightning_serl"), cwd=None, **more):
@@ -124,10 +121,11 @@ def problems(count, skip=0):
 
 
 def small(root, held_out=None, rounds=2, samples=0):
-    """Options of a run of a second or two on the embedded base."""
+    """Options of a run of a second or two on the embedded base, without the health probe."""
     options = ["-c", "preset:quickstart", "--trainer.default_root_dir", root, "--data.rounds_per_epoch", rounds]
     options += ["--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4]
     options += ["--data.writing.prompts_per_call", 2, "--data.evaluation.samples", samples]
+    options += ["--data.probe.every", 0]
     sets = {} if held_out is None else {"held_out": str(held_out)}
     return [*options, "--data.evaluation.sets", json.dumps(sets)]
 
