@@ -11,6 +11,8 @@ import torch
 from helpers import counts as tally
 from helpers.ranks import Pair
 
+from lightning_serl.policy import memory_plan
+
 ROOT = Path(__file__).resolve().parents[1]
 # The recorded data lie beside the checkout; they are not ours to ship.
 GOLDEN = ROOT.parent / "shared" / "data"
@@ -30,6 +32,22 @@ def pair(tmp_path_factory):
     two = Pair(tmp_path_factory.mktemp("pair"))
     yield two
     two.ended()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _equal_runs_share_their_memory_plan():
+    """Tracing one takes as long as a small round, and it depends on these options alone."""
+    known = {}
+
+    def plan(config, dtype, work, lora=None, quantized=False):
+        key = config.to_json_string(), dtype, work, repr(lora), quantized
+        if key not in known:
+            known[key] = memory_plan.plan(config, dtype, work, lora, quantized)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_serl.callbacks.memory_plan.plan", plan)
+        yield
 
 
 @pytest.fixture(autouse=True)

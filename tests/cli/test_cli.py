@@ -61,7 +61,7 @@ def held_out(tmp_path_factory):
 def fitted(tmp_path_factory, held_out):
     """One undisturbed run: its folder and what it printed."""
     root = tmp_path_factory.mktemp("fitted") / "run"
-    ended = cli("fit", *small(root, held_out, samples=2))
+    ended = cli("fit", *small(root, held_out, samples=2), picture=True)
     assert ended.status == 0, ended.err
     return root, ended
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers.command_line import finish, small, start
+from helpers.command_line import finish, fork, small
 
 DDP = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
 
@@ -16,7 +16,7 @@ def running(tmp_path, *options):
     """A run that has come to its second round: its process, and the ids of its ranks."""
     root, marker = tmp_path / "run", tmp_path / "marker"
     marker.mkdir()
-    process = start(
+    process = fork(
         "fit", *small(root), *options, "--data.engine", "helpers.engines.SlowEngine", "--data.engine.marker", marker,
     )  # fmt: skip
     wanted, end = 2 if options else 1, time.monotonic() + 200

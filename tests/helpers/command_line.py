@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from helpers.forks import Forked
 
 from lightning_serl import tiny
 from lightning_serl.cli import main
@@ -50,8 +52,8 @@ class Ended:
         return Path(last.removeprefix("run: "))
 
 
-def cli(*arguments):
-    """The command line in this process, which it leaves as it was."""
+def cli(*arguments, picture=False):
+    """The command line in this process, which it leaves as it was; ``curves.png`` is only drawn if asked for."""
     out, err = io.StringIO(), io.StringIO()
     environment, argv, signals = dict(os.environ), sys.argv, (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in signals}
@@ -60,7 +62,11 @@ def cli(*arguments):
     kept = [(handler, handler.stream) for handler in streams]
     sys.argv = ["lightning-serl"]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.ExitStack() as here:
+            here.enter_context(contextlib.redirect_stdout(out))
+            here.enter_context(contextlib.redirect_stderr(err))
+            if not picture:
+                here.enter_context(mock.patch("lightning_serl.callbacks.run_folder.summary.draw_curves"))
             for handler in streams:
                 handler.setStream(err)
             status = main([str(a) for a in arguments])
@@ -86,7 +92,7 @@ def environment(**more):
 
 
 def start(*arguments, program=("-m", "lightning_serl"), cwd=None, **more):
-    """The command line in another process, its output in pipes."""
+    """The command line in a process that begins with nothing imported, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -97,8 +103,13 @@ def start(*arguments, program=("-m", "lightning_serl"), cwd=None, **more):
     )
 
 
+def fork(*arguments, cwd=None, **more):
+    """The command line in a process forked from one that has imported everything."""
+    return Forked(arguments, cwd or os.getcwd(), environment(**more))
+
+
 def finish(process, limit=180):
-    """Wait for a process of :func:`start`; at the limit it is killed."""
+    """Wait for a process of :func:`start` or :func:`fork`; at the limit it is killed."""
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
