@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import counts as tally
+from helpers.ranks import Pair
+
+from lightning_serl.policy import memory_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 # The recorded data lie beside the checkout; they are not ours to ship.
@@ -21,6 +24,30 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def golden_dir() -> Path:
     """The folder of recorded responses; only tests marked ``golden`` may ask for it."""
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Two ranks that run jobs in turn; the tests that use them stay in one test process."""
+    two = Pair(tmp_path_factory.mktemp("pair"))
+    yield two
+    two.ended()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _equal_runs_share_their_memory_plan():
+    """Tracing one takes as long as a small round, and it depends on these options alone."""
+    known = {}
+
+    def plan(config, dtype, work, lora=None, quantized=False):
+        key = config.to_json_string(), dtype, work, repr(lora), quantized
+        if key not in known:
+            known[key] = memory_plan.plan(config, dtype, work, lora, quantized)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_serl.callbacks.memory_plan.plan", plan)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command_line import cli, finish, rows, small, start
+from helpers.command_line import cli, finish, fork, rows, small
 from helpers.training import ledger, selfplay, trainer_for
 
 from lightning_serl.callbacks import Checkpoints
@@ -119,7 +119,9 @@ def test_a_disk_that_fills_up(tmp_path, run):
     assert cli("fit", *options, "--trainer.max_steps", 1).status == 0
     size = (root / "checkpoints" / "last.ckpt").stat().st_size
     shutil.rmtree(root / "export")
-    ended = finish(start(size // 2, "fit", *options, "--ckpt_path", "last", program=("-c", LIMITED), cwd=Path.cwd()))
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED)
+    ended = finish(fork(script, size // 2, "fit", *options, "--ckpt_path", "last"))
     assert ended.status == 1, ended.err
     assert "cannot be written" in ended.error
     assert "checkpoints" in ended.error

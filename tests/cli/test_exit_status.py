@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from helpers.command_line import Ended, cli, environment, problems, rows, small, write_rows
+from helpers.command_line import cli, environment, finish, fork, problems, rows, small, write_rows
 
 ROUNDS, LIMIT = 6, 240
 
@@ -29,30 +29,23 @@ def undisturbed(tmp_path_factory, held_out):
 class Running:
     """A command in another process, its output in files that can be looked at while it runs."""
 
-    def __init__(self, folder, *arguments):
-        self.out, self.err = folder / "stdout", folder / "stderr"
-        with self.out.open("w") as out, self.err.open("w") as err:
-            command = [sys.executable, "-m", "lightning_serl", *map(str, arguments)]
-            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=environment())
+    def __init__(self, *arguments):
+        self.process = fork(*arguments)
 
     def wait_for(self, what):
         """Until ``what()`` is true of the running process."""
         end = time.monotonic() + LIMIT
         while not what():
-            assert self.process.poll() is None, f"ended early: {self.err.read_text()}"
-            assert time.monotonic() < end, self.out.read_text()
+            assert self.process.poll() is None, f"ended early: {self.process.err}"
+            assert time.monotonic() < end, self.process.out
             time.sleep(0.01)
 
     def first_round(self):
-        self.wait_for(lambda: any(line.startswith("round ") for line in self.out.read_text().splitlines()))
+        self.wait_for(lambda: any(line.startswith("round ") for line in self.process.out.splitlines()))
 
     def stop(self, number):
         self.process.send_signal(number)
-        try:
-            self.process.wait(LIMIT)
-        finally:
-            self.process.kill()
-        return Ended(self.process.returncode, self.out.read_text(), self.err.read_text())
+        return finish(self.process, LIMIT)
 
 
 def assert_equal_runs(root, other):
@@ -73,7 +66,7 @@ def assert_equal_runs(root, other):
 def test_stopped_and_continued(tmp_path, held_out, undisturbed, number, status, said):
     root = tmp_path / "run"
     options = small(root, held_out, rounds=ROUNDS)
-    running = Running(tmp_path, "fit", *options)
+    running = Running("fit", *options)
     running.first_round()
     ended = running.stop(number)
     assert ended.status == status, ended.err
@@ -96,7 +89,7 @@ def test_stopped_in_the_first_evaluation(tmp_path, number, status):
     root = tmp_path / "run"
     held_out = write_rows(tmp_path / "long.jsonl", problems(200))
     options = small(root, held_out, samples=16)
-    running = Running(tmp_path, "fit", *options)
+    running = Running("fit", *options)
     running.wait_for((root / "config.yaml").exists)  # written when the Trainer starts
     time.sleep(0.3)
     ended = running.stop(number)
@@ -111,7 +104,7 @@ def test_stopped_in_the_first_evaluation(tmp_path, number, status):
 def test_killed_before_its_first_checkpoint_a_run_begins_again(tmp_path, held_out, undisturbed):
     root = tmp_path / "run"
     options = small(root, held_out, rounds=ROUNDS)
-    running = Running(tmp_path, "fit", *options)
+    running = Running("fit", *options)
     running.first_round()
     ended = running.stop(signal.SIGKILL)
     assert ended.status == -signal.SIGKILL
@@ -133,7 +126,7 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again(tmp_path, held_ou
 def test_a_folder_takes_one_fit_at_a_time(tmp_path, held_out):
     root = tmp_path / "run"
     options = small(root, held_out, rounds=ROUNDS)
-    running = Running(tmp_path, "fit", *options)
+    running = Running("fit", *options)
     running.first_round()
     second = cli("fit", *options, "--ckpt_path", "last")
     assert second.status == 2
@@ -150,8 +143,8 @@ def test_killed_after_a_checkpoint_a_run_continues_from_it(tmp_path, held_out, u
         [{"class_path": "lightning_serl.callbacks.Checkpoints", "init_args": {"every_n_train_steps": 2}}]
     )
     options = [*small(root, held_out, rounds=ROUNDS), "--trainer.callbacks", every]
-    running = Running(tmp_path, "fit", *options)
-    running.wait_for(lambda: "round    3" in running.out.read_text())
+    running = Running("fit", *options)
+    running.wait_for(lambda: "round    3" in running.process.out)
     running.stop(signal.SIGKILL)
     state = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] in (2, 4)

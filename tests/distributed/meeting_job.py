@@ -1,4 +1,4 @@
-"""One of two ranks with a short time-out; the second is slow, then it is gone."""
+"""Two ranks with a short time-out; the second is slow, then it is gone. ``meeting_job.py FOLDER``."""
 
 import os
 import sys
@@ -12,17 +12,21 @@ from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import RankFailure
 
 if __name__ == "__main__":
-    rank, folder = int(sys.argv[1]), sys.argv[2]
+    folder = sys.argv[1]
+    child = os.fork()
+    rank = 0 if child else 1
+    if rank:
+        os.dup2(os.open(f"{folder}/second", os.O_CREAT | os.O_WRONLY), 1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=3)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=2)
     )
-    ranks._SILENCE = 4.0
+    ranks._SILENCE = 3.0
     here = Ranks(rank, 2)
     for _ in range(5):
         with here.stage("warming up"):
             pass
     with here.stage("working"):
-        time.sleep(9 * rank)
+        time.sleep(5 * rank)
     print("both are here", flush=True)
     if rank:
         os._exit(3)
@@ -32,4 +36,4 @@ if __name__ == "__main__":
             pass
     except RankFailure as error:
         print(f"{error} after {time.monotonic() - began:.0f} s", flush=True)
-        os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

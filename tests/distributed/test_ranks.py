@@ -1,25 +1,20 @@
 """One global round for all ranks: same gradients, same ledger, and a common end when one rank fails."""
 
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import gradient_job
 import pytest
-import selfplay_job
 import torch
+from helpers import rank_jobs
+from helpers.gradients import distance
+from helpers.rank_jobs import rank_selfplay
+from helpers.ranks import ranks_of, run_script
 from helpers.small_models import save_model
-from helpers.training import distance, rows, run_script, tiny_llama, trainer_for, weights
+from helpers.training import rows, trainer_for, weights
 from safetensors.torch import load_file
-from selfplay_job import rank_selfplay
 
 HERE = Path(__file__).parent
-
-
-def ranks_of(root):
-    return [torch.load(root / f"rank{r}.pt", weights_only=True) for r in (0, 1)]
 
 
 def seconds_since_the_failure(root):
@@ -31,16 +26,15 @@ def models(tmp_path_factory):
     """A model with its output layer tied to the embedding, and one without."""
     root = tmp_path_factory.mktemp("models")
     save_model(root / "tied", "llama_tied")
-    tiny_llama(root / "untied")
+    save_model(root / "untied", "llama_untied")
     return root
 
 
 @pytest.fixture(scope="module")
-def gradients(tmp_path_factory, models):
+def gradients(tmp_path_factory, models, pair):
     """What each of two ranks found."""
     root = tmp_path_factory.mktemp("gradients")
-    status, _, err = run_script(HERE / "gradient_job.py", models, root, limit=240)
-    assert status == 0, err[-2000:]
+    pair.run("gradients", models=models, root=root)
     return ranks_of(root)
 
 
@@ -56,21 +50,21 @@ def assert_same(found, expected, bound, what):
 
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_ranks_take_the_gradient_of_one(tmp_path, models, gradients, strategy):
-    alone = gradient_job.gradients(str(models / "untied"), tmp_path / "alone", options=gradient_job.PADDED)
+    alone = rank_jobs.case_gradients(str(models / "untied"), tmp_path / "alone", options=rank_jobs.PADDED)
     for found in gradients:
-        for case, ours, theirs in zip(gradient_job.CASES, alone, found[strategy], strict=True):
+        for case, ours, theirs in zip(rank_jobs.CASES, alone, found[strategy], strict=True):
             assert len(ours["gradients"]) == 2 * case[3][0] * case[3][1]
             assert_same(theirs, ours, 1e-10, case)
 
 
 def test_sharded_weights_of_every_kind(tmp_path, models, gradients):
     """Adapters, tied output layers, recomputed activations, mixed precision."""
-    alone = gradient_job.kinds(models, tmp_path / "alone")
+    alone = rank_jobs.kind_gradients(models, tmp_path / "alone")
     # This round is nearly balanced: bfloat16, which autocast and sharding round to at different places, moves its
     # gradient by an eighth and more from that of float32.
     bounds = [1e-10, 1e-10, 1e-5, 0.5, 0.5]
     for found in gradients:
-        for kind, ours, theirs, bound in zip(gradient_job.KINDS, alone, found["kinds"], bounds, strict=True):
+        for kind, ours, theirs, bound in zip(rank_jobs.KINDS, alone, found["kinds"], bounds, strict=True):
             if bound == 1e-10:
                 assert_same(theirs, ours, bound, kind)
             else:  # the long steps of this round make more of every rounding
@@ -80,7 +74,7 @@ def test_sharded_weights_of_every_kind(tmp_path, models, gradients):
 def fit_alone(root, ckpt=None, **options):
     """The self-play of the job on one rank: its final weights."""
     module, data = rank_selfplay(**options)
-    trainer_for(root, selfplay_job.callbacks(), gradient_clip_val=1.0).fit(module, data, ckpt_path=ckpt)
+    trainer_for(root, rank_jobs.callbacks(), gradient_clip_val=1.0).fit(module, data, ckpt_path=ckpt)
     return weights(module)
 
 
@@ -92,11 +86,10 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["ddp", "sharded"])
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, pair):
     """The same on two ranks: its folder, and how it was spread."""
     root = tmp_path_factory.mktemp(request.param)
-    status, _, err = run_script(HERE / "selfplay_job.py", root, "play", request.param, limit=200)
-    assert status == 0, err[-2000:]
+    pair.run("play", root=root, how=request.param)
     return root, request.param
 
 
@@ -127,7 +120,7 @@ def test_two_ranks_play_and_train_the_rounds_of_one(alone, both):
     assert_near(exported(both), exported(alone))
 
 
-def test_checkpoints_are_of_one_form(tmp_path, alone, both):
+def test_checkpoints_are_of_one_form(tmp_path, alone, both, pair):
     """Any strategy continues from the checkpoint of any other: weights, optimizer, frozen copies, rounds."""
     (both, how), (alone, true_weights) = both, alone
     ours, theirs = (torch.load(r / "checkpoints" / "step=2.ckpt", weights_only=True) for r in (alone, both))
@@ -141,18 +134,15 @@ def test_checkpoints_are_of_one_form(tmp_path, alone, both):
     assert rows(here, "ledger") == rows(alone, "ledger")
     # one -> two
     there = move(alone, tmp_path / "there")
-    status, _, err = run_script(HERE / "selfplay_job.py", there, "resume", how, limit=200)
-    assert status == 0, err[-2000:]
+    pair.run("play", root=there, how=how, resume=True)
     assert_near(ranks_of(there)[0]["weights"], true_weights)
     assert rows(there, "ledger") == rows(alone, "ledger")
 
 
-def test_a_rank_whose_share_is_empty(tmp_path):
+def test_a_rank_whose_share_is_empty(tmp_path, pair):
     """It writes nothing while the other one does, under sharded weights that both must gather together."""
-    expected = fit_alone(tmp_path / "alone", **selfplay_job.NARROW)
-    (tmp_path / "both").mkdir()
-    status, _, err = run_script(HERE / "selfplay_job.py", tmp_path / "both", "narrow", "sharded", limit=200)
-    assert status == 0, err[-2000:]
+    expected = fit_alone(tmp_path / "alone", **rank_jobs.NARROW)
+    pair.run("play", root=tmp_path / "both", how="sharded", narrow=True)
     assert rows(tmp_path / "both", "ledger") == rows(tmp_path / "alone", "ledger")
     assert len({len(r["text"]) for s in rows(tmp_path / "alone", "samples") for r in s["responses"]}) > 1
     assert_near(ranks_of(tmp_path / "both")[0]["weights"], expected)
@@ -167,23 +157,22 @@ def move(root, target):
     return target
 
 
-def test_one_engine_fails_and_all_ranks_end_with_its_message(tmp_path, alone):
+def test_one_engine_fails_and_all_ranks_end_with_its_message(tmp_path, alone, pair):
     """In the second round; then the run is resumed on two ranks."""
-    status, _, err = run_script(HERE / "selfplay_job.py", tmp_path, "fail", limit=120)
+    status, _, err = run_script("-m", "helpers.rank_jobs", "fail", f"root={tmp_path}", limit=120)
     assert status not in (0, None), "the job hung"
     assert seconds_since_the_failure(tmp_path) < 20
     assert "RuntimeError: the engine is gone" in err
     assert "RankFailure: rank 1 failed while" in err
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
-    status, _, err = run_script(HERE / "selfplay_job.py", tmp_path, "resume", limit=120)
-    assert status == 0, err[-2000:]
+    pair.run("play", root=tmp_path, resume=True)
     assert rows(tmp_path, "ledger") == rows(alone[0], "ledger")
     assert_near(ranks_of(tmp_path)[0]["weights"], alone[1])
 
 
 def test_one_rank_fails_in_its_training_step(tmp_path):
     """Nobody can agree there: the connection breaks, and rank 0 saves alone instead of waiting for a lost peer."""
-    status, _, err = run_script(HERE / "selfplay_job.py", tmp_path, "fail-step", limit=120)
+    status, _, err = run_script("-m", "helpers.rank_jobs", "fail_in_step", f"root={tmp_path}", limit=120)
     assert status not in (0, None), "the job hung"
     assert seconds_since_the_failure(tmp_path) < 20
     assert "rank 1 has no room" in err
@@ -191,23 +180,16 @@ def test_one_rank_fails_in_its_training_step(tmp_path):
 
 
 def test_a_slow_rank_is_waited_for_and_a_lost_one_is_not(tmp_path):
-    """The time-out of the process group is 3 s; one rank works for 9."""
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, HERE / "meeting_job.py", str(rank), tmp_path], stdout=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    (first, _), (second, _) = (job.communicate(timeout=120) for job in jobs)
-    assert [job.returncode for job in jobs] == [0, 3]
-    assert second == "both are here\n"
-    said = first.splitlines()
+    """The time-out of the process group is 2 s; one rank works for 5."""
+    status, out, err = run_script(HERE / "meeting_job.py", tmp_path, limit=120)
+    assert status == 3, err[-2000:]  # that of the lost one
+    assert (tmp_path / "second").read_text() == "both are here\n"
+    said = out.splitlines()
     assert said[0] == "both are here"
-    assert said[1].startswith("another rank was lost while waiting (rank 1 gave no sign of life for 4 s) after ")
+    assert said[1].startswith("another rank was lost while waiting (rank 1 gave no sign of life for 3 s) after ")
 
 
-def test_signs_of_life_end_before_their_process():
+def test_heartbeats_end_before_their_process():
     """Else the process is taken down by SIGABRT in four of five cases, after all its work was done."""
-    for _ in range(3):
-        status, _, err = run_script(HERE / "exit_job.py", limit=60)
-        assert status == 0, err[-500:]
+    status, _, err = run_script(HERE / "exit_job.py", limit=60)
+    assert status == 0, err[-500:]

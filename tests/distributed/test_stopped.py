@@ -4,13 +4,11 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.command_line import finish, small, start
+from helpers.command_line import finish, fork, small
 
-HERE = Path(__file__).parent
 DDP = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
 
 
@@ -18,10 +16,8 @@ def running(tmp_path, *options):
     """A run that has come to its second round: its process, and the ids of its ranks."""
     root, marker = tmp_path / "run", tmp_path / "marker"
     marker.mkdir()
-    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", str(HERE.parents[1]))])
-    process = start(
-        "fit", *small(root), *options, "--data.engine", "slow.SlowEngine", "--data.engine.marker", marker,
-        PYTHONPATH=paths,
+    process = fork(
+        "fit", *small(root), *options, "--data.engine", "helpers.engines.SlowEngine", "--data.engine.marker", marker,
     )  # fmt: skip
     wanted, end = 2 if options else 1, time.monotonic() + 200
     while len(list(marker.iterdir())) < wanted:

@@ -20,7 +20,7 @@ SEEDS = [
 
 def predict(root, seeds, lists, responses, *options):
     """A round of the command ``predict`` with a script in the model's place: what it wrote, and its ledger."""
-    engine = {"class_path": "scripted.Scripted", "init_args": {"lists": lists, "responses": responses}}
+    engine = {"class_path": "helpers.engines.Scripted", "init_args": {"lists": lists, "responses": responses}}
     file = write_rows(root / "problems.jsonl", seeds)
     ended = cli(
         "predict", *options, "--data.seeds", file, "--data.engine", json.dumps(engine), "--data.predict_to",

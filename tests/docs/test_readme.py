@@ -1,12 +1,12 @@
 """The README's python examples run as they stand, in an empty folder."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.command_line import environment, finish, fork
 
 README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -19,21 +19,22 @@ def test_every_example_is_expected():
 
 @pytest.mark.parametrize("number", range(len(EXPECTED)))
 def test_example(number, tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     script = tmp_path / "example.py"
     script.write_text(EXAMPLES[number], encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:lightning_serl", "example.py"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    if number == 0:  # as a user runs it
+        command = [sys.executable, "-W", "error::DeprecationWarning:lightning_serl", "example.py"]
+        options = {"cwd": tmp_path, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        ended = finish(subprocess.Popen(command, text=True, **options), 300)
+    else:
+        ended = finish(fork(script, cwd=tmp_path), 300)
+    assert ended.status == 0, ended.err[-3000:]
     if number < 2:
         folder = tmp_path / EXPECTED[number]
         rows = (folder / "metrics.jsonl").read_text().splitlines()
         assert len(rows) == (3 if number == 0 else 2)
         assert (folder / "export" / "model.safetensors").exists() == (number == 0)
     else:
-        assert EXPECTED[number] in done.stdout
+        assert EXPECTED[number] in ended.out
 
 
 def test_the_first_example_is_about_twenty_lines():

@@ -1,54 +1,9 @@
 """One engine of each kind for all tests of a process: a start costs seconds."""
 
-from itertools import count
-from types import SimpleNamespace
-
 import pytest
-import torch
+from helpers.engines import LIVE, adapted_policy
 
-from lightning_serl.callbacks import RolloutRefresh
 from lightning_serl.engines import TransformersEngine
-from lightning_serl.policy.loading import LoraOptions, load_policy
-
-#: Every engine that samples from the policy; each passes `test_contract.py`.
-LIVE = ["transformers"]
-COPIES = [pytest.param(kind, marks=pytest.mark.vllm) for kind in ("vllm", "server")]
-
-
-#: The engines of a process meet many policies here, which a version must tell apart.
-_versions = count(1)
-
-
-def refresh(policy, engine, callback=None):
-    """What a stream does before it generates."""
-    callback = callback or RolloutRefresh()
-    callback.on_rollout_start(None, SimpleNamespace(policy=policy), engine)
-    return callback
-
-
-def disturb(policy, scale=0.01, seed=0):
-    """Something like a step of training: other weights, another version."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=draw) * scale
-                parameter.add_(noise * max(float(parameter.std()), 0.1))
-    policy.version = next(_versions)
-
-
-def plain_policy():
-    """``tiny:base`` with a version that no engine has seen."""
-    policy = load_policy("tiny:base")
-    policy.version = next(_versions)
-    return policy
-
-
-def adapted_policy():
-    """``tiny:base`` with an adapter that changes what it writes."""
-    policy = load_policy("tiny:base", lora=LoraOptions(r=4, alpha=8))
-    disturb(policy, 1.0)
-    return policy
 
 
 @pytest.fixture(scope="session")

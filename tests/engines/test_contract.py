@@ -5,13 +5,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import COPIES, LIVE, disturb, refresh
+from helpers.engines import LIVE, disturb, refresh
 
 from lightning_serl.engines import Request, Sampling, TransformersEngine
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy.loading import load_policy
 from lightning_serl.tiny.language import held_out, solve_prompt
 
+COPIES = [pytest.param(kind, marks=pytest.mark.vllm) for kind in ("vllm", "server")]
 GREEDY = Sampling(max_tokens=40, temperature=0.0)
 
 

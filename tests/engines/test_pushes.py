@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import adapted_policy, disturb, plain_policy, refresh
 from helpers.command_line import problems, write_rows
+from helpers.engines import adapted_policy, disturb, plain_policy, refresh
 from helpers.training import rows, selfplay, trainer_for
 
 from lightning_serl.callbacks import Checkpoints, RolloutRefresh

@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from helpers.forks import Forked
 
 from lightning_serl import tiny
 from lightning_serl.cli import main
 from lightning_serl.types import Group, Verdict
 
 LONGEST = 300
+TESTS = Path(__file__).parents[1]
 
 
 @dataclass
@@ -49,8 +52,8 @@ class Ended:
         return Path(last.removeprefix("run: "))
 
 
-def cli(*arguments):
-    """The command line in this process, which it leaves as it was."""
+def cli(*arguments, picture=False):
+    """The command line in this process, which it leaves as it was; ``curves.png`` is only drawn if asked for."""
     out, err = io.StringIO(), io.StringIO()
     environment, argv, signals = dict(os.environ), sys.argv, (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in signals}
@@ -59,7 +62,11 @@ def cli(*arguments):
     kept = [(handler, handler.stream) for handler in streams]
     sys.argv = ["lightning-serl"]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.ExitStack() as here:
+            here.enter_context(contextlib.redirect_stdout(out))
+            here.enter_context(contextlib.redirect_stderr(err))
+            if not picture:
+                here.enter_context(mock.patch("lightning_serl.callbacks.run_folder.summary.draw_curves"))
             for handler in streams:
                 handler.setStream(err)
             status = main([str(a) for a in arguments])
@@ -75,21 +82,17 @@ def cli(*arguments):
 
 
 def environment(**more):
-    """For another process: one thread, and no trace of this one's runs."""
-    ours = (
-        "PL_GLOBAL_SEED",
-        "PL_SEED_WORKERS",
-        "LIGHTNING_SERL_DEBUG",
-        "LIGHTNING_SERL_RUN",
-        "PYTHONHASHSEED",
-        "PYTHONPATH",
-    )
-    kept = {k: v for k, v in os.environ.items() if k not in ours}
-    return kept | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"} | more
+    """For another process: this checkout whichever one is installed, one thread, and no trace of this one's runs."""
+    ours = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "LIGHTNING_SERL_DEBUG", "LIGHTNING_SERL_RUN", "PYTHONHASHSEED")
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {k: v for k, v in os.environ.items() if k not in (*ours, *ranks)}
+    path = f"{TESTS}{os.pathsep}{TESTS.parent}"
+    fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+    return kept | fixed | more
 
 
 def start(*arguments, program=("-m", "lightning_serl"), cwd=None, **more):
-    """The command line in another process, its output in pipes."""
+    """The command line in a process that begins with nothing imported, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, *program, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -100,8 +103,13 @@ def start(*arguments, program=("-m", "lightning_serl"), cwd=None, **more):
     )
 
 
+def fork(*arguments, cwd=None, **more):
+    """The command line in a process forked from one that has imported everything."""
+    return Forked(arguments, cwd or os.getcwd(), environment(**more))
+
+
 def finish(process, limit=180):
-    """Wait for a process of :func:`start`; at the limit it is killed."""
+    """Wait for a process of :func:`start` or :func:`fork`; at the limit it is killed."""
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -124,10 +132,11 @@ def problems(count, skip=0):
 
 
 def small(root, held_out=None, rounds=2, samples=0):
-    """Options of a run of a second or two on the embedded base."""
+    """Options of a run of a second or two on the embedded base, without the health probe."""
     options = ["-c", "preset:quickstart", "--trainer.default_root_dir", root, "--data.rounds_per_epoch", rounds]
     options += ["--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4]
     options += ["--data.writing.prompts_per_call", 2, "--data.evaluation.samples", samples]
+    options += ["--data.probe.every", 0]
     sets = {} if held_out is None else {"held_out": str(held_out)}
     return [*options, "--data.evaluation.sets", json.dumps(sets)]
 

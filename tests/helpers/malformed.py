@@ -1,4 +1,4 @@
-"""What the tests of broken inputs share: the counts, a time limit, broken parts of a user's, and a scripted engine."""
+"""What the tests of broken inputs share: a time limit, the form of a message, broken parts of a user's."""
 
 import contextlib
 import signal
@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_serl.engines.base import RolloutEngine
-from lightning_serl.errors import EngineFailure
-from lightning_serl.types import Completion, Group, Verdict
+from lightning_serl.types import Group, Verdict
 
 LIMIT = 60  # seconds that a case may take on a machine that is busy with other work
 LONGEST = 300  # characters of an error
@@ -45,41 +43,6 @@ def one_sentence(error, *words):
     for word in words:
         assert word in said, said
     return said
-
-
-class Scripted(RolloutEngine):
-    """Writes lists from a script, and answers every problem alike.
-
-    Args:
-        lists: What is written, one text for each few-shot prompt, as texts or (text, finished); then nothing.
-        answers: The answers to every problem.
-        tokens: The token ids of every completion; what they say does not matter here.
-    """
-
-    samples_policy = False
-    version = -1
-
-    def __init__(self, lists, answers, tokens=(40, 41, 42)):
-        super().__init__()
-        self.lists, self.answers, self.tokens = list(lists), answers, tokens
-
-    def start(self, policy, ranks=None):
-        pass
-
-    def push(self, update):
-        pass
-
-    def score(self, token_ids, who="policy"):
-        raise EngineFailure("a script has no log-probabilities")
-
-    def generate(self, requests, who="policy"):
-        for index, request in enumerate(requests):
-            if request.prompt:
-                texts = [self.answers[k % len(self.answers)] for k in range(request.n)]
-            else:
-                texts = [self.lists.pop(0) if self.lists else ""]
-            pairs = [text if isinstance(text, tuple) else (text, True) for text in texts]
-            yield index, [Completion(self.tokens, text, None, finished) for text, finished in pairs]
 
 
 # -- broken parts of a user's own, by class path -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -108,3 +109,31 @@ def save_model(folder, name="llama_tied", seed=0):
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def with_lora(model, targets="all-linear", seed=0, **options):
+    """A LoRA model whose adapter already does something (peft starts with zeros)."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
+    wrapped = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    return wrapped
+
+
+# -- log-probs of a few rows, computed without the package ------------------------------------------------------
+
+ROWS = [list(range(40, 49)), [7, 300, 7, 12, 9, 55], [11, 12, 13]]
+STARTS = [4, 1, 2]
+
+
+def plain_stats(model, rows, starts, temperature):
+    """Each row on its own, without padding, through ``model(...).logits``."""
+    for row, start in zip(rows, starts, strict=True):
+        logits = model(input_ids=torch.tensor([row])).logits[0, :-1].double() / temperature
+        p = torch.log_softmax(logits, -1)[start - 1 :]
+        labels = torch.tensor(row[start:])
+        certainty = -p.mean(-1)
+        yield p[torch.arange(len(labels)), labels], -(p.exp() * p).sum(-1), certainty

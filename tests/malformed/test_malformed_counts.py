@@ -2,11 +2,11 @@
 
 from collections import Counter
 
-import test_malformed_checkpoints as checkpoints
-import test_malformed_files as broken_files
-import test_malformed_inputs as inputs
-import test_malformed_outputs as outputs
-import test_malformed_parts as parts
+from malformed import test_malformed_checkpoints as checkpoints
+from malformed import test_malformed_files as broken_files
+from malformed import test_malformed_inputs as inputs
+from malformed import test_malformed_outputs as outputs
+from malformed import test_malformed_parts as parts
 
 
 def cases():

@@ -17,8 +17,11 @@ import transformers
 import yaml
 from helpers.command_line import cli, problems
 from helpers.counts import MALFORMED as COUNTS
+from helpers.malformed import one_sentence
 
 from lightning_serl import SelfPlayDataModule, SeRLModule
+from lightning_serl.datamodules import EvaluationOptions
+from lightning_serl.errors import InputError
 
 LEAST = 100
 
@@ -534,7 +537,10 @@ def option_cases():
         yield Case("configurations", "configuration text", number, text_config(text))
 
 
-CASES = [*file_cases(), *typo_cases(), *type_cases(), *option_cases(), *path_cases(), *argument_cases()]
+FILE_CASES = list(file_cases())
+CASES = [*FILE_CASES, *typo_cases(), *type_cases(), *option_cases(), *path_cases(), *argument_cases()]
+#: Of the problem files, one of each family: the others meet the same reader without the command line around it.
+THROUGH_THE_COMMAND_LINE = [case for case in CASES if case.entry != "problem files" or case.number == 0]
 
 
 @pytest.fixture
@@ -552,7 +558,20 @@ def loaded(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FILE_CASES, ids=str)
+def test_a_broken_problem_file_is_refused_where_it_is_read(case, tmp_path, monkeypatch, loaded):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    option, value = case.make(tmp_path)
+    sets = EvaluationOptions(sets=json.loads(value) if option == "--data.evaluation.sets" else {})
+    data = SelfPlayDataModule(seeds=value if option == "--data.seeds" else "tiny:seeds", evaluation=sets)
+    with pytest.raises(InputError) as caught:
+        data.check_files(case.command)
+    one_sentence(caught.value, *case.words)
+    assert not loaded
+    COUNTS[case.entry, case.family] += 1
+
+
+@pytest.mark.parametrize("case", THROUGH_THE_COMMAND_LINE, ids=str)
 def test_refused_in_one_sentence(case, tmp_path, monkeypatch, loaded):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -567,13 +586,13 @@ def test_refused_in_one_sentence(case, tmp_path, monkeypatch, loaded):
     assert not loaded
     assert ended.out == ""
     assert not root.exists(), list(root.iterdir())
-    COUNTS[case.entry, case.family] += 1
+    COUNTS[case.entry, case.family] += case.entry != "problem files"  # those are counted above
 
 
-def test_there_are_many(request):
-    files = [case for case in CASES if case.entry == "problem files"]
-    assert len(files) >= 80
-    assert len(CASES) - len(files) >= LEAST
+def test_there_are_many():
+    assert len(FILE_CASES) >= 80
+    assert {case.family for case in FILE_CASES if case in THROUGH_THE_COMMAND_LINE} == set(FILES)
+    assert len(CASES) - len(FILE_CASES) >= LEAST
 
 
 def test_the_untouched_inputs_are_accepted(tmp_path, loaded):

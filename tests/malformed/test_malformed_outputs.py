@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.counts import MALFORMED as COUNTS
-from helpers.malformed import Scripted, one_sentence
+from helpers.engines import Scripted
+from helpers.malformed import one_sentence
 from helpers.training import selfplay, trainer_for
 
 from lightning_serl import tiny

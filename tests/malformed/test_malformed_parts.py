@@ -10,28 +10,28 @@ from helpers.malformed import one_sentence
 
 
 def own(name, **options):
-    return json.dumps({"class_path": f"malformed_kit.{name}", "init_args": options})
+    return json.dumps({"class_path": f"helpers.malformed.{name}", "init_args": options})
 
 
 REFUSED = [
-    ("rewards", "parameters", ["--data.reward", "malformed_kit.Uncallable"], "Uncallable"),
-    ("rewards", "parameters", ["--data.reward", "malformed_kit.Swapped"], "ctx"),
-    ("rewards", "parameters", ["--data.reward", "malformed_kit.OneParameter"], "ctx"),
-    ("rewards", "parameters", ["--data.reward", "malformed_kit.ThreeParameters"], "temperature"),
-    ("rewards", "needs", ["--data.reward", "malformed_kit.UnknownNeeds"], "gradients"),
-    ("rewards", "needs", ["--data.reward", "malformed_kit.NeedsText"], "entropy"),
-    ("rewards", "absent", ["--data.reward", "malformed_kit.Rewrad"], "Rewrad"),
+    ("rewards", "parameters", ["--data.reward", "helpers.malformed.Uncallable"], "Uncallable"),
+    ("rewards", "parameters", ["--data.reward", "helpers.malformed.Swapped"], "ctx"),
+    ("rewards", "parameters", ["--data.reward", "helpers.malformed.OneParameter"], "ctx"),
+    ("rewards", "parameters", ["--data.reward", "helpers.malformed.ThreeParameters"], "temperature"),
+    ("rewards", "needs", ["--data.reward", "helpers.malformed.UnknownNeeds"], "gradients"),
+    ("rewards", "needs", ["--data.reward", "helpers.malformed.NeedsText"], "entropy"),
+    ("rewards", "absent", ["--data.reward", "helpers.malformed.Rewrad"], "Rewrad"),
     ("rewards", "absent", ["--data.reward", "no_such_module.Reward"], "no_such_module"),
     ("rewards", "absent", ["--data.reward", "Majority"], "MajorityVote"),
     ("rewards", "options", ["--data.reward", own("Reward", who="x")], "takes other options"),
-    ("rewards", "options", ["--data.reward", "malformed_kit.Reward"], "how"),
-    ("rewards", "raises", ["--data.reward", "malformed_kit.RaisesAtOnce"], "MY_KEY"),
-    ("graders", "methods", ["--data.grader", "malformed_kit.NoExtract"], "extract"),
-    ("graders", "methods", ["--data.grader", "malformed_kit.NoSame"], "same"),
-    ("graders", "absent", ["--data.grader", "malformed_kit.Grdaer"], "Grdaer"),
+    ("rewards", "options", ["--data.reward", "helpers.malformed.Reward"], "how"),
+    ("rewards", "raises", ["--data.reward", "helpers.malformed.RaisesAtOnce"], "MY_KEY"),
+    ("graders", "methods", ["--data.grader", "helpers.malformed.NoExtract"], "extract"),
+    ("graders", "methods", ["--data.grader", "helpers.malformed.NoSame"], "same"),
+    ("graders", "absent", ["--data.grader", "helpers.malformed.Grdaer"], "Grdaer"),
     ("graders", "absent", ["--data.grader", "maths"], "maths"),
     ("graders", "options", ["--data.grader", own("Grader", who="x")], "takes other options"),
-    ("graders", "raises", ["--data.grader", "malformed_kit.RaisesAtOnce"], "MY_KEY"),
+    ("graders", "raises", ["--data.grader", "helpers.malformed.RaisesAtOnce"], "MY_KEY"),
 ]
 
 
@@ -53,10 +53,10 @@ REWARDS = [
     ("types", "nothing", "a Verdict for each group"),
     ("types", "bare numbers", "a Verdict for each group"),
     ("types", "words", "str"),
-    ("raises", "missing key", "KeyError: 'score' in malformed_kit.py"),
+    ("raises", "missing key", "KeyError: 'score' in malformed.py"),
     ("raises", "many lines", "first line second line"),
     ("raises", "surrogate", "half"),
-    ("raises", "assertion", "AssertionError in malformed_kit.py"),
+    ("raises", "assertion", "AssertionError in malformed.py"),
 ]
 GRADERS = [
     ("types", "number", "the grader Grader read int"),
@@ -70,7 +70,7 @@ BROKEN = [("rewards", *case) for case in REWARDS] + [("graders", *case) for case
 
 @pytest.mark.parametrize(("entry", "family", "how", "words"), BROKEN, ids=[f"{b[0]}: {b[2]}" for b in BROKEN])
 def test_a_run_that_fails_keeps_what_it_has_earned(tmp_path, entry, family, how, words):
-    reward = own("Reward", how=how) if entry == "rewards" else '{"class_path": "cli_kit.Judge"}'
+    reward = own("Reward", how=how) if entry == "rewards" else '{"class_path": "helpers.command_line.Judge"}'
     options = ["--data.reward", reward, "--data.round.max_attempts", 1, "--data.probe.every", 0]
     if entry == "graders":
         options += ["--data.grader", own("Grader", how=how)]

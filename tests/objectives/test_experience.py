@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from helpers.slow_advantages import RULES, rules, slow_advantages
-from helpers.training import tiny_llama
+from helpers.small_models import save_model
 
 from lightning_serl import SeRLModule
 from lightning_serl.errors import InputError
@@ -213,7 +213,7 @@ def test_token_scores_come_on_top_and_the_divergence_is_summed():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("llama"))
+    return save_model(tmp_path_factory.mktemp("llama"), "llama_untied")
 
 
 def graded(dropped=(1,)):

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from helpers.small_models import small_model, small_policy, tiny_tokenizer
-from test_policy import ROWS, STARTS, plain_stats, with_lora
+from helpers.small_models import ROWS, STARTS, plain_stats, small_model, small_policy, tiny_tokenizer, with_lora
 from torch import nn
 
 from lightning_serl.module import SeRLModule

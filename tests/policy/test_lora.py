@@ -3,12 +3,14 @@
 import hashlib
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from helpers.command_line import cli, finish, problems, rows, small, start, write_rows
+from helpers.command_line import cli, problems, rows, small, write_rows
+from helpers.gradients import RecordedData, recorded_round
 from helpers.small_models import save_model
-from helpers.training import QUIET, RecordedData, pl, recorded_round, tiny_llama
+from helpers.training import QUIET
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -177,7 +179,7 @@ def test_forms_that_do_not_fit_the_run(tmp_path):
 @pytest.fixture
 def begun(tmp_path):
     """A base directory and an adapter of it."""
-    where = tiny_llama(tmp_path / "model")
+    where = save_model(tmp_path / "model", "llama_untied")
     first = trained(where, LoraOptions(r=3, alpha=5, target_modules=["q_proj", "down_proj"]))
     export(first, tmp_path / "adapter", "adapter")
     return where, tmp_path / "adapter", first
@@ -264,7 +266,7 @@ def fit(where, root, options, ckpt=None, epochs=3, sync=None, **more):
 
 @pytest.mark.parametrize("quantize", [None, "nf4"])
 def test_frozen_weights_stay_and_a_resumed_run_is_the_same(quantize, tmp_path):
-    where = tiny_llama(tmp_path / "model")
+    where = save_model(tmp_path / "model", "llama_untied")
     before = digest(where)
     options = LoraOptions(r=2)
     first = load_policy(where, options, quantize=quantize)
@@ -290,7 +292,7 @@ def test_frozen_weights_stay_and_a_resumed_run_is_the_same(quantize, tmp_path):
 
 @pytest.mark.parametrize("mode", ["copy", "ema"])
 def test_the_reference_moves_under_lora_and_resumes(mode, tmp_path):
-    where, options = tiny_llama(tmp_path / "model"), LoraOptions(r=2)
+    where, options = save_model(tmp_path / "model", "llama_untied"), LoraOptions(r=2)
     sync = ReferenceSync(mode, every_n_steps=2, alpha=0.5)
     module, kl = fit(where, tmp_path, options, sync=sync)
     policy = module.policy
@@ -324,7 +326,7 @@ def test_a_run_from_an_adapter_measures_its_divergence_from_there(begun, tmp_pat
 
 
 def test_a_frozen_copy_may_wait_elsewhere(tmp_path):
-    where = tiny_llama(tmp_path / "model")
+    where = save_model(tmp_path / "model", "llama_untied")
     stays, kl = fit(where, tmp_path, None)
     waits, same = fit(where, tmp_path, None, offload_frozen=True)
     assert same == kl
@@ -405,14 +407,14 @@ def test_an_adapter_run_from_the_command_line(tmp_path):
     assert digest(tiny.path("base")) == base
 
 
-def test_two_ranks_train_the_adapter_of_one(tmp_path):
+def test_two_ranks_train_the_adapter_of_one(tmp_path, pair):
     run = ["--model.lora.r", 2, "--model.quantize", "nf4", "--model.optimizer.init_args.lr", 0.01]
     run += ["--data.source", "seeds", "--data.reward", "RandomReward", "--trainer.accumulate_grad_batches", 2]
     alone = cli("fit", *small(tmp_path / "one", rounds=2), *run)
     assert alone.status == 0, alone.err
     two = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.accumulate_grad_batches", 1]
-    ended = finish(start("fit", *small(tmp_path / "two", rounds=2), *run, *two))
-    assert ended.status == 0, ended.err
+    for status, _, err in pair.run("command", arguments=["fit", *small(tmp_path / "two", rounds=2), *run, *two]):
+        assert status == 0, err
     one, other = (load_file(tmp_path / n / "export" / "model.safetensors") for n in ("one", "two"))
     base = dict(load_policy("tiny:base", LoraOptions(r=2), quantize="nf4").named_weights())
     assert max((one[n] - base[n]).abs().max() for n in one) > 1e-3

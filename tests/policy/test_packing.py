@@ -6,10 +6,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers.small_models import CONFIGS, VOCABULARY, small_model, small_policy, tiny_tokenizer
+from helpers.small_models import CONFIGS, VOCABULARY, small_model, small_policy, tiny_tokenizer, with_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_policy import with_lora
 from torch import nn
 
 from lightning_serl.objectives.minibatches import partition_packed

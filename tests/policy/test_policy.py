@@ -5,29 +5,22 @@ import math
 
 import pytest
 import torch
-from helpers.small_models import CONFIGS, VOCABULARY, small_model, small_policy, tiny_tokenizer
-from peft import LoraConfig, get_peft_model
+from helpers.small_models import (
+    CONFIGS,
+    ROWS,
+    STARTS,
+    VOCABULARY,
+    plain_stats,
+    small_model,
+    small_policy,
+    tiny_tokenizer,
+    with_lora,
+)
 from torch import nn
 
 from lightning_serl.errors import InputError
 from lightning_serl.policy import Policy, token_logprobs
 from lightning_serl.types import RolloutBatch, pad_rows
-
-ROWS = [list(range(40, 49)), [7, 300, 7, 12, 9, 55], [11, 12, 13]]
-STARTS = [4, 1, 2]
-
-
-def with_lora(model, targets="all-linear", seed=0, **options):
-    """A LoRA model whose adapter already does something (peft starts with zeros)."""
-    torch.manual_seed(seed)
-    config = LoraConfig(r=2, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
-    wrapped = get_peft_model(model, config)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn_like(parameter))
-    return wrapped
-
 
 # --- token_logprobs --------------------------------------------------------------------------------------------------
 
@@ -83,16 +76,6 @@ def test_token_logprobs_are_float32_for_a_bfloat16_head():
 
 
 # --- forward ---------------------------------------------------------------------------------------------------------
-
-
-def plain_stats(model, rows, starts, temperature):
-    """Each row on its own, without padding, through ``model(...).logits``."""
-    for row, start in zip(rows, starts, strict=True):
-        logits = model(input_ids=torch.tensor([row])).logits[0, :-1].double() / temperature
-        p = torch.log_softmax(logits, -1)[start - 1 :]
-        labels = torch.tensor(row[start:])
-        certainty = -p.mean(-1)
-        yield p[torch.arange(len(labels)), labels], -(p.exp() * p).sum(-1), certainty
 
 
 @pytest.mark.parametrize("name", CONFIGS)

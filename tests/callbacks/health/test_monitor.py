@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 import torch
-from helpers.training import FailingEngine, ledger, rows, selfplay, trainer_for, weights
+from helpers.engines import FailingEngine
+from helpers.training import ledger, rows, selfplay, trainer_for, weights
 
 from lightning_serl.callbacks import Checkpoints, Health, Ledger, RolloutHooks
 from lightning_serl.callbacks.health.signs import slope

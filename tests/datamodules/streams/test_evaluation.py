@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from helpers.command_line import cli, finish, rows, small, start, write_rows
-from helpers.small_models import tiny_tokenizer
-from helpers.training import tiny_llama
+from helpers.command_line import cli, rows, small, write_rows
+from helpers.small_models import save_model, tiny_tokenizer
 
 from lightning_serl.answers import ChoiceGrader, MathGrader, resolve_grader
 from lightning_serl.datamodules.rounds.options import RoundOptions
@@ -457,17 +456,16 @@ def test_validate_writes_intervals_levels_and_items(tmp_path, scoring):
     assert f"x: pass@1 50.0 % [{100 * low:.1f}, {100 * high:.1f}], mean@3 50.0 %" in ended.out
 
 
-@pytest.mark.slow
-def test_two_ranks_measure_what_one_does(tmp_path):
+def test_two_ranks_measure_what_one_does(tmp_path, pair):
     path = write_rows(tmp_path / "r.jsonl", RECORDED[:3])
-    written = []
-    for devices, more in ((1, []), (2, ["--trainer.strategy", "ddp"])):
-        root = tmp_path / str(devices)
-        options = ["--data.evaluation.samples", 3, "--data.evaluation.batch_size", 1, "--trainer.devices", devices]
-        ended = finish(start(*replayed(root, path, *options, *more)))
-        assert ended.status == 0, ended.err
-        written.append([(root / name).read_bytes() for name in ("evaluation.json", "evaluation_items.jsonl")])
-    assert written[0] == written[1]
+    options = ["--data.evaluation.samples", 3, "--data.evaluation.batch_size", 1, "--trainer.devices"]
+    ended = cli(*replayed(tmp_path / "one", path, *options, 1))
+    assert ended.status == 0, ended.err
+    two = replayed(tmp_path / "two", path, *options, 2, "--trainer.strategy", "ddp")
+    for status, _, err in pair.run("command", arguments=two):
+        assert status == 0, err
+    for name in ("evaluation.json", "evaluation_items.jsonl"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def mmlu_pro(folder):
@@ -496,7 +494,7 @@ def test_any_model_directory_and_any_checkpoint(tmp_path):
         tmp_path / "held.jsonl", [{"problem": f"Compute {i} + 4.", "answer": i + 4} for i in range(6)]
     )
     sets = ["--data.evaluation.sets.x", held_out, "--data.evaluation.samples", 2, "--data.max_tokens", 8]
-    model = tiny_llama(tmp_path / "model")
+    model = save_model(tmp_path / "model", "llama_untied")
     options = ["--model.model_name_or_path", model, "--trainer.accelerator", "cpu"]
     ended = cli("validate", *options, *sets, "--trainer.default_root_dir", tmp_path / "directory")
     assert ended.status == 0, ended.err

@@ -5,7 +5,8 @@ import json
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers.training import FailingEngine, rows, selfplay, trainer_for, weights
+from helpers.engines import FailingEngine
+from helpers.training import rows, selfplay, trainer_for, weights
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_serl import SeRLModule

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import adapted_policy, refresh
+from helpers.engines import adapted_policy, refresh
 from helpers.small_models import small_policy
 
 from lightning_serl.engines import Request, Sampling, VLLMEngine, WeightUpdate

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import rows, run_script
+from helpers.ranks import run_script
+from helpers.training import rows
 
 pytestmark = pytest.mark.vllm
 HERE = Path(__file__).parent
