@@ -195,7 +195,7 @@ def _is_ahead(ahead: Any) -> bool:
         return False
 
 
-def _check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
+def check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
     """Refuse optimizer options that the ones stored in the checkpoint would silently replace."""
     import torch
 

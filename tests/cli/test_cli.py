@@ -368,7 +368,7 @@ def test_sources(tmp_path, source, seeds, written):
         "--data.round.max_attempts",
         1,
         "--data.reward",
-        '{"class_path": "cli_kit.Judge"}',
+        '{"class_path": "helpers.command_line.Judge"}',
     )
     assert ended.status == 0, ended.err
     ledger = rows(tmp_path / "ledger.jsonl")
@@ -513,7 +513,7 @@ def test_a_reward_that_raises_ends_the_run_in_one_sentence(tmp_path, held_out):
     options = [
         *small(tmp_path, held_out),
         "--data.reward",
-        json.dumps({"class_path": "cli_kit.Judge", "init_args": {"fail_at": 2}}),
+        json.dumps({"class_path": "helpers.command_line.Judge", "init_args": {"fail_at": 2}}),
     ]
     ended = cli("fit", *options)
     assert ended.status == 1
@@ -529,8 +529,8 @@ def test_a_reward_that_raises_ends_the_run_in_one_sentence(tmp_path, held_out):
 
 def test_a_run_that_failed_goes_on(tmp_path):
     """The judge is well again: the rest is what it would have been."""
-    well = json.dumps({"class_path": "cli_kit.Judge"})
-    ill = json.dumps({"class_path": "cli_kit.Judge", "init_args": {"fail_at": 2}})
+    well = json.dumps({"class_path": "helpers.command_line.Judge"})
+    ill = json.dumps({"class_path": "helpers.command_line.Judge", "init_args": {"fail_at": 2}})
     assert cli("fit", *small(tmp_path / "a"), "--data.reward", well).status == 0
     assert cli("fit", *small(tmp_path / "b"), "--data.reward", ill).status == 1
     ended = cli("fit", *small(tmp_path / "b"), "--data.reward", well, "--ckpt_path", "last")
@@ -539,7 +539,7 @@ def test_a_run_that_failed_goes_on(tmp_path):
 
 
 def test_when_every_group_is_filtered_the_run_says_why(tmp_path):
-    constant = json.dumps({"class_path": "cli_kit.Judge", "init_args": {"constant": True}})
+    constant = json.dumps({"class_path": "helpers.command_line.Judge", "init_args": {"constant": True}})
     ended = cli("fit", *small(tmp_path), "--data.reward", constant)
     assert ended.status == 1
     assert "none of 4 groups survived 2 attempts" in ended.error

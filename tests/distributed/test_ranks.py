@@ -203,10 +203,10 @@ def test_a_slow_rank_is_waited_for_and_a_lost_one_is_not(tmp_path):
     assert second == "both are here\n"
     said = first.splitlines()
     assert said[0] == "both are here"
-    assert said[1].startswith("another rank was lost while waiting (rank 1 gave no sign of life for 4 s) after ")
+    assert said[1].startswith("another rank was lost while waiting (rank 1 sent no heartbeat for 4 s) after ")
 
 
-def test_signs_of_life_end_before_their_process():
+def test_heartbeats_end_before_their_process():
     """Else the process is taken down by SIGABRT in four of five cases, after all its work was done."""
     for _ in range(3):
         status, _, err = run_script(HERE / "exit_job.py", limit=60)
