@@ -21,7 +21,7 @@ from lightning_serl.errors import SeRLError
 START_SECONDS = 120.0
 # The worker's own timers end a request; this much later the parent no longer believes in them.
 _GRACE_SECONDS = 3.0
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[3])
 # The package is found where this file is, whatever the working directory; nothing else is imported from there.
 _BOOT = (
     "import sys; root = sys.argv.pop(); sys.path.insert(0, root); "
