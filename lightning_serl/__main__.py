@@ -1,6 +1,6 @@
 """``python -m lightning_serl``."""
 
-from lightning_serl.cli.command import entry
+from lightning_serl.cli import entry
 
 if __name__ == "__main__":
     entry()

@@ -68,7 +68,7 @@ def test_the_wheel_names_its_command_and_its_extras(wheel):
     points = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
     scripts = configparser.ConfigParser()
     scripts.read_string(archive.read(points).decode())
-    assert dict(scripts["console_scripts"]) == {"lightning-serl": "lightning_serl.cli.command:entry"}
+    assert dict(scripts["console_scripts"]) == {"lightning-serl": "lightning_serl.cli:entry"}
     metadata = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
     assert set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.MULTILINE)) >= {"vllm", "qlora", "dev"}
 
@@ -78,7 +78,7 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     elsewhere.mkdir()
     zipfile.ZipFile(wheel).extractall(target)
     program = (
-        "import lightning_serl, lightning_serl.cli.command as cli, lightning_serl.tiny as tiny;"
+        "import lightning_serl, lightning_serl.cli.config_files as cli, lightning_serl.tiny as tiny;"
         "print(lightning_serl.__file__); print(cli.presets()); print(tiny.path('seeds').exists())"
     )
     where, known, found = python("-c", program, cwd=elsewhere, path=target).splitlines()
@@ -141,7 +141,7 @@ def test_the_top_level_shows_the_packages_folders(name):
         "lightning_serl",
         "lightning_serl.answers",
         "lightning_serl.answers.verifier.worker",
-        "lightning_serl.cli.command",
+        "lightning_serl.cli",
     ],
 )
 def test_imports_that_must_be_cheap(module, tmp_path):

@@ -1,23 +1,24 @@
-"""Checkpoints that an interrupted run continues from."""
+"""Writes the checkpoints that an interrupted run continues from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_serl.checkpoints.atomic_write import forget_unfinished
+from lightning_serl.distributed.lightning_internals import CheckpointHooks, dump_checkpoint
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import RankFailure, StorageFailure
+from lightning_serl.protocols import module_of
 
 
-class Checkpoints(ModelCheckpoint):
+class Checkpoints(CheckpointHooks):
     """Keeps the latest checkpoints of a run in ``checkpoints/`` of the run folder, ``last.ckpt`` among them.
 
-    On Ctrl-C, SIGTERM and errors the present state is saved too, before the first optimizer step as well, so that
+    On Ctrl-C, SIGTERM and errors the current state is saved too, also before the first optimizer step, so that
     ``--ckpt_path last`` always has something to continue from.
 
     Args:
@@ -39,22 +40,18 @@ class Checkpoints(ModelCheckpoint):
         self._started = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Settle on the folder."""
-        folder = self._settle_on_folder(trainer)
+        """Choose the folder, and clear it of files that a killed run left unfinished."""
+        folder = self.choose_folder(trainer)
         super().setup(trainer, pl_module, stage)
         self._started = False
         if stage == "fit" and trainer.is_global_zero:
             forget_unfinished(folder)
 
-    def _settle_on_folder(self, trainer: pl.Trainer) -> Path:
+    def choose_folder(self, trainer: pl.Trainer) -> Path:
+        """``dirpath`` if it was set, else ``checkpoints/`` of the run folder; Lightning's default is its logger's."""
         folder = Path(self.dirpath or Path(trainer.default_root_dir).absolute() / "checkpoints")
         self.dirpath: str | None = str(folder)
         return folder
-
-    def _find_last_checkpoints(self, trainer: pl.Trainer) -> set[str]:
-        # Lightning looks for "last" before `setup`, and else among its logger's files
-        self._settle_on_folder(trainer)
-        return super()._find_last_checkpoints(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on there is a state worth saving: before, a checkpoint may be half restored."""
@@ -62,15 +59,15 @@ class Checkpoints(ModelCheckpoint):
         self._started = True
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where the run stands; optimizer steps are the clock, so the last whole step counts.
+        """Save the current state, at the last whole optimizer step.
 
-        Not while the optimizer was changing the weights: half a step is no state to continue from, and the checkpoint
-        before it stays. A rank that fails on its own cannot count on the others to save with it: rank 0 saves alone,
-        or, where weights are sharded and nobody has all of them, the checkpoint before stays.
+        Not while the optimizer was writing weights: half a step cannot be continued from, and the checkpoint before it
+        stays. If one rank failed and the others did not agree to end, rank 0 saves alone, or, where weights are sharded
+        and no rank has all of them, the checkpoint before stays.
         """
         if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started:
             return
-        if getattr(pl_module, "updating", False):
+        if module_of(trainer).updating:
             return
         assert self.dirpath is not None
         path = Path(self.dirpath) / "last.ckpt"
@@ -78,23 +75,20 @@ class Checkpoints(ModelCheckpoint):
             if trainer.world_size == 1 or getattr(exception, "on_every_rank", False):
                 _save_together(trainer, path, False)
             elif trainer.is_global_zero and isinstance(trainer.strategy, DDPStrategy):
-                checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-                trainer.strategy.save_checkpoint(checkpoint, path)
+                trainer.strategy.save_checkpoint(dump_checkpoint(trainer), path)
         except (StorageFailure, RankFailure) as error:
-            # what ended the run is what the user must hear; the checkpoint before this one is still there
-            rank_zero_warn(f"where the run stands could not be saved: {error}")
+            # the user must hear what ended the run; the checkpoint before this one is still there
+            rank_zero_warn(f"the checkpoint of the interrupted run could not be saved: {error}")
 
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        """One checkpoint; if it cannot be written all ranks hear of it, and the ones before it stay."""
-        _save_together(trainer, Path(filepath), self.save_weights_only)
-        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+    def write(self, trainer: pl.Trainer, path: Path) -> None:
+        """Write one checkpoint; if that fails, all ranks raise the error and the earlier checkpoints stay."""
+        _save_together(trainer, path, self.save_weights_only)
+        self.note_saved(trainer, path)
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)
             self._remove_surplus()
 
     def _remove_surplus(self) -> None:
-        """What a run that was killed had no time to remove, or wrote after the checkpoint that this one began at."""
+        """Remove checkpoints that a killed run could not remove, or wrote after the one that this run resumed from."""
         if self.save_top_k < 0:
             return
         assert self.dirpath is not None
@@ -105,6 +99,6 @@ class Checkpoints(ModelCheckpoint):
 
 def _save_together(trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
     """Gather the state on all ranks, write it on rank 0, and agree that it was written."""
-    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only)
+    checkpoint = dump_checkpoint(trainer, weights_only)
     with Ranks.of(trainer).stage("saving the checkpoint"):
         trainer.strategy.save_checkpoint(checkpoint, path)

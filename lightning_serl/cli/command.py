@@ -1,7 +1,8 @@
-"""The command line: ``lightning-serl fit | validate | test | predict``.
+"""Runs a command and turns its end into output and an exit status.
 
-LightningCLI in direct mode, with packaged presets (``-c preset:NAME``), a run folder, one-sentence errors and exit
-statuses: 2 for bad input before work began, 1 for a failure during it, 130 and 143 for Ctrl-C and SIGTERM.
+The statuses are 0; 2 for bad input, refused before work began; 1 for a failure during work; 130 and 143 for Ctrl-C and
+SIGTERM. ``lightning_cli``, which imports torch and Lightning, is imported when a command runs, so that importing this
+module is cheap.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lightning_serl.cli.exit_status import _interrupted, _is_input, _Refused, _sentence, _Watch, _while_restoring
-from lightning_serl.cli.lightning_cli import _build
-from lightning_serl.cli.run_folder import _RUN_VARIABLE, _leads, _leave_no_trace
+from lightning_serl.cli.exit_status import CommandState, outcome
+from lightning_serl.cli.run_folder import RUN_VARIABLE, is_first_process, restore_run_folder
 
-_MOST = 300
+_LONGEST_LINE = 300
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -31,70 +31,52 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments without the program's name; those of the process if absent.
 
     Returns:
-        The exit status; see the module's docstring. The last line on stdout is ``run: PATH``, the last line on stderr
-        of a failed command is ``error: ...``. With ``LIGHTNING_SERL_DEBUG=1`` the traceback stands above it.
+        The exit status, see above. The last line on stdout is ``run: PATH``; the last line on stderr of a failed
+        command is ``error: ...``, below a traceback if ``LIGHTNING_SERL_DEBUG=1``.
     """
-    _quiet()
+    _mute_other_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # a log file shows each round as it ends; names of files may hold what no encoding can
+        # lines reach a log file at once; file names may hold characters that the encoding of stdout lacks
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    watch = _Watch()
+    state = CommandState()
     status, message = 0, ""
-    former = _heed_sigterm(watch)
+    former = _handle_sigterm(state)
     try:
-        _build(args, watch)
-    except _Refused as error:
-        status, message = 2, str(error)
-        _debug()
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if type(watch.ended_by) is SystemExit:  # SIGTERM comes as one of its kinds
-            message = "nobody reads the output any more" if isinstance(error.__context__, BrokenPipeError) else ""
-        elif watch.ended_by is not None:
-            status, message = _interrupted(watch)
-        elif isinstance(error.code, str):
-            message = error.code
-    except KeyboardInterrupt as error:
-        watch.ended_by = watch.ended_by or error
-        status, message = _interrupted(watch)
-    except Exception as error:
-        restoring = not watch.began and _while_restoring(error)
-        status = 1 if watch.began or not (restoring or _is_input(error)) else 2
-        message = _sentence(error)
-        if restoring:
-            message = (
-                f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it had, "
-                "or another checkpoint"
-            )
-        _debug()
+        from lightning_serl.cli.lightning_cli import run_command
+
+        run_command(args, state)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        status, message = outcome(error, state)
+        if isinstance(error, Exception) and os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
+            traceback.print_exc()
     finally:
-        if watch.taken is not None:
-            os.close(watch.taken)
-        os.environ.pop(_RUN_VARIABLE, None)
+        if state.lock is not None:
+            os.close(state.lock)
+        os.environ.pop(RUN_VARIABLE, None)
         if former is not None:
             signal.signal(signal.SIGTERM, former)
     sys.stdout.flush()
-    if status in (1, 2) and not watch.began:
-        _leave_no_trace(watch)
-    if watch.root is not None and (status == 0 or watch.began) and _leads():
-        print(f"run: {watch.root}", flush=True)
-    # where all ranks end with one message, one of them tells it
-    if status and (_leads() or not getattr(watch.ended_by, "on_every_rank", False)):
-        print(f"error: {' '.join(message.split()) or 'stopped'}"[:_MOST], file=sys.stderr, flush=True)
+    if status in (1, 2) and not state.began:
+        restore_run_folder(state.run_folder, state.written_config)
+    if state.run_folder is not None and (status == 0 or state.began) and is_first_process():
+        print(f"run: {state.run_folder}", flush=True)
+    # if all ranks end with one message, the first of them prints it
+    if status and (is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
+        print(f"error: {' '.join(message.split()) or 'stopped'}"[:_LONGEST_LINE], file=sys.stderr, flush=True)
     return status
 
 
-def _heed_sigterm(watch: _Watch) -> Any:
-    """End with a sentence and status 143 also where Lightning does not listen yet; returns the former handler."""
+def _handle_sigterm(state: CommandState) -> Any:
+    """End with a sentence and status 143 where Lightning does not listen for SIGTERM; returns the former handler."""
     if threading.current_thread() is not threading.main_thread():
         return None
 
     def handler(number: int, frame: Any) -> None:
         if signal.getsignal(signal.SIGTERM) is not handler:
-            return  # Lightning listens too by now, and ends the run after the batch at hand
+            return  # Lightning listens too, and ends the run after the current batch
         # outside a Trainer there is nothing to save; an exception raised here could be swallowed by an import
-        if watch.began:
-            os.write(1, f"run: {watch.root}\n".encode())
+        if state.began:
+            os.write(1, f"run: {state.run_folder}\n".encode())
         os.write(2, b"error: stopped by SIGTERM\n")
         os._exit(143)
 
@@ -103,20 +85,15 @@ def _heed_sigterm(watch: _Watch) -> Any:
     return former
 
 
-def _debug() -> None:
-    if os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
-        traceback.print_exc()
-
-
-def _quiet() -> None:
-    """Mute what a user can do nothing about."""
+def _mute_other_libraries() -> None:
+    """Drop log lines and warnings that a user can do nothing about."""
     # advertisements
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(lambda record: "litlogger" not in record.getMessage())
     logger.addFilter(lambda record: "litmodels" not in record.getMessage())
-    # bitsandbytes, which peft imports, on a faster kernel for CPUs that it would download
+    # bitsandbytes, which peft imports, offers to download a faster kernel for CPUs
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.getMessage())
-    # Lightning looks into its own tree specs by a name that torch has deprecated
+    # Lightning uses a name of torch that is deprecated
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
     # the stream generates in the main process on purpose
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")

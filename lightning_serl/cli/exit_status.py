@@ -1,49 +1,78 @@
-"""Turns how a command ended into an exit status and one sentence."""
+"""Turns the error that ended a command into an exit status and one sentence."""
 
 from __future__ import annotations
 
-import re
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_serl.cli.parser_errors import refusal
+from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.errors import EngineFailure, InputError, SeRLError
 
 
-class _Refused(Exception):
-    """The command line or a configuration file was refused; the message is the parser's."""
+@dataclass
+class CommandState:
+    """How far a command came, and what it left behind.
+
+    Attributes:
+        began: Whether work began: the first rollout of any stage.
+        ended_by: The exception that ended the Trainer's work.
+        run_folder: The run folder, once it is chosen.
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        lock: Descriptor that locks the run folder; the operating system releases it when the process ends.
+        written_config: The ``config.yaml`` that this command wrote, and the bytes that it replaced.
+    """
+
+    began: bool = False
+    ended_by: BaseException | None = None
+    run_folder: Path | None = None
+    command: str = ""
+    lock: int | None = None
+    written_config: tuple[Path, bytes | None] | None = None
 
 
-class _Watch:
-    """What the exit status depends on: whether work began, and what ended it."""
+def outcome(error: BaseException, state: CommandState) -> tuple[int, str]:
+    """Exit status and message of the error that ended a command; Ctrl-C is noted in ``state.ended_by``."""
+    if isinstance(error, ParserRefusal):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        state.ended_by = state.ended_by or error
+        return _interrupted(state)
+    if isinstance(error, SystemExit):
+        return _exited(error, state)
+    restoring = not state.began and _while_restoring(error)
+    status = 1 if state.began or not (restoring or _is_input(error)) else 2
+    message = _sentence(error)
+    if restoring:
+        message = (
+            f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it had, "
+            "or another checkpoint"
+        )
+    return status, message
 
-    def __init__(self) -> None:
-        self.began = False
-        self.ended_by: BaseException | None = None
-        self.root: Path | None = None
-        self.command = ""
-        self.taken: int | None = None  # the run folder, kept from other fits
-        self.config: tuple[Path, bytes | None] | None = None  # the file written for this run, and what it replaced
+
+def _exited(error: SystemExit, state: CommandState) -> tuple[int, str]:
+    status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    if type(state.ended_by) is SystemExit:  # exactly: SIGTERM raises a subclass
+        closed = isinstance(error.__context__, BrokenPipeError)
+        return status, "standard output was closed before the command ended" if closed else ""
+    if state.ended_by is not None:
+        return _interrupted(state)
+    return status, error.code if isinstance(error.code, str) else ""
 
 
-def _without_key(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "this is not UTF-8 text; give a configuration in YAML"
-    return re.sub(r'^[Pp]arser key "c?(onfig)?":\s*', "", str(error))
-
-
-def _interrupted(watch: _Watch) -> tuple[int, str]:
+def _interrupted(state: CommandState) -> tuple[int, str]:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    terminated = isinstance(watch.ended_by, SIGTERMException)
+    terminated = isinstance(state.ended_by, SIGTERMException)
     how = "stopped by SIGTERM" if terminated else "interrupted"
-    saved = watch.root is not None and (watch.root / "checkpoints" / "last.ckpt").exists()
-    advice = f"; continue with --ckpt_path last --trainer.default_root_dir {watch.root}" if saved else ""
+    saved = state.run_folder is not None and (state.run_folder / "checkpoints" / "last.ckpt").exists()
+    advice = f"; continue with --ckpt_path last --trainer.default_root_dir {state.run_folder}" if saved else ""
     return (143 if terminated else 130), how + advice
 
 
 def _is_input(error: BaseException) -> bool:
-    """Whether an error before the first rollout is the user's input, as an engine that cannot start; a bug is not."""
+    """Whether an error before the first rollout is due to the user's input or an engine that cannot start."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     return isinstance(
@@ -52,7 +81,7 @@ def _is_input(error: BaseException) -> bool:
 
 
 def _while_restoring(error: BaseException) -> bool:
-    """Whether Lightning was reading a checkpoint; what is wrong with it raises whatever the part at hand raises."""
+    """Whether Lightning was reading a checkpoint: a foreign one raises an error of any kind, in any part."""
     frames = traceback.extract_tb(error.__traceback__)
     return not isinstance(error, SeRLError) and any(f.filename.endswith("checkpoint_connector.py") for f in frames)
 
@@ -60,17 +89,17 @@ def _while_restoring(error: BaseException) -> bool:
 def _sentence(error: BaseException) -> str:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    # what a class refuses in its __init__ comes back from the parser with its own words around it
+    # the parser puts words of its own around what a class raises in its __init__
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
     if "numpy accepts from" in text:
-        text = f"--seed_everything: {text}"
+        text = f"seed_everything: {text}"
     if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
         return text
     if isinstance(error, ModuleNotFoundError):
         return f"{text}; install the package that provides it"
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
-    if len(text.split()) < 3 and frames:  # says nothing without its place, which may be in a part of the user's own
+    if len(text.split()) < 3 and frames:  # too short without its place, which may be in the user's own code
         where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         said = f"{said} in {where}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
     return said

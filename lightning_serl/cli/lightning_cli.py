@@ -1,207 +1,284 @@
-"""LightningCLI with presets, a run folder and evaluations around the fit."""
+"""LightningCLI with presets, a run folder, and evaluations before and after the fit."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from lightning_serl.cli.parser_errors import option_names, refusal
+import lightning.pytorch as pl
+from jsonargparse import ActionConfigFile, Namespace
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_serl.callbacks import Checkpoints, Export, Ledger, RolloutHooks, Summary
+from lightning_serl.callbacks.memory_plan import report_memory_plan
+from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
+from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
+from lightning_serl.cli.exit_status import CommandState
+from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal, refusal
+from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
+from lightning_serl.cli.run_folder import (
+    check_run_folder,
+    choose_run_folder,
+    is_first_process,
+    last_checkpoint,
+    lock_run_folder,
+)
+from lightning_serl.datamodules import checks
+from lightning_serl.datamodules.self_play import SelfPlayDataModule
+from lightning_serl.distributed.strategies import check_strategy, check_strategy_name
 from lightning_serl.errors import InputError
+from lightning_serl.module import SeRLModule
 
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-    from lightning.pytorch.cli import LightningCLI
-from lightning_serl.checkpoints.checks import check_overrides
-from lightning_serl.cli.config_files import _preset_path, _split_extends, presets
-from lightning_serl.cli.exit_status import _Refused, _Watch, _without_key
-from lightning_serl.cli.run_folder import _check_run_folder, _last_checkpoint, _leads, _run_folder, _take
+_TRAINER_DEFAULTS = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "max_epochs": 10,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 1,
+    # tensors made in inference mode could not take part in a later backward pass
+    "inference_mode": False,
+}
 
 
-def _build(args: Sequence[str] | None, watch: _Watch) -> LightningCLI:
-    """Parse, instantiate and run. Heavy imports happen here, so that ``import lightning_serl.cli.command`` is cheap."""
-    from jsonargparse import ActionConfigFile, Namespace
-    from jsonargparse._actions import _ActionConfigLoad
-    from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+def run_command(args: Sequence[str] | None, state: CommandState) -> None:
+    """Parse the arguments, construct module, datamodule and Trainer, and run the subcommand.
 
-    from lightning_serl import callbacks as parts
-    from lightning_serl.callbacks.memory_plan import report_memory_plan
-    from lightning_serl.callbacks.rollout_hooks import RolloutHooks
-    from lightning_serl.checkpoints.checks import check_checkpoint
-    from lightning_serl.datamodules import checks
-    from lightning_serl.datamodules.self_play import SelfPlayDataModule
-    from lightning_serl.module import SeRLModule
+    Args:
+        args: Arguments without the program's name; those of the process if absent.
+        state: Filled in on the way.
 
-    class PresetConfig(ActionConfigFile):
-        """A configuration file, or ``preset:NAME`` for a packaged one."""
+    Raises:
+        ParserRefusal: if the parser refuses the arguments or a configuration file.
+        InputError: for options that cannot be used.
+    """
+    given = [with_current_paths(argument) for argument in (sys.argv[1:] if args is None else args)]
+    SelfPlayCLI(given, state)
 
-        def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-            self._apply(parser, cfg, str(values), ())
 
-        def _apply(self, parser: Any, cfg: Any, values: str, above: tuple[str, ...]) -> None:
-            """Merge one file, after the ones it extends."""
-            named = os.path.normpath(values)
-            if named in above:
-                raise _Refused(f"{named} extends itself ({' extends '.join((*above, named))}); remove one extends")
-            if values.startswith("preset:"):
-                values = _preset_path(values.removeprefix("preset:"))
-            try:
-                extended, rest = _split_extends(values)
-                for other in extended:
-                    self._apply(parser, cfg, other, (*above, named))
-                if rest != "":
-                    super().__call__(parser, cfg, values if rest is None else rest)
-            except (_Refused, TypeError, ValueError, OSError) as error:
-                said = str(error) if isinstance(error, _Refused) else refusal(_without_key(error), option_names(parser))
-                raise _Refused(said if values in said or above else f"{values[-120:]}: {said}") from error
+class ConfigFile(ActionConfigFile):
+    """The option ``--config``: a configuration file, or ``preset:NAME`` for a packaged one."""
 
-    class Parser(LightningArgumentParser):
-        """Raises what it would print, so that there is one place where errors are told."""
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Merge a file into the configuration."""
+        self._merge(parser, cfg, str(values), ())
 
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise _Refused(refusal(message, option_names(self))) from ex
+    def _merge(self, parser: Any, cfg: Any, values: str, above: tuple[str, ...]) -> None:
+        """Merge one file, after the ones that it extends; ``above`` are the files that extend it."""
+        named = os.path.normpath(values)
+        if named in above:
+            raise ParserRefusal(f"{named} extends itself ({' extends '.join((*above, named))}); remove one extends")
+        if values.startswith("preset:"):
+            values = preset_path(values.removeprefix("preset:"))
+        try:
+            extended, rest = read_config(values)
+            for other in extended:
+                self._merge(parser, cfg, other, (*above, named))
+            if rest != "":
+                super().__call__(parser, cfg, values if rest is None else rest)
+        except (ParserRefusal, TypeError, ValueError, OSError) as error:
+            said = str(error) if isinstance(error, ParserRefusal) else refusal(_bare(error), option_names(parser))
+            raise ParserRefusal(said if values in said or above else f"{values[-120:]}: {said}") from error
 
-    class SaveConfig(SaveConfigCallback):
-        """``config.yaml`` of a fit in its run folder, whatever logger is used."""
 
-        def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-            if watch.command != "fit":
-                return  # the folder may hold a run, whose options these are not
-            target = Path(trainer.default_root_dir) / "config.yaml"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            watch.config = target, target.read_bytes() if target.exists() else None
-            self.parser.save(self.config, target, skip_none=False, overwrite=True, multifile=False)
+def _bare(error: Exception) -> str:
+    """The parser's message about a configuration file, without the name of the option ``--config``."""
+    if isinstance(error, UnicodeDecodeError):
+        return "this is not UTF-8 text; give a configuration in YAML"
+    return re.sub(r'^[Pp]arser key "c?(onfig)?":\s*', "", str(error))
 
-    class Watcher(RolloutHooks):
-        """Tells the command line how far the run came."""
 
-        def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: Any) -> None:
-            watch.began = True
+class Parser(LightningArgumentParser):
+    """Raises its error messages as one sentence in place of printing them."""
 
-        def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-            watch.ended_by = exception
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a ParserRefusal; the parser of a class inside an option leaves that to the one around it."""
+        said = refusal(message, option_names(self))
+        if not self.exit_on_error:
+            super().error(said, ex)
+        raise ParserRefusal(said) from ex
 
-    class CLI(LightningCLI):
-        """LightningCLI with presets, a run folder and evaluations around the fit."""
 
-        def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-            parser = Parser(**kwargs)
-            parser.add_argument(
-                "-c",
-                "--config",
-                action=PresetConfig,
-                help=f"Configuration file, or preset:NAME (there are: {', '.join(presets())}); may be given again.",
-            )
-            return parser
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` of a fit into its run folder, whatever logger is used."""
 
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            # a parser takes half a second to make: only the one that was asked for, if one was
-            every = LightningCLI.subcommands()
-            named = (sys.argv[1:] if args is None else list(args))[:1]
-            return {n: every[n] for n in named if n in every} or every
+    def __init__(self, *args: Any, state: CommandState, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.state = state
 
-        def _parse_ckpt_path(self) -> None:
-            # LightningCLI would merge options stored in the checkpoint over the command line without a word. Ours
-            # stores none, and the command line always means what it says.
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file; other commands may use the folder of a run that had other options."""
+        if self.state.command != "fit":
             return
+        target = Path(trainer.default_root_dir) / "config.yaml"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.state.written_config = target, target.read_bytes() if target.exists() else None
+        self.parser.save(self.config, target, skip_none=False, overwrite=True, multifile=False)
 
-        def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-            trainer = super().instantiate_trainer(**kwargs)
-            options = self.config_init[self.subcommand].trainer
-            if options.precision in ("16-mixed", "16", 16) and trainer.precision_plugin.precision != "16-mixed":
-                raise InputError("trainer.precision 16-mixed needs a GPU; use bf16-mixed or 32-true here")
-            listed = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
-            if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
-                # Lightning's own would write a second series of checkpoints beside ours
-                trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
-            present = {type(c) for c in trainer.callbacks}
-            wanted = [parts.Summary, parts.Export]
-            if options.enable_checkpointing is not False:
-                wanted.append(parts.Checkpoints)
-            for kind in wanted:
-                if kind not in present:
-                    trainer.callbacks.append(kind())
-            trainer.callbacks.append(Watcher())
-            return trainer
 
-        def before_instantiate_classes(self) -> None:
-            options = self.config[self.subcommand]
-            for group in [a.dest for a in self._parser(self.subcommand)._actions if isinstance(a, _ActionConfigLoad)]:
-                if (value := options.get(group)) is None:
-                    raise InputError(f"{group} is empty in a configuration; give options by name or remove the line")
-                if not isinstance(value, Namespace):
-                    raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
-            root = options.trainer.default_root_dir
-            watch.root, watch.command = _run_folder(root), self.subcommand
-            options.trainer.default_root_dir = str(watch.root)
-            _check_run_folder(watch.root, self.subcommand, options.ckpt_path)
-            if self.subcommand == "fit" and _leads():
-                watch.taken = _take(watch.root)
-            if options.ckpt_path == "last":
-                options.ckpt_path = _last_checkpoint(watch.root, self.subcommand)
-            named = str(options.ckpt_path or "")
-            if options.ckpt_path == "":
-                raise InputError("--ckpt_path is empty; give a file, or last")
-            if named and named not in ("best", "hpc") and not named.startswith("registry:"):
-                check_checkpoint(Path(options.ckpt_path), self.subcommand)
-            options.weights_only = True
+class StateObserver(RolloutHooks):
+    """Records in the command's state that work began, and what ended it."""
 
-        def before_fit(self) -> None:
-            self._check_fit()
-            self._part(parts.Summary).deferred = True
-            begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
-            if begins and self.datamodule.evaluation.sets:
-                report_memory_plan(self.trainer, self.model, self.datamodule)
-                self.trainer.validate(self.model, self.datamodule, verbose=False)
+    def __init__(self, state: CommandState) -> None:
+        super().__init__()
+        self.state = state
 
-        def after_fit(self) -> None:
-            trainer, model = self.trainer, self.model
-            stale = model.evaluated_at != trainer.global_step and not trainer.fast_dev_run
-            if stale and self.datamodule.evaluation.sets:
-                # the run ended inside an epoch (max_steps, max_time): its last weights were never measured
-                trainer.validate(model, self.datamodule, verbose=False)
-                self._part(parts.Ledger).enter_evaluation(trainer.global_step, model)
-            self._part(parts.Summary).finish(trainer)
+    def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: Any) -> None:
+        """Work begins with the first rollout."""
+        self.state.began = True
 
-        def _part(self, kind: type[Any]) -> Any:
-            return next(c for c in self.trainer.callbacks if isinstance(c, kind))
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep the exception."""
+        self.state.ended_by = exception
 
-        def _check_fit(self) -> None:
-            """Refuse what a fit would refuse only after its first evaluation."""
-            checks.check_fit(self.trainer, self.model, self.datamodule)
-            check_overrides(self.model.check_optimizer(), self.config_init.fit.ckpt_path)
 
-        def before_validate(self) -> None:
-            self.config_init.validate.verbose = False
+class SelfPlayCLI(StrictCLI):
+    """LightningCLI with presets, a run folder, and evaluations before and after the fit.
 
-        def before_test(self) -> None:
-            self.config_init.test.verbose = False
+    Args:
+        args: Arguments without the program's name.
+        state: Filled in on the way.
+    """
 
-    return CLI(
-        SeRLModule,
-        SelfPlayDataModule,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        trainer_defaults={
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "max_epochs": 10,
-            "gradient_clip_val": 1.0,
-            "log_every_n_steps": 1,
-            # its tensors could not enter a later backward pass
-            "inference_mode": False,
-        },
-        parser_kwargs={
-            "prog": "lightning-serl",
-            "description": "Self-play reinforcement learning of language models without labels.",
-        },
-        args=None if args is None or list(args) == sys.argv[1:] else list(args),
-    )
+    def __init__(self, args: list[str], state: CommandState) -> None:
+        self.state, self.arguments = state, args
+        super().__init__(
+            SeRLModule,
+            SelfPlayDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False, "state": state},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults=_TRAINER_DEFAULTS,
+            parser_kwargs={
+                "prog": "lightning-serl",
+                "description": "Self-play reinforcement learning of language models without labels.",
+            },
+            args=args,
+        )
+
+    # -- parsing -----------------------------------------------------------------------------------------------------
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser whose option ``--config`` takes presets."""
+        parser = Parser(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ConfigFile,
+            help=f"Configuration file, or preset:NAME (there are: {', '.join(presets())}); may be given again.",
+        )
+        return parser
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The subcommand that was asked for, since each parser takes half a second to make; all if none was."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in self.arguments[:1] if name in known} or known
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; LightningCLI would warn where arguments are given besides those of the process."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Check the options that concern no single class, and settle run folder and checkpoint."""
+        options = self.config[self.subcommand]
+        for group in option_groups(self.command_parser):
+            if (value := options.get(group)) is None:
+                raise InputError(f"{group} is empty in a configuration; give options by name or remove the line")
+            if not isinstance(value, Namespace):
+                raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
+        if isinstance(options.trainer.strategy, str):
+            check_strategy_name(options.trainer.strategy)
+        root = choose_run_folder(options.trainer.default_root_dir)
+        self.state.run_folder, self.state.command = root, self.subcommand
+        options.trainer.default_root_dir = str(root)
+        check_run_folder(root, self.subcommand, options.ckpt_path)
+        if self.subcommand == "fit" and is_first_process():
+            self.state.lock = lock_run_folder(root)
+        self._choose_checkpoint(options, root)
+        options.weights_only = True
+
+    def _choose_checkpoint(self, options: Namespace, root: Path) -> None:
+        if options.ckpt_path == "last":
+            options.ckpt_path = last_checkpoint(root, self.subcommand)
+        named = str(options.ckpt_path or "")
+        if options.ckpt_path == "":
+            raise InputError("--ckpt_path is empty; give a file, or last")
+        if named and named not in ("best", "hpc") and not named.startswith("registry:"):
+            check_checkpoint(Path(options.ckpt_path), self.subcommand)
+
+    # -- construction ------------------------------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """Construct module, datamodule and Trainer; an error in a class names the option that it was given to."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            said = construction_refusal(str(error), self.config[self.subcommand])
+            if said is None:
+                raise
+            raise InputError(said) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Construct the Trainer and add the callbacks of a run of the command line."""
+        trainer = super().instantiate_trainer(**kwargs)
+        options = self.config_init[self.subcommand].trainer
+        if options.precision in ("16-mixed", "16", 16) and trainer.precision_plugin.precision != "16-mixed":
+            raise InputError("trainer.precision 16-mixed needs a GPU; use bf16-mixed or 32-true here")
+        check_strategy(trainer)
+        listed = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
+        if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
+            # the Trainer's own would write a second series of checkpoints
+            trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
+        present = {type(c) for c in trainer.callbacks}
+        wanted: list[type[pl.Callback]] = [Summary, Export]
+        if options.enable_checkpointing is not False:
+            wanted.append(Checkpoints)
+        for kind in wanted:
+            if kind not in present:
+                trainer.callbacks.append(kind())
+        trainer.callbacks.append(StateObserver(self.state))
+        return trainer
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Check everything that a fit checks, then evaluate the weights that it begins with."""
+        self._check_fit()
+        self._callback(Summary).deferred = True
+        begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
+        if begins and self.datamodule.evaluation.sets:
+            report_memory_plan(self.trainer, self.model, self.datamodule)
+            self.trainer.validate(self.model, self.datamodule, verbose=False)
+
+    def after_fit(self) -> None:
+        """Evaluate the last weights, if the fit did not, and print the summary."""
+        trainer, model = self.trainer, self.model
+        stale = model.evaluated_at != trainer.global_step and not trainer.fast_dev_run
+        if stale and self.datamodule.evaluation.sets:
+            # max_steps or max_time ended the run inside an epoch
+            trainer.validate(model, self.datamodule, verbose=False)
+            self._callback(Ledger).enter_evaluation(trainer.global_step, model)
+        self._callback(Summary).finish(trainer)
+
+    def _callback(self, kind: type[Any]) -> Any:
+        return next(c for c in self.trainer.callbacks if isinstance(c, kind))
+
+    def _check_fit(self) -> None:
+        """Refuse what a fit would refuse only after its first evaluation."""
+        checks.check_fit(self.trainer, self.model, self.datamodule)
+        check_overrides(self.model.check_optimizer(), self.config_init.fit.ckpt_path)
+
+    def before_validate(self) -> None:
+        """Results are printed by a callback."""
+        self.config_init.validate.verbose = False
+
+    def before_test(self) -> None:
+        """Results are printed by a callback."""
+        self.config_init.test.verbose = False

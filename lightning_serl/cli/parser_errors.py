@@ -1,32 +1,55 @@
-"""What the command-line parser refuses, told in one sentence."""
+"""Turns the messages of the command-line parser into one sentence that names the option."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import is_dataclass
+from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
 _OPTION = re.compile(r"(?:(?:Subcommand|Group) '[\w.]+' does not accept option|Option) '([^']+)'")
 _EXPECTED = re.compile(r"[Ee]xpected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\.|$)")
-# Alternatives of a union that nobody meant: "nothing at all", or "a whole mapping".
+# Alternatives of a union that say nothing about the value: "nothing at all", or "a whole mapping".
 _IDLE = re.compile(
     r"^(Expected a <class '(NoneType|dict|list)'>|Not a valid subclass|Not of type|Expected an instantiatable)"
 )
-_INACCESSIBLE = "either not accessible or invalid"  # whether a file of options was meant
+_INACCESSIBLE = "either not accessible or invalid"  # the value is no file of options either
 _PROTOCOL = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+_NESTED = re.compile(r"NestedArg\(key='([^']*)', val=(.*)\)")
 _HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any", "Unable to load config")
-# What a class path may be, and no more: advice of the parser, line by line.
+# The parser's advice on class paths, line by line.
 _ADVICE = ("Subclass types expect one of", "a class path (str)", "a dict with", "a dict without")
 _NAMES = {"NoneType": "null", "str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
 _NAMES |= {"dict": "a mapping", "list": "a list"}
+# Where the classes of an option are. Those of a protocol must be given by their full path.
+_PACKAGES = {
+    "data.engine": "lightning_serl.engines",
+    "data.grader": "lightning_serl.answers",
+    "data.reward": "lightning_serl.rewards",
+    "trainer.callbacks": "lightning_serl.callbacks",
+    "trainer.logger": "lightning.pytorch.loggers",
+    "trainer.strategy": "lightning_serl.distributed",
+}
+_PREFIX = {"data.grader": "lightning_serl.answers.", "data.reward": "lightning_serl.rewards."}
+
+
+class ParserRefusal(Exception):
+    """The parser refused the command line or a configuration file; the message is for the user.
+
+    It is no ValueError, so that the parser does not catch it and put words of its own around it.
+    """
 
 
 def refusal(text: str, options: Iterable[str] = ()) -> str:
-    """The parser's message, often many lines, as one: which option, and the reason that matters.
+    """The parser's message, often many lines, as one sentence: the option, and the reason that matters.
 
     Args:
         text: The message.
@@ -44,33 +67,127 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         name = unknown[1]
         said_nearest = _nearest("--" + name, options).replace("--", "") if "." in name or not keys else ""
         return f"{where}there is no option {name!r}{said_nearest}"
-    reason = _reason(_KEY.sub("", text))
+    reasons = _reasons(_KEY.sub("", text))
+    if keys and (classless := _without_class(keys[0], text, reasons) or _in_class(keys[0], text, reasons)):
+        return " ".join(classless.split())
+    reason = _reason(_KEY.sub("", text), reasons)
     untyped = _PROTOCOL.search(text)
     if untyped:
         reason = f"the methods of {untyped[1]} lack the types that {untyped[2]} has; give them, or its bare path"
     given = re.search(r"^\s*Given value: (.*)$", text, re.MULTILINE)
     if given and reason.startswith("expected") and "but got" not in reason:
-        reason = f"{reason}, but got {_cut(given[1])}"
+        nested = _NESTED.match(given[1])
+        reason = f"{reason}, but got {_cut(nested[2].strip(chr(39)) if nested else given[1])}"
     return " ".join((where + reason).split())
 
 
-def _reason(text: str) -> str:
-    """Of the alternatives that a value was held against, what is wrong with the likeliest."""
-    lines = [re.sub(r"^\s*(- )?", "", line).rstrip() for line in text.splitlines()]
+def construction_refusal(text: str, options: Any) -> str | None:
+    """What a class refused in its ``__init__``, with the option that the class was given to.
+
+    Args:
+        text: The error, with the parser's words around the message of the class.
+        options: The parsed options of the command, a Namespace.
+
+    Returns:
+        One sentence; ``None`` if the text is not the parser's.
+    """
+    if "Union subtypes" not in text:
+        return None
+    said = refusal(text)
+    given = re.search(r"^\s*Given value: (.*)$", text, re.MULTILINE)
+    option = next((name for name, value in _classes(options) if given and str(value) == given[1]), None)
+    if option is None or said.startswith(option):
+        return said
+    parameter = re.match(r"\w+", said)
+    if parameter and parameter[0] in (options[option].get("init_args") or ()):
+        return f"{option}.{said}"
+    return said
+
+
+def _classes(options: Any) -> Iterable[tuple[str, Any]]:
+    """Options that hold a class path, with their values."""
+    for name, value in options.items(branches=True):
+        if not isinstance(value, (str, list)) and hasattr(value, "get") and value.get("class_path"):
+            yield name, value
+
+
+def _reasons(text: str) -> list[str]:
+    """The parser's reasons, one for each kind of value that an option takes, without headings and advice."""
+    lines = [re.sub(r"^\s*(- )?", "", line).strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(_ADVICE)]
     reasons = [line for line in lines if not line.startswith(_HEADINGS) and _INACCESSIBLE not in line]
-    reasons = [r for r in dict.fromkeys(reasons) if not _IDLE.match(r)] or reasons or lines
+    return list(dict.fromkeys(reasons)) or lines
+
+
+def _without_class(option: str, text: str, reasons: list[str]) -> str:
+    """The refusal of a class's option where no class was given; empty if the text is about something else."""
+    nested = _NESTED.search(text)
+    if not (nested and _is_implied(reasons[0], text)) and not all(
+        _IDLE.match(r) or _NO_CLASS.match(r) or _EXPECTED.match(r) for r in reasons
+    ):
+        return ""
+    if nested:
+        key, value = nested[1], nested[2].strip("'\"")
+        names = [m[1] for m in map(_NO_CLASS.match, reasons) if m and m[1] != value]
+        had = f"{option} {names[0]!r} takes no options; give a class" if names else f"{option} needs a class first"
+        example = f"--{option} {_class_with(option, key, *names)} --{option}.{key} {_cut(value, 40)}"
+        return f"{option}.{key}: {had}, as in {example}"
+    mapping = re.search(r"^\s*Given value: \{'(init_args': \{')?(\w+)'", text, re.MULTILINE)
+    if mapping and mapping[2] != "class_path" and any("instantiatable" in r or "Not a valid" in r for r in reasons):
+        example = f"{{class_path: {_class_with(option, mapping[2])}, init_args: {{{mapping[2]}: ...}}}}"
+        return f"{option} needs a class_path, as in {option}: {example}"
+    return ""
+
+
+def _is_implied(reason: str, text: str) -> bool:
+    """Whether the parser took the base class of an option, such as Callback, because no class was given."""
+    kind = _CLASS.match(reason)
+    if kind is None or is_dataclass(resolve_name(kind[1])):
+        return False
+    bases = "".join(re.findall(r"Subtypes: (.*)", text))
+    return re.search(rf"\.{kind[1].rpartition('.')[2]}\b", bases) is not None
+
+
+def _class_with(option: str, parameter: str, named: str = "") -> str:
+    """A class for an example: the one that was named, or the simplest of the option's package with the parameter."""
+    package = import_module(_PACKAGES.get(option, "lightning_serl"))
+    parts = {name: getattr(package, name) for name in (package.__all__ if option in _PACKAGES else ())}
+    taken = {n: inspect.signature(part).parameters for n, part in parts.items() if inspect.isclass(part)}
+    having = sorted((n for n in taken if parameter in taken[n]), key=lambda n: (n != named, len(taken[n])))
+    return "package.module.Name" if not having else _PREFIX.get(option, "") + having[0]
+
+
+def _in_class(option: str, text: str, reasons: list[str]) -> str:
+    """The refusal of an option of a class that was given; empty if the text is about something else."""
+    kind = _CLASS.match(reasons[0])
+    if kind is None or len(reasons) < 2:
+        return ""
+    name, reason = kind[1].rpartition(".")[2], reasons[1]
+    one_of_many = re.search(r"^\s*Given value: \[", text, re.MULTILINE)
+    if reason.startswith("there is no option"):
+        return f"{option}: {name} has no option{reason.removeprefix('there is no option')}"
+    required = re.match(r"the following arguments are required: (\w+)", reason)
+    if required:
+        return f"{option}: {name} needs {required[1]}" + ("" if one_of_many else f"; give --{option}.{required[1]}")
+    if re.match(r"[\w.]+: ", reason):
+        return f"{option}: {name}.{reason}" if one_of_many else f"{option}.{reason}"
+    return f"{option}: {name}: {reason}"
+
+
+def _reason(text: str, reasons: list[str]) -> str:
+    """Of the reasons for each kind of value that an option takes, the one that the user most likely meant."""
+    reasons = [r for r in reasons if not _IDLE.match(r)] or reasons
     reason = reasons[0]
     if reason.startswith(("Unexpected config", "Problems parsing config")):
         return _no_configuration(text, reason)
-    if reason.startswith("Problem with given class_path") and len(reasons) > 1:
-        return f"{reason.rstrip(':')}: {reasons[1]}"
+    if unloaded := re.match(r"Unable to load config ['\"](.*)['\"]", reason):
+        return f"expected options by name, but got {_cut(unloaded[1])}"
     callable_ = re.search(r"expects a function or a callable class: (.*?)\.* Got value: ", reason)
     if callable_:
         return callable_[1]
     missing = next((m for m in map(_NO_CLASS.match, reasons) if m), None)
     simple = [m for m in map(_EXPECTED.match, reasons) if m]
-    # what looks like a class is meant as one
+    # a value that looks like a class is meant as one
     named = missing is not None and (missing[1][0].isupper() or "." in missing[1])
     if simple and not named and all(_EXPECTED.match(r) or _NO_CLASS.match(r) or _IDLE.match(r) for r in reasons):
         kinds = " or ".join(dict.fromkeys(_NAMES.get(m[1], m[1]) if m[1] else f"one of {m[2]}" for m in simple))
@@ -83,7 +200,7 @@ def _reason(text: str) -> str:
 
 
 def _class_like(name: str) -> str:
-    """The part of ours that a mistyped class name may have meant."""
+    """The class of this package that a mistyped name may have meant."""
     from lightning_serl import callbacks, engines
 
     near = difflib.get_close_matches(name, [*engines.__all__, *callbacks.__all__], n=1, cutoff=0.7)
@@ -95,7 +212,7 @@ def _no_configuration(text: str, reason: str) -> str:
     line = re.search(r"^\s*in .*?, (line \d+)", text, re.MULTILINE)
     said = _cut(" ".join(reason.partition(":")[2].split()).rstrip("."))
     if reason.startswith("Problems") or line:
-        return f"not YAML ({said}{f', {line[1]}' if line else ''}); mend or replace it"
+        return f"not YAML ({said}{f', {line[1]}' if line else ''}); correct or replace it"
     return f"a configuration must hold options by name (model, data, trainer), but this one is {said or 'empty'}"
 
 
@@ -104,23 +221,10 @@ def _cut(value: str, most: int = 80) -> str:
 
 
 def _nearest(name: str, options: Iterable[str]) -> str:
-    """The option a mistyped one may have meant: of the same group if one there is alike, else of all."""
+    """The option a mistyped one may have meant: of the same group if one there is similar, else of all."""
     known = list(options)
     parent, _, leaf = name.rpartition(".")
     group = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == parent} if parent else {}
-    beside = difflib.get_close_matches(leaf.lower(), group, n=1, cutoff=0.45)
-    found = [group[beside[0]]] if beside else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    siblings = difflib.get_close_matches(leaf.lower(), group, n=1, cutoff=0.45)
+    found = [group[siblings[0]]] if siblings else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
     return f"; did you mean {found[0]}?" if found else ""
-
-
-def option_names(parser: Any) -> list[str]:
-    """All option names of a parser and of its subcommands."""
-    names: list[str] = []
-    for action in parser._actions:
-        names += [o for o in action.option_strings if o.startswith("--") and not o.endswith((".help", "+"))]
-        choices = getattr(action, "choices", None)
-        if isinstance(choices, dict):
-            for sub in choices.values():
-                if hasattr(sub, "_actions"):
-                    names += option_names(sub)
-    return list(dict.fromkeys(names))

@@ -8,17 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lightning_serl.cli.exit_status import _Watch
 from lightning_serl.errors import InputError
 
-_RUN_VARIABLE = "LIGHTNING_SERL_RUN"
+#: Environment variable that gives the run folder to the processes that this one starts.
+RUN_VARIABLE = "LIGHTNING_SERL_RUN"
 
 
-def _run_folder(given: Any) -> Path:
-    """The run folder: what the user named, else a new one under ``runs/``; equal on all processes of a run."""
+def choose_run_folder(given: Any) -> Path:
+    """``trainer.default_root_dir`` if given, else a new folder under ``runs/``; equal on all processes of a run."""
     if given is not None:
         return Path(str(given)).expanduser().absolute()
-    shared = os.environ.get(_RUN_VARIABLE)
+    shared = os.environ.get(RUN_VARIABLE)
     if shared:
         return Path(shared)
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -27,19 +27,24 @@ def _run_folder(given: Any) -> Path:
     while root.exists():
         number += 1
         root = Path("runs") / f"{name}-{number}"
-    os.environ[_RUN_VARIABLE] = str(root.absolute())
+    os.environ[RUN_VARIABLE] = str(root.absolute())
     return root.absolute()
 
 
-def _leads() -> bool:
+def is_first_process() -> bool:
     """Whether this is the first process of the run, as torchrun, SLURM or Lightning number them."""
     names = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return not any(int(os.environ.get(name, "0")) for name in names)
 
 
-def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
-    if not _leads():
-        return  # the first process has looked, and may be writing by now
+def check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
+    """Refuse a folder that holds another run, and one that cannot be written; creates it.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    if not is_first_process():
+        return  # the first process has checked it, and may be writing already
     if command == "fit" and ckpt_path is None and (root / "ledger.jsonl").exists():
         raise InputError(
             f"{root} holds a run already; continue it with --ckpt_path last, or name another --trainer.default_root_dir"
@@ -51,11 +56,20 @@ def _check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
         probe.unlink()
     except OSError as error:
         why = error.strerror or error
-        raise InputError(f"the run folder {root} cannot be written: {why}; name another one") from error
+        raise InputError(
+            f"the run folder {root} cannot be written: {why}; name another --trainer.default_root_dir"
+        ) from error
 
 
-def _take(root: Path) -> int | None:
-    """Keep every other fit out of a folder until the returned descriptor is closed, or this process ends in any way."""
+def lock_run_folder(root: Path) -> int | None:
+    """Exclude every other fit from a folder until the returned descriptor is closed or this process ends.
+
+    Returns:
+        The descriptor; ``None`` where the system or the file system has no locks.
+
+    Raises:
+        InputError: if another fit holds the folder.
+    """
     try:
         import fcntl
     except ImportError:
@@ -67,18 +81,25 @@ def _take(root: Path) -> int | None:
         os.close(folder)
         if isinstance(error, BlockingIOError):
             raise InputError(
-                f"another fit is at work in {root}; wait until it has ended, or name another --trainer.default_root_dir"
+                f"another fit is running in {root}; wait until it ends, or name another --trainer.default_root_dir"
             ) from error
-        return None  # a file system without locks
+        return None
     return folder
 
 
-def _last_checkpoint(root: Path, command: str) -> str | None:
-    """The checkpoint that ``last`` means; ``None`` for a run that ended before its first one, so it begins again."""
+def last_checkpoint(root: Path, command: str) -> str | None:
+    """The checkpoint that ``--ckpt_path last`` means.
+
+    Returns:
+        Its path; ``None`` for a run that ended before its first checkpoint, which begins again.
+
+    Raises:
+        InputError: if there is none, and it is not clear that the run has to begin again.
+    """
     last = root / "checkpoints" / "last.ckpt"
     if last.exists():
         return str(last)
-    # a run killed after its first checkpoint was written and before it was written a second time as the last one
+    # a checkpoint is written twice, last.ckpt second: the run may have been killed in between
     steps = sorted(last.parent.glob("step=*.ckpt"), key=lambda p: p.stat().st_mtime_ns)
     others = sorted(p.name for p in last.parent.glob("*.ckpt"))
     if steps and len(steps) == len(others):
@@ -92,16 +113,21 @@ def _last_checkpoint(root: Path, command: str) -> str | None:
     if command != "fit" or finished or not (root / "config.yaml").exists():
         raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
     print(f"{root} holds a run that ended before its first checkpoint; it begins again", file=sys.stderr)
-    return None  # its ledger, metrics and samples are set aside when training begins
+    return None  # its ledger, metrics and samples are renamed when training begins
 
 
-def _leave_no_trace(watch: _Watch) -> None:
-    """A command that was refused leaves the run folder as it was; ours may be the folder of an earlier run."""
-    if watch.config is not None:
-        target, former = watch.config
+def restore_run_folder(root: Path | None, written_config: tuple[Path, bytes | None] | None) -> None:
+    """Undo what a refused command did to the run folder, which may be that of an earlier run.
+
+    Args:
+        root: The run folder, removed if it is empty.
+        written_config: The ``config.yaml`` that the command wrote, and the bytes that it replaced.
+    """
+    if written_config is not None:
+        target, former = written_config
         if former is None:
             target.unlink(missing_ok=True)
         else:
             target.write_bytes(former)
-    if watch.root is not None and watch.root.is_dir() and not any(watch.root.iterdir()):
-        watch.root.rmdir()
+    if root is not None and root.is_dir() and not any(root.iterdir()):
+        root.rmdir()

@@ -1,4 +1,9 @@
-"""The only file that talks to ``torch.distributed``: who am I, gather, and agree on failure."""
+"""Ranks of a run: rank and size, collectives on plain objects, and agreement on failures.
+
+Whatever gathers results, scores or failures does it here. Three other files use ``torch.distributed`` too: ``sharding``
+for the weights that FSDP2 distributes, ``strategies`` for the strategies themselves, and ``engines/vllm/isolation``,
+which hides the process group from vLLM.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +26,18 @@ if TYPE_CHECKING:
 
 X = TypeVar("X")
 _CPU = torch.device("cpu")
-# Seconds between signs of life, without any after which a rank counts as lost, and that the last one may take.
-_BEAT, _SILENCE, _LAST_BEAT = 1.0, 30.0, 5.0
+# Seconds between heartbeats; without one after which a rank counts as lost; that the last one may take.
+_HEARTBEAT, _LOST_AFTER, _LAST_HEARTBEAT = 1.0, 30.0, 5.0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process among its peers.
+    """This process among the ranks of a run.
 
     Args:
         rank: Global rank, from 0.
-        size: Number of processes that share every round.
-        device: Where this rank's collectives on tensors must live.
+        size: Number of processes that share every round; 1 makes every method local.
+        device: Device of the tensors that this rank reduces or broadcasts.
     """
 
     rank: int = 0
@@ -41,18 +46,18 @@ class Ranks:
 
     @classmethod
     def of(cls, trainer: pl.Trainer | None) -> Ranks:
-        """The ranks of a trainer, or a process on its own."""
+        """The ranks of a trainer; a single rank without a trainer or a process group."""
         if trainer is None or trainer.world_size == 1 or not (dist.is_available() and dist.is_initialized()):
             return cls()
         return cls(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, the one that writes files."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def share(self, items: list[X]) -> list[X]:
-        """This rank's items of a list that is equal on all ranks: every ``size``-th, from ``rank`` on."""
+        """This rank's part of a list that is equal on all ranks: every ``size``-th item, starting at ``rank``."""
         return items[self.rank :: self.size]
 
     def gather(self, item: X) -> list[X]:
@@ -79,7 +84,7 @@ class Ranks:
         return values.cpu()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on some rank; equal on all ranks."""
+        """Whether the flag is true on at least one rank; equal on all ranks."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)])))
 
     def broadcast(self, value: Tensor) -> Tensor:
@@ -90,13 +95,13 @@ class Ranks:
 
     @contextmanager
     def stage(self, doing: str) -> Iterator[None]:
-        """A piece of work without collectives; if it fails on any rank, every rank raises within seconds.
+        """Context of work without collectives: if it fails on any rank, every rank raises an error within seconds.
 
         The rank that failed raises its own error, the others a :class:`RankFailure` with its message, or the same
-        interrupt. The attribute ``on_every_rank`` of what is raised tells that all ranks are on their way out.
+        interrupt. The error has the attribute ``on_every_rank``: all ranks are ending, so they can save together.
 
         Args:
-            doing: What the ranks were at, for the message.
+            doing: The work, for the message.
         """
         if self.size == 1:
             yield
@@ -112,9 +117,9 @@ class Ranks:
         if error is not None:
             report = type(error) if not isinstance(error, Exception) else None, f"{type(error).__name__}: {error}"
         try:
-            _meet(self.rank, self.size)
+            _wait_for_all(self.rank, self.size)
             reports = self.gather(report)
-        except RuntimeError as lost:  # the process group has lost somebody
+        except RuntimeError as lost:  # the process group has lost a rank
             said = (str(lost).splitlines() or [type(lost).__name__])[0][:120]
             raise error or RankFailure(f"another rank was lost while {doing} ({said})") from lost
         first = next(((rank, *r) for rank, r in enumerate(reports) if r is not None), None)
@@ -123,81 +128,81 @@ class Ranks:
         rank, kind, message = first
         if error is None:
             error = kind() if kind is not None else RankFailure(f"rank {rank} failed while {doing}: {message}")
-        error.on_every_rank = True  # type: ignore[attr-defined]  # so a checkpoint may be saved together
+        error.on_every_rank = True  # type: ignore[attr-defined]  # see Checkpoints.on_exception
         raise error
 
 
-class _Meeting:
-    """Where the ranks of a process group wait for each other, however long one of them works.
+class _Rendezvous:
+    """Waits until all ranks of a process group have arrived, however long one of them works.
 
     A collective call waits no longer than the time-out of the process group, which should be short, so that a lost node
     is noticed; but ranks may write responses of very different lengths, start a server, or save a checkpoint. So they
-    first wait here, as long as every rank gives signs of life from a thread of its own.
+    first wait here, as long as every rank sends heartbeats from a thread.
     """
 
     def __init__(self, store: Any, rank: int) -> None:
         self.store: Any = dist.PrefixStore("serl", store)  # type: ignore[attr-defined]
         self.number = 0
-        self._over = threading.Event()
-        self._life = threading.Thread(target=self._beat, args=(rank,), daemon=True, name="signs-of-life")
-        self._life.start()
-        # a thread that is inside the store when the interpreter goes takes the process down with SIGABRT
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._send_heartbeats, args=(rank,), daemon=True, name="heartbeat")
+        self._heart.start()
+        # a thread inside the store while the interpreter shuts down ends the process with SIGABRT
         atexit.register(self.end)
 
-    def _beat(self, rank: int) -> None:
+    def _send_heartbeats(self, rank: int) -> None:
         while True:
             try:
-                self.store.add(f"beat {rank}", 1)
+                self.store.add(f"heartbeat {rank}", 1)
             except RuntimeError:  # the process group has ended
                 return
-            if self._over.wait(_BEAT):
+            if self._ended.wait(_HEARTBEAT):
                 return
 
     def end(self) -> None:
-        """Give no more signs of life."""
+        """Stop the heartbeats."""
         atexit.unregister(self.end)
-        self._over.set()
-        self._life.join(timeout=_LAST_BEAT)
+        self._ended.set()
+        self._heart.join(timeout=_LAST_HEARTBEAT)
 
     def wait(self, rank: int, size: int) -> None:
-        """Until all ranks are here.
+        """Return when all ranks have called this as often as this one.
 
         Raises:
             RuntimeError: if one of them is lost.
         """
         self.number += 1
-        place = f"meeting {self.number}"
+        place = f"rendezvous {self.number}"
         self.store.set(f"{place} {rank}", "here")
-        here = self.store.add(place, 1)
+        arrived = self.store.add(place, 1)
         seen = {other: (-1, time.monotonic()) for other in range(size)}
         pause, looked = 0.0005, time.monotonic()
-        while here < size:
+        while arrived < size:
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
-            here = self.store.add(place, 0)
+            arrived = self.store.add(place, 0)
             now = time.monotonic()
-            if now - looked < _BEAT:
+            if now - looked < _HEARTBEAT:
                 continue
             looked = now
             for other, (count, since) in seen.items():
-                latest = self.store.add(f"beat {other}", 0)
+                latest = self.store.add(f"heartbeat {other}", 0)
                 if latest != count:
                     seen[other] = latest, now
-                elif now - since > _SILENCE and not self.store.check([f"{place} {other}"]):
-                    raise RuntimeError(f"rank {other} gave no sign of life for {_SILENCE:.0f} s")
-        if rank == 0 and self.number > 2:  # nobody can still be looking at the meeting before the last
-            former = f"meeting {self.number - 2}"
+                elif now - since > _LOST_AFTER and not self.store.check([f"{place} {other}"]):
+                    raise RuntimeError(f"rank {other} sent no heartbeat for {_LOST_AFTER:.0f} s")
+        if rank == 0 and self.number > 2:  # no rank can still be looking at the one before the last
+            former = f"rendezvous {self.number - 2}"
             for name in (former, *(f"{former} {other}" for other in range(size))):
                 self.store.delete_key(name)
 
 
-_meetings: dict[int, _Meeting] = {}
+_rendezvous: dict[int, _Rendezvous] = {}  # of the current process group, by the identity of its store
 
 
-def _meet(rank: int, size: int) -> None:
-    store = dist.distributed_c10d._get_default_store()
-    if id(store) not in _meetings:
-        while _meetings:
-            _meetings.popitem()[1].end()
-        _meetings[id(store)] = _Meeting(store, rank)
-    _meetings[id(store)].wait(rank, size)
+def _wait_for_all(rank: int, size: int) -> None:
+    store = dist.distributed_c10d._get_default_store()  # torch has no public way to the store of a process group
+    if id(store) not in _rendezvous:
+        while _rendezvous:
+            _rendezvous.popitem()[1].end()
+        _rendezvous[id(store)] = _Rendezvous(store, rank)
+    _rendezvous[id(store)].wait(rank, size)

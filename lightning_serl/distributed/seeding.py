@@ -1,4 +1,4 @@
-"""Random numbers from counters: the same place in a run draws the same numbers on any rank and after any resume."""
+"""Random numbers from counters, so that a place in a run draws the same numbers on any rank and after any resume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-# Every stage that draws random numbers has its own word, so that no two stages share a stream.
+# One name per stage that draws random numbers, so that no two stages share a stream. Their order is part of the seeds.
 # fmt: off
 STAGES = (
     "exemplars", "instruction", "rollout", "greedy", "evaluation",
@@ -16,12 +16,12 @@ STAGES = (
 
 
 def seed_for(run_seed: int, stage: str, *counters: int) -> int:
-    """A 63-bit seed for one place of a run.
+    """A 63-bit seed for one place in a run.
 
     Args:
         run_seed: The seed of the run, any non-negative integer.
         stage: One of :data:`STAGES`.
-        counters: Where in that stage: round, attempt, global index, sample ...
+        counters: The place within the stage, such as round, attempt, global index and sample.
 
     Raises:
         ValueError: for a stage that is not in :data:`STAGES`.
@@ -36,5 +36,5 @@ def rng_for(run_seed: int, stage: str, *counters: int) -> random.Random:
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
-    """``count`` float64 draws from [0, 1) that depend on ``seed`` alone; a sampler spends one per token."""
+    """``count`` float64 draws from [0, 1) that depend only on ``seed``; a sampler uses one per token."""
     return np.random.Generator(np.random.Philox(seed)).random(count)

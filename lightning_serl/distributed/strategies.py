@@ -1,7 +1,8 @@
-"""How a run is spread over devices: what is supported, what is refused, and FSDP2 with ordinary checkpoints."""
+"""Strategies: which ones are supported, and FSDP2 with single-file checkpoints."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +14,12 @@ from lightning.pytorch.strategies import (
     DeepSpeedStrategy,
     ModelParallelStrategy,
     SingleDeviceStrategy,
+    Strategy,
     StrategyRegistry,
     XLAStrategy,
 )
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from lightning_serl.distributed import sharding
+from lightning_serl.distributed import lightning_internals, sharding
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError
 
@@ -26,20 +27,20 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 
-# Below this, a step of Adam is smaller than what separates two neighbouring bfloat16 numbers of a usual weight.
+# Below this learning rate a step of Adam is smaller than the gap between neighbouring bfloat16 values of most weights.
 _LOWEST_HALF_LR = 1e-5
 _SUPPORTED = "use one device, ddp, or sharded"
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all processes, with checkpoints like those of a single device: one file, any strategy resumes from it.
+    """FSDP2 over all processes, with checkpoints like those of a single device: one file that any strategy can resume.
 
-    Lightning's own loader cannot read an optimizer that has no state yet, or one that knows an adapter alone. A plain
+    Lightning's own loader cannot read an optimizer without state, or one that holds an adapter only. A plain
     ``ModelParallelStrategy`` becomes one of these when the policy is sharded.
 
     Args:
-        timeout: How long a process group waits for a lost rank.
-        process_group_backend: As in Lightning; by default what suits the device.
+        timeout: How long a collective call waits for a lost rank.
+        process_group_backend: As in Lightning; chosen by the device if absent.
     """
 
     def __init__(self, timeout: timedelta = timedelta(seconds=120), process_group_backend: str | None = None) -> None:
@@ -51,34 +52,33 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Shard over all processes, of all nodes."""
-        sizes: Any = self
-        if sizes._data_parallel_size == "auto":
-            sizes._data_parallel_size = self.num_nodes * self.num_processes
+        """Shard over all processes of all nodes."""
+        if lightning_internals.mesh_sizes(self)[0] == "auto":
+            lightning_internals.set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """As on a single device."""
+        """``True``: Lightning restores optimizers through this strategy, as on a single device."""
         return True
 
     def _ranks(self) -> Ranks:
         return Ranks(self.global_rank, self.world_size, self.root_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole weights on rank 0, gathered one at a time; only what the module's checkpoints keep."""
+        """Whole weights on rank 0, gathered one at a time; only the names that the module's checkpoints keep."""
         module = self.lightning_module
         assert module is not None
         kept = getattr(module, "saved_names", lambda: None)()
         return sharding.gathered_state(module, self._ranks(), kept)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Every rank takes its shard; names were checked by the module."""
+        """Every rank takes its shard; the module has checked the names."""
         assert self.lightning_module is not None
         sharding.load_state(self.lightning_module, checkpoint["state_dict"])
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimizer's state on rank 0 as a single device would have it; empty on the others."""
+        """The optimizer's state on rank 0 as a single device would have it; empty on other ranks."""
         ranks, whole = self._ranks(), {}
         saved = optimizer.state_dict()
         for number, values in saved["state"].items():
@@ -88,13 +88,14 @@ class ShardedStrategy(ModelParallelStrategy):
         return {"state": whole, "param_groups": saved["param_groups"]} if ranks.leads else {}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Every rank takes its shard of what lies along a weight; counters are equal everywhere."""
+        """Every rank takes its shard of each tensor that has a weight's shape; counters are equal on all ranks."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             weights = [p for group in optimizer.param_groups for p in group["params"]]
             numbers = [n for group in saved["param_groups"] for n in group["params"]]
             if len(numbers) != len(weights):
                 raise InputError(
-                    f"the checkpoint's optimizer knows {len(numbers)} weights, this run trains {len(weights)}"
+                    f"the checkpoint's optimizer holds {len(numbers)} weights but this run trains {len(weights)}; give "
+                    "the model options that the checkpoint was made with"
                 )
             state = {}
             for number, weight in zip(numbers, weights, strict=True):
@@ -107,21 +108,42 @@ class ShardedStrategy(ModelParallelStrategy):
             optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a file of the usual form, mapped: each rank keeps its shards alone."""
+        """Read a single-file checkpoint, memory-mapped, since each rank keeps only its shards."""
         checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(self.broadcast(checkpoint_path))
         return checkpoint
 
 
-# so that the shell can name it: --trainer.strategy sharded
-StrategyRegistry.register("sharded", ShardedStrategy, description="FSDP2 over all processes, checkpoints of one form")
+# the name for the command line: --trainer.strategy sharded
+StrategyRegistry.register("sharded", ShardedStrategy, description="FSDP2 over all processes, single-file checkpoints")
+
+
+def check_strategy_name(name: str) -> None:
+    """Refuse the name of an unsupported strategy, or of none, before a Trainer is made.
+
+    Raises:
+        InputError: naming what to use instead.
+    """
+    if name.lower() not in ("auto", *StrategyRegistry.available_strategies()):
+        near = difflib.get_close_matches(name.lower(), ["auto", "ddp", "sharded"], n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]}?" if near else _SUPPORTED
+        raise InputError(f"trainer.strategy: there is no {name[:60]!r}; {advice}")
+    kind = StrategyRegistry[name.lower()]["strategy"] if name.lower() != "auto" else SingleDeviceStrategy
+    if not _is_supported(kind):
+        raise InputError(f"trainer.strategy {name} is not supported; {_SUPPORTED}")
+
+
+def _is_supported(kind: type[Strategy]) -> bool:
+    # DeepSpeedStrategy and XLAStrategy are subclasses of DDPStrategy that work in another way
+    known = SingleDeviceStrategy, DDPStrategy, ModelParallelStrategy
+    return issubclass(kind, known) and not issubclass(kind, (DeepSpeedStrategy, XLAStrategy))
 
 
 def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None) -> None:
-    """Refuse, before anything is loaded, a strategy or precision that would only half work.
+    """Refuse an unsupported strategy or precision before a model is loaded or a process is started.
 
     Args:
-        trainer: With the strategy and precision asked for.
-        options: Options of the module that do not go with sharded weights, where they are set.
+        trainer: With the strategy and precision that were asked for.
+        options: Options of the module, by name, that do not work with sharded weights.
 
     Raises:
         InputError: naming what to use instead.
@@ -132,14 +154,14 @@ def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None
         for option, value in (options or {}).items():
             if value:
                 raise InputError(
-                    f"model.{option} does not go with sharded weights; drop it, or use trainer.strategy ddp"
+                    f"model.{option} does not work with sharded weights; remove it, or use --trainer.strategy ddp"
                 )
-        if strategy._save_distributed_checkpoint:
+        if lightning_internals.saves_shards(strategy):
             raise InputError(
                 f"trainer.strategy {name} needs save_distributed_checkpoint=False: a folder of shards is not written "
-                "in one piece, so a run killed meanwhile would lose its checkpoint"
+                "atomically, so a run that is killed while it saves would lose its checkpoint"
             )
-        sizes = strategy._data_parallel_size, strategy._tensor_parallel_size
+        sizes = lightning_internals.mesh_sizes(strategy)
         world = trainer.world_size
         automatic = isinstance(strategy, ShardedStrategy) and sizes == ("auto", 1)
         if sizes != (world, 1) and not automatic:
@@ -147,15 +169,12 @@ def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None
                 f"trainer.strategy {name} needs data_parallel_size={world} and tensor_parallel_size=1 here, got "
                 f"{sizes[0]} and {sizes[1]}; tensor parallelism is not supported"
             )
-    # the last two call themselves kinds of DDP and are not
-    elif not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or isinstance(
-        strategy, (DeepSpeedStrategy, XLAStrategy)
-    ):
+    elif not _is_supported(type(strategy)):
         raise InputError(f"trainer.strategy {name} is not supported; {_SUPPORTED}")
-    elif isinstance(strategy.launcher, _MultiProcessingLauncher):
+    elif lightning_internals.spawns_workers(strategy):
         raise InputError(
-            "trainer.strategy ddp_spawn and its kin are not supported: their processes take the results with them; "
-            "use ddp"
+            "trainer.strategy: strategies that spawn or fork workers (ddp_spawn, ddp_fork, ddp_notebook) are not "
+            "supported, because the trained weights are lost when the workers end; use ddp"
         )
     precision = trainer.precision_plugin.precision
     if precision not in ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"):
@@ -163,12 +182,12 @@ def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None
 
 
 def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool) -> None:
-    """Refuse weights in 16 bits at learning rates whose steps they round away: the run would not train.
+    """Refuse 16-bit weights at learning rates whose steps are lost to rounding: the run would not train.
 
     Args:
         trainer: Its precision may convert the weights.
         lr: The optimizer's learning rate.
-        dtype: Of the loaded weights.
+        dtype: ``model.dtype``, of the loaded weights.
         lora: Whether an adapter is trained, which stays in float32 unless the precision converts it.
 
     Raises:
@@ -178,11 +197,11 @@ def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool) 
         return
     if trainer.precision_plugin.precision == "bf16-true":
         raise InputError(
-            f"trainer.precision bf16-true does not train at learning rate {lr:g}: its rounding loses such steps, also "
-            "under LoRA; use bf16-mixed"
+            f"trainer.precision bf16-true does not train at learning rate {lr:g}: such steps are lost to rounding, "
+            "also under LoRA; use bf16-mixed"
         )
     if dtype in ("bfloat16", "float16") and not lora:
         raise InputError(
-            f"model.dtype {dtype} does not train at learning rate {lr:g}: its rounding loses such steps; use float32 "
-            "with trainer.precision bf16-mixed, or LoRA"
+            f"model.dtype {dtype} does not train at learning rate {lr:g}: such steps are lost to rounding; use "
+            "--model.dtype float32 with --trainer.precision bf16-mixed, or LoRA"
         )

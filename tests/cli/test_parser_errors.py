@@ -10,7 +10,8 @@ from helpers.command_line import cli, problems, small, write_rows
 
 from lightning_serl import tiny
 from lightning_serl.cli.config_files import presets
-from lightning_serl.cli.parser_errors import option_names, refusal
+from lightning_serl.cli.parser_errors import refusal
+from lightning_serl.cli.parser_internals import option_names
 
 
 def refused(root, *options, command="fit"):

@@ -10,9 +10,9 @@ from lightning_serl.distributed import ranks
 
 def begin():
     """Eight ranks' worth of heartbeats, in a process that is about to end."""
-    ranks._BEAT = 0.0  # so that one is always under way
+    ranks._HEARTBEAT = 0.0  # so that one is always under way
     store = dist.TCPStore("127.0.0.1", 0, 1, True)
-    return [ranks._Meeting(store, rank) for rank in range(8)]
+    return [ranks._Rendezvous(store, rank) for rank in range(8)]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=2)
     )
-    ranks._SILENCE = 3.0
+    ranks._LOST_AFTER = 3.0
     here = Ranks(rank, 2)
     for _ in range(5):
         with here.stage("warming up"):

@@ -186,7 +186,7 @@ def test_a_slow_rank_is_waited_for_and_a_lost_one_is_not(tmp_path):
     assert (tmp_path / "second").read_text() == "both are here\n"
     said = out.splitlines()
     assert said[0] == "both are here"
-    assert said[1].startswith("another rank was lost while waiting (rank 1 gave no sign of life for 3 s) after ")
+    assert said[1].startswith("another rank was lost while waiting (rank 1 sent no heartbeat for 3 s) after ")
 
 
 def test_heartbeats_end_before_their_process():

@@ -1,0 +1,41 @@
+"""Every private name of jsonargparse and LightningCLI that the command line needs.
+
+``tests/test_lightning_contract.py`` holds each of them with a test of its name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse._actions import _ActionConfigLoad
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+
+class StrictCLI(LightningCLI):
+    """A LightningCLI whose options come from the command line and its configuration files only."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing; LightningCLI merges options stored in a checkpoint over those of the command line."""
+
+    @property
+    def command_parser(self) -> LightningArgumentParser:
+        """The parser of the subcommand that was chosen."""
+        return self._parser(self.subcommand)
+
+
+def option_names(parser: Any) -> list[str]:
+    """All option names of a parser and of its subcommands."""
+    names: list[str] = []
+    for action in parser._actions:
+        names += [o for o in action.option_strings if o.startswith("--") and not o.endswith((".help", "+"))]
+        choices = getattr(action, "choices", None)
+        if isinstance(choices, dict):
+            for sub in choices.values():
+                if hasattr(sub, "_actions"):
+                    names += option_names(sub)
+    return list(dict.fromkeys(names))
+
+
+def option_groups(parser: LightningArgumentParser) -> list[str]:
+    """Names of the options that hold further options by name, such as ``data`` and ``data.round``."""
+    return [action.dest for action in parser._actions if isinstance(action, _ActionConfigLoad)]
