@@ -75,15 +75,15 @@ def test_a_file_that_extends_one_of_an_earlier_version(tmp_path):
     assert found["trainer"]["strategy"]["class_path"] == "lightning_serl.distributed.ShardedStrategy"
 
 
-FORMER = "lightning_serl.published.schedule.CosineWithFloor"
+MOVED_CLASS = "lightning_serl.published.schedule.CosineWithFloor"
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ["--model.lr_scheduler", FORMER, "--model.lr_scheduler.total_steps=3"],
-        [f"--model.lr_scheduler={FORMER}", "--model.lr_scheduler.total_steps=3"],
-        ["--model.lr_scheduler", json.dumps({"class_path": FORMER, "init_args": {"total_steps": 3}})],
+        ["--model.lr_scheduler", MOVED_CLASS, "--model.lr_scheduler.total_steps=3"],
+        [f"--model.lr_scheduler={MOVED_CLASS}", "--model.lr_scheduler.total_steps=3"],
+        ["--model.lr_scheduler", json.dumps({"class_path": MOVED_CLASS, "init_args": {"total_steps": 3}})],
     ],
 )  # fmt: skip
 def test_class_paths_of_earlier_versions_on_the_command_line(options):
