@@ -13,6 +13,8 @@ VLLM_BIN := $(VLLM_VENV)/bin
 
 # Test processes side by side, each with one thread.
 JOBS ?= auto
+# Groups of tests stay together (tests/conftest.py says which) and come in the order given there.
+SHARE := --dist loadgroup --no-loadscope-reorder
 
 .PHONY: quickstart test test-main test-vllm lint soak clean
 
@@ -22,13 +24,13 @@ quickstart: $(VENV)/.run
 test: test-main test-vllm
 
 test-main: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(SHARE) --durations=10 -m "not vllm"
 
 # The engines on the real vLLM, in one process: a start costs seconds. Without it this is said in one line, and under
 # CI=true it is an error.
 test-vllm: $(VLLM_VENV)/.tried
 	@if [ -e $(VLLM_VENV)/.ready ]; then \
-		OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm; \
+		OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest --durations=10 -m vllm; \
 	elif [ "$$CI" = true ]; then \
 		echo "error: $(VLLM) could not be installed, and CI tests on it (see $(VLLM_VENV)/pip.log)"; exit 1; \
 	else \

@@ -11,11 +11,17 @@ import torch
 from helpers import counts as tally
 from helpers.ranks import Pair
 
+from lightning_serl.answers.verifier.client import WorkerClient
 from lightning_serl.policy import memory_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 # The recorded data lie beside the checkout; they are not ours to ship.
 GOLDEN = ROOT.parent / "shared" / "data"
+# Where several test processes share the work, a file stays in one of them, and so do tests that share these fixtures.
+TOGETHER = {"pair": "ranks", "asked_once": "recorded"}
+# They begin first, so that the processes end at about the same time.
+LONGEST = ("ranks", "test_resume", "recorded", "test_cli", "test_presets", "test_math", "test_exit_status",
+           "test_malformed_inputs", "test_stopped", "test_ranks")  # fmt: skip
 # A shell starts its background jobs deaf to Ctrl-C, and they hand that down to the runs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -32,6 +38,23 @@ def pair(tmp_path_factory):
     two = Pair(tmp_path_factory.mktemp("pair"))
     yield two
     two.ended()
+
+
+_ANSWERED: dict[tuple, dict | None] = {}
+
+
+@pytest.fixture
+def asked_once(monkeypatch):
+    """Several tests have the same recorded responses graded: math-verify is asked each question once per process."""
+    ask = WorkerClient.ask
+
+    def remembering(client, op, limit, **fields):
+        key = op, limit, *sorted(fields.items())
+        if key not in _ANSWERED:
+            _ANSWERED[key] = ask(client, op, limit, **fields)
+        return _ANSWERED[key]
+
+    monkeypatch.setattr(WorkerClient, "ask", remembering)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -58,7 +81,10 @@ def _fixed_random_numbers():
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        _share_out(items)
     if find_spec("vllm") is None:
         for item in items:
             if item.get_closest_marker("vllm"):
@@ -71,6 +97,16 @@ def pytest_collection_modifyitems(config, items):
     if golden:
         config.hook.pytest_deselected(items=golden)
         items[:] = [item for item in items if item not in golden]
+
+
+def _share_out(items):
+    """Groups of tests that stay in one process, for ``--dist loadgroup``, and those that take longest first."""
+    groups = {}
+    for item in items:
+        shared = [TOGETHER[name] for name in item.fixturenames if name in TOGETHER]
+        groups[item] = shared[0] if shared else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
 
 
 def pytest_sessionfinish(session):

@@ -25,6 +25,7 @@ def stand_in(root, *chosen, rounds=2):
     options += ["--model.model_name_or_path", "tiny:base", "--data.seeds", "tiny:seeds", "--data.max_tokens", 56]
     options += ["--data.writing.sampling.max_tokens", 170, "--data.rounds_per_epoch", rounds, "--trainer.max_epochs", 1]
     options += ["--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4]
+    options += ["--data.probe.prompts", 2, "--data.probe.samples", 2]
     options += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--data.evaluation.sets", "{}"]
     return [*options, "--trainer.default_root_dir", root]
 
@@ -126,7 +127,7 @@ def test_baselines_and_controls_run(change, tmp_path):
 def test_iterations_start_from_the_last_export(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     size = ["--data.rounds_per_epoch", 2, "--trainer.max_epochs", 1, "--data.evaluation.sets", "{}"]
-    size += ["--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4]
+    size += ["--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4, "--data.probe.every", 0]
 
     def iterate(k, *more):
         return cli("fit", "-c", "preset:quickstart", "-c", f"preset:iteration-{k}", *size, *more)

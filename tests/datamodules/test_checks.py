@@ -2,7 +2,8 @@
 
 import pytest
 from helpers.command_line import cli, problems, small, write_rows
-from helpers.training import RecordedData, recorded_round, selfplay, trainer_for
+from helpers.gradients import RecordedData, recorded_round
+from helpers.training import selfplay, trainer_for
 
 from lightning_serl.datamodules import RoundOptions, SelfPlayDataModule
 from lightning_serl.datamodules.checks import check_fit

@@ -11,6 +11,9 @@ from helpers.command_line import cli, problems, small, write_rows
 from helpers.counts import MALFORMED as COUNTS
 from helpers.malformed import one_sentence
 
+from lightning_serl.checkpoints.checks import check_checkpoint
+from lightning_serl.errors import InputError
+
 ENTRY = "checkpoints"
 STREAM = "SelfPlayDataModule"
 CALLBACKS = ("Summary", "Ledger", "Checkpoints")
@@ -210,7 +213,28 @@ def resume(root, *options):
     return cli("fit", *small(root, rounds=2), "--trainer.max_epochs", 2, "--ckpt_path", "last", *options)
 
 
-@pytest.mark.parametrize(("family", "what", "make", "words"), DAMAGED, ids=[f"{f}: {w}" for f, w, _, _ in DAMAGED])
+#: These meet the check that comes before anything loads; the others are noticed when the run is restored.
+CHECKED = [case for case in DAMAGED if case[3] not in ("another model", "does not fit")]
+#: One of each family and what only a restore can notice: through the command line.
+RESUMED = [c for n, c in enumerate(DAMAGED) if c not in CHECKED or c[0] not in [d[0] for d in DAMAGED[:n]]]
+
+
+def named(cases):
+    return [f"{family}: {what}" for family, what, _, _ in cases]
+
+
+@pytest.mark.parametrize(("family", "what", "make", "words"), CHECKED, ids=named(CHECKED))
+def test_a_broken_checkpoint_is_refused_where_it_is_checked(tmp_path, run, family, what, make, words):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(make(run))
+    with pytest.raises(InputError) as caught:
+        check_checkpoint(path, "fit")
+    one_sentence(caught.value, "--ckpt_path", words)
+    assert not run.marker.exists(), "code in a checkpoint was run"
+    COUNTS[ENTRY, family] += 1
+
+
+@pytest.mark.parametrize(("family", "what", "make", "words"), RESUMED, ids=named(RESUMED))
 def test_a_broken_checkpoint_is_refused_and_nothing_is_lost(tmp_path, run, family, what, make, words):
     root = tmp_path / "run"
     shutil.copytree(run.root, root)
@@ -221,7 +245,7 @@ def test_a_broken_checkpoint_is_refused_and_nothing_is_lost(tmp_path, run, famil
     one_sentence(ended.error, "checkpoint", words)
     assert files(root) == before
     assert not run.marker.exists(), "code in a checkpoint was run"
-    COUNTS[ENTRY, family] += 1
+    COUNTS[ENTRY, family] += (family, what, make, words) not in CHECKED  # those are counted above
 
 
 def test_the_code_would_have_run(run):

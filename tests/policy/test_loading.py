@@ -385,30 +385,36 @@ import torch
 from lightning_serl.policy.export import export
 from lightning_serl.policy.loading import load_policy
 from lightning_serl.policy.lora import LoraOptions
-torch.manual_seed(0)
-policy = load_policy(sys.argv[1], LoraOptions(r=2) if sys.argv[2] == "lora" else None)
-for p in policy.parameters():
-    p.data.add_(0.01) if p.requires_grad else None
-export(policy, Path("export"))
+for kind, lora in (("full", None), ("lora", LoraOptions(r=2))):
+    torch.manual_seed(0)
+    policy = load_policy(sys.argv[1], lora)
+    for p in policy.parameters():
+        p.data.add_(0.01) if p.requires_grad else None
+    export(policy, Path(kind))
 """
 
 
-@pytest.mark.parametrize("lora", ["full", "lora"])
-def test_exports_of_two_runs_are_the_same_bytes_and_name_no_path(tmp_path, lora):
-    runs = []
-    for number in ("1", "2"):
-        here = tmp_path / f"run{number}"
-        save_model(here / "base")
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """The folders of two processes under different hash seeds, each with an export of every kind."""
+    folders, processes = [tmp_path_factory.mktemp("run") for _ in range(2)], []
+    for number, here in enumerate(folders, 1):
+        base = save_model(here / "base")
         shutil.copy(ROOT / "README.md", here)
-        environment = {**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        where = str(here / "base")
-        subprocess.run([sys.executable, "-c", EXPORT, where, lora], cwd=here, env=environment, check=True)
-        runs.append({p.name: p.read_bytes() for p in (here / "export").iterdir()})
+        environment = {**os.environ, "PYTHONHASHSEED": str(number), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        processes.append(subprocess.Popen([sys.executable, "-c", EXPORT, str(base)], cwd=here, env=environment))
+    assert [process.wait(300) for process in processes] == [0, 0]
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_exports_of_two_runs_are_the_same_bytes_and_name_no_path(two_runs, kind):
+    runs = [{p.name: p.read_bytes() for p in (here / kind).iterdir()} for here in two_runs]
     assert runs[0] == runs[1]
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= set(runs[0])
     for name, content in runs[0].items():
         if name.endswith(".json"):
-            assert str(tmp_path).encode() not in content, name
+            assert not any(str(here).encode() in content for here in two_runs), name
             assert b"_name_or_path" not in content, name
 
 

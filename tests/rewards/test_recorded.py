@@ -45,6 +45,7 @@ def recorded(golden_dir, name):
 
 
 @pytest.mark.golden
+@pytest.mark.usefixtures("asked_once")
 @pytest.mark.parametrize("name", FILES)
 def test_pairwise_vote_is_the_published_one(golden_dir, name):
     verdicts = {}
@@ -65,6 +66,7 @@ def test_pairwise_vote_is_the_published_one(golden_dir, name):
 
 
 @pytest.mark.golden
+@pytest.mark.usefixtures("asked_once")
 @pytest.mark.parametrize("mode", ["fast", "exact"])
 @pytest.mark.parametrize("name", FILES)
 def test_majority_vote_is_close_to_the_published_one(golden_dir, documented, name, mode):
@@ -86,6 +88,7 @@ def test_majority_vote_is_close_to_the_published_one(golden_dir, documented, nam
 
 
 @pytest.mark.golden
+@pytest.mark.usefixtures("asked_once")
 @pytest.mark.parametrize("name", FILES)
 def test_default_grading_is_close_to_the_published_one(golden_dir, documented, name):
     reward, differ, total, ids = VerifiableReward(), set(), 0, set()

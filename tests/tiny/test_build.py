@@ -62,11 +62,11 @@ def builds(tmp_path_factory):
             folders[-1],
         ]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        processes.append(
-            subprocess.run(command, env=environment, cwd=folders[-1], capture_output=True, text=True, check=False)
-        )
-    assert [p.returncode for p in processes] == [0, 0], processes[0].stderr + processes[1].stderr
-    return folders, processes[0].stdout
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, env=environment, cwd=folders[-1], **pipes))
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [p.returncode for p in processes] == [0, 0], said[0][1] + said[1][1]
+    return folders, said[0][0]
 
 
 def read_jsonl(path):

@@ -105,7 +105,7 @@ def test_endless_repetition_is_noticed():
 
 
 def fit(root, callbacks=(), engine=None, ckpt=None, every=1, **options):
-    probe = Probe(prompts=24, samples=4, every=every)
+    probe = Probe(prompts=8, samples=4, every=every)
     module, data = selfplay(engine=engine, probe=probe, max_tokens=32, rounds_per_epoch=4)
     trainer = trainer_for(root, [*callbacks, Checkpoints(100)], accumulate_grad_batches=2, **options)
     trainer.fit(module, data, ckpt_path=ckpt)
@@ -199,7 +199,7 @@ def test_killed_and_resumed_has_the_same_signs(tmp_path, undisturbed, stop):
         assert torch.equal(tensor, true_weights[name]), name
     state, true_state = (next(c for c in t.callbacks if isinstance(c, Health)).state_dict() for t in (resumed, trainer))
     assert state == true_state
-    assert len(state["start"]) == 24
+    assert len(state["start"]) == 8
 
 
 def test_a_probe_that_cannot_be_is_refused():

@@ -485,20 +485,19 @@ def test_sets_are_fetched_from_the_hub_and_kept(tmp_path):
     ("spec", "said"),
     [("hub:nonsense", "there is no benchmark 'nonsense'"), ("hub:nobody-here/set", "the hub cannot be reached")],
 )
-def test_the_command_line_refuses_before_any_model_loads(tmp_path, spec, said):
+def test_the_command_line_refuses_before_any_model_loads(tmp_path, monkeypatch, spec, said):
+    from huggingface_hub import constants
+
+    def load_policy(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("lightning_serl.module.load_policy", load_policy)
     command = ["fit", "-c", "preset:quickstart", "--trainer.default_root_dir", tmp_path / "run"]
     options = ["--data.evaluation.sets", json.dumps({"x": spec}), "--model.model_name_or_path", "tiny:base"]
-    program = (
-        "import sys, lightning_serl.cli.command as cli, lightning_serl.module as module;"
-        "module.load_policy = lambda *a, **k: sys.exit('a model was loaded');"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *map(str, command + options)],
-        env=environment(HF_HUB_OFFLINE="1"), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert ended.returncode == 2, ended.stderr
-    assert said in ended.stderr.splitlines()[-1]
+    ended = cli(*command, *options)
+    assert ended.status == 2, ended.err
+    assert said in ended.error
     assert not (tmp_path / "run").exists()
 
 

@@ -406,6 +406,7 @@ def report(root):
 
 
 @pytest.mark.golden
+@pytest.mark.usefixtures("asked_once")
 @pytest.mark.parametrize("name", RESPONSES)
 def test_published_scoring_gives_the_recorded_results(tmp_path, golden_dir, name):
     path = golden_dir / f"responses_{name}.jsonl"
