@@ -26,11 +26,11 @@ test: test-main test-vllm
 test-main: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(SHARE) --durations=10 -m "not vllm"
 
-# The engines on the real vLLM, in one process: a start costs seconds. Without it this is said in one line, and under
-# CI=true it is an error.
+# The engines on the real vLLM, whose start costs seconds: one test process for the server, one for the engine in the
+# process. Without vLLM this is said in one line, and under CI=true it is an error.
 test-vllm: $(VLLM_VENV)/.tried
 	@if [ -e $(VLLM_VENV)/.ready ]; then \
-		OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest --durations=10 -m vllm; \
+		OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -n 2 --dist loadgroup --durations=10 -m vllm; \
 	elif [ "$$CI" = true ]; then \
 		echo "error: $(VLLM) could not be installed, and CI tests on it (see $(VLLM_VENV)/pip.log)"; exit 1; \
 	else \

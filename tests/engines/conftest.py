@@ -6,6 +6,19 @@ from helpers.engines import LIVE, adapted_policy
 from lightning_serl.engines import TransformersEngine
 
 
+def pytest_collection_modifyitems(config, items):
+    """Under ``--dist loadgroup`` one process starts the server, and one the engine inside the process."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            if "owner" in item.fixturenames or "server" in parameters:
+                item.add_marker(pytest.mark.xdist_group("server"))
+            elif "open_engines" in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group("vllm"))
+
+
 @pytest.fixture(scope="session")
 def owner(tmp_path_factory):
     """The engine that started the one vLLM server of the process; others are given its address."""
@@ -37,6 +50,13 @@ def _make(kind, request):
 
         return VLLMEngine(kv_cache_gb=0.25)
     return TransformersEngine()
+
+
+@pytest.fixture
+def no_vllm(open_engines):
+    """No engine holds vLLM in this process: for tests that start others."""
+    if "vllm" in open_engines:
+        open_engines["vllm"][0].close()
 
 
 @pytest.fixture

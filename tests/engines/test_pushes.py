@@ -243,7 +243,7 @@ def test_a_base_of_four_bits_is_pushed_as_the_trainer_computes_with_it(engine):
     engine.session.has_base = False
 
 
-def test_resume_and_validation_meet_the_policys_weights(engine, tmp_path):
+def test_resume_and_validation_meet_the_policys_weights(no_vllm, tmp_path):
     """One engine through a fit with evaluation, and another after a resume."""
 
     class Versions(RolloutHooks):
@@ -254,7 +254,6 @@ def test_resume_and_validation_meet_the_policys_weights(engine, tmp_path):
             self.seen.append((trainer.datamodule.engine.version, pl_module.policy.version))
             assert all(c.version == pl_module.policy.version for g in played.groups for c in g.completions)
 
-    engine.close()
     sets = EvaluationOptions(sets={"held_out": str(write_rows(tmp_path / "six.jsonl", problems(6)))}, samples=2)
     for epochs, path in ((1, None), (2, tmp_path / "checkpoints" / "last.ckpt")):
         fresh = VLLMEngine(kv_cache_gb=0.05)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.small_models import small_model, small_policy, tiny_tokenizer
+from helpers.small_models import small_model, small_policy, tiny_tokenizer, with_lora
 
 from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
@@ -438,8 +438,6 @@ def test_poll_stops_promptly(policy, prompts):
 
 
 def test_a_lora_policy_and_its_reference(prompts):
-    from test_policy import with_lora
-
     base = load_policy("tiny:base")
     adapted = Policy(with_lora(load_policy("tiny:base").model), base.tokenizer)
     requests = [Request(p, (0, 1), Sampling(max_tokens=16)) for p in prompts[:5]]
@@ -463,8 +461,6 @@ def test_a_lora_policy_and_its_reference(prompts):
 
 
 def test_a_low_base_samples_without_autocast_what_it_samples_under_it(prompts, monkeypatch):
-    from test_policy import with_lora
-
     base = load_policy("tiny:base")
     policy = Policy(with_lora(base.model.to(torch.bfloat16)), base.tokenizer)
     requests = [Request(p, (0, 1), Sampling(max_tokens=16)) for p in prompts[:5]]

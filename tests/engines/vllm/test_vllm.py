@@ -38,6 +38,33 @@ def surroundings():
     }
 
 
+def test_one_at_a_time(started):
+    assert "another VLLMEngine lives" in message_of(VLLMEngine(), load_policy("tiny:base"))
+
+
+def test_an_adapter_too_large_for_the_engine_is_refused(started):
+    engine, policy = started
+    with pytest.raises(EngineFailure, match="refused the adapter") as caught:
+        engine.push(
+            WeightUpdate(
+                "adapter", lambda: iter(policy.adapter_state().items()), 1000, policy.adapter_config() | {"r": 64}
+            )
+        )
+    assert "merged" in str(caught.value)
+    assert engine.version == -1
+    refresh(policy, engine)  # a good one goes through afterwards
+
+
+def test_weights_of_another_model_are_refused(started):
+    engine = started[0]
+    other = small_policy("llama_untied")
+    with pytest.raises(EngineFailure, match="refused the weights"):
+        engine.push(WeightUpdate("full", other.named_weights, 1000))
+    assert engine.version == -1
+    assert engine.needs_base
+    engine.close()
+
+
 def test_the_process_is_as_it_was(started):
     engine, policy = started
     engine.close()
@@ -71,46 +98,6 @@ def test_a_device_that_others_fill_has_another_remedy_than_a_small_cache():
     assert "raise data.engine.memory_share" in start_failure(ValueError("No available memory for the cache blocks."))
 
 
-def test_what_it_cannot_start_with(started):
-    started[0].close()
-    plain = load_policy("tiny:base")
-    said = message_of(VLLMEngine(kv_cache_gb=100_000.0), plain)
-    assert "no memory for its cache" in said
-    assert "kv_cache_gb" in said
-    said = message_of(VLLMEngine(kv_cache_gb=0.05, max_model_len=4096), plain)
-    assert "lower data.engine.max_model_len" in said
-    # heads of 8 channels, which vLLM has no kernel for
-    said = message_of(VLLMEngine(kv_cache_gb=0.05), small_policy("llama_untied"))
-    assert "TransformersEngine" in said
-
-
-def test_one_at_a_time(started):
-    assert "another VLLMEngine lives" in message_of(VLLMEngine(), load_policy("tiny:base"))
-
-
-def test_an_adapter_too_large_for_the_engine_isstart_failure(started):
-    engine, policy = started
-    with pytest.raises(EngineFailure, match="refused the adapter") as caught:
-        engine.push(
-            WeightUpdate(
-                "adapter", lambda: iter(policy.adapter_state().items()), 1000, policy.adapter_config() | {"r": 64}
-            )
-        )
-    assert "merged" in str(caught.value)
-    assert engine.version == -1
-    refresh(policy, engine)  # a good one goes through afterwards
-
-
-def test_weights_of_another_model_arestart_failure(started):
-    engine = started[0]
-    other = small_policy("llama_untied")
-    with pytest.raises(EngineFailure, match="refused the weights"):
-        engine.push(WeightUpdate("full", other.named_weights, 1000))
-    assert engine.version == -1
-    assert engine.needs_base
-    engine.close()
-
-
 def test_an_engine_that_dies_says_so_and_can_be_started_again(started):
     engine, policy = started
     engine.session.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model = None
@@ -122,6 +109,18 @@ def test_an_engine_that_dies_says_so_and_can_be_started_again(started):
     engine.start(policy)
     refresh(policy, engine)
     assert len(list(engine.generate([Request((5, 6, 7), (1,), Sampling(max_tokens=4))]))) == 1
+
+
+def test_what_it_cannot_start_with(no_vllm):
+    plain = load_policy("tiny:base")
+    said = message_of(VLLMEngine(kv_cache_gb=100_000.0), plain)
+    assert "no memory for its cache" in said
+    assert "kv_cache_gb" in said
+    said = message_of(VLLMEngine(kv_cache_gb=0.05, max_model_len=4096), plain)
+    assert "lower data.engine.max_model_len" in said
+    # heads of 8 channels, which vLLM has no kernel for
+    said = message_of(VLLMEngine(kv_cache_gb=0.05), small_policy("llama_untied"))
+    assert "TransformersEngine" in said
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.command_line import finish, start
+from helpers.command_line import cli, finish, start
 from helpers.training import rows
 
 pytestmark = pytest.mark.vllm
@@ -30,9 +30,9 @@ def test_two_rounds(tmp_path):
     assert all(row["sampling/sampling_logp_difference/mean"] < 1e-4 for row in synced)
 
 
-def test_an_adapter_by_the_preset_for_one_gpu(tmp_path):
+def test_an_adapter_by_the_preset_for_one_gpu(no_vllm, tmp_path):
     """The preset itself, with a tiny stand-in on the CPU."""
-    process = start(
+    ended = cli(
         "fit", "-c", "preset:one-gpu", "--seed_everything", 0, "--trainer.default_root_dir", tmp_path,
         "--model.model_name_or_path", "tiny:base", "--model.dtype", "float32", "--trainer.accelerator", "cpu",
         "--trainer.precision", "32-true", "--trainer.max_epochs", 1, "--trainer.accumulate_grad_batches", 2,
@@ -42,7 +42,6 @@ def test_an_adapter_by_the_preset_for_one_gpu(tmp_path):
         "--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4, "--data.solve.answer_format", "",
         "--data.writing.template.header", "Write new math questions.", "--data.probe.every", 0,
     )  # fmt: skip
-    ended = finish(process, limit=400)
     assert ended.status == 0, ended.err[-2000:]
     metrics = [row for row in rows(tmp_path) if "serl/sync/bytes" in row]
     assert len(metrics) == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command_line import finish, problems, rows, small, start, write_rows
+from helpers.command_line import cli, finish, problems, rows, small, start, write_rows
 
 from lightning_serl import tiny
 from lightning_serl.engines import Request, Sampling, VLLMServerEngine, WeightUpdate
@@ -258,7 +258,7 @@ def server_options(url):
 
 def test_the_quickstart_runs_on_it(url, tmp_path):
     held = write_rows(tmp_path / "held_out.jsonl", problems(8))
-    ended = finish(start("fit", *small(tmp_path / "run", held, rounds=2, samples=2), *server_options(url)), 400)
+    ended = cli("fit", *small(tmp_path / "run", held, rounds=2, samples=2), *server_options(url))
     assert ended.status == 0, ended.err
     summary = json.loads((ended.run / "summary.json").read_text())
     assert {summary["before"]["n"], summary["after"]["n"]} == {8}
@@ -283,6 +283,6 @@ def test_a_server_killed_in_mid_run_ends_it_with_a_checkpoint_to_go_on_from(engi
     played = len({r["round"] for r in rows(run / "ledger.jsonl")})
     with pytest.raises(EngineFailure, match=r"did not start|is gone"):
         engine.version  # noqa: B018
-    again = finish(start("fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--data.engine",
-                         "TransformersEngine", "--trainer.max_steps", str(played + 1)), 120)  # fmt: skip
+    again = cli("fit", "-c", run / "config.yaml", "--ckpt_path", "last", "--data.engine", "TransformersEngine",
+                "--trainer.max_steps", str(played + 1))  # fmt: skip
     assert again.status == 0, again.err
