@@ -161,7 +161,7 @@ class SeRLModule(pl.LightningModule):
             engine = data_of(trainer).engine
             if trainer is None or trainer.state.fn == "fit" or engine is None or engine.samples_policy:
                 raise InputError(
-                    "no model was named; set model.model_name_or_path to a directory, a hub name or tiny:base"
+                    "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
                 )
             return
         ranks, mesh = Ranks.of(trainer), self.device_mesh
