@@ -16,6 +16,7 @@ from lightning_serl.callbacks.defaults import missing_callbacks
 from lightning_serl.checkpoints import module_state
 from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.distributed import sharding, strategies
+from lightning_serl.distributed.lightning_internals import attached_trainer
 from lightning_serl.distributed.precision import compute_dtype, precision_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError, check_range
@@ -34,7 +35,7 @@ from lightning_serl.policy.packing_check import choose_packing
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization
 from lightning_serl.policy.sharded_weights import shard
-from lightning_serl.protocols import data_of, moved_copies, trainer_of
+from lightning_serl.protocols import data_of, moved_copies
 from lightning_serl.types import Group, RolloutBatch, Verdict
 
 
@@ -156,12 +157,12 @@ class SeRLModule(pl.LightningModule):
         if "policy" in self._modules:
             self._freeze_copies()
             return
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         if self.model_name_or_path is None:
             engine = data_of(trainer).engine
             if trainer is None or trainer.state.fn == "fit" or engine is None or engine.samples_policy:
                 raise InputError(
-                    "no model was named; set model.model_name_or_path to a directory, a hub name or tiny:base"
+                    "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
                 )
             return
         ranks, mesh = Ranks.of(trainer), self.device_mesh
@@ -184,7 +185,7 @@ class SeRLModule(pl.LightningModule):
         self._freeze_copies()
 
     def _freeze_copies(self) -> None:
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         trains = trainer is None or trainer.state.fn not in ("validate", "test", "predict")
         for who in frozen_copies.needed_copies(
             asked=data_of(trainer).needs,
@@ -196,7 +197,7 @@ class SeRLModule(pl.LightningModule):
 
     def _convert(self, module: nn.Module) -> nn.Module:
         """The module in the run's precision."""
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         return module if trainer is None else trainer.precision_plugin.convert_module(module)
 
     def _place_copies(self) -> None:
@@ -209,7 +210,7 @@ class SeRLModule(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The default callbacks that the Trainer lacks."""
-        return missing_callbacks(trainer_of(self))
+        return missing_callbacks(attached_trainer(self))
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot run, and forget what an earlier run of this module left unfinished.
@@ -281,7 +282,7 @@ class SeRLModule(pl.LightningModule):
         Raises:
             InputError: if no response can be trained on.
         """
-        trainer, policy = trainer_of(self), self.policy
+        trainer, policy = attached_trainer(self), self.policy
         layout = BatchLayout(
             self.inner_epochs,
             self.minibatches,
@@ -295,7 +296,7 @@ class SeRLModule(pl.LightningModule):
 
     def _logprobs(self, rows: Sequence[tuple[tuple[int, ...], int]], names: Sequence[str]) -> list[list[Tensor]]:
         """Log-probs of given tokens under the policies named; all ranks in step."""
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         with self.policy.gathered(trainer) as policy, Ranks.of(trainer).stage("computing log-probs"):
             return [[stats.logp for stats in policy.stats(rows, who)] for who in names]
 
@@ -309,12 +310,12 @@ class SeRLModule(pl.LightningModule):
         surrogate = Surrogate(self.objective, batch)
         loss, stats = surrogate.evaluate(self.policy)
         self._totals.add(surrogate, loss, stats)
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         return loss if trainer is None else loss * trainer.accumulate_grad_batches * trainer.world_size
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Reduce the step's sums over ranks and log them."""
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
         norm = sharding.full(norm)
         totals, self._totals = self._totals.reduced(Ranks.of(trainer)), StepTotals()
@@ -376,7 +377,7 @@ class SeRLModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only trained weights under LoRA; add moved frozen copies, and progress as of the last whole step."""
-        trainer = trainer_of(self)
+        trainer = attached_trainer(self)
         kept = self.saved_names() if self.policy.has_adapter else None
         frozen = frozen_copies.moved_state(self.policy, Ranks.of(trainer))
         state = module_state.ModuleState(self.policy.version, frozen, self.evaluated_at)
@@ -390,7 +391,7 @@ class SeRLModule(pl.LightningModule):
         """
         if self.has_policy:
             module_state.check_names(set(checkpoint["state_dict"]), self.saved_names(), self.policy.has_adapter)
-        state = module_state.load(checkpoint, trainer_of(self))
+        state = module_state.load(checkpoint, attached_trainer(self))
         self.policy.version = max(self.policy.version, state.version) + 1
         self.evaluated_at = state.evaluated_at
         frozen_copies.load_moved(self.policy, state.frozen, self._convert)

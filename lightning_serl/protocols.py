@@ -160,11 +160,6 @@ def data_of(trainer: pl.Trainer | None) -> PlaysRounds:
     return cast(PlaysRounds, _WithDefaults(getattr(trainer, "datamodule", None), _OF_DATA))
 
 
-def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
-    """The module's Trainer, or ``None`` before it has one, where Lightning's own ``trainer`` raises."""
-    return module._trainer
-
-
 def moved_copies(trainer: pl.Trainer | None) -> set[str]:
     """The frozen copies that callbacks of the Trainer move, such as ``ReferenceSync``: their ``moves``."""
     return {who for callback in getattr(trainer, "callbacks", ()) for who in getattr(callback, "moves", ())}

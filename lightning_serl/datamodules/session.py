@@ -21,6 +21,7 @@ from lightning_serl.datamodules.rounds.play import play_round
 from lightning_serl.datamodules.rounds.prefetch import Prefetch, from_cache
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.session_state import Progress, restore, save_state, without_batches
+from lightning_serl.distributed.precision import precision_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import EmptyRound, InputError
 from lightning_serl.protocols import module_of
@@ -192,7 +193,7 @@ class Session:
         trainer, parts, progress = self.trainer, self.parts, self.progress
         if not (parts.max_staleness and parts.engine.concurrent) or self.ranks.size > 1 or parts.needs:
             return
-        if str(trainer.precision) in ("16-true", "bf16-true", "64-true"):
+        if precision_of(trainer).weights is not None:
             return
         steps = (progress.rounds - progress.first_round) * module_of(trainer).steps_per_round
         if (progress.first_step or 0) + steps >= trainer.estimated_stepping_batches:
