@@ -1,7 +1,7 @@
 """Traces the memory of one forward and backward pass with fake tensors, so that nothing is allocated.
 
-torch's ``MemTracker`` reports the same peaks for full training, but takes twice the time and fails on frozen weights,
-which LoRA has: it registers gradient hooks on every parameter.
+torch's ``MemTracker`` reports the same peaks for full training, but takes three times as long and fails on frozen
+weights, which LoRA has: it registers gradient hooks on every parameter.
 """
 
 from __future__ import annotations

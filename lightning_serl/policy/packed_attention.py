@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from lightning_serl.policy.packing import Packed
 
@@ -44,6 +43,9 @@ def prepare(model: Any) -> str | None:
     Returns:
         Why its attention cannot be prepared, or ``None``.
     """
+    # not at the top: it imports all of transformers' model code
+    from transformers import AttentionInterface, AttentionMaskInterface
+
     name = model.config._attn_implementation
     if str(name).startswith("packed_"):
         return None
@@ -78,6 +80,8 @@ def _attention_of(name: str) -> Callable[..., Any]:
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *given: Any, **more: Any
     ) -> tuple[Tensor, None]:
+        from transformers import AttentionInterface
+
         if name == "eager":
             attend = sys.modules[type(module).__module__].eager_attention_forward
         else:
