@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 
+from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import check_choice, check_range
 from lightning_serl.protocols import module_of
 
@@ -49,7 +50,7 @@ class ReferenceSync(pl.Callback):
     @property
     def state_key(self) -> str:
         """One state per copy."""
-        return self._generate_state_key(who=self.who)
+        return callback_state_key(self, who=self.who)
 
     def state_dict(self) -> dict[str, Any]:
         """The last step at which the copy was updated."""

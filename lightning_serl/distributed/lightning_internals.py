@@ -33,6 +33,11 @@ def dump_checkpoint(trainer: pl.Trainer, weights_only: bool = False) -> dict[str
     return trainer._checkpoint_connector.dump_checkpoint(weights_only)
 
 
+def callback_state_key(callback: pl.Callback, **options: Any) -> str:
+    """The name of a callback's state in checkpoints: its class and the options that tell instances apart."""
+    return callback._generate_state_key(**options)
+
+
 class CheckpointHooks(ModelCheckpoint):
     """A ``ModelCheckpoint`` that lets its subclasses choose the folder and write the file.
 

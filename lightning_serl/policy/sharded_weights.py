@@ -29,6 +29,7 @@ def shard(policy: Policy, trainer: pl.Trainer, mesh: Any) -> None:
     """
     strategy = trainer.strategy
     if type(strategy) is ModelParallelStrategy:
+        # processes and mesh are set up and the Trainer holds this object, so it cannot be replaced by another one
         strategy.__class__ = ShardedStrategy
     plugin = trainer.precision_plugin
     half = plugin.precision == "bf16-mixed"

@@ -130,7 +130,7 @@ def test_a_folder_takes_one_fit_at_a_time(tmp_path, held_out):
     running.first_round()
     second = cli("fit", *options, "--ckpt_path", "last")
     assert second.status == 2
-    assert f"another fit is at work in {root}" in second.error
+    assert f"another fit is running in {root}" in second.error
     assert running.stop(signal.SIGINT).status == 130
     again = cli("fit", *options, "--ckpt_path", "last")
     assert again.status == 0, again.err
@@ -169,5 +169,5 @@ def test_a_closed_terminal_does_not_hide_the_error(tmp_path):
     process.stderr.close()
     assert status == 1, (status, err)
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "error: nobody reads the output any more"
+    assert err.splitlines()[-1] == "error: standard output was closed before the command ended"
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

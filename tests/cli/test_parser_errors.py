@@ -298,6 +298,94 @@ def test_sentences(text, sentence):
     assert refusal(text, NAMES) == sentence
 
 
+NO_CLASS = (
+    "    - Expected an instantiatable class, but lightning_serl.engines.RolloutEngine is abstract\n"
+    "    - Expected a <class 'NoneType'>\n"
+)
+
+
+def union(option, errors, given):
+    """The parser's message about a value that fits none of an option's types."""
+    return (
+        f'Parser key "{option}":\n  Does not validate against any of the Union subtypes\n'
+        f"  Subtypes: [<class 'a.Base'>, <class 'NoneType'>]\n  Errors:\n{errors}  Given value: {given}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            union("data.engine", NO_CLASS, "NestedArg(key='max_rows', val='0')"),
+            "data.engine.max_rows: data.engine needs a class first, as in --data.engine TransformersEngine "
+            "--data.engine.max_rows 0",
+        ),
+        (
+            union("trainer.profiler", "    - Expected a <class 'str'>\n", "NestedArg(key='foo', val='0')"),
+            "trainer.profiler.foo: trainer.profiler needs a class first, as in --trainer.profiler "
+            "package.module.Name --trainer.profiler.foo 0",
+        ),
+        (
+            union(
+                "data.grader",
+                "    - Expected a dot import path string: math\n    - Expected a <class 'str'>\n",
+                "NestedArg(key='foo', val='0')",
+            ),
+            "data.grader.foo: data.grader 'math' takes no options; give a class, as in --data.grader "
+            "package.module.Name --data.grader.foo 0",
+        ),
+        (
+            union("data.engine", NO_CLASS, "{'max_rows': 3}"),
+            "data.engine needs a class_path, as in data.engine: "
+            "{class_path: TransformersEngine, init_args: {max_rows: ...}}",
+        ),
+        (
+            union(
+                "data.engine",
+                "    - Problem with given class_path 'a.b.Engine':\n"
+                "        max_rows: expected a whole number, but got x\n",
+                "Namespace(class_path='a.b.Engine')",
+            ),
+            "data.engine.max_rows: expected a whole number, but got x",
+        ),
+        (
+            union(
+                "trainer.callbacks",
+                "    - Problem with given class_path 'a.b.Filter':\n"
+                "        there is no option 'lo'; did you mean low?\n",
+                "[Namespace(class_path='a.b.Filter')]",
+            ),
+            "trainer.callbacks: Filter has no option 'lo'; did you mean low?",
+        ),
+        (
+            'Parser key "data.solve":\nUnable to load config \'1\'\n  - Parser key "data.solve": '
+            'Unable to load config "1"',
+            "data.solve: expected options by name, but got 1",
+        ),
+    ],
+)
+def test_options_of_classes(text, sentence):
+    assert refusal(text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data.engine.max_rows", "0"], "data.engine.max_rows: data.engine needs a class first, as in --data.engine"),
+        (["--data.engine", "TransformersEngine", "--data.engine.max_rows", "0"], "data.engine.max_rows must be"),
+        (["--data.reward.ties", "smallest"], "data.reward.ties: data.reward needs a class first, as in"),
+        (["--data.source.ratio", "0"], "data.source.ratio: data.source 'self' takes no options; give a class"),
+        (["--trainer.strategy.timeout", "0"], "trainer.strategy.timeout: trainer.strategy 'auto' takes no options"),
+        (["--trainer.callbacks.low", "0"], "trainer.callbacks.low: trainer.callbacks needs a class first"),
+        (["--model.optimizer.foo", "0"], "model.optimizer: there is no option 'foo'"),
+        (["--model.lora.r", "x"], "model.lora.r: expected a whole number, but got x"),
+        (["--data.engine", "ReplayEngine"], "data.engine: ReplayEngine needs recordings; give --data.engine."),
+    ],
+)
+def test_options_of_classes_name_the_option_as_typed(tmp_path, options, sentence):
+    assert refused(tmp_path, *options).startswith(sentence)
+
+
 def test_long_values_are_cut():
     said = refusal(f"Parser key \"a\":\n  Expected a <class 'int'>. Got value: {'9' * 5000}")
     assert len(said) < 150

@@ -3,7 +3,7 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers.command_line import cli, small
+from helpers.command_line import cli, problems, small, write_rows
 from helpers.training import QUIET, selfplay, sharded
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
@@ -88,6 +88,7 @@ def test_refused_before_anything_is_loaded(tmp_path):
         (["--trainer.precision", "16-mixed"], "16-mixed"),
         (["--trainer.strategy", "fsdp"], "fsdp"),
         (["--trainer.strategy", "deepspeed"], "deepspeed"),
+        (["--trainer.strategy", "shard"], "there is no 'shard'; did you mean sharded?"),
     ],
 )
 def test_refused_by_the_command_line(tmp_path, options, words):
@@ -95,3 +96,19 @@ def test_refused_by_the_command_line(tmp_path, options, words):
     assert ended.status == 2, ended.err
     assert words in ended.error.lower()
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_spawn_find_unused_parameters_true"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_strategies_that_spawn_are_refused_by_the_command_line(tmp_path, monkeypatch, command, name, devices):
+    """Before a worker is started: neither spawning nor forking happens."""
+    started = []
+    monkeypatch.setattr("torch.multiprocessing.start_processes", lambda *args, **options: started.append(args))
+    held_out = write_rows(tmp_path / "held_out.jsonl", problems(2))
+    options = ["--trainer.strategy", name, "--trainer.devices", devices]
+    ended = cli(command, *small(tmp_path / "run", held_out), *options)
+    assert ended.status == 2, ended.err
+    assert ended.error.startswith("trainer.strategy: strategies that spawn or fork workers")
+    assert ended.error.endswith("use ddp")
+    assert not started

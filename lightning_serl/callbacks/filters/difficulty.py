@@ -8,6 +8,7 @@ from typing import Literal
 
 from lightning_serl.callbacks.filters import serl as published
 from lightning_serl.callbacks.filters.base import GroupFilter
+from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.types import STYLES, Group, Reason, Verdict
 
@@ -42,7 +43,7 @@ class DifficultyFilter(GroupFilter):
     @property
     def state_key(self) -> str:
         """A key that tells filters of this class with other options apart."""
-        return self._generate_state_key(low=self.low, high=self.high, style=self.style)
+        return callback_state_key(self, low=self.low, high=self.high, style=self.style)
 
     def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
         """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band."""

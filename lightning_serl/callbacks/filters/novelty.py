@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lightning_serl.callbacks.filters.base import InstructionFilter
+from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import check_choice, check_range
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.types import STYLES, Instruction, Reason
@@ -43,8 +44,8 @@ class NoveltyFilter(InstructionFilter):
     @property
     def state_key(self) -> str:
         """A key that tells filters of this class with other options apart."""
-        return self._generate_state_key(
-            threshold=self.threshold, style=self.style, max_alike=self.max_alike, alike=self.alike
+        return callback_state_key(
+            self, threshold=self.threshold, style=self.style, max_alike=self.max_alike, alike=self.alike
         )
 
     def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:

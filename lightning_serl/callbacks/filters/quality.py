@@ -8,6 +8,7 @@ from lightning_serl.answers import split_choices
 from lightning_serl.callbacks.filters import serl as published
 from lightning_serl.callbacks.filters.base import InstructionFilter
 from lightning_serl.callbacks.filters.wording import MISSING_PICTURE, leaks_solution, phrase_pattern
+from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.pool.words import count_words
@@ -60,7 +61,8 @@ class QualityFilter(InstructionFilter):
     @property
     def state_key(self) -> str:
         """A key that tells filters of this class with other options apart."""
-        return self._generate_state_key(
+        return callback_state_key(
+            self,
             style=self.style,
             min_words=self.min_words,
             max_words=self.max_words,
