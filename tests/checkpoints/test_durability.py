@@ -248,10 +248,10 @@ def test_what_a_changed_run_can_no_longer_promise(tmp_path, run):
     state = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     state["SelfPlayDataModule"] |= {"ranks": 2, "engine": "VLLMEngine"}
     torch.save(state, root / "checkpoints" / "last.ckpt")
-    with pytest.warns(UserWarning, match="where the checkpoint was made") as said:
+    with pytest.warns(UserWarning, match="in the checkpoint's run") as said:
         ended = cli("fit", *small(root, rounds=3), "--trainer.max_epochs", 2, "--ckpt_path", "last")
     assert ended.status == 0, ended.err
     sentences = " ".join(str(one.message) for one in said)
-    assert "ranks: 1 here, 2 where the checkpoint was made" in sentences
-    assert "engine: TransformersEngine here, VLLMEngine where" in sentences
+    assert "ranks: 1 here, 2 in the checkpoint's run" in sentences
+    assert "engine: TransformersEngine here, VLLMEngine in" in sentences
     assert len(rows(root / "metrics.jsonl")) > len(rows(run / "metrics.jsonl"))

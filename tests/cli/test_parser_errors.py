@@ -146,7 +146,7 @@ def test_group_size_1(tmp_path):
 def test_difficulty_bounds_reversed(tmp_path):
     bounds = {"class_path": "DifficultyFilter", "init_args": {"low": 0.9, "high": 0.1}}
     said = refused(tmp_path, "--trainer.callbacks", json.dumps([bounds]))
-    assert "low 0.9 is above high 0.1" in said
+    assert "DifficultyFilter.low must be at most DifficultyFilter.high, got 0.9 and 0.1" in said
 
 
 @pytest.mark.parametrize("name", ["top_p", "top_k", "temperature"])

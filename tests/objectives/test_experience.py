@@ -213,7 +213,7 @@ def test_token_scores_come_on_top_and_the_divergence_is_summed():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("llama"), "llama_untied")
+    return str(save_model(tmp_path_factory.mktemp("llama"), "llama_untied"))
 
 
 def graded(dropped=(1,)):
