@@ -11,11 +11,7 @@ from lightning_serl.errors import InputError
 
 
 def read_text(path: Path, what: str, advice: str) -> str:
-    """The content of a UTF-8 file, without a byte-order mark.
-
-    Raises:
-        InputError: with ``what`` (option and file), the line and ``advice``, if it cannot be read or is not UTF-8.
-    """
+    """The content of a UTF-8 file without a byte-order mark; errors name ``what`` (option and file) and ``advice``."""
     what = what if len(what) <= 150 else f"...{what[-147:]}"
     try:
         data = path.read_bytes()
@@ -36,11 +32,7 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
 
 
 def decode(text: str, start: int, where: str, unique: bool = True) -> tuple[Any, int]:
-    """The JSON value that begins at ``start``, and the index after it; ``unique`` refuses a field that is there twice.
-
-    Raises:
-        InputError: with ``where`` (file and line), if there is no JSON value, or one that cannot be read.
-    """
+    """The JSON value that begins at ``start``, and the index after it; ``unique`` refuses a repeated field."""
     try:
         return (_UNIQUE if unique else _ANY).raw_decode(text, start)
     except json.JSONDecodeError as error:
@@ -59,7 +51,7 @@ def skip_blanks(text: str, start: int) -> int:
 
 
 def parse_line(line: str, where: str, unique: bool = True) -> Any:
-    """The one JSON value of a line; for arguments and errors see :func:`decode`."""
+    """The one JSON value of a line, as :func:`decode` reads it; errors name ``where`` (file and line)."""
     value, end = decode(line, skip_blanks(line, 0), where, unique)
     if skip_blanks(line, end) != len(line):
         raise InputError(f"{where} holds more than one JSON value (column {end + 1}); write one JSON object per line")
@@ -67,11 +59,7 @@ def parse_line(line: str, where: str, unique: bool = True) -> Any:
 
 
 def check_unicode(text: str, what: str) -> str:
-    """The text itself.
-
-    Raises:
-        InputError: with ``what``, if a JSON escape put half of a surrogate pair into it, which UTF-8 cannot hold.
-    """
+    """The text itself; refuses half of a surrogate pair, which a JSON escape can write and UTF-8 cannot hold."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -28,58 +28,37 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class TrainsOnGroups(Protocol):
-    """A LightningModule that trains on graded groups. ``policy`` and ``experience`` are required.
+    """A LightningModule that trains on graded groups.
 
-    Attributes:
-        policy: The policy that writes completions and is trained.
-        has_policy: Whether there is a policy, ``True`` if absent; recordings can be evaluated without one.
-        objective: Its objective; ``None`` if absent.
-        minibatches: Optimizer steps of one pass over a round; 1 if absent.
-        steps_per_round: Optimizer steps per round; 1 if absent.
-        step_metrics: Metrics of the last optimizer step, under TRL's names; empty if absent.
-        updating: Whether the optimizer is writing weights, so that no checkpoint may be saved; ``False`` if absent.
-        evaluated_at: Optimizer step of the last complete evaluation inside ``fit``; ``None`` if absent.
-        last_results: Figures of the last evaluation by set; empty if absent.
-        last_report: The same with intervals and strata; empty if absent.
-        evaluation_items: Graded problems of the last ``validate`` or ``test`` by set; empty if absent.
-        model_name_or_path: Where the policy is loaded from; ``None`` if absent.
-        lora: Options of the adapter that is trained; ``None`` if absent.
+    ``policy`` and ``experience`` are required. The others have the values below if the module lacks them.
     """
 
-    policy: Policy
-    has_policy: bool
-    objective: Objective | None
-    minibatches: int
-    steps_per_round: int
-    step_metrics: dict[str, float]
-    updating: bool
-    evaluated_at: int | None
-    last_results: Mapping[str, Mapping[str, Any]]
-    last_report: Mapping[str, Mapping[str, Any]]
-    evaluation_items: Mapping[str, Sequence[Any]]
-    model_name_or_path: str | None
-    lora: LoraOptions | None
+    policy: Policy  # writes completions and is trained
+    has_policy: bool = True  # False only where recordings are evaluated without one
+    objective: Objective | None = None
+    minibatches: int = 1  # optimizer steps of one pass over a round
+    steps_per_round: int = 1  # optimizer steps
+    step_metrics: Mapping[str, float] = _NOTHING  # of the last optimizer step, under TRL's names
+    updating: bool = False  # whether the optimizer is writing weights, so that no checkpoint may be saved
+    evaluated_at: int | None = None  # optimizer step of the last complete evaluation inside ``fit``
+    last_results: Mapping[str, Mapping[str, Any]] = _NOTHING  # figures of the last evaluation by set
+    last_report: Mapping[str, Mapping[str, Any]] = _NOTHING  # the same with intervals and strata
+    evaluation_items: Mapping[str, Sequence[Any]] = _NOTHING  # graded problems of the last ``validate`` or ``test``
+    model_name_or_path: str | None = None  # where the policy is loaded from
+    lora: LoraOptions | None = None  # of the adapter that is trained
 
     def experience(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[RolloutBatch]:
         """Turn graded groups into this rank's micro-batches."""
 
 
 class PlaysRounds(Protocol):
-    """A LightningDataModule that plays rounds of self-play.
+    """A LightningDataModule that plays rounds of self-play; its members have the values below if it lacks them."""
 
-    Attributes:
-        engine: The rollout engine; ``None`` if absent.
-        needs: What rewards and sources use beyond the policy (``reference``, ``teacher`` ...); empty if absent.
-        rounds: Rounds played so far; 0 if absent.
-        playing: Whether a round was begun and is not committed; ``False`` if absent.
-        grader: What reads and compares answers; required of a datamodule that votes on a health probe.
-    """
-
-    engine: RolloutEngine | None
-    needs: frozenset[str]
-    rounds: int
-    playing: bool
-    grader: AnswerGrader
+    engine: RolloutEngine | None = None
+    needs: frozenset[str] = frozenset()  # what rewards and sources use beyond the policy (``reference`` ...)
+    rounds: int = 0  # played so far
+    playing: bool = False  # whether a round was begun and is not committed
+    grader: AnswerGrader  # required of a datamodule that votes on a health probe
 
 
 @runtime_checkable
@@ -121,28 +100,12 @@ class Reports(Protocol):
         """The report, one line for the terminal."""
 
 
-_OF_MODULE = {
-    "has_policy": True,
-    "objective": None,
-    "minibatches": 1,
-    "steps_per_round": 1,
-    "step_metrics": _NOTHING,
-    "updating": False,
-    "evaluated_at": None,
-    "last_results": _NOTHING,
-    "last_report": _NOTHING,
-    "evaluation_items": _NOTHING,
-    "model_name_or_path": None,
-    "lora": None,
-}
-_OF_DATA = {"engine": None, "needs": frozenset[str](), "rounds": 0, "playing": False}
-
-
 class _WithDefaults:
-    """Reads the members of another object, or a default where it has none."""
+    """Reads the members of another object, or the value that a protocol gives them where it has none."""
 
-    def __init__(self, target: Any, defaults: Mapping[str, Any]) -> None:
-        self._target, self._defaults = target, defaults
+    def __init__(self, target: Any, protocol: type) -> None:
+        self._target = target
+        self._defaults = {name: value for name, value in vars(protocol).items() if name in protocol.__annotations__}
 
     def __getattr__(self, name: str) -> Any:
         if name in self._defaults:
@@ -152,12 +115,12 @@ class _WithDefaults:
 
 def module_of(trainer: pl.Trainer) -> TrainsOnGroups:
     """The Trainer's LightningModule, with defaults for missing members."""
-    return cast(TrainsOnGroups, _WithDefaults(trainer.lightning_module, _OF_MODULE))
+    return cast(TrainsOnGroups, _WithDefaults(trainer.lightning_module, TrainsOnGroups))
 
 
 def data_of(trainer: pl.Trainer | None) -> PlaysRounds:
     """The Trainer's datamodule, with defaults for missing members; without a datamodule all are defaults."""
-    return cast(PlaysRounds, _WithDefaults(getattr(trainer, "datamodule", None), _OF_DATA))
+    return cast(PlaysRounds, _WithDefaults(getattr(trainer, "datamodule", None), PlaysRounds))
 
 
 def moved_copies(trainer: pl.Trainer | None) -> set[str]:

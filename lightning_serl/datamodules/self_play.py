@@ -15,8 +15,7 @@ from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.announcements import announce_filters, announce_labels, announce_unlabelled
 from lightning_serl.datamodules.option_values import parse_grader, parse_paths, parse_reward, parse_source
 from lightning_serl.datamodules.parts import Parts, needs_labels
-from lightning_serl.datamodules.problems.earlier_run import read_pool
-from lightning_serl.datamodules.problems.files import read_problems
+from lightning_serl.datamodules.problems.files import read_pool, read_problems
 from lightning_serl.datamodules.problems.hub import read_set
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.health_probe import Probe

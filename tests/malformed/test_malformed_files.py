@@ -12,7 +12,7 @@ from helpers.counts import MALFORMED as COUNTS
 from helpers.malformed import one_sentence
 
 from lightning_serl import tiny
-from lightning_serl.datamodules.problems.earlier_run import read_pool
+from lightning_serl.datamodules.problems.files import read_pool
 from lightning_serl.datamodules.problems.hub import read_set
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.engines import ReplayEngine

@@ -1,8 +1,9 @@
-"""Reads problem files: jsonl or one JSON list, with line numbers in errors."""
+"""Reads problem files (jsonl or one JSON list) and the problems of earlier runs, with line numbers in errors."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,16 +18,9 @@ from lightning_serl.types import Instruction
 
 
 def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
-    """Read a problem file; the subject of a problem is kept in ``meta["subject"]``.
+    """Read a jsonl or JSON file, ``tiny:seeds`` or ``tiny:held_out``; a problem's subject is ``meta["subject"]``.
 
-    Args:
-        name: Path of a jsonl or JSON file, or ``tiny:seeds`` / ``tiny:held_out``.
-        fields: Names of its fields.
-        prefix: Start of the uids, which are ``PREFIX-LINE`` (in a JSON list ``PREFIX-ITEM``).
-
-    Raises:
-        InputError: with file and line, if the file is missing, empty or not JSON, or a row lacks the problem; with the
-            file, if no row has a field that an option names.
+    Uids are ``PREFIX-LINE``, in a JSON list ``PREFIX-ITEM``.
     """
     problems = []
     rows = read_rows(name, fields)
@@ -43,15 +37,7 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
 def check_named(name: str, fields: Fields, rows: Iterable[Any], option: str, strict: bool = False) -> None:
     """Refuse a field that an option names and no row has: ignoring a mistyped name would change what is trained on.
 
-    Args:
-        name: The file or set, for the message.
-        fields: Names of its fields. The field of the problem is checked in every row, see :func:`to_problem`.
-        rows: Its JSON values.
-        option: The option that names the fields, for the message.
-        strict: Whether to check the answer field also if it has the default name.
-
-    Raises:
-        InputError: naming the fields that the rows have.
+    ``strict`` checks the answer field even under its default name; :func:`to_problem` checks the problem in each row.
     """
     named = {"answer": fields.answer, "choices": fields.choices, "level": fields.level, "subject": fields.subject}
     asked = {part: field for part, field in named.items() if field is not None and field != getattr(Fields, part)}
@@ -70,18 +56,7 @@ def check_named(name: str, fields: Fields, rows: Iterable[Any], option: str, str
 
 
 def read_rows(name: str, fields: Fields) -> list[tuple[int, str, Any]]:
-    """The JSON values of a problem file.
-
-    Args:
-        name: As for :func:`read_problems`.
-        fields: Names of its fields, for the message about an empty file.
-
-    Returns:
-        For each row its number (of the line, or of the item in a JSON list), ``FILE:LINE``, and its value.
-
-    Raises:
-        InputError: with file and line, if the file is missing, empty or not JSON.
-    """
+    """For each row of a problem file its number (of the line, or of the JSON list's item), ``FILE:LINE``, and value."""
     if not name.strip():
         raise InputError("data.seeds or data.evaluation.sets names an empty path; give a jsonl file of problems")
     rows = [(number, f"{name}:{line}", row) for number, line, row in _rows(Path(tiny.resolve(name)), name)]
@@ -99,9 +74,8 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
     except InputError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        raise InputError(
-            f"problem file {name} does not exist; check the path (it is relative to {Path.cwd().name}/)"
-        ) from None
+        said = f"problem file {name} does not exist; check the path (it is relative to {Path.cwd().name}/)"
+        raise InputError(said) from None
     if text.lstrip().startswith("["):
         listed = _listed(text, name)
         if listed is not None:
@@ -135,3 +109,40 @@ def _listed(text: str, name: str) -> list[tuple[int, int, Any]] | None:
         return None
     line = text.count("\n", 0, end) + 1
     raise InputError(f"{name}:{line} has more text after the end of the list; give one JSON list")
+
+
+def read_pool(name: str) -> list[tuple[Instruction, str]]:
+    """What a run accepted, from its folder or ledger: (problem, ``kept`` or ``spent``), in the order of proposal."""
+    if not name.strip():
+        raise InputError("data.pool_from is empty; give the folder of an earlier run, or leave it out")
+    path = Path(name).expanduser()
+    # os.path.isdir returns False where Path.is_dir raises: a name too long for the file system
+    if os.path.isdir(path):
+        path = path / "ledger.jsonl"
+    text = read_text(path, f"data.pool_from {name}: {path.name}", "give the folder of an earlier run")
+    proposed: dict[str, tuple[str, dict[str, Any]]] = {}
+    status: dict[str, str] = {}
+    last = text.count("\n") + 1
+    for number, line in numbered_lines(text):
+        try:
+            row = json.loads(line)
+            uid, event = str(row["uid"]), row["event"]
+            if event == "proposed" and row.get("role", "solve") == "solve":
+                choices = row.get("choices")
+                listed = {"choices": [str(c) for c in choices]} if isinstance(choices, list) else {}
+                proposed[uid] = str(row["prompt"]), listed
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == last:
+                break  # a killed run may leave half a row
+            said = f"data.pool_from {name}: line {number} of {path.name} is no event of a run"
+            raise InputError(f"{said}; give a ledger.jsonl") from error
+        if event in ("accepted", "kept"):
+            status[uid] = "kept" if event == "kept" else "spent"
+    if not status.keys() & proposed.keys():
+        said = f"data.pool_from {name}: {path.name} holds no accepted problem"
+        raise InputError(f"{said}; give the folder of an earlier run")
+    return [
+        (Instruction(prompt, uid, meta={"origin": "self"} | choices), status[uid])
+        for uid, (prompt, choices) in proposed.items()
+        if uid in status
+    ]

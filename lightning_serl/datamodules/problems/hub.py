@@ -25,19 +25,12 @@ _OPTION = "--data.evaluation.fields"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A known benchmark on the hub.
-
-    Args:
-        path: Its dataset.
-        split: The split that is measured.
-        problems: Its number of problems; another number means that the dataset was changed.
-        config: Its configuration, if it has several.
-    """
+    """A known benchmark on the hub."""
 
     path: str
     split: str
-    problems: int
-    config: str | None = None
+    problems: int  # another number means that the dataset was changed
+    config: str | None = None  # if it has several
 
 
 #: The benchmarks that ``hub:NAME`` names.
@@ -54,20 +47,12 @@ BENCHMARKS = {
 
 
 def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
-    """Read an evaluation set.
+    """Read an evaluation set; uids are ``NAME-ROW``. A known benchmark has its own ``fields``.
 
-    Rows in the layout of a known benchmark are converted to the problems that SeRL evaluated, also from a local file.
-    A problem's level, subject and MMLU-Pro group are kept in ``meta`` under ``level``, ``subject`` and ``group``.
-
-    Args:
-        spec: A jsonl or JSON file; ``tiny:held_out``; ``hub:NAME`` with a name of :data:`BENCHMARKS`;
-            ``hub:ORGANISATION/NAME[/CONFIGURATION][@SPLIT]``; or a directory with the data files of such a dataset,
-            with or without ``hub:`` and ``@SPLIT``.
-        fields: Names of the fields; known benchmarks have their own.
-        name: Name of the set; uids are ``NAME-ROW``.
-
-    Raises:
-        InputError: if the set cannot be read, is empty, or lacks a field; with the row, if one is at fault.
+    ``spec`` is a jsonl or JSON file; ``tiny:held_out``; ``hub:NAME`` with a name of :data:`BENCHMARKS`;
+    ``hub:ORGANISATION/NAME[/CONFIGURATION][@SPLIT]``; or a directory with the data files of such a dataset, with or
+    without ``hub:`` and ``@SPLIT``. Rows in the layout of a known benchmark are converted to the problems that SeRL
+    evaluated, also from a local file. Level, subject and MMLU-Pro group are kept in ``meta``.
     """
     source = _source(spec)
     known = None if source is None else source.known
@@ -110,11 +95,7 @@ class _Source:
 
 
 def _source(spec: str) -> _Source | None:
-    """The dataset that ``spec`` names; ``None`` for a file.
-
-    Raises:
-        InputError: for a ``hub:`` name that is neither a known benchmark, nor a directory, nor a dataset's name.
-    """
+    """The dataset that ``spec`` names; ``None`` for a file."""
     text = spec.removeprefix(_HUB)
     place, at, split = text.rpartition("@")
     if not at or os.path.isdir(os.path.expanduser(text)):
@@ -127,18 +108,15 @@ def _source(spec: str) -> _Source | None:
         return _Source(directory, None, split or None)
     if not spec.startswith(_HUB):
         return None
-    parts = place.split("/")
     if place.startswith(("/", ".", "~")):
         raise InputError(f"{spec}: there is no directory {place}; check the path")
+    parts = place.split("/")
     if len(parts) == 1:
-        raise InputError(
-            f"there is no benchmark {place!r}; the known ones are {', '.join(BENCHMARKS)}, "
-            "and any dataset is named as hub:ORGANISATION/NAME"
-        )
+        known_ones = f"the known ones are {', '.join(BENCHMARKS)}, and any dataset is named as hub:ORGANISATION/NAME"
+        raise InputError(f"there is no benchmark {place!r}; {known_ones}")
     if len(parts) > 3 or not all(parts):
-        raise InputError(
-            f"{spec} names no dataset; write hub:ORGANISATION/NAME[/CONFIGURATION][@SPLIT], or a directory"
-        )
+        shape = "hub:ORGANISATION/NAME[/CONFIGURATION][@SPLIT]"
+        raise InputError(f"{spec} names no dataset; write {shape}, or a directory")
     return _Source("/".join(parts[:2]), parts[2] if len(parts) == 3 else None, split or None)
 
 
@@ -147,18 +125,15 @@ def _load(source: _Source, spec: str) -> list[tuple[int, str, Any]]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            f"{spec} needs the package datasets, which is not installed; "
-            "pip install datasets, or 'lightning-serl[evaluation]'"
-        ) from error
-    path, config = source.path, source.config
-    local = os.path.isdir(path)
+        said = f"{spec} needs the package datasets, which is not installed"
+        raise InputError(f"{said}; pip install datasets, or 'lightning-serl[evaluation]'") from error
+    local = os.path.isdir(source.path)
     if not local:
-        rank_zero_info(f"fetching {path} from the Hugging Face hub, unless it is cached")
+        rank_zero_info(f"fetching {source.path} from the Hugging Face hub, unless it is cached")
     # the library's cache of local files may be used after the files have changed
     with _quiet(datasets), tempfile.TemporaryDirectory() if local else nullcontext() as cache:
         try:
-            builder = datasets.load_dataset_builder(path, config, cache_dir=cache)
+            builder = datasets.load_dataset_builder(source.path, source.config, cache_dir=cache)
             splits = [str(s) for s in builder.config.data_files or builder.info.splits or ()]
             split = _choose(splits, source.split, spec)
             # a README may list the sizes of the whole set where only a part was copied
@@ -167,7 +142,7 @@ def _load(source: _Source, spec: str) -> list[tuple[int, str, Any]]:
         except InputError:
             raise
         except Exception as error:  # the library has no base class for its errors
-            raise InputError(_refusal(error, path, config, spec, local)) from error
+            raise InputError(_refusal(error, source, spec, local)) from error
     return [(number, f"{spec} ({split}, row {number})", row) for number, row in enumerate(rows, 1)]
 
 
@@ -185,27 +160,27 @@ def _choose(splits: list[str], split: str | None, spec: str) -> str:
     return split
 
 
-def _refusal(error: BaseException, path: str, config: str | None, spec: str, local: bool) -> str:
+def _refusal(error: BaseException, source: _Source, spec: str, local: bool) -> str:
     """One sentence for an error of the library."""
     said = " ".join(str(error).split())
     named = re.search(r"(?:configs|Available): (\[.*?\])", said)
     if named is not None:
-        which = "needs a configuration" if config is None else f"has no configuration {config!r}"
+        which = "needs a configuration" if source.config is None else f"has no configuration {source.config!r}"
         where = "the directory of one" if local else "one as in hub:ORGANISATION/NAME/CONFIGURATION"
         return f"{spec} {which}; name {where}: {named[1]}"
-    kinds = {kind.__name__ for kind in type(error).__mro__}
     if local:
         # the library's message for a damaged file says nothing; the error that caused it does
         while error.__cause__ is not None:
             error = error.__cause__
         # a long path would push the reason out of the message, and the spec names the directory
-        said = " ".join(str(error).split()).replace(os.path.abspath(path), spec)
+        said = " ".join(str(error).split()).replace(os.path.abspath(source.path), spec)
         why = said[:120] or type(error).__name__
         return f"{spec} cannot be read as a dataset ({why}); give intact jsonl, json, csv or parquet files"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
     if "DatasetNotFoundError" in kinds:
-        return f"{spec}: the hub has no dataset {path}, or it asks for a token (HF_TOKEN); check the name"
+        return f"{spec}: the hub has no dataset {source.path}, or it asks for a token (HF_TOKEN); check the name"
     if kinds & {"ConnectionError", "OfflineModeIsEnabled", "HTTPError", "TransportError", "TimeoutError"}:
-        return f"{spec}: the hub cannot be reached; give a directory with a copy of {path} instead"
+        return f"{spec}: the hub cannot be reached; give a directory with a copy of {source.path} instead"
     return f"{spec} cannot be read from the hub ({type(error).__name__}: {said[:120]})"
 
 

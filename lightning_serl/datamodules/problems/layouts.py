@@ -9,8 +9,10 @@ from typing import Any
 
 from lightning_serl.datamodules.problems.rows import Fields, scalar, subject_of
 
-_LEVELS = ("level", "grade")
+Row = dict[str, Any]
 
+_ASDIV = frozenset({"body", "question", "answer", "solution_type"})
+_LEVELS = ("level", "grade")
 #: The groups in which the paper reports MMLU-Pro.
 MMLU_PRO_GROUPS = {
     "STEM": ("biology", "chemistry", "computer science", "engineering", "math", "physics"),
@@ -19,12 +21,6 @@ MMLU_PRO_GROUPS = {
     "Other": ("other",),
 }
 _GROUP_OF = {category: group for group, categories in MMLU_PRO_GROUPS.items() for category in categories}
-
-
-Row = dict[str, Any]
-
-
-_ASDIV = frozenset({"body", "question", "answer", "solution_type"})
 
 
 def has_several_answers(row: Any) -> bool:

@@ -12,6 +12,7 @@ from lightning_serl.errors import InputError
 from lightning_serl.jsonl import check_unicode
 from lightning_serl.types import Instruction
 
+_OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
 _SUBJECTS = ("subject", "type", "data_topic", "category")
 
 
@@ -35,22 +36,8 @@ class Fields:
     subject: str | None = None
 
 
-_OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
-
-
 def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--data.fields") -> Instruction:
-    """Make a problem of a row.
-
-    Args:
-        row: A JSON value.
-        fields: Names of its fields.
-        where: File and line, for messages.
-        uid: The problem's uid.
-        option: The option that names the fields, for messages.
-
-    Raises:
-        InputError: if the row is no object, lacks the problem, or a field has a wrong type or value.
-    """
+    """Make a problem of a JSON value, or refuse it with ``where`` (file and line) and the ``option`` that names fields."""
     if not isinstance(row, dict):
         raise InputError(f'{where} holds {_kind(row)}, not an object; write {{"{fields.problem}": "..."}}')
     problem = _problem(row, fields, where, option)
@@ -104,15 +91,11 @@ def _letter(label: str, choices: list[str], what: str, option: str) -> str:
     bare = label.strip("()[]. ").upper()
     if len(bare) == 1 and bare in letters:
         return bare
-    same = [
-        letter for letter, choice in zip(letters, choices, strict=True) if choice.strip().casefold() == label.casefold()
-    ]
+    same = [n for n, choice in enumerate(choices) if choice.strip().casefold() == label.casefold()]
     if len(same) == 1:
-        return same[0]
-    raise InputError(
-        f"{what} must be one of the letters {letters} or the text of one option, got {label[:40]!r}; "
-        f"{option}.answer null ignores labels"
-    )
+        return letters[same[0]]
+    wanted = f"one of the letters {letters} or the text of one option"
+    raise InputError(f"{what} must be {wanted}, got {label[:40]!r}; {option}.answer null ignores labels")
 
 
 def _label(row: dict[str, Any], fields: Fields, where: str) -> str | None:
@@ -127,9 +110,8 @@ def _label(row: dict[str, Any], fields: Fields, where: str) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"} | dict.fromkeys(
-        (int, float), "a number"
-    )
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    names |= {int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lightning_serl.datamodules.problems.earlier_run import read_pool
+from lightning_serl.datamodules.problems.files import read_pool
 from lightning_serl.errors import InputError
 
 EVENTS = [
