@@ -1,6 +1,6 @@
 """Datamodules: streams of self-played rounds, evaluation sets and predictions."""
 
-from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
 from lightning_serl.datamodules.sources.few_shot import Writing
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions

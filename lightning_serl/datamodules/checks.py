@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError, check_range
 from lightning_serl.protocols import module_of

@@ -13,8 +13,7 @@ from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
 from lightning_serl.callbacks.rollout_hooks import phase_of
 from lightning_serl.datamodules.option_values import named_reward
 from lightning_serl.datamodules.rounds.health_probe import Probe
-from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState, Score, needs_of
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, RoundState, Score, needs_of
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet

@@ -19,8 +19,7 @@ from lightning_serl.datamodules.problems.files import read_pool, read_problems
 from lightning_serl.datamodules.problems.hub import read_set
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.health_probe import Probe
-from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import needs_of
+from lightning_serl.datamodules.rounds.setup import RoundOptions, needs_of
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars

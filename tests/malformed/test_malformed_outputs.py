@@ -16,9 +16,8 @@ from lightning_serl import tiny
 from lightning_serl.answers import resolve_grader
 from lightning_serl.callbacks import Checkpoints, DifficultyFilter, NoveltyFilter, QualityFilter, Summary, ZeroSpread
 from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
-from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, RoundState
 from lightning_serl.datamodules.sources import FewShotSelfInstruction, PromptSet, Writing
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.errors import EmptyRound

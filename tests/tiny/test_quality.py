@@ -6,8 +6,7 @@ from types import SimpleNamespace
 from lightning_serl.answers import resolve_grader
 from lightning_serl.datamodules.problems.files import read_problems
 from lightning_serl.datamodules.problems.rows import Fields
-from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import RoundSetup
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import Sampling, TransformersEngine

@@ -19,10 +19,9 @@ from lightning_serl.types import Event, Group, Instruction, Verdict
 def answer(
     setup: RoundSetup, source: InstructionSource, roots: Sequence[Instruction | Group], log: RoundLog
 ) -> list[tuple[Group, Verdict]]:
-    """Roll out ``roots``, follow up and reward. Every rank does its share, then all ranks hold everything.
+    """Roll out ``roots``, follow up and reward: returns all groups with verdicts, each root before its derived groups.
 
-    Returns:
-        All groups with their verdicts. Every root is followed by what was derived from it; roots keep their order.
+    Every rank does its share, then all ranks hold everything. Roots keep their order.
     """
     number, options = log.round.number, setup.options
     mine = setup.ranks.share(list(roots))
@@ -96,9 +95,7 @@ def _follow_up(
     children: list[Instruction] = []
     for child in source.derive(wave, _gate(setup.gate, wave, ctx), ctx):
         if child.link is None or child.link.parent not in families.groups:
-            raise ValueError(
-                "an instruction from derive() must carry a link to the uid of one of the groups it was given"
-            )
+            raise ValueError("an instruction from derive() must carry a link to the uid of a group it was given")
         parent = child.link.parent
         taken[parent] += 1
         if taken[parent] > setup.options.max_derived:
@@ -142,34 +139,24 @@ def _measure(setup: RoundSetup, groups: list[Group]) -> None:
 
 
 def _reward(setup: RoundSetup, groups: list[Group], ctx: Context) -> dict[str, Verdict]:
-    """Verdicts by uid: the reward of each role is called in declared order, and sees the verdicts of earlier ones.
-
-    Raises:
-        ValueError: if a role has no reward, or a reward returns what is no list of verdicts for its groups.
-    """
-    for group in groups:
-        if group.instruction.role not in setup.rewards:
-            raise ValueError(
-                f"no reward is declared for role {group.instruction.role!r}; declared: {', '.join(setup.rewards)}"
-            )
+    """Verdicts by uid: the reward of each role is called in declared order, and sees the verdicts of earlier ones."""
+    for role in (g.instruction.role for g in groups):
+        if role not in setup.rewards:
+            raise ValueError(f"no reward is declared for role {role!r}; declared: {', '.join(setup.rewards)}")
     for role, reward in setup.rewards.items():
         chosen = [g for g in groups if g.instruction.role == role]
         verdicts = reward(chosen, ctx)
         _check_verdicts(role, chosen, verdicts)
         ctx.verdicts |= {g.instruction.uid: v for g, v in zip(chosen, verdicts, strict=True)}
-    if setup.options.mask_truncated:
-        for group in groups:
-            uid = group.instruction.uid
-            ctx.verdicts[uid] = _without_truncated(group, ctx.verdicts[uid])
+    for group in groups if setup.options.mask_truncated else ():
+        finished = torch.tensor([float(c.finished) for c in group.completions])
+        verdict = ctx.verdicts[group.instruction.uid]
+        ctx.verdicts[group.instruction.uid] = replace(verdict, weight=verdict.weight * finished)
     return ctx.verdicts
 
 
 def _check_verdicts(role: str, groups: list[Group], verdicts: object) -> None:
-    """Refuse what a reward must not return.
-
-    Raises:
-        ValueError: naming the role and what is wrong.
-    """
+    """Refuse what a reward must not return."""
     if not (isinstance(verdicts, (list, tuple)) and all(isinstance(v, Verdict) for v in verdicts)):
         raise ValueError(f"the reward of role {role!r} must return a list with a Verdict for each group")
     if len(verdicts) != len(groups):
@@ -180,9 +167,3 @@ def _check_verdicts(role: str, groups: list[Group], verdicts: object) -> None:
         numbers = [verdict.scores[verdict.weight > 0], verdict.weight, *(verdict.token_scores or ())]
         if not all(bool(torch.isfinite(n).all()) for n in numbers):
             raise ValueError(f"the reward of role {role!r} gave a score or weight that is not a finite number")
-
-
-def _without_truncated(group: Group, verdict: Verdict) -> Verdict:
-    """The verdict with weight 0 for responses that were cut off by length."""
-    finished = torch.tensor([float(c.finished) for c in group.completions])
-    return replace(verdict, weight=verdict.weight * finished)

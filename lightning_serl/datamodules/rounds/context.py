@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -15,11 +15,12 @@ from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.seeding import rng_for, seed_for
 from lightning_serl.engines.base import Request, RolloutEngine, Sampling, Who
 from lightning_serl.errors import EngineFailure
+from lightning_serl.policy.policy import Policy
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.types import Completion, Group, Instruction, Verdict
 
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
+#: The template of roles that have none: the bare prompt.
+VERBATIM = SolveTemplate(text="{problem}", plain="{problem}", answer_format="")
 
 
 @dataclass
@@ -28,38 +29,22 @@ class Context:
 
     A source gets a context that splits its completions over all ranks: it runs alike on every rank, as if there were
     one process. A reward gets one that works on the groups of its own rank, without collective calls.
-
-    Attributes:
-        engine: Writes completions.
-        policy: The live policy; ``None`` when rollouts are replayed.
-        ranks: This process among the others.
-        seed: The run's seed.
-        round: Number of the round, from 0.
-        stage: Part of the key of all sampling seeds of :meth:`generate`.
-        sampling: How :meth:`generate` samples by default.
-        templates: Solve template of each role.
-        grader_name: Selects the answer-format sentence of solve prompts.
-        grader: Decides which answers are equal.
-        spread: Whether :meth:`complete` splits its work over the ranks.
-        verdicts: Verdicts of the roles that were rewarded before, by instruction uid.
-        tick: Called with the number of completions each time some are finished.
-        arrived: Called with each group of :meth:`generate` when it is finished, if the engine keeps writing the others
-            meanwhile.
     """
 
     engine: RolloutEngine
-    policy: Policy | None
+    policy: Policy | None  # the live one; None when rollouts are replayed
     ranks: Ranks
-    seed: int
-    round: int
-    stage: str
-    sampling: Sampling
-    templates: Mapping[str, SolveTemplate]
-    grader_name: str
-    grader: AnswerGrader
-    spread: bool = False
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    tick: Callable[[int], None] = lambda done: None
+    seed: int  # the run's
+    round: int  # from 0
+    stage: str  # part of the key of all sampling seeds of :meth:`generate`
+    sampling: Sampling  # how :meth:`generate` samples by default
+    templates: Mapping[str, SolveTemplate]  # by role
+    grader_name: str  # selects the answer-format sentence of solve prompts
+    grader: AnswerGrader  # decides which answers are equal
+    spread: bool = False  # whether :meth:`complete` splits its work over the ranks
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by uid, of the roles that were rewarded before
+    tick: Callable[[int], None] = lambda done: None  # called with the number of completions when some are finished
+    #: Called with each finished group of :meth:`generate`, if the engine keeps writing the others meanwhile.
     arrived: Callable[[Group], None] | None = None
     _calls: int = 0
 
@@ -89,19 +74,13 @@ class Context:
     def generate(
         self, instructions: Sequence[Instruction], n: int, who: Who = "policy", **sampling: Any
     ) -> list[Group]:
-        """Roll out ``n`` completions of each instruction.
+        """Roll out ``n`` completions of each instruction with the weights of ``who``: one group for each, in order.
 
         Args:
-            instructions: What to answer; their uids must be unique.
+            instructions: What to answer; their uids must be unique, because completions of one uid share their seeds.
             n: Completions of each.
             who: Which weights write them.
             sampling: Fields of :class:`Sampling` that differ from the round's.
-
-        Returns:
-            One group per instruction, in their order.
-
-        Raises:
-            ValueError: if two instructions share a uid or one has none: their completions would share seeds.
         """
         uids = [i.uid for i in instructions]
         if len(set(uids)) < len(uids) or "" in uids:
@@ -138,19 +117,9 @@ class Context:
         who: Who = "policy",
         arrived: Callable[[int, list[Completion]], None] = lambda index, completions: None,
     ) -> list[list[Completion]]:
-        """Complete token prompts.
+        """The completions of each request, in order.
 
-        Args:
-            requests: What to complete.
-            who: Which weights write.
-            arrived: Called with the index and completions of each request when it is finished, unless the work is
-                split over ranks.
-
-        Returns:
-            The completions of each request, in their order.
-
-        Raises:
-            EngineFailure: if the engine leaves a request unanswered.
+        ``arrived`` gets index and completions of each request when it is finished, unless the work is split over ranks.
         """
         mine = self.ranks.share(list(requests)) if self.spread else list(requests)
         out: list[list[Completion] | None] = [None] * len(mine)
@@ -186,7 +155,3 @@ class Context:
             rows.append((head + encode(text, add_special_tokens=False), len(head)))
         logps = self.engine.score([ids for ids, _ in rows], who)
         return [logp[start - 1 :] for logp, (_, start) in zip(logps, rows, strict=True)]
-
-
-#: The template of roles that have none: the bare prompt.
-VERBATIM = SolveTemplate(text="{problem}", plain="{problem}", answer_format="")

@@ -14,15 +14,9 @@ from lightning_serl.types import Round
 
 
 def play_round(setup: RoundSetup, state: RoundState, number: int) -> Round:
-    """Propose, filter, answer, reward and filter again until ``prompts_per_round`` groups survive.
+    """Propose, filter, answer, reward and filter again until ``prompts_per_round`` root groups survive.
 
-    Args:
-        setup: The round's inputs; its source advances.
-        state: Pool, queue and carried groups, which change.
-        number: The round's number, which keys all its random draws.
-
-    Returns:
-        The round, with at most ``prompts_per_round`` root groups.
+    The source of ``setup`` and the ``state`` change; ``number`` keys all random draws.
 
     Raises:
         EmptyRound: on all ranks, if nothing survives ``max_attempts`` attempts or no instruction can be had.

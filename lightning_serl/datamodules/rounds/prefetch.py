@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from lightning_serl.checkpoints.serialize import completion_state, load_completi
 from lightning_serl.datamodules.rounds.play import play_round
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState, silent
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion, Round
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
 
 
 class RolloutCache:
@@ -104,12 +102,8 @@ class _Stopped(Exception):
 class Prefetch:
     """Plays a round in a thread. It makes no collective call and never reads the policy's weights.
 
-    Args:
-        setup: The round's inputs.
-        state: Its pool, queue and carried groups, which change while it is played.
-        number: The round's number.
-        before: The run's state before it; with the completions in ``cache``, what a checkpoint keeps meanwhile.
-        poll: Raises when the run should stop.
+    ``state`` changes while it is played. ``before`` is the run's state before it: with the completions in ``cache``,
+    what a checkpoint keeps meanwhile. ``poll`` raises when the run should stop.
     """
 
     def __init__(
@@ -147,11 +141,7 @@ class Prefetch:
             self._poll()
 
     def result(self) -> Round:
-        """Wait for the round and return it.
-
-        Raises:
-            Exception: what playing it raised.
-        """
+        """Wait for the round and return it, or raise what playing it raised."""
         self.wait()
         if self._error is not None:
             raise self._error

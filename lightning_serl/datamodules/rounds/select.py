@@ -13,10 +13,9 @@ from lightning_serl.types import Group, Reason, Verdict
 
 
 def take_carried(setup: RoundSetup, state: RoundState, log: RoundLog) -> int:
-    """Begin a round with the families that an earlier one had no room for, drop those that waited too long.
+    """Begin a round with the families that an earlier one had no room for, and return how many were taken.
 
-    Returns:
-        How many families were taken.
+    Those that waited too long are dropped.
     """
     waiting, state.carried[:] = list(state.carried), []
     taken = 0

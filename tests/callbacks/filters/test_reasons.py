@@ -7,9 +7,8 @@ import pytest
 
 from lightning_serl.answers import MathGrader
 from lightning_serl.callbacks import DifficultyFilter, NoveltyFilter, QualityFilter, ZeroSpread
-from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, RoundState
 from lightning_serl.datamodules.sources import InstructionSource
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.policy.loading import load_policy

@@ -11,7 +11,7 @@ from helpers.training import ledger, rows, selfplay, trainer_for, weights
 from lightning_serl.callbacks import Checkpoints, Health, Ledger, RolloutHooks
 from lightning_serl.callbacks.health.signs import slope
 from lightning_serl.datamodules.rounds.health_probe import Probe
-from lightning_serl.datamodules.rounds.options import RoundOptions
+from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines import ReplayEngine
 from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Completion, Group, Instruction, Round

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from lightning_serl.answers import MathGrader
-from lightning_serl.datamodules.rounds.options import RoundOptions
 from lightning_serl.datamodules.rounds.play import play_round
-from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, RoundState
 from lightning_serl.datamodules.sources import InstructionSource, Mixture, PromptSet
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.errors import EmptyRound

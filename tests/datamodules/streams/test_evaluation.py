@@ -9,8 +9,7 @@ from helpers.command_line import cli, rows, small, write_rows
 from helpers.small_models import save_model, tiny_tokenizer
 
 from lightning_serl.answers import ChoiceGrader, MathGrader, resolve_grader
-from lightning_serl.datamodules.rounds.options import RoundOptions
-from lightning_serl.datamodules.rounds.setup import RoundSetup
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream, strata_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import RolloutEngine, Sampling
