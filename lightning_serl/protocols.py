@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_serl.policy.lora import LoraOptions
     from lightning_serl.policy.policy import Policy
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOTHING: Any = MappingProxyType({})
 
 
 class TrainsOnGroups(Protocol):
@@ -38,7 +38,7 @@ class TrainsOnGroups(Protocol):
     objective: Objective | None = None
     minibatches: int = 1  # optimizer steps of one pass over a round
     steps_per_round: int = 1  # optimizer steps
-    step_metrics: Mapping[str, float] = _NOTHING  # of the last optimizer step, under TRL's names
+    step_metrics: dict[str, float] = _NOTHING  # of the last optimizer step, under TRL's names
     updating: bool = False  # whether the optimizer is writing weights, so that no checkpoint may be saved
     evaluated_at: int | None = None  # optimizer step of the last complete evaluation inside ``fit``
     last_results: Mapping[str, Mapping[str, Any]] = _NOTHING  # figures of the last evaluation by set

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -11,13 +11,11 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError, check_range
+from lightning_serl.policy.policy import Policy
+from lightning_serl.prompts.few_shot import InstructionTemplate
+from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.protocols import module_of
 from lightning_serl.types import Instruction
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
-    from lightning_serl.prompts.few_shot import InstructionTemplate
-    from lightning_serl.prompts.solve import SolveTemplate
 
 
 class ChecksTrainer(Protocol):
@@ -28,11 +26,7 @@ class ChecksTrainer(Protocol):
 
 
 def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -> None:
-    """Run all checks of a fit that need no model, for callers that load or evaluate before they call ``trainer.fit``.
-
-    Raises:
-        InputError: what ``fit`` would raise in ``setup``.
-    """
+    """Run all checks of ``fit`` that need no model, for callers that load or evaluate before they call it."""
     trainer.strategy.connect(cast(pl.LightningModule, module))  # checks read trainer.lightning_module
     data.check_trainer(trainer, "fit")
     module.check_trainer(trainer, "fit")
@@ -75,15 +69,11 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
             "the importance weights; set it to token_truncate, or data.max_staleness to 0"
         )
     if options.published:
-        raise InputError(
-            f"data.max_staleness is {staleness} but data.round.style is serl, which normalises each attempt separately "
-            "and carries nothing; change one of them"
-        )
+        why = "data.round.style is serl, which normalises each attempt separately and carries nothing"
+        raise InputError(f"data.max_staleness is {staleness} but {why}; change one of them")
     if not engine.samples_policy:
-        raise InputError(
-            f"data.max_staleness is {staleness} but data.engine replays recordings, whose weights have no age; set it "
-            "to 0"
-        )
+        why = "data.engine replays recordings, whose weights have no age"
+        raise InputError(f"data.max_staleness is {staleness} but {why}; set it to 0")
 
 
 def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
@@ -99,13 +89,7 @@ def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
 def check_chat_templates(
     policy: Policy | None, solve: Mapping[str, SolveTemplate], few_shot: InstructionTemplate | None
 ) -> None:
-    """Refuse ``chat: true`` for a tokenizer without a chat template.
-
-    Args:
-        policy: The live policy; ``None`` under replay, which needs no tokens.
-        solve: Solve template of each role.
-        few_shot: Template of few-shot prompts; ``None`` if no problems are written.
-    """
+    """Refuse ``chat: true`` for a tokenizer without a chat template. Replay, without a policy, needs no tokens."""
     if policy is None or getattr(policy.tokenizer, "chat_template", None):
         return
     chats = {f"data.templates.{role}.chat": one.chat for role, one in solve.items() if role != "solve"}
@@ -114,10 +98,8 @@ def check_chat_templates(
     for option, chat in chats.items():
         if chat:
             name = str(getattr(policy.tokenizer, "name_or_path", ""))[-100:]
-            raise InputError(
-                f"{option} is true but the tokenizer {name!r} has no chat template; set it to false or use a model "
-                "that has one"
-            )
+            said = f"{option} is true but the tokenizer {name!r} has no chat template"
+            raise InputError(f"{said}; set it to false or use a model that has one")
 
 
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:
@@ -127,27 +109,19 @@ def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Samplin
     whose = "model" if context == policy.context_length else "engine"
     for name, sampling in (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing)):
         if sampling is not None and sampling.max_tokens >= context:
-            raise InputError(
-                f"{name} is {sampling.max_tokens} but the {whose}'s context holds {context} tokens, prompt included; "
-                "lower it"
-            )
+            said = f"{name} is {sampling.max_tokens} but the {whose}'s context holds {context} tokens, prompt included"
+            raise InputError(f"{said}; lower it")
 
 
 def check_subjects(seeds: Sequence[Instruction]) -> None:
     """Refuse few-shot prompts by subject if no seed has a subject."""
     if not any(seed.meta.get("subject") for seed in seeds):
-        raise InputError(
-            "data.writing.by_subject is on but no seed has a subject; name its field with --data.fields.subject"
-        )
+        said = "data.writing.by_subject is on but no seed has a subject"
+        raise InputError(f"{said}; name its field with --data.fields.subject")
 
 
 def check_labels(seeds: Sequence[Instruction], trained: bool) -> None:
-    """Refuse a reward that scores against labels if no problem to train on can have one.
-
-    Args:
-        seeds: The seeds; empty if the user's own source brings problems.
-        trained: Whether seeds are trained on; problems that the policy writes have no label.
-    """
+    """Refuse a reward that scores against labels if no problem to train on can have one; ``trained``: seeds are."""
     if seeds and not (trained and any(p.label is not None for p in seeds)):
         what = "no seed has one (data.fields.answer)" if trained else "problems that the policy writes have none"
         raise InputError(f"data.reward needs labels, but {what}; use --data.source seeds, or MajorityVote")

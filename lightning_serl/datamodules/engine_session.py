@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -18,11 +17,9 @@ from lightning_serl.datamodules.checks import check_chat_templates, check_length
 from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.sources.few_shot import Writing
 from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.engines.base import RolloutEngine
 from lightning_serl.errors import PushMismatch
-
-if TYPE_CHECKING:
-    from lightning_serl.engines.base import RolloutEngine
-    from lightning_serl.policy.policy import Policy
+from lightning_serl.policy.policy import Policy
 
 
 class EngineSession:
@@ -33,12 +30,7 @@ class EngineSession:
 
     @contextmanager
     def ready(self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None) -> Iterator[None]:
-        """Context in which the engine generates: started, awake, with the policy's weights, and those gathered.
-
-        Raises:
-            InputError: if prompts and completions do not fit the model, or it lacks a chat template.
-            PushMismatch: if the engine still holds other weights than the policy after the callbacks were called.
-        """
+        """Context in which the engine generates: started, awake, with the policy's weights, and those gathered."""
         engine, policy, ranks = setup.engine, setup.policy, setup.ranks
         if self._started is None or self._started[1] is not policy:
             self._start(trainer, setup, writing)
@@ -56,10 +48,8 @@ class EngineSession:
             self._refresh(trainer, engine)  # a server that came back during the push was only noticed after it
             with ranks.stage(asking):
                 if (held := _stale_version(engine, policy)) is not None:
-                    raise PushMismatch(
-                        f"the rollout engine holds weights of version {held}, the policy is at {policy.version}; keep "
-                        "a RolloutRefresh callback in the Trainer"
-                    )
+                    said = f"the rollout engine holds weights of version {held}, the policy is at {policy.version}"
+                    raise PushMismatch(f"{said}; keep a RolloutRefresh callback in the Trainer")
         with policy.gathered(trainer):
             yield
 

@@ -31,11 +31,7 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
 
 
 def parse_source(source: str | InstructionSource) -> float:
-    """The share of each round that comes from the seeds themselves, in [0, 1].
-
-    Raises:
-        InputError: if a string is none of ``self``, ``seeds`` and ``mix:RATIO``.
-    """
+    """The share of each round that comes from the seeds themselves, in [0, 1]."""
     if isinstance(source, InstructionSource):
         return 0.0
     if source in ("self", "seeds"):
@@ -54,20 +50,14 @@ def parse_source(source: str | InstructionSource) -> float:
 def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]]:
     """The name of a reward of this package and an empty dict, or ``None`` and the user's rewards by role.
 
-    Args:
-        reward: A name; a class path; an object, which is for role ``solve``; objects by role; or ``None``.
-
-    Raises:
-        InputError: if there is no such reward, if it cannot be called as one, or for an empty mapping.
+    ``reward`` is a name; a class path; an object, which is for role ``solve``; objects by role; or ``None``.
     """
     if isinstance(reward, str):
         if reward in _MAKERS:
             return reward, {}
         if reward.lstrip().startswith("{"):
-            raise InputError(
-                "data.reward: this class takes other options, or is not called as reward(groups, ctx); see "
-                "rewards.Reward"
-            )
+            said = "data.reward: this class takes other options, or is not called as reward(groups, ctx)"
+            raise InputError(f"{said}; see rewards.Reward")
         known = f"use {', '.join(_MAKERS)}, or the class path of your own"
         return None, {"solve": check_reward(load_class_path(reward, "data.reward", known))}
     if isinstance(reward, Mapping):
@@ -83,11 +73,7 @@ def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
 
 
 def parse_grader(grader: str | AnswerGrader) -> tuple[str | AnswerGrader, str]:
-    """A grader and its name; ``auto`` stays a string, because it is chosen when the problems are read.
-
-    Raises:
-        InputError: if there is no such grader, or it lacks a method.
-    """
+    """A grader and its name; ``auto`` stays a string, because it is chosen when the problems are read."""
     if isinstance(grader, str) and "." in grader:
         known = f"use auto, {', '.join(NAMES)}, or the class path of your own"
         grader = load_class_path(grader, "data.grader", known)
@@ -102,11 +88,7 @@ def parse_paths(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def load_class_path(path: str, option: str, known: str) -> Any:
-    """The object at ``package.module.Name``; a class is made into an object without arguments.
-
-    Raises:
-        InputError: with the ``option`` and what is ``known``, if nothing is there or the class cannot be made.
-    """
+    """The object at ``package.module.Name``, a class called without arguments; errors name ``option`` and ``known``."""
     if path.lstrip().startswith("{"):  # the parser could not make an object of these options
         raise InputError(f"{option}: this class takes other options, or lacks a method; {known}")
     if "." not in path:

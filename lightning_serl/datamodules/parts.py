@@ -1,57 +1,40 @@
-"""The parts that a run's rounds are made of: pool, source, rewards and the fixed inputs of a round."""
+"""The parts that a run's rounds are made of: pool, source, probe and the fixed inputs of a round."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import lightning.pytorch as pl
 
-from lightning_serl.answers import AnswerGrader
 from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
 from lightning_serl.callbacks.rollout_hooks import phase_of
-from lightning_serl.datamodules.option_values import named_reward
 from lightning_serl.datamodules.rounds.health_probe import Probe
-from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, RoundState, Score, needs_of
+from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.engines.base import RolloutEngine, Sampling
+from lightning_serl.engines.base import Sampling
 from lightning_serl.pool.pool import InstructionPool
-from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.protocols import module_of
-from lightning_serl.rewards import LabelElseVote, VerifiableReward
-from lightning_serl.rewards.rule import RuleReward
 from lightning_serl.types import Instruction
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The options of ``SelfPlayDataModule`` with what its ``setup`` read and chose for them."""
+    """What the ``setup`` of ``SelfPlayDataModule`` made of its options and read from files."""
 
-    engine: RolloutEngine
+    setup: RoundSetup  # without a source and what :func:`with_trainer` adds
     source: InstructionSource | None  # the user's own
+    needs: frozenset[str]  # what source and rewards use besides the policy's completions
     mix_ratio: float  # share of each round that comes from the seeds themselves
-    rewards: Mapping[str, Score]  # the user's own by role
-    reward_name: str | None  # of a reward of this package
-    grader: AnswerGrader
-    grader_name: str
+    labelled_only: bool  # whether the reward scores labelled problems only
     seeds: Sequence[Instruction]
     earlier: Sequence[Sequence[tuple[Instruction, str]]]  # problems with their status, one list for each run
-    round: RoundOptions
     writing: Writing | None  # None if no problems are written
-    templates: Mapping[str, SolveTemplate]
-    sampling: Sampling  # of answers; the policy sets the temperature
     probe: Probe
-    max_staleness: int
-    seed: int
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What source and rewards use besides the policy's completions."""
-        return needs_of(self.source, *self.rewards.values())
 
     @property
     def source_kind(self) -> str | None:
@@ -82,34 +65,14 @@ class Parts:
             return None
         if self.mix_ratio == 0.0:
             return FewShotSelfInstruction(pool, self.writing)
+        fixed = list(self.seeds)
         if not labels:
-            fixed = [replace(p, label=None) for p in self.seeds]
-        elif needs_labels(self.reward_name, self.rewards):
-            fixed = [p for p in self.seeds if p.label is not None]
-        else:
-            fixed = list(self.seeds)
+            fixed = [replace(p, label=None) for p in fixed]
+        elif self.labelled_only:
+            fixed = [p for p in fixed if p.label is not None]
         if self.mix_ratio == 1.0:
             return PromptSet(fixed)
         return Mixture(FewShotSelfInstruction(pool, self.writing), PromptSet(fixed), self.mix_ratio)
-
-    def make_setup(self, source: InstructionSource | None) -> RoundSetup:
-        """The inputs of a round that stay the same for the whole run."""
-        gate = LabelElseVote(self.grader)
-        default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
-        return RoundSetup(
-            options=self.round,
-            source=source,
-            engine=self.engine,
-            policy=None,
-            rewards=self.rewards or {"solve": default},
-            gate=gate,
-            grader=self.grader,
-            grader_name=self.grader_name,
-            templates=self.templates,
-            sampling=self.sampling,
-            seed=self.seed,
-            max_staleness=self.max_staleness,
-        )
 
 
 def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:
@@ -129,12 +92,6 @@ def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:
         phase=partial(phase_of, callbacks),
         step=trainer.global_step,
     )
-
-
-def needs_labels(reward_name: str | None, rewards: Mapping[str, Score]) -> bool:
-    """Whether the reward scores labelled problems only; the default reward votes on the others."""
-    named = reward_name in ("VerifiableReward", "RuleReward")
-    return named or isinstance(rewards.get("solve"), (VerifiableReward, RuleReward))
 
 
 def _wording(problem: Instruction) -> tuple[str, tuple[str, ...]]:

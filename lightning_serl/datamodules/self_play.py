@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.defaults import announce_choice
+from lightning_serl.callbacks.filters.base import InstructionFilter
 from lightning_serl.datamodules import checks
-from lightning_serl.datamodules.announcements import announce_filters, announce_labels, announce_unlabelled
-from lightning_serl.datamodules.option_values import parse_grader, parse_paths, parse_reward, parse_source
-from lightning_serl.datamodules.parts import Parts, needs_labels
+from lightning_serl.datamodules.option_values import (
+    named_reward,
+    parse_grader,
+    parse_paths,
+    parse_reward,
+    parse_source,
+)
+from lightning_serl.datamodules.parts import Parts
 from lightning_serl.datamodules.problems.files import read_pool, read_problems
 from lightning_serl.datamodules.problems.hub import read_set
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.health_probe import Probe
-from lightning_serl.datamodules.rounds.setup import RoundOptions, needs_of
+from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, needs_of
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars
@@ -30,8 +38,10 @@ from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.evaluation.graders import SetGrader, set_graders
+from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
-from lightning_serl.rewards import Reward
+from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
+from lightning_serl.rewards.rule import RuleReward
 from lightning_serl.types import Instruction
 
 
@@ -132,6 +142,12 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return self.source if isinstance(self.source, InstructionSource) else None
 
     @property
+    def _labelled_only(self) -> bool:
+        """Whether the reward scores labelled problems only; the default reward votes on the others."""
+        named = self.reward_name in ("VerifiableReward", "RuleReward")
+        return named or isinstance(self.rewards.get("solve"), (VerifiableReward, RuleReward))
+
+    @property
     def needs(self) -> frozenset[str]:
         """What rewards and source use besides the policy (``reference``, ``teacher``, ``certainty`` ...)."""
         return needs_of(self._own_source, *self.rewards.values())
@@ -168,11 +184,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self._announce(stage)
 
     def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
-        """Read the files of a stage and refuse options or a Trainer that it cannot use; no model is loaded.
-
-        Raises:
-            InputError: naming option or file.
-        """
+        """Read the files of a stage and refuse options or a Trainer that it cannot use; no model is loaded."""
         self.check_files(stage)
         if stage == "fit":
             checks.check_schedule(trainer, self.rounds_per_epoch)
@@ -181,14 +193,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 checks.check_minibatches(trainer, self.round_options)
 
     def check_files(self, stage: str) -> None:
-        """Read the problem files that a stage needs.
-
-        Raises:
-            InputError: with file and line.
-        """
+        """Read the problem files that a stage needs; errors name file and line."""
         if stage in ("fit", "predict"):
             self._read_seeds()
-        if stage == "fit" and needs_labels(self.reward_name, self.rewards):
+        if stage == "fit" and self._labelled_only:
             checks.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
@@ -240,34 +248,48 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def _announce(self, stage: str) -> None:
         """Log what the seeds mean for the run."""
+        seeds = self.seed_problems
+        labelled = sum(p.label is not None for p in seeds)
         if stage == "fit":
-            if not self.rewards and self.reward_name is None and self.mix_ratio > 0:
-                announce_labels(self.seed_problems)
-            if needs_labels(self.reward_name, self.rewards):
-                announce_unlabelled(self.seed_problems)
+            said = f"labels: {labelled} of {len(seeds)} seeds have one and are scored against it; others vote"
+            if labelled and not self.rewards and self.reward_name is None and self.mix_ratio > 0:
+                rank_zero_info(said)
+            without = len(seeds) - labelled
+            if without and self._labelled_only:
+                said = f"labels: {without} of {len(seeds)} seeds have none and are left out"
+                rank_zero_info(f"{said}: data.reward needs labels")
             announce_choice(self.trainer.callbacks, self.writes)
         if self.writes:
-            announce_filters(self.seed_problems, self.trainer.callbacks)
+            _announce_filters(seeds, [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)])
 
     def _parts(self) -> Parts:
         assert not isinstance(self.grader, str)
-        return Parts(
+        gate = LabelElseVote(self.grader)
+        default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
+        setup = RoundSetup(
+            options=self.round_options,
+            source=None,
             engine=self.engine,
-            source=self._own_source,
-            mix_ratio=self.mix_ratio,
-            rewards=self.rewards,
-            reward_name=self.reward_name,
+            policy=None,
+            rewards=self.rewards or {"solve": default},
+            gate=gate,
             grader=self.grader,
             grader_name=self.grader_name,
-            seeds=self.seed_problems,
-            earlier=self._earlier,
-            round=self.round_options,
-            writing=self.writing if self.writes else None,
             templates={"solve": self.solve, **self.templates},
             sampling=self.sampling,
-            probe=self.probe,
-            max_staleness=self.max_staleness,
             seed=self.seed,
+            max_staleness=self.max_staleness,
+        )
+        return Parts(
+            setup=setup,
+            source=self._own_source,
+            needs=self.needs,
+            mix_ratio=self.mix_ratio,
+            labelled_only=self._labelled_only,
+            seeds=self.seed_problems,
+            earlier=self._earlier,
+            writing=self.writing if self.writes else None,
+            probe=self.probe,
         )
 
     # -- streams -----------------------------------------------------------------------------------------------------
@@ -310,3 +332,23 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Release the engine."""
         self.session.close()
+
+
+def _announce_filters(seeds: Sequence[Instruction], filters: Sequence[InstructionFilter]) -> None:
+    """Log what the filters would reject among the seeds, because new problems will be like them."""
+    reasons: Counter[str] = Counter()
+    seen = InstructionPool()
+    for seed in seeds:
+        reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
+        seen.add(seed, "seed")
+        if reason is not None:
+            reasons[reason] += 1
+    bad = sum(reasons.values())
+    if not bad:
+        return
+    ranked = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
+    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({ranked}); the seeds are used anyway"
+    if 2 * bad > len(seeds):
+        rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
+    else:
+        rank_zero_info(message)

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.checkpoints.checks import check_stream_state
-from lightning_serl.datamodules.announcements import warn_of_truncation
 from lightning_serl.datamodules.engine_session import EngineSession, poll
 from lightning_serl.datamodules.parts import Parts, with_trainer
 from lightning_serl.datamodules.rounds.health_probe import probe_votes
@@ -99,7 +99,7 @@ class Session:
         if self._made is None:
             state = self.parts.make_state()
             source = self.parts.make_source(state.pool, labels=trainer.state.fn != "predict")
-            self._made = self.parts.make_setup(source), state
+            self._made = replace(self.parts.setup, source=source), state
         setup, state = with_trainer(self._made[0], trainer), self._made[1]
         if self._restored is not None:
             self.progress = restore(self._restored, setup, state, trainer)
@@ -111,11 +111,7 @@ class Session:
 
     @contextmanager
     def rolling(self) -> Iterator[RoundSetup]:
-        """Context in which completions can be written: the engine is started and holds the policy's weights.
-
-        Raises:
-            PushMismatch: if it does not hold them after the callbacks were called.
-        """
+        """Context in which completions can be written: the engine is started and holds the policy's weights."""
         if self._prefetch is not None:
             self._prefetch.wait()  # its completions must come from one version of the weights
         setup, _ = self._current()
@@ -143,8 +139,7 @@ class Session:
     def play(self, filter_groups: bool = True) -> Round:
         """Play the next round, or take the prefetched one. The state before it is kept until :meth:`commit`.
 
-        Raises:
-            EmptyRound: if nothing is left of it; the callbacks got its events.
+        An :class:`EmptyRound` is raised after the callbacks got its events.
         """
         prefetch, self._prefetch = self._prefetch, None
         if prefetch is not None:
@@ -178,9 +173,12 @@ class Session:
         played.stats["serl/rollout/policy_version_lag"] = float(self.trainer.global_step - played.oldest)
         with self.ranks.stage("closing the round"):
             self._end_round(played)
-        clipped = played.stats["completions/clipped_ratio"]
-        if not self._warned_of_truncation:
-            self._warned_of_truncation = warn_of_truncation(clipped, self.parts.sampling.max_tokens)
+        clipped, longest = played.stats["completions/clipped_ratio"], self.parts.setup.sampling.max_tokens
+        if clipped > 0.5 and not self._warned_of_truncation:  # then votes mean nothing
+            self._warned_of_truncation = True
+            rank_zero_warn(
+                f"{100 * clipped:.0f} % of the answers were cut off at {longest} tokens; raise data.max_tokens"
+            )
         # last and together: if anything above fails, the round is played again
         self.progress.pending, self.progress.rounds, self._before = pending, played.number + 1, None
 
@@ -190,8 +188,8 @@ class Session:
         Not with several ranks, whose threads would have to make collective calls; not where a reward or source uses the
         policy's own passes; and not in a precision that sets torch's default dtype, which is shared with the thread.
         """
-        trainer, parts, progress = self.trainer, self.parts, self.progress
-        if not (parts.max_staleness and parts.engine.concurrent) or self.ranks.size > 1 or parts.needs:
+        trainer, fixed, progress = self.trainer, self.parts.setup, self.progress
+        if not (fixed.max_staleness and fixed.engine.concurrent) or self.ranks.size > 1 or self.parts.needs:
             return
         if precision_of(trainer).weights is not None:
             return
@@ -208,7 +206,7 @@ class Session:
         probe, rounds = self.parts.probe, self.progress.rounds - self.progress.first_round
         if not probe.every or rounds % probe.every or self.trainer.state.fn != "fit" or not setup.engine.samples_policy:
             return {}
-        return probe_votes(setup, probe.choose(self.parts.seeds, self.parts.seed), probe.samples)
+        return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples)
 
     def _end_round(self, played: Round) -> None:
         for callback in self.trainer.callbacks:
@@ -246,11 +244,7 @@ class Session:
         return {**prefetch.before, "pending": pending, "ahead": prefetch.cache.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; applied at the next rollout, when policy and callbacks exist.
-
-        Raises:
-            InputError: if the state is damaged, or a fit would continue with another kind of source.
-        """
+        """Continue from :meth:`state_dict`; applied at the next rollout, when policy and callbacks exist."""
         if state:
             check_stream_state(state)
             self._check_source(state.get("source_kind"))
@@ -269,7 +263,7 @@ class Session:
     def close(self) -> None:
         """Release the engine; the next rollout starts it again."""
         if self._prefetch is not None:
-            prefetch, self._prefetch = self._prefetch, None
-            prefetch.stop()
-            self._before = self._state_during(prefetch)  # a fit that continues plays it again
+            self._prefetch.stop()
+            self._before = self._state_during(self._prefetch)  # a fit that continues plays it again
+            self._prefetch = None
         self._engine.close()

@@ -19,20 +19,13 @@ from lightning_serl.types import RolloutBatch
 
 @dataclass
 class Progress:
-    """How far the rounds of a run are.
+    """How far the rounds of a run are."""
 
-    Attributes:
-        rounds: Rounds that were played.
-        first_step: Optimizer step at which the training stream began; ``None`` before it did.
-        first_round: The round that it began with.
-        pending: Micro-batches of the last round, by rank.
-        cache: Completions of the next round that were written before the checkpoint which the run continues from.
-    """
-
-    rounds: int = 0
-    first_step: int | None = None
-    first_round: int = 0
-    pending: list[list[RolloutBatch]] = field(default_factory=list)
+    rounds: int = 0  # that were played
+    first_step: int | None = None  # optimizer step at which the training stream began; None before it did
+    first_round: int = 0  # the round that it began with
+    pending: list[list[RolloutBatch]] = field(default_factory=list)  # micro-batches of the last round, by rank
+    #: Completions of the next round that were written before the checkpoint which the run continues from.
     cache: RolloutCache | None = None
 
     def steps_done(self, trainer: pl.Trainer) -> int:

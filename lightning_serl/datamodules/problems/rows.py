@@ -37,7 +37,7 @@ class Fields:
 
 
 def to_problem(row: Any, fields: Fields, where: str, uid: str, option: str = "--data.fields") -> Instruction:
-    """Make a problem of a JSON value, or refuse it, naming ``where`` (file and line) or the ``option`` of the fields."""
+    """Make a problem of a JSON value, or refuse it: errors name ``where`` (file and line) or the fields' ``option``."""
     if not isinstance(row, dict):
         raise InputError(f'{where} holds {_kind(row)}, not an object; write {{"{fields.problem}": "..."}}')
     problem = _problem(row, fields, where, option)

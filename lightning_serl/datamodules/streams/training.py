@@ -37,7 +37,7 @@ class SelfPlayStream:
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
                 played = session.play()
-                session.parts.engine.sleep()
+                session.parts.setup.engine.sleep()
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
                 verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
                 session.commit(played, module_of(session.trainer).experience(groups, verdicts))
