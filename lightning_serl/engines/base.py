@@ -6,16 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_serl.errors import check_range
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
 
 Who = Literal["policy", "reference", "teacher"]
 
@@ -51,6 +49,16 @@ class Sampling:
     def with_stop(self, stop: Sequence[str]) -> Sampling:
         """A copy with these stop strings added."""
         return replace(self, stop=tuple(dict.fromkeys((*self.stop, *stop))))
+
+    def before_stop(self, text: str) -> str | None:
+        """The text before the first stop string in it; ``None`` if it contains none."""
+        places = [place for s in self.stop if (place := text.find(s)) >= 0]
+        return text[: min(places)] if places else None
+
+    def special_stop_ids(self, tokenizer: Any) -> list[int]:
+        """Ids of the stop strings that are special tokens: decoding skips these, so they must be matched by id."""
+        added = tokenizer.added_tokens_decoder.items()
+        return [i for i, token in added if token.special and token.content in self.stop]
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,8 @@ class RolloutEngine(ABC):
     concurrent: bool = False
 
     def __init__(self) -> None:
-        self.poll: Callable[[], None] = _never_interrupted
+        #: Called often while the engine waits; raises when the run should stop.
+        self.poll: Callable[[], None] = lambda: None
         #: Folder for log files; the datamodule sets it to the run folder before :meth:`start`.
         self.folder = Path()
         #: Set by ``RolloutRefresh`` once a canary showed that pushed weights are the ones sampled from; cleared by
@@ -167,12 +176,7 @@ class RolloutEngine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
-        """Complete every request.
-
-        Yields:
-            ``(index of the request, its completions)`` in the order in which requests finish. ``self.poll()`` is
-            called often while waiting: it raises when the run should stop.
-        """
+        """Yield ``(index of the request, its completions)`` of every request, in the order in which they finish."""
 
     @abstractmethod
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
@@ -206,18 +210,3 @@ class RolloutEngine(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Release all resources; calling it twice is harmless."""
-
-
-def before_stop(text: str, stop: Sequence[str]) -> str | None:
-    """The text before the first stop string in it; ``None`` if it contains none."""
-    places = [place for s in stop if (place := text.find(s)) >= 0]
-    return text[: min(places)] if places else None
-
-
-def special_stop_ids(tokenizer: Any, stop: Sequence[str]) -> list[int]:
-    """Ids of the stop strings that are special tokens: decoding skips these, so they must be matched by id."""
-    return [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and token.content in stop]
-
-
-def _never_interrupted() -> None:
-    """The default of :attr:`RolloutEngine.poll`."""

@@ -49,13 +49,13 @@ class ReplayEngine(RolloutEngine):
             for prompt, responses in recordings.items():
                 self._add(prompt, responses, "the mapping")
         else:
-            self._read(Path(recordings), prompt_field, responses_field)
+            self._read(Path(recordings), responses_field)
             if not self._texts and self._proposals and prompt_field != "problem":
-                raise InputError(f"{recordings} {self._no_prompts(prompt_field)}")
+                raise InputError(f"{recordings} {self._no_prompts()}")
         if not self._texts and not self._proposals:
             raise InputError(f"data.engine.recordings: {recordings} holds no recorded responses; give a jsonl file")
 
-    def _read(self, path: Path, prompt_field: str, responses_field: str) -> None:
+    def _read(self, path: Path, responses_field: str) -> None:
         text = read_text(path, f"data.engine.recordings: {path}", "give a jsonl file of recordings")
         for number, line in numbered_lines(text):
             where = f"{path}:{number}"
@@ -64,9 +64,10 @@ class ReplayEngine(RolloutEngine):
                 raise InputError(
                     f"{where} has no list {responses_field!r}; set data.engine.responses_field to the field with it"
                 )
-            if row.get(prompt_field) is None:
+            prompt = row.get(self._prompt_field)
+            if prompt is None:
                 self._other_fields |= {name for name, value in row.items() if isinstance(value, str)}
-            self._add(row.get(prompt_field), row[responses_field], where)
+            self._add(prompt, row[responses_field], where)
 
     def _add(self, prompt: Any, responses: Sequence[Any], where: str) -> None:
         parsed = []
@@ -86,11 +87,11 @@ class ReplayEngine(RolloutEngine):
         else:
             raise InputError(f"{where}: the prompt must be a string, got {type(prompt).__name__}")
 
-    def _no_prompts(self, prompt_field: str) -> str:
+    def _no_prompts(self) -> str:
         known = ", ".join(name[:20] for name in sorted(self._other_fields)[:8]) or "no other string field"
         return (
-            f"has no row with a field {prompt_field[:40]!r} (found: {known}); set data.engine.prompt_field to the"
-            " field with the problem"
+            f"has no row with a field {self._prompt_field[:40]!r} (found: {known}); set data.engine.prompt_field to "
+            "the field with the problem"
         )
 
     @property
@@ -107,11 +108,7 @@ class ReplayEngine(RolloutEngine):
         return Receipt(self.version)
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
-        """Raise: recordings hold no log-probabilities.
-
-        Raises:
-            EngineFailure: always.
-        """
+        """Raise EngineFailure: recordings hold no log-probabilities."""
         raise EngineFailure("recordings hold no log-probabilities; a reward that scores text needs another data.engine")
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
@@ -120,16 +117,12 @@ class ReplayEngine(RolloutEngine):
             self.poll()
             if request.prompt:
                 recorded = self._texts.get(request.prompt)
-                if recorded is None and not self._texts:
-                    raise EngineFailure(f"data.engine.recordings {self._no_prompts(self._prompt_field)}")
                 if recorded is None:
-                    raise EngineFailure(
-                        f"data.engine.recordings holds no response to {request.prompt[:80]!r}; record some"
-                    )
+                    missing = f"holds no response to {request.prompt[:80]!r}; record some"
+                    raise EngineFailure(f"data.engine.recordings {missing if self._texts else self._no_prompts()}")
             else:  # a prompt that asks for new problems
-                first = self._next_proposal
-                recorded = self._proposals[first : first + request.n]
-                self._next_proposal = first + len(recorded)
+                recorded = self._proposals[self._next_proposal : self._next_proposal + request.n]
+                self._next_proposal += len(recorded)
             yield index, [self._completion(text, finished) for text, finished in recorded[: request.n]]
 
     def _completion(self, text: str, finished: bool) -> Completion:

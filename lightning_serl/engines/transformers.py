@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_serl.distributed.seeding import uniforms
-from lightning_serl.engines.base import (
-    Receipt,
-    Request,
-    RolloutEngine,
-    Sampling,
-    WeightUpdate,
-    Who,
-    before_stop,
-    special_stop_ids,
-)
+from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
 from lightning_serl.errors import EngineFailure, check_range
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
 
 # Stop strings are searched for in the text of at least this many of the latest tokens.
 _TAIL = 24
@@ -58,11 +47,7 @@ class TransformersEngine(RolloutEngine):
 
     @property
     def policy(self) -> Policy:
-        """The policy it samples from.
-
-        Raises:
-            EngineFailure: before :meth:`start`.
-        """
+        """The policy it samples from; EngineFailure before :meth:`start`."""
         if self._policy is None:
             raise EngineFailure("the transformers engine was asked to work before it was started")
         return self._policy
@@ -89,8 +74,7 @@ class TransformersEngine(RolloutEngine):
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""
         # Prompts of similar length share a batch; the order of work does not change what is sampled.
-        keys = [(_batch_key(r.sampling), len(r.prompt_ids), i) for i, r in enumerate(requests)]
-        order = [i for _, _, i in sorted(keys)]
+        order = sorted(range(len(requests)), key=lambda i: (astuple(requests[i].sampling), len(requests[i].prompt_ids)))
         yield from ((i, []) for i in order if not requests[i].n)
         written: dict[int, list[Completion]] = {}
         for chunk in _chunks(order, requests, self.max_rows):
@@ -131,16 +115,7 @@ class TransformersEngine(RolloutEngine):
 
 
 class _Batch:
-    """The model's side of a batch: key/value cache, attention mask, next position and next logits of each row.
-
-    Args:
-        actor: The policy, or a frozen copy of it.
-        prompts: Token ids of each row; equal prompts are run once.
-        pad: Token id for padding on the left.
-
-    Attributes:
-        logits: (rows, V) logits of the next token.
-    """
+    """The model's side of a batch: its cache, and the next ``logits``, (rows, V); equal prompts are run once."""
 
     def __init__(self, actor: Policy, prompts: list[tuple[int, ...]], pad: int) -> None:
         distinct = list(dict.fromkeys(prompts))
@@ -179,16 +154,10 @@ class _Batch:
 
 
 class Drafts:
-    """The completions of a batch while they are written, as tensors on the CPU.
-
-    Args:
-        policy: Whose tokenizer, end tokens and version apply.
-        seeds: One per completion.
-        sampling: How tokens are drawn and where completions stop.
-    """
+    """The completions of a batch while they are written, one for each seed, as tensors on the CPU."""
 
     def __init__(self, policy: Policy, seeds: list[int], sampling: Sampling) -> None:
-        self._policy, self._stop = policy, sampling.stop
+        self._policy, self._sampling = policy, sampling
         total, limit = len(seeds), sampling.max_tokens
         self._uniforms: Tensor | None = None
         if sampling.temperature:
@@ -199,7 +168,7 @@ class Drafts:
         self._ended = torch.zeros(total, dtype=torch.bool)
         self._cut_texts: dict[int, str] = {}  # texts that end before a stop string
         self._live = torch.arange(total)  # the completion of each row of the batch
-        self._ends = torch.tensor([*policy.end_ids, *special_stop_ids(policy.tokenizer, sampling.stop)])
+        self._ends = torch.tensor([*policy.end_ids, *sampling.special_stop_ids(policy.tokenizer)])
 
     def uniforms(self, step: int, device: torch.device) -> Tensor | None:
         """(rows,) float64 numbers in [0, 1) for the next token of each row; ``None`` at temperature 0."""
@@ -211,7 +180,7 @@ class Drafts:
         self._tokens[live, step], self._logps[live, step] = chosen, logp.float()
         self._lengths[live] = step + 1
         done = torch.isin(chosen, self._ends)
-        if self._stop:
+        if self._sampling.stop:
             done |= self._stopped(step)
         self._ended[live[done]] = True
         self._live = live[~done]
@@ -219,16 +188,15 @@ class Drafts:
 
     def _stopped(self, step: int) -> Tensor:
         """(rows,) bool: rows whose text now contains a stop string; the text before it is kept."""
+        tokenizer, tokens, stop = self._policy.tokenizer, self._tokens, self._sampling.stop
         # a token holds at least one byte of text
-        first = max(0, step + 1 - max(_TAIL, *(2 * len(s.encode()) for s in self._stop)))
-        tokenizer, tokens = self._policy.tokenizer, self._tokens
+        first = max(0, step + 1 - max(_TAIL, *(2 * len(s.encode()) for s in stop)))
         tails = tokenizer.batch_decode(tokens[self._live, first : step + 1].tolist(), **_DECODING)
         found = torch.zeros(len(self._live), dtype=torch.bool)
         for k, tail in enumerate(tails):
-            if any(s in tail for s in self._stop):
+            if any(s in tail for s in stop):
                 whole = tokenizer.decode(tokens[self._live[k], : step + 1].tolist(), **_DECODING)
-                cut = before_stop(whole, self._stop)
-                if cut is not None:
+                if (cut := self._sampling.before_stop(whole)) is not None:
                     found[k] = True
                     self._cut_texts[int(self._live[k])] = cut
         return found
@@ -249,10 +217,6 @@ class Drafts:
         ]
 
 
-def _batch_key(sampling: Sampling) -> tuple[Any, ...]:
-    return astuple(sampling)
-
-
 def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Iterator[list[tuple[int, int, int]]]:
     """Batches of ``(request, first sample, last sample)`` with at most ``max_rows`` rows and equal sampling."""
     chunk: list[tuple[int, int, int]] = []
@@ -260,7 +224,7 @@ def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Ite
     for i in order:
         done = 0
         while done < requests[i].n:
-            other = chunk and _batch_key(requests[chunk[0][0]].sampling) != _batch_key(requests[i].sampling)
+            other = chunk and requests[chunk[0][0]].sampling != requests[i].sampling
             fits = requests[i].n - done <= max_rows - rows
             # a request is split only if it is larger than a whole batch
             if chunk and (other or rows == max_rows or (not fits and requests[i].n - done <= max_rows)):
@@ -274,15 +238,10 @@ def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Ite
 
 
 def choose_tokens(logits: Tensor, sampling: Sampling, draw: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Draw the next token of each row, with its log-probability under the distribution it was drawn from.
+    """Draw the next token of each row, (rows,) int64, with its log-prob under the distribution it was drawn from.
 
-    Args:
-        logits: (rows, V), any float dtype.
-        sampling: Temperature, top_p and top_k.
-        draw: (rows,) float64 numbers in [0, 1), or ``None`` for the most likely token.
-
-    Returns:
-        ``(rows,) int64`` and ``(rows,)`` log-probabilities.
+    ``logits`` are (rows, V) of any float dtype; ``draw`` holds (rows,) float64 numbers in [0, 1), or is ``None`` for
+    the most likely token.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if draw is None:

@@ -7,7 +7,7 @@ damaged. Both are needed: an optimizer step can change log-probs by less than th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -15,9 +15,7 @@ from torch import Tensor
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
 from lightning_serl.errors import PushMismatch
 from lightning_serl.policy.named_weights import base_name
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
+from lightning_serl.policy.policy import Policy
 
 #: Mean gap in nats per token that rounding may cause between two implementations, by the coarser of their dtypes.
 BOUNDS = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -56,11 +54,7 @@ class Counted:
 
 
 def check_receipt(arrived: Receipt, sent: Receipt) -> None:
-    """Compare what an engine received with what it was sent.
-
-    Raises:
-        PushMismatch: naming the first of version, names and bytes that differs.
-    """
+    """Raise PushMismatch if version, names or bytes of what an engine received differ from what it was sent."""
     if arrived.version != sent.version:
         raise PushMismatch(
             f"the rollout engine is at version {arrived.version} after a push of version {sent.version}; "
@@ -79,15 +73,7 @@ def check_receipt(arrived: Receipt, sent: Receipt) -> None:
 
 
 def check_complete(sent: Receipt, expected: frozenset[str]) -> None:
-    """Check that every tensor of the model was sent.
-
-    Args:
-        sent: What was sent.
-        expected: From :func:`full_names`.
-
-    Raises:
-        PushMismatch: if the engine stopped reading early, or the policy left tensors out.
-    """
+    """Raise PushMismatch if a tensor of :func:`full_names` was not sent: the engine stopped reading early."""
     if missing := sorted(expected - sent.names):
         raise PushMismatch(
             f"only {len(expected) - len(missing)} of {len(expected)} tensors were pushed (first that is missing: "
@@ -113,18 +99,9 @@ def probe_rows(policy: Policy) -> list[list[int]]:
 
 
 def policy_logps(policy: Policy, rows: list[list[int]], base: bool = False) -> list[Tensor]:
-    """The policy's log-probs of the probe at temperature 1; call inside ``Policy.gathered``.
-
-    Args:
-        policy: The live policy.
-        rows: From :func:`probe_rows`.
-        base: Score with the model without its adapter.
-    """
-    with policy.at_temperature(1.0):
-        if not base:
-            return [s.logp for s in policy.stats([(row, 1) for row in rows])]
-        with policy.model.disable_adapter():  # type: ignore[operator]
-            return [s.logp for s in policy.stats([(row, 1) for row in rows])]
+    """Log-probs of the rows at temperature 1, of the policy or its base model; call inside ``Policy.gathered``."""
+    with policy.at_temperature(1.0), policy.model.disable_adapter() if base else nullcontext():  # type: ignore[operator]
+        return [s.logp for s in policy.stats([(row, 1) for row in rows])]
 
 
 def gap(a: list[Tensor], b: list[Tensor]) -> float:
@@ -133,13 +110,7 @@ def gap(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 def bound(policy: Policy, engine: RolloutEngine, autocast: torch.dtype | None = None) -> float:
-    """The largest :func:`gap` that rounding explains.
-
-    Args:
-        policy: The live policy.
-        engine: The engine that was pushed to.
-        autocast: The dtype the trainer computes in, if it is not that of the weights.
-    """
+    """The largest :func:`gap` that rounding explains; ``autocast`` is the trainer's, if not that of the weights."""
     own = policy.causal_lm.get_input_embeddings().weight.dtype
     bounds = [BOUNDS.get(d, BOUNDS[torch.bfloat16]) for d in (own, engine.dtype, autocast) if d is not None]
     if policy.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":

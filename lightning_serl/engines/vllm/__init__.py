@@ -1,7 +1,5 @@
 """Rollout engines on vLLM: in this process, and over HTTP."""
 
-from __future__ import annotations
-
 from lightning_serl.engines.vllm.engine import VLLMEngine
 from lightning_serl.engines.vllm.server_engine import VLLMServerEngine
 

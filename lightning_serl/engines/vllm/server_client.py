@@ -1,4 +1,4 @@
-"""An HTTP client for one vLLM server."""
+"""An HTTP client for one vLLM server, and the event loop in a thread that its requests run in."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from lightning_serl.engines.vllm.background_loop import X
 from lightning_serl.errors import EngineFailure
 
+X = TypeVar("X")
 #: Environment variable with the API key, the one that vLLM's server reads; its value is never logged.
 KEY = "VLLM_API_KEY"
 # Statuses that may be gone when the request is sent again.
@@ -28,12 +30,7 @@ class Unreachable(Exception):
 
 
 class Refusal(Exception):
-    """The server answered with an error status.
-
-    Args:
-        status: The HTTP status.
-        message: The server's reason.
-    """
+    """The server answered with an error status, and a message of its own."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
@@ -46,11 +43,7 @@ class Refusal(Exception):
 
 
 def clean_url(url: str) -> str:
-    """A server's address without trailing slash and ``/v1``.
-
-    Raises:
-        ValueError: if it is not an address, or contains credentials.
-    """
+    """A server's address without trailing slash and ``/v1``; ValueError if it is none, or contains credentials."""
     parts = urlsplit(url if isinstance(url, str) else "")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"data.engine.urls: {url!r} is no address; give one like http://127.0.0.1:8000")
@@ -79,18 +72,14 @@ def is_local(url: str) -> bool:
 class ServerClient:
     """One server: its address, its state, and the requests sent to it.
 
-    Args:
-        url: Its address.
-        patience: Seconds without any answer after which it counts as gone.
-
     Attributes:
+        patience: Seconds without any answer after which it counts as gone.
         model: Name of the base model it serves.
         context: Most tokens of prompt and completion together; ``None`` if the server does not say.
         config: vLLM's configuration, as far as the server reports it.
         in_flight: Number of this process's requests that it works on.
         state: ``live``; ``suspect``, being checked after a failed request; or ``gone``.
-        why: Why it is not live.
-        down: Set while it is not live.
+        why: Why it is not live; ``down`` is set while it is not.
     """
 
     def __init__(self, url: str, patience: float) -> None:
@@ -104,19 +93,10 @@ class ServerClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def request(self, method: str, path: str, body: Any = None, seconds: float | None = None) -> Any:
-        """Send one request.
-
-        Args:
-            method: The HTTP method.
-            path: Path and query.
-            body: Sent as JSON.
-            seconds: Time limit for the answer; by default none.
-
-        Returns:
-            The JSON answer, or ``None`` if it is not JSON.
+        """Send one request with ``body`` as JSON; returns the JSON answer, or ``None`` if it is not an object or list.
 
         Raises:
-            Unreachable: without an answer.
+            Unreachable: without an answer, by default without a time limit.
             Refusal: for any status but 200.
         """
         if self._session is None:
@@ -155,11 +135,7 @@ class ServerClient:
             pause = min(2 * pause, 2.0)
 
     async def get_object(self, path: str) -> dict[str, Any]:
-        """As :meth:`get`, for answers that must be a JSON object.
-
-        Raises:
-            Unreachable: also if the answer is something else.
-        """
+        """As :meth:`get`, but Unreachable also for an answer that is not a JSON object."""
         answer = await self.get(path)
         if not isinstance(answer, dict):
             raise Unreachable(f"its answer to {path} is not a JSON object")
@@ -177,11 +153,7 @@ class ServerClient:
         return await self.request("POST", path)
 
     async def while_healthy(self, work: Awaitable[X]) -> X:
-        """Await long work of the server as long as it answers health checks.
-
-        Raises:
-            Unreachable: if it answers none for longer than the patience.
-        """
+        """Await long work of the server; Unreachable if it answers no health check for longer than the patience."""
         task = asyncio.ensure_future(work)
         try:
             while True:
@@ -227,3 +199,58 @@ def _error_message(data: bytes) -> str:
             found = found.get("message", found)
         text = found if isinstance(found, str) else json.dumps(found)
     return " ".join(text.split())
+
+
+class BackgroundLoop:
+    """An event loop in a thread, so that requests proceed while the caller grades finished completions."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-server-client", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def running(self, work: Coroutine[Any, Any, X]) -> Iterator[Future[X]]:
+        """Start the work and yield its future; on leaving, unfinished work is cancelled and its clean-up awaited."""
+        future: Future[X] = Future()
+        tasks: list[asyncio.Task[X]] = []
+        ended = threading.Event()
+
+        def finish(task: asyncio.Task[X]) -> None:
+            if task.cancelled():
+                future.cancel()
+            elif (error := task.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+            ended.set()
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(finish)
+
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            yield future
+        finally:
+            if not ended.is_set():
+                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                # connections close at once; the longest clean-up, resuming a server after a cancelled push, is one call
+                ended.wait(timeout=15)
+
+    def run(self, work: Coroutine[Any, Any, X], poll: Callable[[], None]) -> X:
+        """Run the work and return its result; ``poll`` is called while waiting, and an error it raises cancels it."""
+        with self.running(work) as future:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    return future.result(timeout=0.1)
+                if future.done():
+                    return future.result()
+                poll()
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        if not self._thread.is_alive():
+            self._loop.close()

@@ -6,31 +6,23 @@ import queue
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, WeightUpdate, Who
-from lightning_serl.engines.vllm.completions import by_request
+from lightning_serl.engines.vllm.compat import plain_lora
 from lightning_serl.engines.vllm.local_server import Launch, launch_all
-from lightning_serl.engines.vllm.lora_support import plain_lora
 from lightning_serl.engines.vllm.server_client import ServerClient, clean_url, is_local
 from lightning_serl.engines.vllm.server_pool import Answer, Job, ServerPool
-from lightning_serl.engines.vllm.server_requirements import (
-    check_configuration,
-    scores_one_by_one,
-    server_arguments,
-    server_environment,
-)
 from lightning_serl.engines.vllm.server_session import ServerSession
+from lightning_serl.engines.vllm.session import by_request
 from lightning_serl.engines.vllm.weight_files import WeightWriter, read_names
 from lightning_serl.errors import EngineFailure, RankFailure, check_range
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
 
 # Texts scored by one request.
 _SCORED_ROWS = 16
@@ -102,11 +94,7 @@ class VLLMServerEngine(RolloutEngine):
 
     @property
     def version(self) -> int:
-        """The version that every server with an answer holds, asked for now; -1 if one holds other weights.
-
-        Raises:
-            EngineFailure: if no server can be reached.
-        """
+        """The version that every server with an answer holds, asked for now; -1 if one holds other weights."""
         session = self.session
         if session is None or (session.pool.base is None and session.pool.adapter is None):
             return -1
@@ -139,29 +127,24 @@ class VLLMServerEngine(RolloutEngine):
         return plain_lora(config)
 
     def start(self, policy: Policy | None, ranks: Any = None) -> None:
-        """Start servers if none were named, wait until all are healthy, and check what they serve.
-
-        Raises:
-            EngineFailure: naming the server and the remedy.
-        """
+        """Start servers if none were named, wait until all are healthy, and check what they serve."""
         if policy is None:
             raise EngineFailure("the vLLM server engine needs a policy; use ReplayEngine for recordings")
         self.close()
         session = ServerSession(policy, ranks or Ranks())
         try:
-            if self.urls is None:
+            urls = self.urls
+            if urls is None:
                 urls = self._launch(session)
-            else:
-                urls = self.urls
-                if session.ranks.leads:
-                    session.weight_writer = self._make_writer(policy)
+            elif session.ranks.leads:
+                session.weight_writer = self._make_writer(policy)
             session.pushes_base = self.urls is None or self.push_base
             clients = [ServerClient(url, self.patience) for url in urls]
             session.pool = ServerPool(clients, self.max_in_flight, session.exit_reason)
             self._await_health(session)
             session.loop.run(session.inspect(), self.poll)
             for server in clients:
-                check_configuration(server, policy)
+                session.check_configuration(server)
                 if self.publish_to is None and not is_local(server.url):
                     raise EngineFailure(
                         f"the vLLM server at {server.url} runs on another machine; set data.engine.publish_to to a "
@@ -188,9 +171,7 @@ class VLLMServerEngine(RolloutEngine):
                 writer = session.weight_writer = self._make_writer(policy)
                 if not model:
                     model = str(writer.write_full(weights, -1, [policy.causal_lm.config, policy.tokenizer]).path)
-                session.local_servers = launch_all(
-                    self.launch, model, server_arguments(policy), self.folder, server_environment(policy)
-                )
+                session.local_servers = launch_all(self.launch, model, policy, self.folder)
                 urls = [server.url for server in session.local_servers]
             except BaseException as caught:  # raised below: the other ranks wait for the addresses
                 error = caught
@@ -235,11 +216,7 @@ class VLLMServerEngine(RolloutEngine):
         """Write the weights on rank 0, have every server read them, and agree on the receipt on all ranks.
 
         The receipt is read from the files that the servers were given; each server is then asked for the name of the
-        weights it holds.
-
-        Raises:
-            PushMismatch: if a server does not confirm what it was given.
-            EngineFailure: if the weights cannot be written, or a server is gone or refuses them.
+        weights it holds, and PushMismatch is raised if it does not confirm them.
         """
         session = self._started_session()
         session.version = -1  # if the push fails, servers may hold different weights
@@ -260,9 +237,8 @@ class VLLMServerEngine(RolloutEngine):
             if failure is not None:
                 raise failure
             if saved is not None:
-                names, size = read_names(saved.path)
+                receipt = Receipt(update.version, *read_names(saved.path))
                 session.loop.run(session.pool.push(update.kind, saved), self.poll)
-                receipt = Receipt(update.version, frozenset(names), size)
         pool = session.pool
         receipt, pool.base, pool.adapter = session.ranks.gather((receipt, pool.base, pool.adapter))[0]
         pool.base_lost = False
@@ -273,11 +249,7 @@ class VLLMServerEngine(RolloutEngine):
     # -- completions and scores ----------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
-        """See :meth:`RolloutEngine.generate`; groups come as they finish, while the servers write the rest.
-
-        Raises:
-            EngineFailure: if no server is left, or one refuses a request.
-        """
+        """See :meth:`RolloutEngine.generate`; groups come as they finish, while the servers write the rest."""
         session = self._started_session()
         if not session.serves(who):
             session.fallback.poll = self.poll
@@ -290,13 +262,9 @@ class VLLMServerEngine(RolloutEngine):
             for i, request in enumerate(requests)
             for k, seed in enumerate(request.seeds)
         ]
-        yield from by_request(
-            requests,
-            (
-                (key, session.completion_of(answer, requests[key[0]].sampling, url))
-                for key, url, answer in self._run(jobs)
-            ),
-        )
+        answers = self._run(jobs)
+        written = ((key, session.completion_of(a, requests[key[0]].sampling, url)) for key, url, a in answers)
+        yield from by_request(requests, written)
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
@@ -308,7 +276,7 @@ class VLLMServerEngine(RolloutEngine):
         for i in rows:
             session.check_length(len(token_ids[i]), 1, "text")
         jobs = []
-        alone = any(scores_one_by_one(server) for server in session.pool.servers)
+        alone = session.scores_one_by_one
         size = 1 if alone else _SCORED_ROWS
         for first in range(0, len(rows), size):
             chosen = rows[first : first + size]

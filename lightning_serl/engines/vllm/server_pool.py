@@ -9,7 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_serl.engines.vllm.server_client import Refusal, ServerClient, Unreachable
@@ -23,8 +23,8 @@ _TRIES = 3
 #: The model of a job for the base model, which each server may serve under another name.
 BASE_MODEL = ""
 
-_RESTART = "start it again and continue with --ckpt_path last"
 _DEV_MODE = "start it with VLLM_SERVER_DEV_MODE=1"
+_RESTART = "start it again and continue with --ckpt_path last"
 #: The remedy for a server that takes no adapters.
 ENABLE_LORA = "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
 
@@ -34,28 +34,22 @@ Answer = tuple[Any, str, Any]
 
 @dataclass
 class Job:
-    """One request for ``/v1/completions``.
+    """One request for ``/v1/completions``, whose answer carries ``key``.
 
-    Attributes:
-        key: Identifies the job in its answer.
-        body: The JSON body.
-        together: Neighbouring jobs with equal values are sent to one server.
-        tries: How often it was sent.
+    Neighbouring jobs with equal ``together`` are sent to one server; ``tries`` counts how often it was sent.
     """
 
     key: Any
     body: dict[str, Any]
     together: int
-    tries: int = field(default=0, compare=False)
+    tries: int = 0
 
 
 class ServerPool:
     """Servers that all hold the same weights; every ``async`` method runs in one event loop.
 
-    Args:
-        servers: The servers.
-        max_in_flight: Most requests on one of them at one time.
-        exit_reason: Returns why a server that was started here has ended, or ``None`` if it runs or was not.
+    At most ``max_in_flight`` requests are open on each. ``exit_reason`` returns why a server that was started here has
+    ended, or ``None`` if it runs or was not.
 
     Attributes:
         base: Unique name of the full weights that every server should hold; ``None`` before the first push.
@@ -78,11 +72,7 @@ class ServerPool:
         self._probes: set[asyncio.Task[None]] = set()
 
     async def close(self, unload: bool) -> None:
-        """Close all connections.
-
-        Args:
-            unload: Also unload the adapter from the servers, because its directory is removed.
-        """
+        """Close all connections; ``unload`` the adapter before, because its directory is removed."""
         for probe in self._probes:
             probe.cancel()
         for server in self.servers:
@@ -104,20 +94,17 @@ class ServerPool:
         server.down.set()
 
     async def hold_weights(self) -> bool:
-        """Ask every server which weights it holds; returns whether all that answer hold those pushed last.
-
-        Raises:
-            EngineFailure: if no server answers.
-        """
+        """Whether all servers that answer hold the weights pushed last; EngineFailure if none answers."""
         all_gone = all(server.state == "gone" for server in self.servers)
-        held = await asyncio.gather(*(self._revive(server, all_gone) for server in self.servers))
+        waits = [s.patience if all_gone or s.state != "gone" else 0.0 for s in self.servers]
+        held = await asyncio.gather(*map(self._revive, self.servers, waits))
         self._require_one()
         return all(h for h in held if h is not None)
 
-    async def _revive(self, server: ServerClient, all_gone: bool) -> bool | None:
+    async def _revive(self, server: ServerClient, seconds: float) -> bool | None:
         """Mark a server live if it answers, else gone; returns whether it holds the weights, ``None`` if it is gone."""
         try:
-            await self._await_health(server, server.patience if server.state != "gone" or all_gone else 0.0)
+            await self._await_health(server, seconds)
             held = await self._holds_weights(server)
         except (Unreachable, Refusal) as error:
             self.mark_gone(server, str(error))
@@ -127,11 +114,7 @@ class ServerPool:
         return held
 
     async def _await_health(self, server: ServerClient, seconds: float) -> None:
-        """Wait until a server is healthy.
-
-        Raises:
-            Unreachable: if it is not within ``seconds``, or it was started here and has ended.
-        """
+        """Wait until a server is healthy, or raise after ``seconds``, or if it was started here and has ended."""
         deadline = time.monotonic() + seconds
         while True:
             if (why := self._exit_reason(server)) is not None:
@@ -154,23 +137,16 @@ class ServerPool:
 
     def _require_one(self) -> None:
         if all(server.state == "gone" for server in self.servers):
-            why = self._exit_reason(self.servers[0])
-            if why is not None:
-                self.servers[0].why = why
-            raise self.servers[0].gone(_RESTART if why is None else "continue with --ckpt_path last")
+            first, ended = self.servers[0], self._exit_reason(self.servers[0])
+            first.why = ended or first.why
+            raise first.gone("continue with --ckpt_path last" if ended else _RESTART)
 
     # -- pushing -------------------------------------------------------------------------------------------------------
 
     async def push(self, kind: str, saved: SavedWeights) -> None:
-        """Have every server load weights from their directory.
+        """Have every server load weights, ``full`` or an ``adapter``, from their directory.
 
-        Args:
-            kind: ``full`` or ``adapter``.
-            saved: Where the weights are.
-
-        Raises:
-            EngineFailure: if a server refuses them, or none is left.
-            PushMismatch: if a server does not report the new weights afterwards.
+        EngineFailure if a server refuses them or none is left; PushMismatch if one does not report them afterwards.
         """
         name = f"serl-v{saved.version}-{uuid.uuid4().hex[:10]}"
         former, self.adapter = self.adapter, None
@@ -268,13 +244,8 @@ class ServerPool:
     async def run(self, jobs: Sequence[Job], deliver: Callable[[Answer], None], limit: int | None = None) -> None:
         """Spread jobs over the servers; those of a server that fails are sent to another one.
 
-        Args:
-            jobs: What to send.
-            deliver: Called with each answer, in the thread of the event loop.
-            limit: Most requests on one server, if not ``max_in_flight``.
-
-        Raises:
-            EngineFailure: if no server is left, or one refuses a job.
+        ``deliver`` is called with each answer in the thread of the event loop; ``limit`` replaces ``max_in_flight``.
+        EngineFailure if no server is left, or one refuses a job.
         """
         limit = limit or self.max_in_flight
         waiting = _batches(jobs, min(_BATCH, limit))
@@ -307,10 +278,9 @@ class ServerPool:
 
     def _least_busy(self, size: int, limit: int) -> ServerClient | None:
         """The live server with the fewest requests, if ``size`` more do not exceed the limit."""
-        if not self.live():
-            return None
-        chosen = min(self.live(), key=lambda server: server.in_flight)
-        return chosen if chosen.in_flight == 0 or chosen.in_flight + size <= limit else None
+        chosen = min(self.live(), key=lambda server: server.in_flight, default=None)
+        full = chosen is not None and chosen.in_flight > 0 and chosen.in_flight + size > limit
+        return None if full else chosen
 
     async def _run_batch(self, server: ServerClient, batch: list[Job], deliver: Callable[[Answer], None]) -> list[Job]:
         """Send jobs to one server; returns those left unanswered because it failed."""
@@ -382,16 +352,8 @@ class ServerPool:
 
     async def _probe(self, server: ServerClient) -> None:
         """Mark a suspect live if it still holds the weights, else gone."""
-        try:
-            await self._await_health(server, server.patience)
-            if await self._holds_weights(server):
-                server.state = "live"
-                server.down.clear()
-                return
-            why = "it was restarted and has lost the policy's weights"
-        except (Unreachable, Refusal) as error:
-            why = str(error)
-        self.mark_gone(server, why)
+        if await self._revive(server, server.patience) is False:
+            self.mark_gone(server, "it was restarted and has lost the policy's weights")
 
     async def _watch_health(self) -> None:
         """Detect hung servers, whose connections stay open, by polling /health."""

@@ -1,4 +1,4 @@
-"""The servers of a started VLLMServerEngine, and the requests and answers of their HTTP interface."""
+"""The servers of a started VLLMServerEngine: what they must be, and the requests and answers of their interface."""
 
 from __future__ import annotations
 
@@ -7,33 +7,25 @@ import json
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import Request, Sampling, Who
-from lightning_serl.engines.vllm.background_loop import BackgroundLoop
-from lightning_serl.engines.vllm.completions import Session
+from lightning_serl.engines.vllm.compat import largest_rank, plain_lora
 from lightning_serl.engines.vllm.local_server import LocalServer
-from lightning_serl.engines.vllm.server_client import KEY, Refusal, ServerClient, Unreachable
-from lightning_serl.engines.vllm.server_pool import BASE_MODEL, ServerPool
+from lightning_serl.engines.vllm.server_client import KEY, BackgroundLoop, Refusal, ServerClient, Unreachable
+from lightning_serl.engines.vllm.server_pool import BASE_MODEL, ENABLE_LORA, ServerPool
+from lightning_serl.engines.vllm.session import Session
 from lightning_serl.engines.vllm.weight_files import WeightWriter
 from lightning_serl.errors import EngineFailure
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
 
 
 class ServerSession(Session):
-    """What a :class:`VLLMServerEngine` holds between ``start`` and ``close``.
-
-    Args:
-        policy: The live policy.
-        ranks: This process among those that use the same servers.
+    """What a :class:`VLLMServerEngine` holds between ``start`` and ``close``; ``ranks`` use the same servers.
 
     Attributes:
-        loop: Runs every request.
-        pool: The servers.
         local_servers: Those that were started here.
         weight_writer: Writes the weights that servers read, on rank 0.
         version: The version pushed last; -1 if some server does not hold it.
@@ -49,8 +41,8 @@ class ServerSession(Session):
         self.weight_writer: WeightWriter | None = None
         self.version = -1
         self.pushes_base = True
-        special = policy.tokenizer.added_tokens_decoder.items()
-        self._special_ids = {t.content: i for i, t in special if t.special}
+        added = policy.tokenizer.added_tokens_decoder.items()
+        self._special_ids = {token.content: i for i, token in added if token.special}
 
     @property
     def has_adapter(self) -> bool:
@@ -98,11 +90,7 @@ class ServerSession(Session):
         return self.loop.run(once(), lambda: None)
 
     async def inspect(self) -> None:
-        """Ask every server for its model, context length and configuration.
-
-        Raises:
-            EngineFailure: if one does not serve the policy's model.
-        """
+        """Ask every server for its model, which must be the policy's, its context length and its configuration."""
         await asyncio.gather(*(self._inspect(server) for server in self.pool.servers))
 
     async def _inspect(self, server: ServerClient) -> None:
@@ -140,9 +128,7 @@ class ServerSession(Session):
         body = {"model": server.model, "max_tokens": 1, "temperature": 0.0}
         for token, fits in ((min(rows, len(self.policy.tokenizer)) - 1, True), (2 * rows, False)):
             try:
-                await server.request(
-                    "POST", "/v1/completions", {**body, "prompt": [token]}, max(300.0, server.patience)
-                )
+                await server.request("POST", "/v1/completions", body | {"prompt": [token]}, max(300.0, server.patience))
                 known = True
             except Refusal as error:
                 if error.status not in (400, 422):
@@ -158,6 +144,39 @@ class ServerSession(Session):
             if known != fits:
                 raise EngineFailure(f"{said}: its vocabulary is not the policy's {rows} tokens; {remedy}")
 
+    def check_configuration(self, server: ServerClient) -> None:
+        """Refuse a server that reports other log-probs than the engine needs, or cannot load the policy's adapters."""
+        mode = server.config.get("model_config", {}).get("logprobs_mode", "processed_logprobs")
+        if mode != "processed_logprobs":
+            raise EngineFailure(
+                f"the vLLM server at {server.url} returns {mode}, not the log-probs it samples from; start it with "
+                "--logprobs-mode processed_logprobs"
+            )
+        config = self.policy.adapter_config() if self.policy.has_adapter else {}
+        if not config or not plain_lora(config) or "model_config" not in server.config:  # older releases report nothing
+            return
+        rank, lora = largest_rank(config), server.config.get("lora_config")
+        said = f"the vLLM server at {server.url} takes"
+        if not lora:
+            raise EngineFailure(f"{said} no adapters; {ENABLE_LORA} --max-lora-rank {rank}")
+        if (most := int(lora.get("max_lora_rank", rank))) < rank:
+            raise EngineFailure(
+                f"{said} adapters up to rank {most}, this one needs {rank}; start it with --max-lora-rank {rank}"
+            )
+
+    @property
+    def scores_one_by_one(self) -> bool:
+        """Whether texts must be scored one at a time.
+
+        On CPUs vLLM crashes on two scored texts in one batch if its output layer is prepared for adapters.
+        """
+        for config in (server.config for server in self.pool.servers):
+            lora = config.get("lora_config") or {}
+            on_cpu = config.get("device_config", {}).get("device_type") == "cpu"
+            if on_cpu and lora and (not lora.get("target_modules") or "lm_head" in lora["target_modules"]):
+                return True
+        return False
+
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def model_of(self, who: Who) -> str:
@@ -165,11 +184,7 @@ class ServerSession(Session):
         return (self.pool.adapter if who == "policy" else None) or BASE_MODEL
 
     def check_length(self, tokens: int, new: int, what: str) -> None:
-        """Refuse a text that leaves no room for ``new`` tokens on some server.
-
-        Raises:
-            EngineFailure: naming both lengths and the server's limit.
-        """
+        """Refuse a text that leaves no room for ``new`` tokens on some server."""
         for server in self.pool.servers:
             if server.context is not None and tokens + new > server.context:
                 raise EngineFailure(
@@ -203,11 +218,7 @@ class ServerSession(Session):
         }
 
     def completion_of(self, answer: Any, how: Sampling, url: str) -> Completion:
-        """The completion in a server's answer.
-
-        Raises:
-            EngineFailure: if it ended for another reason than an end token, a stop string or its length.
-        """
+        """The completion in a server's answer, which a token, a stop string or its length must have ended."""
         choice = answer["choices"][0]
         ids = choice.get("token_ids")
         if ids is None:

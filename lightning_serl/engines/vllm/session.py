@@ -1,62 +1,84 @@
-"""A started vLLM engine in this process."""
+"""Started vLLM engines: what both kinds share, and the one in this process."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_serl.engines.base import Receipt, Sampling, WeightUpdate, special_stop_ids
+from lightning_serl.engines.base import Receipt, Request, Sampling, WeightUpdate, Who
+from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.engines.vllm.compat import reload_weights, shut_down
-from lightning_serl.engines.vllm.completions import Session
 from lightning_serl.engines.vllm.isolation import IsolatedGroups, preserve_process_state, preserve_rng
 from lightning_serl.engines.vllm.weight_files import WeightWriter, read_names
 from lightning_serl.errors import EngineFailure, PushMismatch
+from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
 
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
+
+class Session(ABC):
+    """The part of a started vLLM engine that knows the live policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        #: Answers for frozen copies of the policy, whose weights vLLM does not hold.
+        self.fallback = TransformersEngine()
+        self.fallback.start(policy)
+
+    @property
+    @abstractmethod
+    def has_adapter(self) -> bool:
+        """Whether vLLM holds an adapter over the policy's base weights."""
+
+    def serves(self, who: Who) -> bool:
+        """Whether vLLM holds the weights of ``who``: the policy's, and under LoRA those of the base as reference."""
+        return who == "policy" or (who == "reference" and who not in self.policy.copies and self.has_adapter)
+
+    def completion(
+        self, ids: tuple[int, ...], logprobs: Sequence[float], stopped: bool, how: Sampling, version: int
+    ) -> Completion:
+        """A completion as vLLM returned it, with its text decoded by the policy's tokenizer.
+
+        ``ids`` include the end token, ``stopped`` means ended by it or a stop string, and ``version`` is
+        ``Policy.version`` of the weights, -1 for those of the base.
+        """
+        text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if stopped and (cut := how.before_stop(text)) is not None:
+            text = cut
+        return Completion(ids, text, tuple(logprobs), stopped, version)
 
 
 class VLLMSession(Session):
-    """What a :class:`VLLMEngine` holds between ``start`` and ``close``.
-
-    Args:
-        policy: The live policy.
-        dtype: Of vLLM's weights; ``None`` for that of the policy's.
+    """What a :class:`VLLMEngine` holds between ``start`` and ``close``; ``dtype`` by default is the policy's.
 
     Attributes:
-        llm: The ``vllm.LLM``.
-        groups: Its process groups.
         folder: Configuration and tokenizer, which vLLM reads from files.
-        context_length: Most tokens of prompt and completion together.
         has_base: Whether full weights were pushed and not dropped since.
         adapter: The ``LoRARequest`` of the adapter pushed last.
-        adapter_config: The policy's peft configuration; empty without an adapter.
         takes_adapters: Whether vLLM was started with support for adapters.
-        can_sleep: Whether vLLM was started so that it can free its memory.
         asleep: vLLM's sleep level, 0 while it is awake.
         weight_writer: Writes adapters, which vLLM reads from files; ``None`` before the first.
-        request_numbers: Counts requests, whose names must be unique.
     """
 
     def __init__(self, policy: Policy, dtype: torch.dtype | None) -> None:
         super().__init__(policy)
         self.groups: IsolatedGroups | None = None
+        self.vllm: Any = None  # the module
         self.llm: Any = None
         self.adapter: Any = None
         self.has_base = self.takes_adapters = self.can_sleep = False
         self.asleep = 0
         self.context_length = 0
         self.weight_writer: WeightWriter | None = None
-        self.request_numbers = count()
+        self.request_numbers = count()  # the names of requests must be unique
         self._adapter_numbers = count(1)
         lm = policy.causal_lm
         weights = [p.dtype for n, p in lm.named_parameters() if p.is_floating_point() and ".lora_" not in n]
@@ -72,13 +94,6 @@ class VLLMSession(Session):
     def has_adapter(self) -> bool:
         """Whether an adapter is loaded."""
         return self.adapter is not None
-
-    @property
-    def vllm(self) -> Any:
-        """The module ``vllm``."""
-        import vllm
-
-        return vllm
 
     @property
     def _open_groups(self) -> IsolatedGroups:
@@ -143,8 +158,7 @@ class VLLMSession(Session):
         if number not in set(engine.list_loras()):
             raise PushMismatch(f"vLLM does not list the adapter of version {update.version} after it was added")
         self.adapter = request
-        names, size = read_names(saved.path)
-        return Receipt(update.version, frozenset(names), size)
+        return Receipt(update.version, *read_names(saved.path))
 
     def _drop_adapter(self) -> None:
         if self.adapter is not None:
@@ -154,11 +168,7 @@ class VLLMSession(Session):
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def check_length(self, prompt: int, new: int) -> None:
-        """Refuse a prompt that leaves no room for ``new`` tokens.
-
-        Raises:
-            EngineFailure: naming both lengths and the limit.
-        """
+        """Refuse a prompt that leaves no room for ``new`` tokens."""
         if prompt + new > self.context_length:
             raise EngineFailure(
                 f"a prompt of {prompt} tokens and {new} more do not fit into vLLM's context of {self.context_length}; "
@@ -177,7 +187,7 @@ class VLLMSession(Session):
             presence_penalty=how.presence_penalty,
             stop=list(how.stop) or None,
             # the policy's end tokens, not those that vLLM reads from files
-            stop_token_ids=[*self.policy.end_ids, *special_stop_ids(self.policy.tokenizer, how.stop)],
+            stop_token_ids=[*self.policy.end_ids, *how.special_stop_ids(self.policy.tokenizer)],
             ignore_eos=True,
             logprobs=0,
             detokenize=bool(how.stop),
@@ -187,14 +197,27 @@ class VLLMSession(Session):
         )
 
     def completion_of(self, output: Any, how: Sampling, version: int) -> Completion:
-        """The one completion of vLLM's output.
-
-        Raises:
-            EngineFailure: if it ended for another reason than an end token, a stop string or its length.
-        """
+        """The one completion of vLLM's output, which a token, a stop string or its length must have ended."""
         (one,) = output.outputs
         ids = tuple(int(i) for i in one.token_ids)
         if one.finish_reason not in ("stop", "length"):
             raise EngineFailure(f"vLLM ended a completion with {one.finish_reason!r}; continue with --ckpt_path last")
         logprobs = [float(row[i].logprob) for row, i in zip(one.logprobs, ids, strict=True)]
         return self.completion(ids, logprobs, one.finish_reason == "stop", how, version)
+
+
+def by_request(
+    requests: Sequence[Request], written: Iterable[tuple[tuple[int, int], Completion]]
+) -> Iterator[tuple[int, list[Completion]]]:
+    """Collect ``((index of the request, index of the completion), completion)``, which come as they finish.
+
+    Yields ``(index of the request, its completions)`` once the last of them is finished; requests of none come first.
+    """
+    yield from ((i, []) for i, request in enumerate(requests) if not request.n)
+    collected: dict[int, dict[int, Completion]] = {}
+    for (i, k), completion in written:
+        group = collected.setdefault(i, {})
+        group[k] = completion
+        if len(group) == requests[i].n:
+            del collected[i]
+            yield i, [group[j] for j in range(requests[i].n)]

@@ -22,16 +22,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(parent: int, log: str, command: list[str]) -> int:
-    """Run the command until it or the parent ends.
-
-    Args:
-        parent: Process id of the parent.
-        log: File that the command's output is appended to.
-        command: Program and arguments.
-
-    Returns:
-        The command's exit status.
-    """
+    """Run the command, its output appended to ``log``, until it or the parent ends; returns its exit status."""
     prctl = _prctl()
     # processes orphaned by the command become children of this one, which ends them too
     prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,28 +31,12 @@ SHARD_BYTES = 2 * 1024**3
 _PREFIX = "lightning-serl-weights"
 
 
-class Saveable(Protocol):
-    """A configuration or tokenizer of transformers."""
-
-    def save_pretrained(self, save_directory: Any) -> Any:
-        """Write its files."""
-
-
 @dataclass(frozen=True)
 class SavedWeights:
-    """One version of the weights on disk.
-
-    Attributes:
-        path: Its directory, which no other version uses.
-        version: ``Policy.version`` of the weights.
-        names: Names of the tensors, in the order they were written.
-        bytes: Total size of the tensors.
-    """
+    """One ``Policy.version`` of the weights on disk, in a directory that no other version uses."""
 
     path: Path
     version: int
-    names: tuple[str, ...]
-    bytes: int
 
 
 class WeightWriter:
@@ -101,45 +85,33 @@ class WeightWriter:
     def write_adapter(
         self, tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, Any], version: int
     ) -> SavedWeights:
-        """Write a LoRA adapter as peft would save it.
+        """Write a LoRA adapter as peft would save it; EngineFailure if that fails.
 
-        Args:
-            tensors: (name, tensor) under the names of ``get_peft_model_state_dict``.
-            config: ``LoraConfig.to_dict()``.
-            version: ``Policy.version`` of these weights.
-
-        Raises:
-            EngineFailure: if it cannot be written.
+        The names of ``tensors`` are those of ``get_peft_model_state_dict``, and ``config`` is ``LoraConfig.to_dict()``.
         """
-        with self._new_directory(version) as (staging, final):
-            names, size = _write_shards(staging, tensors, "adapter_model", None)
-            plain = json.dumps(_plain({**config, "inference_mode": True}), indent=2, sort_keys=True)
+        with self._new_directory(version) as (staging, saved):
+            _write_shards(staging, tensors, "adapter_model", None)
+            plain = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True, default=_plain)
             (staging / "adapter_config.json").write_text(plain, encoding="utf-8")
-        return SavedWeights(final, version, names, size)
+        return saved
 
     def write_full(
-        self, tensors: Iterable[tuple[str, Tensor]], version: int, parts: Sequence[Saveable] = ()
+        self, tensors: Iterable[tuple[str, Tensor]], version: int, parts: Sequence[Any] = ()
     ) -> SavedWeights:
-        """Write full weights as a Hugging Face directory.
+        """Write full weights as a Hugging Face directory; EngineFailure if that fails.
 
-        Args:
-            tensors: (name, tensor) under the names of the Hugging Face model, taken one at a time. The output layer
-                must be one of them even where it is tied, since engines keep a separate copy of it.
-            version: ``Policy.version`` of these weights.
-            parts: Configuration and tokenizer, if a reader needs them.
-
-        Raises:
-            EngineFailure: if it cannot be written.
+        ``tensors`` are taken one at a time. The output layer must be one of them even where it is tied, since engines
+        keep a separate copy of it. ``parts`` are configuration and tokenizer, if a reader needs them.
         """
-        with self._new_directory(version) as (staging, final):
+        with self._new_directory(version) as (staging, saved):
             for part in parts:
                 part.save_pretrained(staging)
-            names, size = _write_shards(staging, tensors, "model", SHARD_BYTES)
-        return SavedWeights(final, version, names, size)
+            _write_shards(staging, tensors, "model", SHARD_BYTES)
+        return saved
 
     @contextlib.contextmanager
-    def _new_directory(self, version: int) -> Iterator[tuple[Path, Path]]:
-        """Yield a directory to fill, and the path it is moved to on leaving."""
+    def _new_directory(self, version: int) -> Iterator[tuple[Path, SavedWeights]]:
+        """Yield a directory to fill, and the place it is moved to on leaving."""
         if self._lock is None:
             raise EngineFailure("the folder for the engine's weights was closed; start the engine again")
         self._count += 1
@@ -147,7 +119,7 @@ class WeightWriter:
         staging = self.folder / f".v{version}-{self._count}"
         try:
             staging.mkdir()
-            yield staging, final
+            yield staging, SavedWeights(final, version)
             sync_tree(staging)
             staging.rename(final)
             sync(self.folder)
@@ -174,7 +146,7 @@ class WeightWriter:
             self._lock, self._kept = None, []
 
 
-def read_names(folder: Path) -> tuple[tuple[str, ...], int]:
+def read_names(folder: Path) -> tuple[frozenset[str], int]:
     """Names and total bytes of the tensors in a directory, from the headers of its safetensors files."""
     names: list[str] = []
     size = 0
@@ -184,7 +156,7 @@ def read_names(folder: Path) -> tuple[tuple[str, ...], int]:
         header.pop("__metadata__", None)
         names += header
         size += sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in header.values())
-    return tuple(names), size
+    return frozenset(names), size
 
 
 def default_root(needed_bytes: int) -> Path:
@@ -216,14 +188,8 @@ def _remove_stale(root: Path) -> None:
             os.close(lock)
 
 
-def _write_shards(
-    folder: Path, tensors: Iterable[tuple[str, Tensor]], stem: str, limit: int | None
-) -> tuple[tuple[str, ...], int]:
-    """Write safetensors files of about ``limit`` bytes, with an index where there are several.
-
-    Returns:
-        Names in the order of writing, and the bytes of all tensors.
-    """
+def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], stem: str, limit: int | None) -> None:
+    """Write safetensors files of about ``limit`` bytes, with an index where there are several."""
     where: dict[str, int] = {}
     shard: dict[str, Tensor] = {}
     held = total = files = 0
@@ -256,15 +222,8 @@ def _write_shards(
             (folder / f"{stem}-{k:05d}.safetensors").rename(folder / finals[k])
         index = {"metadata": {"total_size": total}, "weight_map": {n: finals[k] for n, k in where.items()}}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    return tuple(where), total
 
 
 def _plain(value: Any) -> Any:
-    """A peft configuration as JSON values."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(_plain, value))
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.value if isinstance(value, Enum) else value
+    """The JSON value of an enumeration or a set in a peft configuration."""
+    return value.value if isinstance(value, Enum) else sorted(value)

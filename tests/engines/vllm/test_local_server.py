@@ -85,7 +85,7 @@ import sys, time
 from pathlib import Path
 from lightning_serl.engines.vllm.local_server import LocalServer
 server = LocalServer("model", Path(sys.argv[1]), sys.argv[2])
-print(server.watchdog_pid, flush=True)
+print(server.watchdog.pid, flush=True)
 time.sleep(600)
 """
 

@@ -67,7 +67,7 @@ def descendants(pid):
 
 def memory(engine):
     """Resident bytes and open files of the server's processes."""
-    pids = descendants(engine.session.local_servers[0].watchdog_pid)
+    pids = descendants(engine.session.local_servers[0].watchdog.pid)
     pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
     return pages * os.sysconf("SC_PAGE_SIZE"), sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
 
@@ -228,7 +228,7 @@ import sys, time
 from pathlib import Path
 from lightning_serl.engines.vllm.local_server import LocalServer
 server = LocalServer(sys.argv[1], Path(sys.argv[2]), arguments=["--dtype", "float32"])
-print(server.watchdog_pid, flush=True)
+print(server.watchdog.pid, flush=True)
 time.sleep(600)
 """
 
@@ -273,7 +273,7 @@ def test_a_server_killed_in_mid_run_ends_it_with_a_checkpoint_to_go_on_from(engi
     while not (run / "metrics.jsonl").exists() or len(rows(run / "metrics.jsonl")) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    for pid in reversed(descendants(engine.session.local_servers[0].watchdog_pid)):
+    for pid in reversed(descendants(engine.session.local_servers[0].watchdog.pid)):
         os.kill(pid, signal.SIGKILL)
     ended = finish(process, 120)
     assert ended.status == 1
