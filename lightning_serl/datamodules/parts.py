@@ -24,7 +24,7 @@ from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.protocols import module_of
 from lightning_serl.rewards import LabelElseVote, VerifiableReward
-from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Instruction
 
 
