@@ -37,8 +37,8 @@ Written by `python benchmarks/parity.py --data ../shared/data`; a test compares 
 |---|---|---|
 | few-shot prompt and parser | `prompts/serl.py` | `data.writing.style: serl` |
 | quality, novelty and difficulty filters | `callbacks/filters/serl.py` | `style: serl` of each filter |
-| majority vote | `rewards/pairwise.py` | `data.reward: PairwiseVote` |
-| verdicts against gold labels | `rewards/rule.py` | `data.reward: RuleReward`, `data.evaluation.scoring: serl` |
+| majority vote | `rewards/serl.py` | `data.reward: PairwiseVote` |
+| verdicts against gold labels | `rewards/serl.py` | `data.reward: RuleReward`, `data.evaluation.scoring: serl` |
 | order of a round | `datamodules/rounds/` | `data.round.style: serl` |
 | advantages | `objectives/serl.py` | `model.objective.style: serl` |
 | learning rate | `objectives/schedule.py` | `model.lr_scheduler: lightning_serl.objectives.CosineWithFloor` |

@@ -9,8 +9,7 @@ import re
 import unicodedata
 
 from lightning_serl.answers.reading.announced import ANSWER_WORDS
-from lightning_serl.answers.reading.boxed import last_boxed
-from lightning_serl.answers.reading.thinking import strip_thinking
+from lightning_serl.answers.reading.boxed import last_boxed, strip_thinking
 
 #: The letters of options that the grader reads.
 LETTERS = "ABCDEFGHIJ"
@@ -87,12 +86,11 @@ class ChoiceGrader:
             # After a semicolon a response often discusses the other options.
             rest = re.split(r"[\n;；]", tail[last.start(1) :], maxsplit=1)[0]
             return None if _names_several(rest) else last.group(1).upper()
-        lines = [line for line in tail.splitlines() if line.strip()]
-        lone = _LONE.fullmatch(lines[-1].strip()) if lines else None
+        line = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
+        lone = _LONE.fullmatch(line.strip())
         if lone is not None:
             return lone.group(1)
-        # "... therefore (C)." at the end of a sentence
-        closing = _AT_THE_END.search(lines[-1][-_LINE:]) if lines else None
+        closing = _AT_THE_END.search(line[-_LINE:])  # "... therefore (C)." at the end of a sentence
         return None if closing is None or set(re.findall("[A-J]", closing[1])) - {closing[2]} else closing[2]
 
     def extract_truncated(self, text: str) -> str | None:

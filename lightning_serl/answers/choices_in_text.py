@@ -31,13 +31,8 @@ def split_choices(text: str) -> tuple[str, list[str] | None]:
     """Separate a multiple-choice problem from its options (``A.``, ``(A)`` ...), one per line or all in one line.
 
     Small letters count only at line starts after a question, and only if the items ask nothing themselves, because they
-    also number the parts of a problem. The same holds for ``A. one B. two`` in one line, which may be names.
-
-    Args:
-        text: A proposed problem.
-
-    Returns:
-        The problem and its options in order; the text and ``None`` unless there are two or more consecutive letters.
+    also number the parts of a problem. The same holds for ``A. one B. two`` in one line, which may be names. The
+    options are ``None`` unless there are two or more consecutive letters.
 
     Example:
         >>> split_choices("Which? A. one B. two")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 from types import NoneType
 
-from lightning_serl.answers.base import AnswerGrader
+from lightning_serl.answers.registry import AnswerGrader
 from lightning_serl.errors import InputError
 
 
@@ -13,31 +14,19 @@ def cluster(
     texts: Sequence[str],
     finished: Sequence[bool],
     grader: AnswerGrader,
-    choices: Sequence[str] | int | None = None,
+    choices: Sequence[str] | None = None,
 ) -> tuple[list[str | None], list[int]]:
-    """Read the answers of one group and number their classes.
+    """The answers of ``n`` responses (``None`` for no answer) and the numbers of their classes (-1 for no answer).
 
     Distinct answers are sorted by length, each is compared with the first answer of every class found so far, and
     classes are numbered by their smallest answer. So the result does not depend on the order of the responses, even
-    where equality is not transitive.
-
-    Args:
-        texts: The ``n`` responses.
-        finished: ``n`` flags, ``False`` for responses cut off by length.
-        grader: Reads and compares the answers.
-        choices: The options of a multiple-choice problem, or their number; a letter beyond them is no answer.
-
-    Returns:
-        ``n`` answers (``None`` for no answer) and ``n`` classes (-1 for no answer).
-
-    Raises:
-        InputError: if the grader extracts something other than a string or ``None``.
+    where equality is not transitive. A letter beyond the problem's ``choices`` is no answer.
     """
     start_group = getattr(grader, "start_group", None)
     if start_group is not None:
         start_group()
     extract_truncated = getattr(grader, "extract_truncated", None)
-    limit = None if choices is None else choices if isinstance(choices, int) else len(choices)
+    beyond = () if choices is None else tuple(ascii_uppercase[len(choices) :])
     # Each distinct response is read once, in sorted order: a grader with bounded time must not favour the responses
     # that happen to come first. Sorting finds equal texts without hashing long ones.
     answers: list[str | None] = [None] * len(texts)
@@ -55,8 +44,7 @@ def cluster(
                 raise InputError(
                     f"extract of the grader {type(grader).__name__} returned {kind}; it must return a string or None"
                 )
-            answer = _within(answer, limit)
-        answers[i] = answer
+        answers[i] = None if answer in beyond else answer
 
     classes: list[list[str]] = []
     # Short answers come first: "0" represents a class better than "x^2 - x = 0" does, and is cheaper to compare.
@@ -69,10 +57,3 @@ def cluster(
             classes.append([answer])
     class_of = {answer: number for number, members in enumerate(sorted(classes, key=min)) for answer in members}
     return answers, [-1 if a is None else class_of[a] for a in answers]
-
-
-def _within(answer: str | None, limit: int | None) -> str | None:
-    """The answer, unless it is a letter beyond the problem's choices."""
-    if limit is None or answer is None or len(answer) != 1 or not "A" <= answer <= "Z":
-        return answer
-    return answer if ord(answer) - ord("A") < limit else None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from lightning_serl.answers.choices_in_text import split_choices
-from lightning_serl.answers.math.digits import ascii_digits
+from lightning_serl.answers.math.normal_form import ascii_digits
 from lightning_serl.answers.math.quantities import quantity
 
 _MOST = 0.8
@@ -43,15 +43,9 @@ def detect_grader(
     labels: Sequence[str | None] = (),
     choices: Sequence[Sequence[str] | None] = (),
 ) -> tuple[str, str]:
-    """Choose among ``"math"``, ``"choice"`` and ``"text"``.
+    """``"math"``, ``"choice"`` or ``"text"``, and a line with the evidence and the option that overrides the choice.
 
-    Args:
-        prompts: The problems.
-        labels: Their gold answers, ``None`` where unknown; may be empty.
-        choices: Their options, ``None`` where there are none; may be empty.
-
-    Returns:
-        The name, and a line for the user with the evidence and the option that overrides the choice.
+    ``labels`` and ``choices`` hold ``None`` for problems without them, or are empty.
     """
     name, evidence = _detect(prompts, [str(x) for x in labels if x is not None and str(x).strip()], choices)
     return name, f"grader: {name} ({evidence}); set --data.grader to change it"
@@ -89,9 +83,7 @@ def _count(items: Sequence[str], test: Callable[[str], bool]) -> int:
 def _is_math_label(label: str) -> bool:
     """A number with or without a unit, a formula, LaTeX, or a worked solution that ends in a box."""
     label = ascii_digits(label.strip())
-    if "\\boxed" in label:
-        return True
-    if _QUANTITY.fullmatch(label.strip("$")) is not None or quantity(label) is not None:
+    if "\\boxed" in label or _QUANTITY.fullmatch(label.strip("$")) is not None or quantity(label) is not None:
         return True
     bare = re.sub(r"\\text\s*\{[^{}]*\}", "", label)
     if _COMPOUND.search(bare.replace("\\", " \\")) is not None and _LATEX.search(label) is None:

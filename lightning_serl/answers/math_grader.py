@@ -1,4 +1,4 @@
-r"""Grader for math answers: rules where they decide, else math-verify in a worker process."""
+"""Grader for math answers: rules where they decide, else math-verify in a worker process."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import re
 from typing import Any
 
 from lightning_serl.answers.math.decide import decide, decide_unambiguous
-from lightning_serl.answers.math.digits import ascii_digits
-from lightning_serl.answers.math.normal_form import is_abridged, normal_form
+from lightning_serl.answers.math.normal_form import ascii_digits, is_abridged, normal_form
 from lightning_serl.answers.reading.announced import announced_answer, is_prose, undisputed_number
-from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed
+from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed, strip_thinking
 from lightning_serl.answers.reading.last_formula import first_formula, is_doubtful, last_formula
-from lightning_serl.answers.reading.thinking import strip_thinking
-from lightning_serl.answers.verifier.cache import BoundedCache
-from lightning_serl.answers.verifier.client import shared_client
+from lightning_serl.answers.verifier.client import VerdictCache, shared_client
 from lightning_serl.errors import check_choice
 
 MODES = ("fast", "exact")
@@ -51,14 +48,10 @@ class MathGrader:
     number. Verdicts are cached across groups. An answer that math-verify cannot handle within its limits counts as
     equal to itself only; once a group's budget is spent, undecided answers count as different.
 
+    ``timeouts`` counts the requests to the worker that ended with its death.
+
     Args:
         mode: ``"fast"`` or ``"exact"``.
-
-    Attributes:
-        timeouts: How many requests to the worker ended with its death.
-
-    Raises:
-        InputError: for an unknown mode.
 
     Example:
         >>> grader = MathGrader()
@@ -74,8 +67,8 @@ class MathGrader:
         check_choice("mode of the grader", mode, MODES)
         self.mode = mode
         self.timeouts = 0
-        self._verdicts: BoundedCache[tuple[str, str], bool] = BoundedCache()
-        self._comparable: BoundedCache[str, bool] = BoundedCache()
+        self._verdicts: VerdictCache[tuple[str, str]] = VerdictCache()
+        self._comparable: VerdictCache[str] = VerdictCache()
         self._budget = GROUP_SECONDS[mode]
 
     def warm_up(self) -> None:
@@ -144,9 +137,9 @@ class MathGrader:
         verdict = decide(a, b) if self.mode == "fast" else decide_unambiguous(a, b)
         if verdict is not None:
             return verdict
-        pair = (a, b) if a < b else (b, a)
-        known = self._verdicts.get(pair)
-        return self._compare(*pair) if known is None else known
+        a, b = sorted((a, b))
+        known = self._verdicts.get((a, b))
+        return self._compare(a, b) if known is None else known
 
     def _compare(self, a: str, b: str) -> bool:
         if self._budget < FREE_SECONDS or any(self._is_text(x) for x in (a, b)):
@@ -165,9 +158,8 @@ class MathGrader:
 
     def _is_text(self, answer: str) -> bool:
         """Whether an answer is compared by its normal form only: too long, words, or known to take too long."""
-        if len(answer) > (_MAX_COMPARED if self.mode == "exact" else _MAX_UNDECIDED) or is_prose(answer):
-            return True
-        return is_abridged(answer) or self._comparable.get(answer) is False
+        too_long = len(answer) > (_MAX_COMPARED if self.mode == "exact" else _MAX_UNDECIDED)
+        return too_long or is_prose(answer) or is_abridged(answer) or self._comparable.get(answer) is False
 
     def _probe(self, answer: str) -> None:
         """Find out whether this answer was the one that took too long, so that it costs later groups nothing."""

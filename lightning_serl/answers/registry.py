@@ -1,8 +1,9 @@
-"""Turns the user's ``grader`` option into a grader object."""
+"""The protocol of graders, and the grader that the user's ``grader`` option names."""
 
 from __future__ import annotations
 
-from lightning_serl.answers.base import AnswerGrader
+from typing import Protocol, runtime_checkable
+
 from lightning_serl.answers.choice_grader import ChoiceGrader
 from lightning_serl.answers.math_grader import MODES, MathGrader
 from lightning_serl.answers.text_grader import TextGrader
@@ -11,16 +12,32 @@ from lightning_serl.errors import InputError, check_choice
 NAMES = ("math", "choice", "text")
 
 
+@runtime_checkable
+class AnswerGrader(Protocol):
+    """Reads answers and compares them; any object with these two methods is a grader.
+
+    Three more methods are optional and found by name:
+
+    - ``extract_truncated(text) -> str | None`` reads a response that was cut off; without it such a response has no
+      answer.
+    - ``label(text) -> str | None`` reads a gold label; without it ``extract`` reads it, and where that gives ``None``
+      the label is used unchanged.
+    - ``start_group(seconds=...)`` is called before each group, for graders that spend bounded time on one.
+    """
+
+    def extract(self, text: str) -> str | None:
+        """The answer of a finished response, or ``None`` if it has none. Must not raise on any text."""
+        ...
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two extracted answers are equal. Must be symmetric and must not raise."""
+        ...
+
+
 def resolve_grader(grader: str | AnswerGrader, mode: str = "fast", option: str = "grader") -> AnswerGrader:
-    """The grader of that name, or the user's own object.
+    """The grader named ``"math"``, ``"choice"`` or ``"text"``, or the user's own object after a check of its methods.
 
-    Args:
-        grader: ``"math"``, ``"choice"``, ``"text"``, or an object with ``extract`` and ``same``.
-        mode: ``"fast"`` or ``"exact"``; other graders than math ignore it.
-        option: The name of the option, for messages.
-
-    Raises:
-        InputError: for an unknown name or mode, a class in place of an object, or an object without these methods.
+    Only the math grader has a ``mode``, ``"fast"`` or ``"exact"``; messages name the ``option``.
     """
     check_choice("mode of the grader", mode, MODES)
     if grader == "math":

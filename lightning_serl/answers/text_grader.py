@@ -6,8 +6,7 @@ import re
 import unicodedata
 
 from lightning_serl.answers.reading.announced import ANNOUNCEMENT
-from lightning_serl.answers.reading.boxed import last_boxed
-from lightning_serl.answers.reading.thinking import strip_thinking
+from lightning_serl.answers.reading.boxed import last_boxed, strip_thinking
 
 # A longer last line is an explanation, not a short answer.
 MAX_LENGTH = 200
@@ -38,15 +37,12 @@ class TextGrader:
         if box is not None:
             return normalise(_WRAPPED.sub(r"\1", box))
         tail = text[-_TAIL:]
-        last = None
-        for match in ANNOUNCEMENT.finditer(tail):
-            last = match
-        if last is not None:
-            found = normalise(tail[last.end() :].strip().split("\n", 1)[0])
+        announced = list(ANNOUNCEMENT.finditer(tail))
+        if announced:
+            found = normalise(tail[announced[-1].end() :].strip().split("\n", 1)[0])
             if found is not None:
                 return found
-        lines = [line for line in tail.splitlines() if line.strip()]
-        return normalise(lines[-1]) if lines else None
+        return normalise(next((line for line in reversed(tail.splitlines()) if line.strip()), ""))
 
     def extract_truncated(self, text: str) -> str | None:
         """The last complete box; a truncated response without one has no answer."""

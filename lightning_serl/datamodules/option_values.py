@@ -14,9 +14,8 @@ from lightning_serl.errors import InputError
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
-from lightning_serl.rewards.pairwise import PairwiseVote
 from lightning_serl.rewards.random import RandomReward
-from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.rewards.serl import PairwiseVote, RuleReward
 from lightning_serl.rewards.verifiable import VerifiableReward
 
 _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {

@@ -41,7 +41,7 @@ from lightning_serl.evaluation.graders import SetGrader, set_graders
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
-from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Instruction
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.rewards import MajorityVote, PairwiseVote, VerifiableReward
-from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Group, Verdict
 
 

@@ -119,15 +119,7 @@ class InstructionPool:
         return index
 
     def mark_kept(self, which: str | int) -> None:
-        """Make an accepted instruction a few-shot exemplar after its group was trained on; a seed stays a seed.
-
-        Args:
-            which: Its uid or its index.
-
-        Raises:
-            KeyError: if the pool has no such uid.
-            IndexError: if the pool has no such index.
-        """
+        """Make the instruction of a uid or an index a few-shot exemplar, once trained on; a seed stays a seed."""
         index = self._by_uid[which] if isinstance(which, str) else which
         if self._statuses[index] != "seed":
             self._statuses[index] = "kept"
@@ -167,15 +159,9 @@ class InstructionPool:
         return best, best_index
 
     def similar(self, text: str | Instruction, threshold: float, among: tuple[str, ...] | None = None) -> int | None:
-        """An entry that ``text`` repeats: one of the same text, or the first whose ROUGE-L F exceeds ``threshold``.
+        """The entry that ``text`` repeats: one of the same text, or the first whose ROUGE-L F exceeds ``threshold``.
 
-        Args:
-            text: The problem to compare.
-            threshold: Scores strictly above it count as a repetition.
-            among: Compare only with entries of these statuses, and by ROUGE-L alone; by default with all.
-
-        Returns:
-            The index of the entry, or ``None`` if ``text`` is new.
+        With ``among`` it is compared with entries of these statuses only, and by ROUGE-L alone.
         """
         full = _full_text(text)
         same = self._by_text.get(_plain(full))
@@ -191,13 +177,7 @@ class InstructionPool:
         return None
 
     def alike(self, text: str | Instruction, threshold: float, limit: int) -> int:
-        """The number of the policy's problems that are similar to ``text``, counted up to ``limit``.
-
-        Args:
-            text: The problem to compare.
-            threshold: A ROUGE-L F strictly above it counts as similar.
-            limit: Counting ends here.
-        """
+        """The number of the policy's problems whose ROUGE-L F exceeds ``threshold``, counted up to ``limit``."""
         query = Query(tokenise(_full_text(text)), self._vocabulary)
         entries, bounds = self._bounds(query, threshold)
         count = 0
@@ -230,11 +210,7 @@ class InstructionPool:
         }
 
     def load_state_dict(self, state: Mapping[str, Sequence[Any]]) -> None:
-        """Replace all entries by those of another pool.
-
-        Args:
-            state: What :meth:`state_dict` returned.
-        """
+        """Replace all entries by those of another pool."""
         self._clear()
         columns = (state[name] for name in ("prompts", "uids", "roles", "metas", "statuses"))
         for prompt, uid, role, meta, status in zip(*columns, strict=True):

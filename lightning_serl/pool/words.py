@@ -1,9 +1,10 @@
-"""Splits text of any script into words: the tokens for ROUGE-L, and the number of words."""
+"""Splits text of any script into words: the tokens for ROUGE-L, the number of words, the share of distinct n-grams."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
@@ -54,9 +55,6 @@ def tokenise(text: str) -> list[str]:
     Latin text gives exactly the tokens of the ``rouge_score`` package (runs of ASCII letters and digits, lower case).
     Letters of other scripts, which that package drops, form words here too, or single characters where the script has
     no spaces. A single Greek letter is a mathematical symbol, not a word, and is dropped as in ``rouge_score``.
-
-    Args:
-        text: Any text.
     """
     text = text.lower()
     if text.isascii():
@@ -80,11 +78,7 @@ def tokenise(text: str) -> list[str]:
 
 
 def count_words(text: str) -> int:
-    r"""The number of words of a text; characters count where a script does not separate words.
-
-    Args:
-        text: Any text; the parts of a formula (``\frac``, ``3`` ...) count as words.
-    """
+    r"""The number of words; parts of formulas (``\frac``, ``3``) and characters of scripts without spaces count too."""
     count, inside = 0, False
     for char in text:
         kind = _WORD if char.isascii() and char.isalnum() else _SEPARATOR if char.isascii() else _kind(char)
@@ -95,3 +89,18 @@ def count_words(text: str) -> int:
         elif not (kind == _MARK or (inside and char in _APOSTROPHES)):
             inside = False
     return count
+
+
+def unique_ngrams(texts: Iterable[str], n: int = 4) -> float:
+    """The share of distinct n-grams among all n-grams of some texts (distinct-n, Li et al. 2016); 1 if there is none.
+
+    Words are those of :func:`tokenise`; no n-gram spans two texts.
+    """
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for text in texts:
+        words = tokenise(text)
+        for start in range(len(words) - n + 1):
+            seen.add(tuple(words[start : start + n]))
+            total += 1
+    return len(seen) / total if total else 1.0

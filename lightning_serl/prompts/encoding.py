@@ -31,11 +31,7 @@ class PromptTemplate:
     stop: list[str] | None = None
 
     def uses_chat(self, tokenizer: Any) -> bool:
-        """Whether the prompt goes through the tokenizer's chat template.
-
-        Raises:
-            InputError: if it must and there is none.
-        """
+        """Whether the prompt goes through the tokenizer's chat template; ``chat`` without one is an error."""
         available = bool(getattr(tokenizer, "chat_template", None))
         if self.chat and not available:
             raise InputError(
@@ -45,14 +41,7 @@ class PromptTemplate:
         return available if self.chat is None else self.chat
 
     def stop_strings(self, tokenizer: Any) -> list[str]:
-        """The strings that end a completion.
-
-        Args:
-            tokenizer: A transformers tokenizer; tells whether the prompt is a chat.
-
-        Raises:
-            InputError: if ``chat`` is true and the tokenizer has no chat template.
-        """
+        """The strings that end a completion; the tokenizer decides whether it is a chat, which ends by itself."""
         if self.stop is not None:
             return list(self.stop)
         return [] if self.uses_chat(tokenizer) else [self._plain_stop()]
@@ -63,10 +52,6 @@ class PromptTemplate:
 
     def _encode(self, tokenizer: Any, user: str) -> list[int]:
         """Token ids of a user turn, with at most one beginning-of-sequence token.
-
-        Args:
-            tokenizer: A transformers tokenizer.
-            user: The rendered prompt.
 
         Raises:
             InputError: if ``chat`` is true and there is no chat template, or the template refuses the turn.
@@ -92,11 +77,7 @@ class PromptTemplate:
 
 
 def check_places(what: str, template: str, needed: Sequence[str], allowed: Sequence[str]) -> None:
-    """Refuse a template that would omit the problem or print an unknown place.
-
-    Raises:
-        InputError: naming the missing or unknown place.
-    """
+    """Refuse a template that would omit the problem or print an unknown place."""
     # After a letter braces belong to LaTeX, as in \boxed{answer}.
     unknown = [name for name in re.findall(r"(?<!\w)\{([A-Za-z_]\w*)\}", template) if name not in (*needed, *allowed)]
     known = ", ".join(f"{{{name}}}" for name in (*needed, *allowed))
@@ -108,11 +89,7 @@ def check_places(what: str, template: str, needed: Sequence[str], allowed: Seque
 
 
 def check_stop(what: str, stop: Sequence[str] | None) -> None:
-    """Refuse stop strings that would end every response at once.
-
-    Raises:
-        InputError: for an empty string, or a single string instead of a list.
-    """
+    """Refuse stop strings that would end every response at once: an empty one, or one string instead of a list."""
     if isinstance(stop, str) or any(not s for s in stop or ()):
         raise InputError(f"{what} must be a list of non-empty strings, not {stop!r}; use [] for no stop strings")
 
@@ -128,11 +105,7 @@ def one_line(text: str) -> str:
 
 
 def with_options(problem: str, instruction: Instruction) -> str:
-    """The problem, followed by its lettered options, one per line.
-
-    Raises:
-        InputError: if there are more options than letters.
-    """
+    """The problem, followed by its lettered options, one per line; more options than letters are refused."""
     choices = instruction.meta.get("choices") or ()
     if len(choices) > len(ascii_uppercase):
         raise InputError(
@@ -149,11 +122,7 @@ def _without_surrogates(text: str) -> str:
 
 
 def _chat_text(tokenizer: Any, user: str, system: str | None, chat_kwargs: Mapping[str, Any]) -> str:
-    """The chat template filled with one user turn.
-
-    Raises:
-        InputError: if the template refuses the turn.
-    """
+    """The chat template filled with one user turn."""
     turns = [{"role": "user", "content": user}]
     if system is not None:
         try:

@@ -40,8 +40,7 @@ class InstructionTemplate(PromptTemplate):
     def render(self, exemplars: Sequence[Instruction]) -> str:
         """The user turn, or the whole prompt of a base model, before tokenization.
 
-        Args:
-            exemplars: The problems to show, in order; options under ``meta["choices"]`` are listed in the item.
+        The exemplars keep their order; options under ``meta["choices"]`` are listed in the item.
         """
         parts = [self.header + "\n"] if self.header else []
         for i, exemplar in enumerate(exemplars, 1):
@@ -53,21 +52,9 @@ class InstructionTemplate(PromptTemplate):
         return text if self.dangling else text.rstrip("\n")
 
     def first_number(self, exemplars: Sequence[Instruction]) -> int | None:
-        """The number that ends the prompt, for :func:`split_items`; ``None`` without ``dangling``.
-
-        Args:
-            exemplars: The problems that the prompt shows.
-        """
+        """The number that ends the prompt, for :func:`split_items`; ``None`` without ``dangling``."""
         return len(exemplars) + 1 if self.dangling else None
 
     def encode(self, tokenizer: Any, exemplars: Sequence[Instruction]) -> list[int]:
-        """The prompt's token ids, with one beginning-of-sequence token if the tokenizer adds one.
-
-        Args:
-            tokenizer: A transformers tokenizer.
-            exemplars: The problems to show.
-
-        Raises:
-            InputError: if ``chat`` is true and there is no chat template, or it cannot be filled.
-        """
+        """The prompt's token ids, with one beginning-of-sequence token if the tokenizer adds one."""
         return self._encode(tokenizer, self.render(exemplars))

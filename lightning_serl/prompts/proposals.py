@@ -13,12 +13,7 @@ from lightning_serl.types import STYLES
 
 @dataclass(frozen=True)
 class Item:
-    """One proposed problem as written by the policy.
-
-    Attributes:
-        text: The problem without its number.
-        truncated: Whether the text was cut off in it.
-    """
+    """One proposed problem without its number, and whether the text was cut off in it."""
 
     text: str
     truncated: bool = False
@@ -80,14 +75,7 @@ def parse_instructions(
 ) -> list[str]:
     """The problems in the policy's list; the default style omits empty and truncated ones.
 
-    Args:
-        text: The sampled text.
-        style: See :func:`split_items`.
-        first: See :func:`split_items`.
-        finished: See :func:`split_items`.
-
-    Raises:
-        ValueError: for an unknown style.
+    Arguments and errors are those of :func:`split_items`.
     """
     items = split_items(text, style, first, finished)
     return [item.text for item in items if style == "serl" or (item.text and not item.truncated)]

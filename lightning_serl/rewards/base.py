@@ -34,18 +34,7 @@ class Reward(Protocol):
 
 
 def check_reward(reward: object) -> Callable[[Sequence[Group], Any], list[Verdict]]:
-    """Check a user's reward before the run begins.
-
-    Args:
-        reward: A function or object that is called as ``reward(groups, ctx)``.
-
-    Returns:
-        The same object.
-
-    Raises:
-        InputError: if it cannot be called so, naming the wrong parameter; if it is a class and no object; or if
-            ``needs`` holds an unknown name.
-    """
+    """The user's reward, if it is an object that can be called as ``reward(groups, ctx)`` and ``needs`` known names."""
     name = getattr(reward, "__name__", type(reward).__name__)
     wanted = f"a reward is called as {name}(groups, ctx)"
     if isinstance(reward, type):
@@ -66,13 +55,12 @@ def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> No
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     for place, expected in enumerate(_PARAMETERS):
-        if place >= len(positional):
-            if not takes_any:
-                raise InputError(f"the reward {name} lacks the parameter {expected!r}; {wanted}")
+        if place >= len(positional) and takes_any:
             break
+        if place >= len(positional):
+            raise InputError(f"the reward {name} lacks the parameter {expected!r}; {wanted}")
         given = positional[place].name
-        # A leading underscore marks an unused parameter.
-        if given.lstrip("_") not in (expected, ""):
+        if given.lstrip("_") not in (expected, ""):  # a leading underscore marks an unused parameter
             raise InputError(f"parameter {place + 1} of the reward {name} is {given!r}, not {expected!r}; {wanted}")
     for parameter in parameters:
         extra = parameter not in positional[: len(_PARAMETERS)]
@@ -92,6 +80,6 @@ def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
         if group.answers is not None and group.cluster is not None and group.read_by in (None, kind):
             continue
         finished = [completion.finished for completion in group.completions]
-        choices = group.instruction.meta.get("choices")
-        group.answers, group.cluster = cluster(group.texts, finished, grader, choices or None)
+        choices = group.instruction.meta.get("choices") or None
+        group.answers, group.cluster = cluster(group.texts, finished, grader, choices)
         group.read_by = kind

@@ -17,12 +17,6 @@ class FormatReward:
 
     Gains of a run with this reward come from learning the form of an answer. Once every response has the form, all
     groups have equal scores and the run ends with nothing left to train on.
-
-    Example:
-        >>> from lightning_serl.types import Group
-        >>> group = Group.from_texts("1+1?", ["\\boxed{3}", "It is 2."])
-        >>> FormatReward()([group], None)[0].scores.tolist()
-        [1.0, 0.0]
     """
 
     needs: frozenset[str] = frozenset()
@@ -34,5 +28,5 @@ class FormatReward:
     def _score(self, group: Group) -> Verdict:
         boxed = [last_boxed(strip_thinking(text)) is not None for text in group.texts]
         scores = torch.tensor([float(found) for found in boxed])
-        share = sum(boxed) / max(len(boxed), 1)
-        return Verdict(scores, confidence=share, info={"tie": False, "no_answer": boxed.count(False)})
+        info = {"tie": False, "no_answer": boxed.count(False)}
+        return Verdict(scores, confidence=sum(boxed) / max(len(boxed), 1), info=info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,10 +65,7 @@ class MajorityVote:
         assert group.answers is not None
         assert group.cluster is not None
         n = len(group)
-        sizes: dict[int, int] = {}
-        for number in group.cluster:
-            if number >= 0:
-                sizes[number] = sizes.get(number, 0) + 1
+        sizes = Counter(number for number in group.cluster if number >= 0)
         info = {"tie": False, "unique_answers": len(sizes), "no_answer": n - sum(sizes.values())}
         if not sizes:
             return Verdict(torch.zeros(n), confidence=0.0, info=info)
@@ -78,15 +76,11 @@ class MajorityVote:
         confidence = top / n
         if (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
             return Verdict(torch.zeros(n), confidence=confidence, weight=torch.zeros(n), info=info)
-        label = min(
-            a for a, number in zip(group.answers, group.cluster, strict=True) if a is not None and number == winners[0]
-        )
-        return Verdict(self._scores(group.cluster, sizes, winners[0]), label, confidence, info=info)
-
-    def _scores(self, classes: Sequence[int], sizes: dict[int, int], winner: int) -> torch.Tensor:
-        """(n,) float32 scores from the class of each response."""
+        label = min(a for a, c in zip(group.answers, group.cluster, strict=True) if a is not None and c == winners[0])
         if not self.soft:
-            return torch.tensor([float(number == winner) for number in classes])
-        if max(sizes.values()) == 1:
-            return torch.zeros(len(classes))
-        return torch.tensor([sizes.get(number, 0) / len(classes) for number in classes])
+            scores = torch.tensor([float(number == winners[0]) for number in group.cluster])
+        elif top == 1:
+            scores = torch.zeros(n)
+        else:
+            scores = torch.tensor([sizes[number] / n for number in group.cluster])
+        return Verdict(scores, label, confidence, info=info)

@@ -45,23 +45,18 @@ class VerifiableReward:
         assert group.answers is not None
         assert group.cluster is not None
         n = len(group)
-        info: dict[str, Any] = {
-            "tie": False,
-            "unique_answers": len({number for number in group.cluster if number >= 0}),
-            "no_answer": group.answers.count(None),
-        }
+        classes = {number for number in group.cluster if number >= 0}
+        info: dict[str, Any] = {"tie": False, "unique_answers": len(classes), "no_answer": group.answers.count(None)}
         gold = group.instruction.label
-        if gold is None:
-            return _unscored(n, info, "the instruction has no label")
-        label = _read_label(self.grader, gold)
+        label = None if gold is None else _read_label(self.grader, gold)
         if label is None:
-            return _unscored(n, info, "the grader cannot read the label")
+            info["reason"] = "the instruction has no label" if gold is None else "the grader cannot read the label"
+            return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), info=info)
         start_group = getattr(self.grader, "start_group", None)
         if start_group is not None:
             start_group(_LABEL_SECONDS)
-        right = {
-            answer: self.grader.same(label, answer) for answer in sorted({a for a in group.answers if a is not None})
-        }
+        distinct = sorted({answer for answer in group.answers if answer is not None})
+        right = {answer: self.grader.same(label, answer) for answer in distinct}
         scores = torch.tensor([float(answer is not None and right[answer]) for answer in group.answers])
         return Verdict(scores, label, float(scores.sum()) / max(n, 1), info=info)
 
@@ -72,9 +67,6 @@ class LabelElseVote:
     Args:
         grader: The grader of both.
         options: Further options of :class:`MajorityVote`.
-
-    Raises:
-        InputError: as :class:`MajorityVote` does.
     """
 
     needs: frozenset[str] = frozenset()
@@ -96,8 +88,3 @@ def _read_label(grader: AnswerGrader, gold: str) -> str | None:
         return read(gold)
     found = grader.extract(gold)
     return gold if found is None else found
-
-
-def _unscored(n: int, info: dict[str, Any], reason: str) -> Verdict:
-    """A verdict of weights 0, which keeps a group out of training."""
-    return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), info={**info, "reason": reason})

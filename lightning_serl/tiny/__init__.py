@@ -15,11 +15,7 @@ _FILES = {"base": "base", "seeds": "seeds.jsonl", "held_out": "held_out.jsonl"}
 
 
 def path(name: str) -> Path:
-    """The path of a packaged file: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl).
-
-    Raises:
-        InputError: for another name; the message lists the known ones.
-    """
+    """The path of a packaged file: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl)."""
     if name not in _FILES:
         known = ", ".join(_PREFIX + n for n in _FILES)
         raise InputError(f"there is no {_PREFIX + name!r} in this package; the embedded names are {known}")
@@ -27,9 +23,5 @@ def path(name: str) -> Path:
 
 
 def resolve(name: str) -> str:
-    """The packaged path for ``tiny:NAME``; any other string is returned unchanged.
-
-    Raises:
-        InputError: for an unknown ``tiny:`` name.
-    """
+    """The packaged path for ``tiny:NAME``; any other string is returned unchanged."""
     return str(path(name.removeprefix(_PREFIX))) if name.startswith(_PREFIX) else name

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_serl.errors import InputError
-from lightning_serl.tiny.corpus import corpus_hash
+from lightning_serl.tiny.corpus import build_tokenizer, corpus_hash
 from lightning_serl.tiny.language import held_out, parse, seed_questions
 from lightning_serl.tiny.pretrain import STEPS, build_model, train
-from lightning_serl.tiny.tokenizer import build_tokenizer
 
 SEEDS = 64
 HELD_OUT = 200
@@ -37,17 +36,12 @@ def _is_former_build(folder: Path) -> bool:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
     except ValueError:
-        # A file of the same name from another program.
-        return False
+        return False  # a file of the same name from another program
     return isinstance(content, dict) and content.get("builder") == _BUILDER
 
 
 def _prepare(out: Path) -> None:
-    """Create and check the output folder before the training starts.
-
-    Raises:
-        InputError: if it cannot be created or written to, or holds anything but a former build.
-    """
+    """Create the output folder and check, before the training starts, that it is empty or holds a former build."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         occupied = any(out.iterdir()) and not _is_former_build(out)
@@ -84,14 +78,6 @@ def build(seed: int, out: Path, steps: int = STEPS) -> None:
     ``out`` receives the model (safetensors, float32), its generation config and tokenizer, ``build.json``,
     ``seeds.jsonl`` (64 problems without labels) and ``held_out.jsonl`` (200 problems with answers). Nothing is written
     before the training has ended. The last line printed is the corpus hash.
-
-    Args:
-        seed: Seed of weights and corpus, 0 or above.
-        out: A new or empty directory, or that of a former build.
-        steps: Optimizer steps, 1 or more; 2000 is the measured recipe.
-
-    Raises:
-        InputError: for a seed or number of steps out of range, or an ``out`` that must not be written to.
     """
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed is {seed}; it must be 0 or above and below 2**63")
@@ -107,13 +93,9 @@ def build(seed: int, out: Path, steps: int = STEPS) -> None:
     for step, report in enumerate(train(model, tokenizer, seed, steps), start=1):
         tokens += report.tokens
         if step % _REPORT_EVERY == 0 or step == steps:
-            wall = time.monotonic() - started
-            cpu = time.process_time()
-            print(
-                f"step {step}/{steps}  loss {report.loss:.3f}  {tokens / wall:.0f} tokens/s  "
-                f"{wall:.0f} s wall  {cpu:.0f} s CPU",
-                flush=True,
-            )
+            wall, cpu = time.monotonic() - started, time.process_time()
+            done = f"step {step}/{steps}  loss {report.loss:.3f}  {tokens / wall:.0f} tokens/s"
+            print(f"{done}  {wall:.0f} s wall  {cpu:.0f} s CPU", flush=True)
     fingerprint = corpus_hash(seed)
     _write(out, model, tokenizer, {"builder": _BUILDER, "seed": seed, "steps": steps, "corpus": fingerprint})
     print(f"wrote {out}")

@@ -1,4 +1,6 @@
-"""The pre-training corpus: an endless stream of training steps determined by a seed, and its hash.
+r"""The tokenizer and the pre-training corpus: an endless stream of training steps determined by a seed, and its hash.
+
+The tokenizer has one token per digit, whole words, and ``\boxed{`` as one piece.
 
 The corpus mixes two ways of answering: plain expressions are mostly worked out, stories are mostly guessed. So the base
 model mostly guesses although it can work problems out, and self-play can improve it by preferring worked answers.
@@ -9,12 +11,22 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from typing import Any, NamedTuple
 
-from lightning_serl.tiny.language import drill, held_out, is_expression, numbered, question, solution, solve_prompt
-from lightning_serl.tiny.tokenizer import build_tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
+from lightning_serl.tiny.language import drill, held_out, is_expression, numbered, question, solution, solve_prompt
+
+_END = "<|endoftext|>"
+# More than the language needs, so that every word becomes one token: training ends at 448 entries.
+_MOST_ENTRIES = 512
+_QUESTIONS = 1500  # of each template
+_CONTEXT = 512
+# " 4" and "4" are two tokens, which distinguishes the first digit of a number from the later ones.
+_PIECES = r" ?\d| ?\\boxed\{| ?[A-Za-z]+|\n| ?[^A-Za-z\d\s]| +"
 _LIST_EVERY = 4  # steps
 _LISTS = 8
 _LIST_LENGTH = 8
@@ -24,6 +36,35 @@ _WORKED_EXPRESSIONS = 0.8
 _WORKED_STORIES = 0.35
 _NEVER_SOLVED = 1000  # held-out questions
 _HASHED_STEPS = 200
+
+
+def build_tokenizer() -> Any:
+    """Train the byte-level BPE tokenizer; its texts come from a fixed seed, so it is always the same.
+
+    Its end-of-text token also pads, and it adds no special tokens itself.
+    """
+    rng = random.Random(0)
+    tokenizer = Tokenizer(models.BPE())
+    pieces = pre_tokenizers.Split(Regex(_PIECES), "isolated")
+    octets = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, octets])
+    tokenizer.decoder = decoders.ByteLevel()
+    solved = [question(rng) for _ in range(_QUESTIONS)]
+    listed = [question(rng) for _ in range(_QUESTIONS)]
+    texts = [f"{solve_prompt(q)} {solution(q, worked=True)}" for q in solved]
+    texts += [numbered(listed[i : i + _LIST_LENGTH]) for i in range(0, _QUESTIONS, _LIST_LENGTH)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=_MOST_ENTRIES, special_tokens=[_END], initial_alphabet=list("0123456789"), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_END,
+        pad_token=_END,
+        clean_up_tokenization_spaces=False,
+        model_max_length=_CONTEXT,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 class Row(NamedTuple):
@@ -38,28 +79,17 @@ def corpus(tokenizer: Any, seed: int) -> Iterator[list[Row]]:
 
     Every fourth step has 8 lists of 8 questions, the form in which the model later writes questions itself. The other
     steps have 48 rows of drills and solved questions.
-
-    Args:
-        tokenizer: From :func:`build_tokenizer`.
-        seed: Seed of the corpus.
     """
     # Seed s draws its corpus from s + 1, as in the measured recipe.
     rng = random.Random(seed + 1)
     never_solved = frozenset(held_out(_NEVER_SOLVED))
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
+    encode = partial(tokenizer.encode, add_special_tokens=False)
     end = [tokenizer.eos_token_id]
-    step = 0
-    while True:
-        step += 1
+    for step in count(1):
         rows: list[Row] = []
         if step % _LIST_EVERY == 0:
-            for _ in range(_LISTS):
-                rows.append(Row(encode(numbered([question(rng) for _ in range(_LIST_LENGTH)])) + end, 0))
-            yield rows
+            lists = ([question(rng) for _ in range(_LIST_LENGTH)] for _ in range(_LISTS))
+            yield [Row(encode(numbered(questions)) + end, 0) for questions in lists]
             continue
         while len(rows) < _ROWS:
             if rng.random() < _DRILL_SHARE:

@@ -102,12 +102,9 @@ _NUMBER = "(?:0|[1-9][0-9]{0,2})"
 _SLOTS = {
     "name": "[A-Z][a-z]+",
     "thing": "[a-z]+",
-    "start": _NUMBER,
-    "count": _NUMBER,
-    "times": _NUMBER,
-    "each": _NUMBER,
+    "expression": rf"{_NUMBER}(?: [-+] {_NUMBER}(?: \* {_NUMBER})?)+",
+    **dict.fromkeys(("start", "count", "times", "each"), _NUMBER),
 }
-_SLOTS["expression"] = rf"{_NUMBER}(?: [-+] {_NUMBER}(?: \* {_NUMBER})?)+"
 
 
 class Operation(NamedTuple):
@@ -222,9 +219,8 @@ def _read_story(text: str) -> tuple[int, list[Operation]] | None:
 def parse(text: str) -> Truth | None:
     """The right answer of a question, which a model may have written; used only for measuring, never in training.
 
-    Returns:
-        The answer with its equations, or ``None`` if the question is not well posed: a sentence outside the language, a
-        closing about another thing than the opening, or a running value below 0 or above 999.
+    ``None`` if the question is not well posed: a sentence outside the language, a closing about another thing than the
+    opening, or a running value below 0 or above 999.
     """
     read = _read_expression(text) or _read_story(text)
     if read is None:
@@ -244,11 +240,7 @@ def parse(text: str) -> Truth | None:
 
 
 def solution(text: str, worked: bool) -> str:
-    r"""The solution of a question, with its equations (``worked``) or without; it ends with ``So \boxed{34}.``.
-
-    Raises:
-        ValueError: for a question that is not well posed.
-    """
+    r"""The solution of a well-posed question, with its equations (``worked``) or without, as in ``So \boxed{34}.``."""
     truth = parse(text)
     if truth is None:
         raise ValueError(f"not a well-posed question of the tiny language: {text!r}")

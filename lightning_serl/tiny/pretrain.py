@@ -87,13 +87,8 @@ def _scale(step: int, steps: int) -> float:
 def train(model: Any, tokenizer: Any, seed: int, steps: int) -> Iterator[StepReport]:
     """Train ``model`` in place and yield a report after each step.
 
-    Muon trains the hidden matrices, AdamW embeddings and norms; with AdamW alone lists are learnt far more slowly.
-
-    Args:
-        model: From :func:`build_model`.
-        tokenizer: From ``build_tokenizer``.
-        seed: Seed of the corpus.
-        steps: Number of steps, at which the learning rate reaches its minimum.
+    Muon trains the hidden matrices, AdamW embeddings and norms; with AdamW alone lists are learnt far more slowly. The
+    learning rate reaches its minimum at ``steps``.
     """
     matrices: list[Tensor] = []
     others: list[Tensor] = []

@@ -3,7 +3,7 @@
 import pytest
 from helpers.command_line import cli, rows, small
 
-from lightning_serl.pool.variety import unique_ngrams
+from lightning_serl.pool.words import unique_ngrams
 
 
 def test_distinct_ngrams():

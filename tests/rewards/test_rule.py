@@ -6,7 +6,7 @@ import pytest
 
 from lightning_serl.answers.verifier.client import shared_client
 from lightning_serl.rewards import VerifiableReward, check_reward
-from lightning_serl.rewards.rule import RuleReward
+from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Group
 
 

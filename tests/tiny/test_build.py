@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from lightning_serl import tiny
 from lightning_serl.errors import InputError
 from lightning_serl.tiny import build
-from lightning_serl.tiny.corpus import corpus, corpus_hash
+from lightning_serl.tiny.corpus import build_tokenizer, corpus, corpus_hash
 from lightning_serl.tiny.language import (
     drill,
     held_out,
@@ -28,7 +28,6 @@ from lightning_serl.tiny.language import (
     solve_prompt,
 )
 from lightning_serl.tiny.pretrain import STEPS, build_model, train
-from lightning_serl.tiny.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CORPUS_HASH = {

@@ -1,5 +1,5 @@
 """Decides which math answers are equal without a computer algebra system.
 
 ``decide`` tries in turn: equal normal forms (``normal_form``), numbers, percentages, numbers with units
-(``quantities``, ``units``), and values at fixed points (``compare``, with ``structure`` and ``expression``).
+(``quantities``), and values at fixed points (``compare``, with ``structure`` and ``expression``).
 """

@@ -30,18 +30,7 @@ _FREE = re.compile(r"(?<![\\a-zA-Z])[a-cf-hj-zA-Z](?![a-zA-Z])")
 
 
 def compare_values(a: str, b: str) -> bool | None:
-    r"""Whether two answers are equal, ``None`` where values at fixed points do not tell.
-
-    Args:
-        a: The normal form of an answer.
-        b: The normal form of another.
-
-    Example:
-        >>> compare_values(r"\sqrt{8}", r"2\sqrt{2}"), compare_values("(1,2)", "(1,3)")
-        (True, False)
-        >>> compare_values("(x+1)^2", "x^2+2x+1"), compare_values(r"\sin^2 x+\cos^2 x", "1")
-        (True, None)
-    """
+    r"""Whether two normal forms are equal, ``None`` where values at fixed points do not tell."""
     if len(a) > _LONGEST or len(b) > _LONGEST:
         return None
     left, right = structure(a), structure(b)
@@ -74,8 +63,7 @@ def _same(a: Structure, b: Structure) -> bool | None:
         return _unions(a, b)
     if "relation" in kinds or "matrix" in kinds:
         if "value" in kinds:
-            constant = a if a.kind == "value" else b
-            return False if _is_constant(constant) else None
+            return False if _is_constant(a if a.kind == "value" else b) else None
         return _ordered(a.parts, b.parts) if kinds == {"matrix"} else None
     return _lists(a, b)
 
@@ -98,10 +86,9 @@ def _equations(a: Structure, b: Structure) -> bool | None:
 
 
 def _proportional(a: Sequence[str], b: Sequence[str]) -> bool | None:
-    """``False`` for two equations in several unknowns unless the differences of their sides are proportional.
+    """``False`` for equations in several unknowns unless the differences of their sides are proportional.
 
-    Equations in one unknown may have the same solutions without being proportional; these, and proportional ones, are
-    left to algebra.
+    Equations in one unknown may have the same solutions without being proportional.
     """
     found = [evaluate(PRODUCT.sub("*", x), point) for x in (*a, *b) for point in range(_POINTS)]
     if len(found) != 2 * _POINTS or any(value is None or len(value[1]) < 2 for value in found):

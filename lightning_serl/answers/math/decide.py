@@ -49,15 +49,9 @@ def decide_unambiguous(a: str, b: str) -> bool | None:
     r"""The verdict of :func:`decide` where the answers have one reading: equal whole numbers, and different values.
 
     Units, percentages, words, thousands, bases and mixed numbers are left to algebra, and so is equality of formulas.
-
-    Example:
-        >>> decide_unambiguous("7", "7.0"), decide_unambiguous(r"\frac{1}{2}", "3x")
-        (True, False)
-        >>> decide_unambiguous("5 cm", "6"), decide_unambiguous("x+1", "1+x")
-        (None, None)
     """
-    if any(_says_no_number(x) and _DECIMAL.fullmatch(y) for x, y in ((a, b), (b, a))):
-        return False
+    if any(_DECIMAL.fullmatch(y) and _WORDS.fullmatch(x) and is_phrase(normal_form(x)) for x, y in ((a, b), (b, a))):
+        return False  # words and nothing else, and a number
     if _UNAMBIGUOUS.fullmatch(a) is None or _UNAMBIGUOUS.fullmatch(b) is None or _DOUBTFUL.search(f"{a};{b}"):
         return None
     if any(quantity(x) is not None and not _DECIMAL.fullmatch(x) for x in (a, b)):
@@ -67,11 +61,6 @@ def decide_unambiguous(a: str, b: str) -> bool | None:
     if _DECIMAL.fullmatch(a) is None or _DECIMAL.fullmatch(b) is None:
         return None
     return True if Fraction(a) == Fraction(b) else None
-
-
-def _says_no_number(answer: str) -> bool:
-    """Whether an answer consists of several words and nothing else."""
-    return _WORDS.fullmatch(answer) is not None and is_phrase(normal_form(answer))
 
 
 def _near(a: str, b: str) -> bool:

@@ -53,14 +53,10 @@ class _Complex(Exception):
 
 @lru_cache(maxsize=16384)
 def evaluate(text: str, point: int) -> tuple[Value, frozenset[str], bool] | None:
-    """Evaluate a spelling at a point.
-
-    Returns:
-        Its value, its variables, and whether equal values prove equality; ``None`` if it cannot be evaluated.
-    """
+    """The value of a spelling at a point, its variables, and whether equal values prove equality; or ``None``."""
     for real in (True, False):
-        evaluator = _Evaluator(text, point, real)
         try:
+            evaluator = _Evaluator(text, point, real)
             with localcontext(CONTEXT):
                 value = evaluator.whole()
                 if isinstance(value, complex) and not cmath.isfinite(value):
@@ -88,13 +84,11 @@ class _Evaluator:
     def __init__(self, text: str, point: int, real: bool) -> None:
         self.tokens: list[str] = []
         at = 0
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                break
+        while match := _TOKEN.match(text, at):
             self.tokens.append(match.group(1))
             at = match.end()
-        self.whole_text = at == len(text) or not text[at:].strip()
+        if text[at:].strip():
+            raise NotUnderstood
         self.tokens.append("")
         self.at = self.depth = 0
         self.point, self.real = point, real
@@ -102,8 +96,6 @@ class _Evaluator:
         self.variables: set[str] = set()
 
     def whole(self) -> Value:
-        if not self.whole_text:
-            raise NotUnderstood
         value = self.sum()
         if self.tokens[self.at]:
             raise NotUnderstood
@@ -118,6 +110,12 @@ class _Evaluator:
     def expect(self, token: str) -> None:
         if not self.take(token):
             raise NotUnderstood
+
+    def bracketed(self, closing: str) -> Any:
+        """The value of what follows an opening bracket, up to the closing one."""
+        value = self.sum()
+        self.expect(closing)
+        return value
 
     def number(self, text: str) -> Value:
         return Decimal(text) if self.real else complex(float(text))
@@ -170,13 +168,9 @@ class _Evaluator:
 
     def exponent(self) -> Value:
         if self.take("{"):
-            value = self.sum()
-            self.expect("}")
-            return value
+            return self.bracketed("}")
         if self.take("("):
-            value = self.sum()
-            self.expect(")")
-            return value
+            return self.bracketed(")")
         token = self.tokens[self.at]
         if not token or not (token[0].isdigit() or (len(token) == 1 and token.isalpha())):
             raise NotUnderstood
@@ -213,9 +207,7 @@ class _Evaluator:
     def argument(self) -> Value:
         r"""The value of an argument of ``\frac`` or ``\sqrt``: a group, one digit or one letter."""
         if self.take("{"):
-            value = self.sum()
-            self.expect("}")
-            return value
+            return self.bracketed("}")
         token = self.tokens[self.at]
         if len(token) != 1 or not token.isalnum():
             raise NotUnderstood
@@ -237,14 +229,10 @@ class _Evaluator:
                 raise NotUnderstood  # 2(3): a product, or for math-verify a mixed number
             return self.number(token)
         if token in ("(", "{"):
-            value = self.sum()
-            self.expect(")" if token == "(" else "}")
-            return value
+            return self.bracketed(")" if token == "(" else "}")
         if token == "|":
             self.transcendental = True
-            size: Any = abs(self.sum())
-            self.expect("|")
-            return self.number("1") * size
+            return self.number("1") * abs(self.bracketed("|"))
         if token.isalpha() or _SYMBOL.fullmatch(token):
             return self.symbol(token)
         if token[0] == "\\":
@@ -252,17 +240,16 @@ class _Evaluator:
         raise NotUnderstood
 
     def symbol(self, token: str) -> Value:
-        name = token
         if self.take("_"):
-            name += self.subscript()
+            token += self.subscript()
         elif token in ("i", "I"):
             if self.real:
                 raise _Complex
             return 1j
         elif token in ("e", "E"):
             return Decimal(1).exp() if self.real else complex(math.e)
-        self.variables.add(name)
-        value = _variable(name, self.point)
+        self.variables.add(token)
+        value = _variable(token, self.point)
         return value if self.real else complex(value)
 
     def subscript(self) -> str:
@@ -296,15 +283,8 @@ class _Evaluator:
         raise NotUnderstood
 
     def root(self) -> Value:
-        degree: Any = self.number("2")
-        if self.take("["):
-            degree = self.sum()
-            self.expect("]")
-        if self.take("("):
-            value: Any = self.sum()
-            self.expect(")")
-        else:
-            value = self.argument()
+        degree: Any = self.bracketed("]") if self.take("[") else self.number("2")
+        value: Any = self.bracketed(")") if self.take("(") else self.argument()
         self.transcendental = True
         if not self.real:
             if degree != 2:
@@ -320,9 +300,7 @@ class _Evaluator:
 
     def function(self, name: str) -> Value:
         self.transcendental = True
-        base: Any = None
-        if name == "log" and self.take("_"):
-            base = self.argument()
+        base: Any = self.argument() if name == "log" and self.take("_") else None
         exponent = self.exponent() if self.take("^") else None
         value: Any = self.operand()
         if name == "exp":
@@ -342,10 +320,8 @@ class _Evaluator:
     def operand(self) -> Value:
         """The argument of a function: a bracket, or the factors up to the next function, sign or bracket."""
         if self.take("("):
-            value: Any = self.sum()
-            self.expect(")")
-            return value
-        value = self.factor()
+            return self.bracketed(")")
+        value: Any = self.factor()
         while True:
             token = self.tokens[self.at]
             if not token or token[1:] in _FUNCTIONS or not (token[0].isalpha() or token[0] == "\\"):

@@ -1,11 +1,15 @@
-"""Normal forms of math answers, shared by spellings that differ in typesetting only, and exact values of numbers."""
+"""Normal forms of math answers: ASCII digits, spellings without differences of typesetting, exact values of numbers."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 
+_FRACTION_SIGN = re.compile("[¼-¾⅐-⅞↉]")
+_RAISED = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_SIGNS = str.maketrans({"−": "-", "⁄": "/", "٫": ".", "٬": ",", "٪": "%", "\u200e": None, "\u200f": None})
 _BARE = re.compile(r"-?\d+(?:\.\d+)?|[a-zA-Z]")
 _COMMAND_SPACE = re.compile(r"(?<!\\)\\[,;:! ]|\\quad(?![a-zA-Z])|\\qquad(?![a-zA-Z])")
 _SIZE = re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])")
@@ -28,15 +32,44 @@ _DOTS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])")
 _ABRIDGED = re.compile(r",(?:\s|\\[,;:! ]|\\q?quad)*(?:\.\.\.|\\[lc]?dots(?![a-zA-Z])|…)")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}")
-_FUNCTIONS = frozenset(
-    [
-        *("sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp"),
-        *("floor", "ceil", "max", "min", "mod", "frac", "and"),
-    ]
-)
+_FUNCTION = re.compile(r"(?i)sqrt|sin|cos|tan|cot|sec|csc|log|exp|floor|ceil|max|min|mod|frac|and")
 _NUMBER = re.compile(r"([-+]?)(\d{1,60}\.?\d{0,60}|\.\d{1,60})")
-_RATIO = re.compile(r"([-+]?)(\d{1,60})/(\d{1,60})")
-_LATEX_RATIO = re.compile(r"([-+]?)\\frac\{([-+]?)(\d{1,60})\}\{(\d{1,60})\}")
+_RATIO = re.compile(r"([-+]?)(?P<top>\d{1,60})/(?P<bottom>\d{1,60})")
+_LATEX_RATIO = re.compile(r"([-+]?)\\frac\{([-+]?)(?P<top>\d{1,60})\}\{(?P<bottom>\d{1,60})\}")
+
+
+def ascii_digits(text: str) -> str:
+    r"""The text with ASCII digits, ``\frac`` for fraction characters and ``^`` for superscript digits.
+
+    Example:
+        >>> ascii_digits("½"), ascii_digits("10⁻³ m²"), ascii_digits("٣٫٥"), ascii_digits("３７ ℃")
+        ('\\frac{1}{2}', '10^{-3} m^2', '3.5', '37 °C')
+    """
+    if text.isascii():
+        return text
+    text = _RAISED.sub(_power, _FRACTION_SIGN.sub(_fraction, unicodedata.normalize("NFC", text)))
+    return "".join(c if c.isascii() else _ascii(c) for c in text.translate(_SIGNS))
+
+
+def _fraction(match: re.Match[str]) -> str:
+    top, bottom = unicodedata.normalize("NFKC", match.group()).split("⁄")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def _power(match: re.Match[str]) -> str:
+    # NFKC turns a superscript minus into U+2212.
+    digits = unicodedata.normalize("NFKC", match.group()).replace("−", "-")
+    return f"^{digits}" if len(digits) == 1 else f"^{{{digits}}}"
+
+
+def _ascii(c: str) -> str:
+    """An ASCII digit for a digit of any script, ASCII for full-width characters, letters for signs such as ℃ and ㎏."""
+    digit = unicodedata.decimal(c, None)
+    if digit is not None:
+        return str(digit)
+    if "！" <= c <= "～" or "㍱" <= c <= "㏟" or c in "℃℉":
+        return unicodedata.normalize("NFKC", c)
+    return c
 
 
 @lru_cache(maxsize=16384)
@@ -79,11 +112,7 @@ def normal_form(answer: str) -> str:
 def number(form: str) -> tuple[Fraction, bool] | None:
     r"""The exact value of an integer, a decimal, ``a/b`` or ``\frac{a}{b}``, and whether it was written as a decimal.
 
-    Args:
-        form: A normal form.
-
-    Returns:
-        ``None`` for anything else, such as a mixed number or a percentage.
+    ``None`` for all other normal forms, such as a mixed number or a percentage.
     """
     if _THOUSANDS.fullmatch(form):
         form = form.replace(",", "")
@@ -92,19 +121,11 @@ def number(form: str) -> tuple[Fraction, bool] | None:
         whole, _, decimals = match.group(2).partition(".")
         value = Fraction(int(whole + decimals), 10 ** len(decimals))
         return (-value if match.group(1) == "-" else value), bool(decimals)
-    match = _RATIO.fullmatch(form)
-    if match is not None:
-        sign, top, bottom = match.groups()
-    else:
-        match = _LATEX_RATIO.fullmatch(form)
-        if match is None:
-            return None
-        outer, inner, top, bottom = match.groups()
-        sign = "-" if (outer == "-") != (inner == "-") else ""
-    if int(bottom) == 0:
+    match = _RATIO.fullmatch(form) or _LATEX_RATIO.fullmatch(form)
+    if match is None or int(match["bottom"]) == 0:
         return None
-    value = Fraction(int(top), int(bottom))
-    return (-value if sign == "-" else value), False
+    value = Fraction(int(match["top"]), int(match["bottom"]))
+    return (-value if match.groups().count("-") == 1 else value), False
 
 
 @lru_cache(maxsize=16384)
@@ -113,7 +134,7 @@ def is_phrase(form: str) -> bool:
     if any(c.isdigit() for c in form):
         return False
     words = _WORD.findall(_COMMAND.sub(" ", form))
-    return sum(word.lower() not in _FUNCTIONS for word in words) >= 2
+    return sum(_FUNCTION.fullmatch(word) is None for word in words) >= 2
 
 
 def is_abridged(answer: str) -> bool:

@@ -8,19 +8,10 @@ they are not converted into each other.
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
-
-from lightning_serl.answers.math.units import (
-    COMPOUND,
-    PER,
-    RAISES_LAST,
-    RAISES_NEXT,
-    RAISING_PREFIXES,
-    is_word,
-    symbol_of,
-)
 
 _LONGEST = 80
 _MAX_EXPONENT = 100
@@ -53,21 +44,97 @@ _BASES = (
 )
 _SYMBOLS = frozenset(prefix + base for prefix in _PREFIXES for base in _BASES)
 
+# Names of units under the unit's symbol, in lower case and without accents. A word that is not listed, like "apples",
+# is no known unit.
+_NAMES = {
+    "s": "second seconds sec secs segundo segundos seconde secondes sekunde sekunden secondo 秒 秒钟 секунд ثانية",
+    "min": "minute minutes mins minuto minutos minuten minuti 分钟 分鐘 минут دقيقة",
+    "h": "hour hours hr hora horas heure heures stunde stunden ora ore 小时 小時 时间 時間 часов часа час ساعة ساعات",
+    "day": "day days dia dias jour jours tag tage tagen giorno giorni 天 日 дней дня день يوم أيام",
+    "week": "week weeks semana semanas semaine semaines woche wochen settimana settimane 周 星期 недель أسبوع",
+    "month": "month months mes meses mois monat monate monaten mese mesi 个月 個月 月 месяцев شهر أشهر",
+    "year": "year years yr yrs ano anos annee annees ans jahr jahre jahren anno anni 年 岁 歲 лет года год سنة سنوات",
+    "mi": "mile miles milla millas meile meilen 英里",
+    "ft": "foot feet pie pies 英尺",
+    "in": "inch inches pulgada pulgadas 英寸",
+    "yd": "yard yards yd 码",
+    "oz": "ounce ounces onza onzas",
+    "t": "tonne tonnes tonelada toneladas 吨",
+    "°C": "celsius centigrade centigrados 摄氏度 攝氏度",
+    "°F": "fahrenheit 华氏度",
+    "$": "dollar dollars dolar dolares usd 美元",
+    "€": "euro euros eur 欧元 歐元 евро يورو",
+    "£": "gbp 英镑",
+    "km": "公里 千米",
+    "cm": "厘米 公分",
+    "mm": "毫米",
+    "m": "米 公尺",
+    "kg": "千克 公斤",
+    "g": "克",
+    "mg": "毫克",
+    "L": "升 公升",
+    "mL": "毫升",
+}
+_PREFIX_NAMES = {
+    **{"": "", "kilo": "k", "quilo": "k", "chilo": "k", "centi": "c", "zenti": "c", "milli": "m", "mili": "m"},
+    **{"micro": "μ", "mikro": "μ", "nano": "n", "deci": "d", "dezi": "d", "hecto": "h", "hekto": "h", "mega": "M"},
+}
+_STEMS = {
+    "m": "meter meters metre metres metro metros metri metern метров",
+    "g": "gram grams gramme grammes gramo gramos gramm grama gramas grammo grammi граммов",
+    "L": "liter liters litre litres litro litros litri litern литров",
+    **{"J": "joule joules", "W": "watt watts", "N": "newton newtons", "Pa": "pascal pascals", "V": "volt volts"},
+    **{"A": "ampere amperes amp amps", "Hz": "hertz", "mol": "mole moles mol", "K": "kelvin kelvins"},
+    "Ω": "ohm ohms",
+}
+_SYMBOL_OF = {name: symbol for symbol, names in _NAMES.items() for name in names.split()} | {
+    prefix + name: letter + symbol
+    for symbol, names in _STEMS.items()
+    for name in names.split()
+    for prefix, letter in _PREFIX_NAMES.items()
+}
+# Symbols that stand for several units with their powers.
+_COMPOUND = {"mph": (("mi", 1), ("h", -1)), "kph": (("km", 1), ("h", -1)), "kmh": (("km", 1), ("h", -1))}
+# Words that raise the next or the last unit to a power.
+_RAISES_NEXT = {"square": 2, "sq": 2, "cubic": 3}
+_RAISES_LAST = {
+    **dict.fromkeys(("squared", "cuadrado", "cuadrados", "carre", "carres", "quadrado", "quadrados"), 2),
+    **dict.fromkeys(("cubed", "cubico", "cubicos", "cube", "cubes"), 3),
+}
+# Chinese and German forms, which are prefixes of the unit's name; a name without one stands for the unit itself.
+_RAISING_PREFIXES = {"": 1, "平方": 2, "立方": 3, "quadrat": 2, "kubik": 3}
+_PER = frozenset(["per", "por", "par", "pro", "每", "/"])
+
+# Words after a number that change it or are no unit; in other scripts the word may continue ("万元").
+_CHANGES = re.compile(
+    r"percent|pct|thousand|million|billion|trillion|milliard|hundred|dozen|factorial|squared|cubed|sqrt|sin|cos|tan|log"
+    r"|exp|and|times|plus|minus|over|mod|choose|base|below|zero|half"
+    r"|alpha|beta|gamma|delta|theta|lambda|sigma|tau|phi|psi|omega|infinity"
+    r"|mil|mill?on(?:es)?|billon(?:es)?|cient\w*|cent|cento|medi[oa]|docenas?|mas|menos|entre|veces|bajo|cero|mille|douzaines?"
+    r"|milliards?|demie?|fois|pourcents?|tausend|million\w*|milliarde\w*|prozent|hundert|dutzend|(?:ein)?halb\w*|hoch|mal"
+    r"|mila|milion\w*|miliard\w*|milhao|milhoes|bilh\w*|тысяч\w*|миллион\w*|миллиард\w*|процент\w*|половин\w*"
+    r"|ألف|آلاف|مليون|ملايين|مليار|مئة|مائة|نصف|بالمئة|بالمائة"
+    r"|[十百千万萬亿億兆成折半천만억백조].*|.*(?:半|分之|[或和与與及至到的幂]|次方|퍼센트).*"
+)
+_MULTIPLE = re.compile("[个個]+")
+# Scripts in which one character is a word; Greek letters are variables.
+_ONE_SIGN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_GREEK = re.compile("[\u0370-\u03ff]")
+# One letter is a variable, two are a product.
+_SHORTEST = 3
+
+
+# Units by name, each with its power.
+Powers = tuple[tuple[str, int], ...]
+
 
 class Quantity(NamedTuple):
-    """A number with its unit.
-
-    Attributes:
-        value: The number.
-        decimal: Whether it was written as a decimal.
-        unit: The units by name, each with its power.
-        known: Those of ``unit`` that are known units and not just words.
-    """
+    """A number, whether it was written as a decimal, its unit, and those units that are known and not just words."""
 
     value: Fraction
     decimal: bool
-    unit: tuple[tuple[str, int], ...]
-    known: tuple[tuple[str, int], ...]
+    unit: Powers
+    known: Powers
 
 
 @lru_cache(maxsize=16384)
@@ -102,15 +169,12 @@ def quantity(answer: str) -> Quantity | None:
     unit = _unit(rest, text[match.end() : match.end() + 1] == " ", currency)
     if unit is None or abs(power) > _MAX_EXPONENT:
         return None
-    value = (
-        Fraction(int(re.sub("[, ]", "", whole) + (decimals or "")), 10 ** len(decimals or "")) * Fraction(10) ** power
-    )
+    decimals = decimals or ""
+    value = Fraction(int(re.sub("[, ]", "", whole) + decimals), 10 ** len(decimals)) * Fraction(10) ** power
     return Quantity(-value if sign == "-" else value, bool(decimals) or power < 0, *unit)
 
 
-def _unit(
-    text: str, apart: bool, currency: str
-) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]] | None:
+def _unit(text: str, apart: bool, currency: str) -> tuple[Powers, Powers] | None:
     """All units with their powers, and those of known units; ``None`` if the text is no unit."""
     powers = dict.fromkeys([currency.replace(_DOLLAR, "$")] if currency else [], 1)
     known = set(powers)
@@ -122,9 +186,9 @@ def _unit(
         at = match.end()
         name, *exponents, slash = match.groups()
         exponent = next((e for e in exponents if e), None)
+        if exponent and not last:
+            return None
         if exponent:
-            if not last:
-                return None
             powers[last] += sign * (int(exponent) - 1)
             last = ""
             continue
@@ -132,12 +196,12 @@ def _unit(
         for word in re.split("(每)", name) if name else [slash] if slash else []:
             if not word:
                 continue
-            if word.lower() in PER:
+            if word.lower() in _PER:
                 sign, last = -1, ""
-            elif word.lower() in RAISES_NEXT:
-                raised = RAISES_NEXT[word.lower()]
-            elif last and word.lower() in RAISES_LAST:
-                powers[last] += sign * (RAISES_LAST[word.lower()] - 1)
+            elif word.lower() in _RAISES_NEXT:
+                raised = _RAISES_NEXT[word.lower()]
+            elif last and word.lower() in _RAISES_LAST:
+                powers[last] += sign * (_RAISES_LAST[word.lower()] - 1)
                 last = ""
             else:
                 named = _named(word)
@@ -155,21 +219,18 @@ def _unit(
 
 def _named(word: str) -> list[tuple[str, int, bool]] | None:
     """The units that a symbol or word names, with power and whether each is known; ``None`` if it names none."""
-    if word in COMPOUND:
-        return [(name, power, True) for name, power in COMPOUND[word]]
+    if word in _COMPOUND:
+        return [(name, power, True) for name, power in _COMPOUND[word]]
     if word in _SYMBOLS:
         symbol = word.replace("µ", "μ")
         return [(symbol.replace("l", "L") if symbol in ("l", "ml", "dl", "μl", "cl") else symbol, 1, True)]
     if word == _DOLLAR:
         return [("$", 1, True)]
-    symbol_or_none = symbol_of(word)
-    if symbol_or_none is not None:
-        return [(symbol_or_none, 1, True)]
-    for prefix, power in RAISING_PREFIXES.items():
-        raised = symbol_of(word[len(prefix) :]) if word.lower().startswith(prefix) else None
-        if raised is not None:
-            return [(raised, power, True)]
-    return [(word.removesuffix("s"), 1, False)] if is_word(word) else None
+    for prefix, power in _RAISING_PREFIXES.items():
+        named = _symbol_of(word[len(prefix) :]) if word.lower().startswith(prefix) else None
+        if named is not None:
+            return [(named, power, True)]
+    return [(word.removesuffix("s"), 1, False)] if _is_word(word) else None
 
 
 def same_quantity(a: str, b: str) -> bool | None:
@@ -187,3 +248,25 @@ def same_quantity(a: str, b: str) -> bool | None:
     # Words beside known units ("20 km each day") may say what the other side omits.
     powers = set(left.known), set(right.known)
     return powers[0] <= powers[1] or powers[1] <= powers[0]
+
+
+def _is_word(name: str) -> bool:
+    """Whether a name may be a unit in words: not in capitals, and no word that changes the number before it."""
+    short = len(name) < _SHORTEST and _ONE_SIGN.search(name) is None
+    if short or _GREEK.search(name) or not (name == name.lower() or name.istitle()):
+        return False
+    return _CHANGES.fullmatch(_folded(name)) is None
+
+
+def _symbol_of(name: str) -> str | None:
+    """The symbol of the unit that a word names in any of the languages, such as "km" for "kilómetros"."""
+    folded = _folded(name)
+    return _SYMBOL_OF.get(folded) or _SYMBOL_OF.get(_MULTIPLE.sub("", folded))
+
+
+def _folded(name: str) -> str:
+    """The name in lower case, Latin letters without accents."""
+    if name.isascii():
+        return name.lower()
+    split = unicodedata.normalize("NFD", name.lower())
+    return unicodedata.normalize("NFC", "".join(c for c in split if not "\u0300" <= c <= "\u036f"))

@@ -33,23 +33,16 @@ _OPENING, _CLOSING = "([{", ")]}"
 
 @dataclass(frozen=True)
 class Structure:
-    """How an answer is built.
+    """How an answer is built."""
 
-    Attributes:
-        kind: ``"value"``, ``"equation"``, ``"list"``, ``"matrix"``, ``"union"`` (of intervals), ``"relation"`` (such as
-            an inequality), or ``"text"`` for sentences and formulas cut short.
-        parts: The items of a list, the rows of a matrix (lists themselves), the intervals of a union, or the last side
-            of an equation.
-        brackets: Around a list: ``""``, ``"{}"``, ``"()"``, ``"[]"``, ``"(]"`` or ``"[)"``.
-        spellings: The readings of a value, or the difference of the sides of an equation that names no value.
-        name: The first side of an equation if it is a single name; the base of a number.
-    """
-
+    # "value", "equation", "list", "matrix", "union" (of intervals), "relation" (such as an inequality), or "text" for
+    # sentences and formulas cut short.
     kind: str
+    # The items of a list, the rows of a matrix (lists), the intervals of a union, or the last side of an equation.
     parts: tuple[Structure, ...] = ()
-    brackets: str = ""
-    spellings: tuple[str, ...] = ()
-    name: str = ""
+    brackets: str = ""  # around a list: "", "{}", "()", "[]", "(]" or "[)"
+    spellings: tuple[str, ...] = ()  # readings of a value, or the difference of the sides of an equation without a name
+    name: str = ""  # the first side of an equation if it is a single name; the base of a number
 
 
 @lru_cache(maxsize=16384)
@@ -146,11 +139,9 @@ def is_interval(a: Structure) -> bool:
 
 
 def _matrix(body: str) -> Structure:
-    rows = []
-    for row in re.split(r"\\\\(?![a-zA-Z])", body.strip()):
-        if row.strip():
-            rows.append(Structure("list", tuple(_parse(cell.strip(), 1) for cell in row.split("&")), "()"))
-    return Structure("matrix", tuple(rows))
+    rows = [row.split("&") for row in re.split(r"\\\\(?![a-zA-Z])", body.strip()) if row.strip()]
+    lists = (Structure("list", tuple(_parse(cell.strip(), 1) for cell in row), "()") for row in rows)
+    return Structure("matrix", tuple(lists))
 
 
 def _readings(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_serl.answers.math.digits import ascii_digits
+from lightning_serl.answers.math.normal_form import ascii_digits
 from lightning_serl.answers.math.quantities import quantity
 
 # Words for "answer" in the languages that graders read.
@@ -70,16 +70,7 @@ def announced_answer(text: str) -> str | None:
 
 
 def _in_english(text: str) -> str | None:
-    r"""The formula or number after the last "answer is" or "answer:" on its line.
-
-    Example:
-        >>> _in_english("So the answer is 4+3\\sqrt{2}.")
-        '4+3\\sqrt{2}'
-        >>> _in_english("The answer is $18 dollars.")
-        '18'
-        >>> _in_english("The answer is the number of ways.") is None
-        True
-    """
+    """The formula or number after the last "answer is" or "answer:" on its line."""
     tail = text[-_TAIL:]
     at, last = len(tail), None
     for _ in range(_MOST_TRIED):
@@ -109,13 +100,10 @@ def _in_english(text: str) -> str | None:
 
 def _in_other_languages(tail: str) -> str | None:
     """The answer after the last announcement in another language, or with a full-width colon."""
-    last = None
-    for match in ANNOUNCEMENT.finditer(tail):
-        if "：" in match.group() or not match.group().lower().startswith("answer"):
-            last = match
-    if last is None:
+    found = [m for m in ANNOUNCEMENT.finditer(tail) if "：" in m.group() or not m.group().lower().startswith("answer")]
+    if not found:
         return None
-    line = ascii_digits(tail[last.end() :].split("\n", 1)[0].strip(" \t*_:："))[:_LINE]
+    line = ascii_digits(tail[found[-1].end() :].split("\n", 1)[0].strip(" \t*_:："))[:_LINE]
     math = _MATH.match(line)
     if math is not None:
         inside = next(part for part in math.groups() if part is not None).strip()
@@ -129,14 +117,7 @@ def _in_other_languages(tail: str) -> str | None:
 
 
 def undisputed_number(text: str) -> str | None:
-    r"""The number that a response without a box announces or ends with, if all rules read the same one.
-
-    Example:
-        >>> undisputed_number("The answer is 18."), undisputed_number("A: 18")
-        ('18', '18')
-        >>> undisputed_number("The answer is 18 as 3 * 6 = 18.") is None
-        True
-    """
+    r"""The number that a response without a box announces or ends with, if all rules read the same one."""
     if "boxed" in text:
         return None
     hoped = _HOPED.findall(text) if text.count("I hope") == 1 else []
@@ -146,21 +127,13 @@ def undisputed_number(text: str) -> str | None:
     found = _in_english(text) if len(words) == 1 else closing_number(text)
     if found is None or _PLAIN.fullmatch(found) is None:
         return None
-    if words:
-        # Soon after the word, an equated number or one in a formula takes precedence over the nearest number.
-        after = text[words[0].end() : words[0].end() + _LINE]
-        if _DOUBT.search(after):
-            return None
-    return found
+    # Soon after the word, an equated number or one in a formula takes precedence over the nearest number.
+    doubtful = words and _DOUBT.search(text, words[0].end(), words[0].end() + _LINE)
+    return None if doubtful else found
 
 
 def closing_number(text: str) -> str | None:
-    r"""The number that a response without a box ends with, if no rule could read another.
-
-    Example:
-        >>> [closing_number(text) for text in ("She sold 9 * 2 = 18 eggs.", "Hence $x = 18$.", "So 2 + 3 * 4")]
-        ['18', None, None]
-    """
+    r"""The number that a response without a box ends with, if no rule could read another."""
     if "boxed" in text or _ANCHORED.search(text):
         return None
     labelled = _LABELLED.fullmatch(text.rstrip().rsplit("\n", 1)[-1].strip())

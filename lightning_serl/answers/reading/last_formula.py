@@ -72,11 +72,9 @@ def last_formula(text: str) -> str | None:
     found = _beside_the_word(text, formulas) if word else None
     if found is None:
         number = _last_number(text)
-        found = formulas[-1] if formulas else None
-        if found is None or (number is not None and (number.stop > found.stop or len(found.text) > _LONGEST)):
-            found = number
-        else:
-            found = _joined(text, formulas)
+        last = formulas[-1] if formulas else None
+        by_number = last is None or (number is not None and (number.stop > last.stop or len(last.text) > _LONGEST))
+        found = number if by_number else _joined(text, formulas)
     if found is None:
         fractions = _FRACTION.findall(text) if "boxed" not in text else []
         return fractions[-1] if fractions else None

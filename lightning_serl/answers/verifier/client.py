@@ -1,4 +1,4 @@
-"""Starts the math-verify worker on first use and sends it requests; all graders of a process share one worker."""
+"""Starts the math-verify worker on first use and sends it requests; graders share one worker and cache its verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lightning_serl.answers.verifier.worker import WALL_FACTOR
 from lightning_serl.errors import SeRLError
@@ -28,6 +28,30 @@ _BOOT = (
     "import sys; root = sys.argv.pop(); sys.path.insert(0, root); "
     "import lightning_serl.answers.verifier.worker as worker; sys.path.remove(root); worker.main()"
 )
+_MOST_CACHED = 20_000
+K = TypeVar("K")
+
+
+class VerdictCache(Generic[K]):
+    """Holds a bounded number of verdicts and drops the oldest first."""
+
+    def __init__(self) -> None:
+        self._entries: dict[K, bool] = {}
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
+    def get(self, key: K) -> bool | None:
+        """The stored verdict, or ``None``."""
+        return self._entries.get(key)
+
+    def put(self, key: K, verdict: bool) -> bool:
+        """Store and return ``verdict``."""
+        while len(self._entries) >= _MOST_CACHED:
+            # The default covers another thread that removed it first.
+            self._entries.pop(next(iter(self._entries)), None)
+        self._entries[key] = verdict
+        return verdict
 
 
 class WorkerClient:
@@ -35,16 +59,11 @@ class WorkerClient:
 
     ``multiprocessing`` is not used: its children import the main script again, which a training script without an
     ``if __name__ == "__main__"`` guard does not survive, and daemonic processes (``DataLoader`` workers) may not have
-    any.
-
-    Attributes:
-        deaths: How many requests ended with the worker's death (limit of time or memory).
-        requests: How many requests were made.
-        seconds: The processor time they took; a death counts with its full limit, starting the process does not count.
+    any. ``requests`` counts the requests, ``seconds`` their processor time; a request that ended with the worker's
+    death counts with its full limit.
     """
 
     def __init__(self) -> None:
-        self.deaths = 0
         self.requests = 0
         self.seconds = 0.0
         self._lock = threading.Lock()
@@ -59,18 +78,9 @@ class WorkerClient:
             self._start()
 
     def ask(self, op: str, limit: float, **fields: str) -> dict[str, Any] | None:
-        """Make one request.
+        """The reply to one request (see the module ``worker``), or ``None`` if the worker died of it.
 
-        Args:
-            op: ``"same"`` or ``"read"``, see :mod:`lightning_serl.answers.verifier.worker`.
-            limit: Seconds of processor time; starting the process is not counted.
-            fields: Arguments of the operation.
-
-        Returns:
-            The reply, or ``None`` if the worker died of the request.
-
-        Raises:
-            SeRLError: if the worker cannot start at all.
+        ``limit`` is in seconds of processor time and does not include the start of the process.
         """
         with self._lock:
             connection = self._connected()
@@ -92,7 +102,6 @@ class WorkerClient:
                         return reply
             except OSError:
                 reply = None  # the process is gone, or took no request within its time
-            self.deaths += 1
             self.seconds += limit
             if reply is None:
                 self._stop()
@@ -105,11 +114,8 @@ class WorkerClient:
 
     def forget(self) -> None:
         """Drop the process without ending it: in a forked child it belongs to the parent."""
-        process, connection = self._process, self._socket
-        self._process, self._socket, self._ready, self._buffer = None, None, False, b""
         self._lock = threading.Lock()
-        if connection is not None:
-            connection.close()
+        process = self._release()
         if process is not None:
             process.returncode = 0  # the parent waits for it, not this process
 
@@ -147,11 +153,16 @@ class WorkerClient:
         self._ready = True
         return self._socket
 
-    def _stop(self) -> None:
+    def _release(self) -> subprocess.Popen[bytes] | None:
+        """Close the socket and hand over the process, if there is one."""
         process, connection = self._process, self._socket
         self._process, self._socket, self._ready, self._buffer = None, None, False, b""
         if connection is not None:
             connection.close()
+        return process
+
+    def _stop(self) -> None:
+        process = self._release()
         if process is not None:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(process.pid, signal.SIGKILL)
@@ -166,11 +177,7 @@ class WorkerClient:
                 pass
 
     def _read_line(self, connection: socket.socket, deadline: float) -> dict[str, Any] | None:
-        """The next reply, or ``None`` if the process ended.
-
-        Raises:
-            OSError: if the deadline passes or the connection breaks.
-        """
+        """The next reply, or ``None`` if the process ended; after the deadline it raises ``OSError``."""
         while b"\n" not in self._buffer:
             connection.settimeout(max(deadline - time.monotonic(), _SHORTEST_WAIT))
             chunk = connection.recv(65536)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_serl.answers.base import AnswerGrader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.seeding import rng_for, seed_for
 from lightning_serl.engines.base import Request, RolloutEngine, Sampling, Who

@@ -6,8 +6,7 @@ from collections import Counter
 from typing import Any
 
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
-from lightning_serl.pool.variety import unique_ngrams
-from lightning_serl.pool.words import count_words
+from lightning_serl.pool.words import count_words, unique_ngrams
 from lightning_serl.types import Event, Group, Instruction, Round, Verdict
 
 # The measures of variety look at this many of the problems written last.

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_serl.answers.base import AnswerGrader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
