@@ -59,15 +59,12 @@ class Checkpoints(CheckpointHooks):
         self._started = True
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the current state, at the last whole optimizer step.
+        """Save the current state, at the last whole optimizer step; the checkpoint before stays where it cannot be.
 
-        Not while the optimizer was writing weights: half a step cannot be continued from, and the checkpoint before it
-        stays. If one rank failed and the others did not agree to end, rank 0 saves alone, or, where weights are sharded
-        and no rank has all of them, the checkpoint before stays.
+        That is while the optimizer was writing weights, since half a step cannot be continued from, and where weights
+        are sharded and the ranks did not agree to end. Unsharded weights are then saved by rank 0 alone.
         """
-        if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started:
-            return
-        if module_of(trainer).updating:
+        if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started or module_of(trainer).updating:
             return
         assert self.dirpath is not None
         path = Path(self.dirpath) / "last.ckpt"

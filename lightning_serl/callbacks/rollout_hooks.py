@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 
-if TYPE_CHECKING:
-    from lightning_serl.engines.base import RolloutEngine
-    from lightning_serl.types import Round
+from lightning_serl.engines.base import RolloutEngine
+from lightning_serl.types import Round
 
 #: Takes the number of units that were done since its last call.
 Tick = Callable[[int], None]

@@ -1,7 +1,5 @@
 """Filters of instructions and groups: quality, novelty and difficulty as in SeRL, and groups without spread."""
 
-from __future__ import annotations
-
 from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
 from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSpread
 from lightning_serl.callbacks.filters.novelty import NoveltyFilter

@@ -14,20 +14,16 @@ from lightning_serl.types import Group, Instruction, Reason, Verdict
 class InstructionFilter(Callback, ABC):
     """Judges an instruction before it is answered.
 
-    Filters are called in the order of ``trainer.callbacks``; the first one that returns a reason rejects the
-    instruction.
+    Filters are called in the order of ``trainer.callbacks``; the first that returns a reason rejects the instruction.
     """
 
     @abstractmethod
     def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
-        """Why an instruction is not used.
+        """Why a proposal is not used; ``None`` accepts it.
 
         Args:
             instruction: The proposal.
             pool: Every instruction accepted so far and the seeds; ``None`` without a pool.
-
-        Returns:
-            A reason, or ``None`` to accept it.
         """
 
 
@@ -36,12 +32,4 @@ class GroupFilter(Callback, ABC):
 
     @abstractmethod
     def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
-        """How much each group counts.
-
-        Args:
-            groups: The groups of a round.
-            verdicts: The verdict of each group.
-
-        Returns:
-            A weight per group, 0 to drop it, and a reason per group, ``None`` for those that are not dropped.
-        """
+        """A weight per group of a round, 0 to drop it, and a reason per group, ``None`` where it is not dropped."""

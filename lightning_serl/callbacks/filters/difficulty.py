@@ -43,7 +43,7 @@ class DifficultyFilter(GroupFilter):
     @property
     def state_key(self) -> str:
         """A key that tells filters of this class with other options apart."""
-        return callback_state_key(self, low=self.low, high=self.high, style=self.style)
+        return callback_state_key(self, "low", "high", "style")
 
     def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
         """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band."""
