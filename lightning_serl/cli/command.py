@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning_serl.cli import run_folder
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
-from lightning_serl.cli.run_folder import RUN_VARIABLE, CommandState, is_first_process, restore_run_folder
+from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.errors import EngineFailure, InputError, SeRLError
 
 _LONGEST_LINE = 300
@@ -48,16 +50,16 @@ def main(args: Sequence[str] | None = None) -> int:
     finally:
         if state.lock is not None:
             os.close(state.lock)
-        os.environ.pop(RUN_VARIABLE, None)
+        os.environ.pop(run_folder.VARIABLE, None)
         if former is not None:
             signal.signal(signal.SIGTERM, former)
     sys.stdout.flush()
     if status in (1, 2) and not state.began:
-        restore_run_folder(state.run_folder, state.written_config)
-    if state.run_folder is not None and (status == 0 or state.began) and is_first_process():
+        run_folder.restore(state.run_folder, state.written_config)
+    if state.run_folder is not None and (status == 0 or state.began) and run_folder.is_first_process():
         print(f"run: {state.run_folder}", flush=True)
     # if all ranks end with one message, the first of them prints it
-    if status and (is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
+    if status and (run_folder.is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_LONGEST_LINE], file=sys.stderr, flush=True)
     return status
 
@@ -150,18 +152,16 @@ def _handle_sigterm(state: CommandState) -> Any:
 
 def _mute_other_libraries() -> None:
     """Drop log lines and warnings that a user can do nothing about."""
-    # advertisements
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(lambda record: "litlogger" not in record.getMessage())
-    logger.addFilter(lambda record: "litmodels" not in record.getMessage())
+    logger.addFilter(lambda record: not re.search("litlogger|litmodels", record.getMessage()))  # advertisements
     # bitsandbytes, which peft imports, offers to download a faster kernel for CPUs
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.getMessage())
-    # Lightning uses a name of torch that is deprecated
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
-    # the stream generates in the main process on purpose
-    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    # a run without evaluation sets is a choice
-    warnings.filterwarnings("ignore", message=r".*Total length of `list` across ranks is zero.*")
+    for pattern in (
+        r".*LeafSpec.*is deprecated.*",  # Lightning uses a name of torch that is deprecated
+        r".*does not have many workers.*",  # the stream generates in the main process on purpose
+        r".*Total length of `list` across ranks is zero.*",  # a run without evaluation sets is a choice
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

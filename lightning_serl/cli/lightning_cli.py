@@ -16,17 +16,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning_serl.callbacks import Checkpoints, Export, Ledger, RolloutHooks, Summary
 from lightning_serl.callbacks.memory_plan import report_memory_plan
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
+from lightning_serl.cli import run_folder
 from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
 from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal, refusal
 from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
-from lightning_serl.cli.run_folder import (
-    CommandState,
-    check_run_folder,
-    choose_run_folder,
-    is_first_process,
-    last_checkpoint,
-    lock_run_folder,
-)
+from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
 from lightning_serl.distributed.strategies import check_strategy, check_strategy_name
@@ -170,15 +164,15 @@ class SelfPlayCLI(StrictCLI):
                 raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
         if isinstance(options.trainer.strategy, str):
             check_strategy_name(options.trainer.strategy)
-        root = choose_run_folder(options.trainer.default_root_dir)
+        root = run_folder.choose(options.trainer.default_root_dir)
         self.state.run_folder, self.state.command = root, self.subcommand
         options.trainer.default_root_dir = str(root)
-        check_run_folder(root, self.subcommand, options.ckpt_path)
-        if self.subcommand == "fit" and is_first_process():
-            self.state.lock = lock_run_folder(root)
+        run_folder.check(root, self.subcommand, options.ckpt_path)
+        if self.subcommand == "fit" and run_folder.is_first_process():
+            self.state.lock = run_folder.lock(root)
         options.weights_only = True
         if options.ckpt_path == "last":
-            options.ckpt_path = last_checkpoint(root, self.subcommand)
+            options.ckpt_path = run_folder.last_checkpoint(root, self.subcommand)
         named = str(options.ckpt_path or "")
         if options.ckpt_path == "":
             raise InputError("--ckpt_path is empty; give a file, or last")

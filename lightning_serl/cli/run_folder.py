@@ -12,7 +12,7 @@ from typing import Any
 from lightning_serl.errors import InputError
 
 #: Environment variable that gives the run folder to the processes that this one starts.
-RUN_VARIABLE = "LIGHTNING_SERL_RUN"
+VARIABLE = "LIGHTNING_SERL_RUN"
 
 
 @dataclass
@@ -27,11 +27,11 @@ class CommandState:
     written_config: tuple[Path, bytes | None] | None = None  # the `config.yaml` that was written, and what it replaced
 
 
-def choose_run_folder(given: Any) -> Path:
+def choose(given: Any) -> Path:
     """``trainer.default_root_dir`` if given, else a new folder under ``runs/``; equal on all processes of a run."""
     if given is not None:
         return Path(str(given)).expanduser().absolute()
-    shared = os.environ.get(RUN_VARIABLE)
+    shared = os.environ.get(VARIABLE)
     if shared:
         return Path(shared)
     name = Path("runs").absolute() / datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -39,7 +39,7 @@ def choose_run_folder(given: Any) -> Path:
     while root.exists():
         number += 1
         root = name.with_name(f"{name.name}-{number}")
-    os.environ[RUN_VARIABLE] = str(root)
+    os.environ[VARIABLE] = str(root)
     return root
 
 
@@ -49,7 +49,7 @@ def is_first_process() -> bool:
     return not any(int(os.environ.get(name, "0")) for name in names)
 
 
-def check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
+def check(root: Path, command: str, ckpt_path: Any) -> None:
     """Refuse a folder that holds another run, and one that cannot be written; creates it."""
     if not is_first_process():
         return  # the first process has checked it, and may be writing already
@@ -67,7 +67,7 @@ def check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
         raise InputError(f"{said}; name another --trainer.default_root_dir") from error
 
 
-def lock_run_folder(root: Path) -> int | None:
+def lock(root: Path) -> int | None:
     """Exclude every other fit from a folder until the returned descriptor is closed or this process ends.
 
     ``None`` where the system or the file system has no locks; an InputError if another fit holds the folder.
@@ -114,7 +114,7 @@ def last_checkpoint(root: Path, command: str) -> str | None:
     return None  # its ledger, metrics and samples are renamed when training begins
 
 
-def restore_run_folder(root: Path | None, written_config: tuple[Path, bytes | None] | None) -> None:
+def restore(root: Path | None, written_config: tuple[Path, bytes | None] | None) -> None:
     """Undo what a refused command did to the run folder, which may be that of an earlier run; removed if empty."""
     if written_config is not None:
         target, former = written_config

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lightning_serl.callbacks.filters import serl as published
-from lightning_serl.callbacks.filters.base import GroupFilter
+from lightning_serl.callbacks.rollout_hooks import GroupFilter
 from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.types import STYLES, Group, Reason, Verdict
@@ -52,11 +52,10 @@ class DifficultyFilter(GroupFilter):
     def _judge(self, group: Group, verdict: Verdict) -> Reason | None:
         if verdict.centred or group.instruction.role != "solve":
             return None
-        live = bool((verdict.weight > 0).any())
-        # the published code does not treat missing answers apart from wrong ones
-        if not live or (self.style == "default" and _unanswered(verdict)):
-            return "no_answer"
         scores = verdict.scores[verdict.weight > 0]
+        # the published code does not treat missing answers apart from wrong ones
+        if not len(scores) or (self.style == "default" and _unanswered(verdict)):
+            return "no_answer"
         if bool((scores < 0).any()) or bool((scores > 1).any()):
             return None
         if self.style == "serl":

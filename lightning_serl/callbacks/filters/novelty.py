@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lightning_serl.callbacks.filters.base import InstructionFilter
+from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import check_choice, check_range
 from lightning_serl.pool.pool import InstructionPool

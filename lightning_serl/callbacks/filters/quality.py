@@ -8,7 +8,7 @@ from typing import Literal
 
 from lightning_serl.answers import split_choices
 from lightning_serl.callbacks.filters import serl as published
-from lightning_serl.callbacks.filters.base import InstructionFilter
+from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.pool.pool import InstructionPool

@@ -14,8 +14,6 @@ from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Group, Round, Verdict
 
-_FILES = ("ledger", "metrics", "samples")
-
 
 class Ledger(RolloutHooks):
     """Writes what became of every instruction, the metrics of every step, and some samples, from rank 0.
@@ -48,7 +46,7 @@ class Ledger(RolloutHooks):
             root = Path(trainer.default_root_dir)
             if stage != "fit" and (root / "ledger.jsonl").exists():
                 return  # the files of a finished run are not appended to by an evaluation
-            self._files = {name: RunFile(root / f"{name}.jsonl") for name in _FILES}
+            self._files = {name: RunFile(root / f"{name}.jsonl") for name in ("ledger", "metrics", "samples")}
         self._last_step = self._last_evaluation = None
         self._commit()
 
