@@ -7,10 +7,7 @@ from typing import Any
 
 
 class SeRLError(Exception):
-    """Base of the errors that this package raises.
-
-    ``str(error)`` is one sentence; the command line prints it after ``error:``.
-    """
+    """Base of this package's errors: ``str(error)`` is one sentence, which the command line prints after ``error:``."""
 
 
 class InputError(SeRLError, ValueError):
@@ -26,12 +23,7 @@ class RankFailure(SeRLError):
 
 
 class EmptyRound(SeRLError):
-    """A round has no group to train on after ``max_attempts`` attempts.
-
-    Args:
-        message: The sentence for the user.
-        played: The round, whose events say why.
-    """
+    """A round has no group to train on after ``max_attempts`` attempts; the events of ``played`` say why."""
 
     def __init__(self, message: str, played: Any = None) -> None:
         super().__init__(message)
@@ -71,17 +63,8 @@ def check_range(
 ) -> None:
     """Refuse a number outside its range. NaN is outside every range; ``None``, an option that is not set, passes.
 
-    Args:
-        option: The option as the user types it, such as ``data.writing.sampling.top_p``.
-        value: What was given.
-        at_least: Lower bound that is allowed itself.
-        above: Lower bound that is not.
-        at_most: Upper bound that is allowed itself.
-        below: Upper bound that is not.
-        hint: The reason or the remedy, where the bounds alone do not say it.
-
-    Raises:
-        InputError: naming option, bounds and value.
+    ``option`` is what the user types, such as ``data.writing.sampling.top_p``; ``hint`` gives the reason or the remedy
+    where the bounds alone do not say it. The InputError names option, bounds and value.
     """
     if value is None:
         return
@@ -98,11 +81,7 @@ def check_range(
 
 
 def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
-    """Refuse a value that is none of the choices.
-
-    Raises:
-        InputError: naming option, choices and value.
-    """
+    """Refuse a value that is none of the choices, with an InputError that names option, choices and value."""
     known = list(choices)
     if value not in known:
         listed = " or ".join([", ".join(map(str, known[:-1])), str(known[-1])])

@@ -17,8 +17,8 @@ from lightning_serl.checkpoints import module_state
 from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.distributed import sharding, strategies
 from lightning_serl.distributed.lightning_internals import attached_trainer
-from lightning_serl.distributed.precision import compute_dtype, precision_of
 from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.distributed.strategies import compute_dtype, precision_of
 from lightning_serl.errors import InputError, check_range
 from lightning_serl.evaluation.batch import EvaluationBatch
 from lightning_serl.evaluation.metrics import GradedProblem

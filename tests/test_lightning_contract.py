@@ -129,9 +129,9 @@ def test_checkpoint_connector(tmp_path):
 
 def test_generate_state_key():
     class Named(pl.Callback):
-        pass
+        low, style = 0.2, "default"
 
-    key = internals.callback_state_key(Named(), low=0.2, style="default")
+    key = internals.callback_state_key(Named(), "low", "style")
     assert key == "test_generate_state_key.<locals>.Named{'low': 0.2, 'style': 'default'}"
 
 

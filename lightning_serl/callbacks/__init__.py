@@ -1,15 +1,14 @@
 """Callbacks: filters, reference sync, rollout refresh and the run folder."""
 
 from lightning_serl.callbacks.checkpoints import Checkpoints
-from lightning_serl.callbacks.export.callback import Export
-from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.export import Export
 from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSpread
 from lightning_serl.callbacks.filters.novelty import NoveltyFilter
 from lightning_serl.callbacks.filters.quality import QualityFilter
-from lightning_serl.callbacks.health.monitor import Health
+from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.reference_sync import ReferenceSync
-from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter, RolloutHooks
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.summary import Summary

@@ -59,18 +59,14 @@ class Checkpoints(CheckpointHooks):
         self._started = True
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the current state, at the last whole optimizer step.
+        """Save the current state, at the last whole optimizer step; the checkpoint before stays where it cannot be.
 
-        Not while the optimizer was writing weights: half a step cannot be continued from, and the checkpoint before it
-        stays. If one rank failed and the others did not agree to end, rank 0 saves alone, or, where weights are sharded
-        and no rank has all of them, the checkpoint before stays.
+        That is while the optimizer was writing weights, since half a step cannot be continued from, and where weights
+        are sharded and the ranks did not agree to end. Unsharded weights are then saved by rank 0 alone.
         """
-        if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started:
+        if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started or module_of(trainer).updating:
             return
-        if module_of(trainer).updating:
-            return
-        assert self.dirpath is not None
-        path = Path(self.dirpath) / "last.ckpt"
+        path = self.choose_folder(trainer) / "last.ckpt"
         try:
             if trainer.world_size == 1 or getattr(exception, "on_every_rank", False):
                 _save_together(trainer, path, False)
@@ -84,17 +80,11 @@ class Checkpoints(CheckpointHooks):
         """Write one checkpoint; if that fails, all ranks raise the error and the earlier checkpoints stay."""
         _save_together(trainer, path, self.save_weights_only)
         self.note_saved(trainer, path)
-        if trainer.is_global_zero:
-            self._remove_surplus()
-
-    def _remove_surplus(self) -> None:
-        """Remove checkpoints that a killed run could not remove, or wrote after the one that this run resumed from."""
-        if self.save_top_k < 0:
-            return
-        assert self.dirpath is not None
-        found = sorted(Path(self.dirpath).glob("step=*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
-        for path in found[self.save_top_k :]:
-            path.unlink(missing_ok=True)
+        if trainer.is_global_zero and self.save_top_k >= 0:
+            # a killed run could not remove some, or wrote them after the one that this run resumed from
+            steps = self.choose_folder(trainer).glob("step=*.ckpt")
+            for old in sorted(steps, key=lambda p: p.stat().st_mtime_ns, reverse=True)[self.save_top_k :]:
+                old.unlink(missing_ok=True)
 
 
 def _save_together(trainer: pl.Trainer, path: Path, weights_only: bool) -> None:

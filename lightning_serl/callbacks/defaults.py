@@ -42,13 +42,9 @@ def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:
 
 
 def announce_choice(callbacks: Sequence[pl.Callback], writes: bool) -> None:
-    """Log which default filters are off because the user listed filters.
+    """Log which default filters are off because the user listed filters, perhaps to change an option of one only.
 
-    A user who lists one filter to change an option may not expect that this removes the others.
-
-    Args:
-        callbacks: The Trainer's.
-        writes: Whether the policy writes problems; otherwise there is nothing for instruction filters to judge.
+    ``writes`` tells whether the policy writes problems; otherwise there is nothing for instruction filters to judge.
     """
     chosen = _chosen_filters(callbacks)
     applicable = [kind for kind in DEFAULT_FILTERS if writes or issubclass(kind, GroupFilter)]

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_serl.distributed.precision import precision_of
+from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.engines import TransformersEngine, VLLMEngine
 from lightning_serl.errors import InputError, reason
 from lightning_serl.policy.loading import check_model_path
@@ -39,8 +39,7 @@ class MemoryPlan(pl.Callback):
 def report_memory_plan(trainer: pl.Trainer, module: pl.LightningModule, data: object) -> None:
     """Log the memory plan of a fit, and warn if the device has less memory than the plan's peak.
 
-    :class:`MemoryPlan` calls this. A caller that evaluates before it fits, and so loads the model earlier, calls it
-    before the evaluation; the callback then finds a loaded model and logs nothing.
+    :class:`MemoryPlan` calls this, and a caller that evaluates before it fits, since that loads the model earlier.
     """
     loaded = any(name == "policy" for name, _ in module.named_children())
     if loaded or not isinstance(module, LoadsPolicy) or not isinstance(data, SelfPlay):
@@ -66,11 +65,7 @@ def report_memory_plan(trainer: pl.Trainer, module: pl.LightningModule, data: ob
 
 
 def plan_run(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, room: int) -> Plan:
-    """The memory plan of a fit on a device of ``room`` bytes; the policy need not be loaded.
-
-    Raises:
-        InputError: if there is no such model.
-    """
+    """The memory plan of a fit on a device of ``room`` bytes; the policy need not be loaded."""
     from transformers import AutoConfig
 
     assert module.model_name_or_path is not None
@@ -116,8 +111,7 @@ def _work(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, config: Any,
 def state_per_weight(optimizer: torch.optim.Optimizer) -> float:
     """Bytes of state that an optimizer holds per trained weight, found by a step on a small matrix.
 
-    Args:
-        optimizer: One made for this question alone: the matrix replaces its first parameters.
+    The matrix replaces its first parameters, so the optimizer must be made for this question alone.
     """
     if type(optimizer).__module__.startswith("bitsandbytes"):  # steps on GPUs only
         return 2 + 8 / 256 if "8bit" in type(optimizer).__name__ else 8

@@ -76,29 +76,17 @@ class Preemption(RolloutHooks):
         return self._sigterm or trainer.received_sigterm
 
     def check_ranks(self) -> None:
-        """Look at the ranks that this process started.
-
-        Raises:
-            RankFailure: if one of them has failed or was killed.
-        """
+        """Raise a RankFailure if a rank that this process started has failed or was killed."""
         for number, child in enumerate(self._children, start=1):
-            if child.poll():
-                raise RankFailure(f"rank {number} is gone ({_status(child.returncode)})")
+            if code := child.poll():
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+                raise RankFailure(f"rank {number} is gone ({how})")
 
     def poll(self, trainer: pl.Trainer) -> None:
-        """Raise what ends the run, if anything does.
-
-        Raises:
-            SIGTERMException: if this process received SIGTERM.
-            RankFailure: see :meth:`check_ranks`.
-        """
+        """Raise what ends the run: SIGTERMException if this process received SIGTERM, RankFailure if a rank is gone."""
         if self.heard(trainer):
             raise SIGTERMException
         self.check_ranks()
-
-
-def _status(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
 def _end_if_stuck(children: list[subprocess.Popen[bytes]]) -> None:

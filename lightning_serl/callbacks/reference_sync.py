@@ -50,7 +50,7 @@ class ReferenceSync(pl.Callback):
     @property
     def state_key(self) -> str:
         """One state per copy."""
-        return callback_state_key(self, who=self.who)
+        return callback_state_key(self, "who")
 
     def state_dict(self) -> dict[str, Any]:
         """The last step at which the copy was updated."""

@@ -1,16 +1,16 @@
-"""Callback hooks of a rollout that Lightning does not have."""
+"""Base classes of callbacks that act around rollouts, or judge instructions and groups: hooks that Lightning lacks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 
-if TYPE_CHECKING:
-    from lightning_serl.engines.base import RolloutEngine
-    from lightning_serl.types import Round
+from lightning_serl.engines.base import RolloutEngine
+from lightning_serl.pool.pool import InstructionPool
+from lightning_serl.types import Group, Instruction, Reason, Round, Verdict
 
 #: Takes the number of units that were done since its last call.
 Tick = Callable[[int], None]
@@ -52,3 +52,27 @@ def phase_of(callbacks: Sequence[pl.Callback], name: str, total: int) -> Iterato
                 one(done)
 
         yield tick
+
+
+class InstructionFilter(pl.Callback, ABC):
+    """Judges an instruction before it is answered.
+
+    Filters are called in the order of ``trainer.callbacks``; the first that returns a reason rejects the instruction.
+    """
+
+    @abstractmethod
+    def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
+        """Why a proposal is not used; ``None`` accepts it.
+
+        Args:
+            instruction: The proposal.
+            pool: Every instruction accepted so far and the seeds; ``None`` without a pool.
+        """
+
+
+class GroupFilter(pl.Callback, ABC):
+    """Judges answered and scored groups before they are trained on."""
+
+    @abstractmethod
+    def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
+        """A weight per group of a round, 0 to drop it, and a reason per group, ``None`` where it is not dropped."""

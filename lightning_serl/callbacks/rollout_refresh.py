@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
-from lightning_serl.distributed.precision import precision_of
 from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.engines import weight_checks
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
 from lightning_serl.errors import PushMismatch, check_range
-
-if TYPE_CHECKING:
-    from lightning_serl.policy.policy import Policy
-    from lightning_serl.types import Round
+from lightning_serl.policy.policy import Policy
+from lightning_serl.types import Round
 
 #: Version of pushed weights that are not the policy's: a canary, or the base of an adapter.
 NO_VERSION = -1
@@ -69,11 +67,7 @@ class RolloutRefresh(RolloutHooks):
         self._engine = None
 
     def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: RolloutEngine) -> None:
-        """Push the weights if the versions differ.
-
-        Raises:
-            PushMismatch: if the engine does not sample from the pushed weights.
-        """
+        """Push the weights if the versions differ; a PushMismatch if the engine does not sample from them."""
         if not engine.samples_policy:
             return  # recordings, which can be replayed without a policy
         policy, self._engine = pl_module.policy, engine

@@ -13,14 +13,9 @@ _MARK = ".unfinished"
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically; after a failure the former file is unchanged.
+    """Let ``write`` write a file atomically, in a folder that is made if absent.
 
-    Args:
-        path: The file; its folder is made if absent.
-        write: Writes the content to a binary file.
-
-    Raises:
-        StorageFailure: if it cannot be written, with the reason.
+    After a StorageFailure, which gives the reason, the former file is unchanged.
     """
     staging = path.with_name(f".{path.name}.{os.getpid()}{_MARK}")
     try:

@@ -26,15 +26,8 @@ _COLUMNS = {"prompts": str, "uids": str, "roles": str, "metas": dict, "statuses"
 def check_checkpoint(path: Path, command: str) -> None:
     """Refuse a checkpoint file that the command cannot restore from.
 
-    Only tensors and plain values are loaded, and no code in the file runs. Unknown parts are ignored: a later version
-    may have added them.
-
-    Args:
-        path: A checkpoint file, or the directory of a sharded one, whose content is not checked.
-        command: ``fit`` needs more of a checkpoint than ``validate`` and the others.
-
-    Raises:
-        InputError: if it does not exist, is damaged, is not Lightning's, or lacks what the command needs.
+    Only tensors and plain values are loaded, and no code in the file runs. Unknown parts are ignored, since a later
+    version may have added them, and so is the content of a sharded checkpoint's directory. ``fit`` needs more parts.
     """
     if not path.exists():
         raise InputError(f"--ckpt_path {path} does not exist; give a file, or last")
@@ -71,13 +64,7 @@ def check_checkpoint(path: Path, command: str) -> None:
 def check_sums(path: Path, where: str, advice: str = _ADVICE) -> None:
     """Compare every byte with the checksums in the file, which torch writes but does not check.
 
-    Args:
-        path: A checkpoint file.
-        where: The checkpoint as a message names it.
-        advice: What the message says to do.
-
-    Raises:
-        InputError: if they differ, or the file cannot be read to its end.
+    If they differ, or the file cannot be read to its end, the InputError names it ``where`` and gives the ``advice``.
     """
     facts = path.stat()
     damage = _damage(path, facts.st_mtime_ns, facts.st_size)
@@ -109,15 +96,7 @@ def _advice(path: Path) -> str:
 
 
 def check_stream_state(state: Any, where: str = "the checkpoint") -> None:
-    """Refuse a state of the datamodule that could not be restored completely.
-
-    Args:
-        state: As ``SelfPlayDataModule.state_dict`` returns it; further entries are ignored.
-        where: The checkpoint as a message names it.
-
-    Raises:
-        InputError: naming the entry that is missing or damaged.
-    """
+    """Refuse a state of ``SelfPlayDataModule`` that could not be restored completely; further entries are ignored."""
     if not isinstance(state, Mapping):
         raise InputError(f"{where} holds {type(state).__name__} in place of the state of the rounds; {_ADVICE}")
     checks: dict[str, Callable[[Any], bool]] = dict.fromkeys(_COUNTERS, _is_count)
@@ -192,15 +171,7 @@ def _is_ahead(ahead: Any) -> bool:
 
 
 def check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
-    """Refuse optimizer options that those stored in the checkpoint would replace without a message.
-
-    Args:
-        optimizer: Of this run's options.
-        ckpt_path: The checkpoint that the run continues from, if any.
-
-    Raises:
-        InputError: naming the first option that differs.
-    """
+    """Refuse the first option of this run's optimizer that the checkpoint's would replace without a message."""
     if ckpt_path is None or not Path(ckpt_path).is_file():
         return
     try:

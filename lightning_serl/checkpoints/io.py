@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
@@ -12,37 +13,25 @@ from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.checkpoints.checks import check_sums
 from lightning_serl.errors import StorageFailure
 
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint atomically, and reads one only after its checksums were compared."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a file atomically; after a failure the former file is unchanged.
-
-        Raises:
-            StorageFailure: if it cannot be written, with the reason.
-        """
-        target = Path(path)
+        """Write a file atomically; after a StorageFailure, which gives the reason, the former file is unchanged."""
         try:
-            write_whole(target, lambda file: torch.save(checkpoint, file))
+            write_whole(Path(path), lambda file: torch.save(checkpoint, file))
         except RuntimeError as error:  # torch's writer hides the OSError of a full disk
             if isinstance(error.__context__, OSError) or "writ" in str(error):
                 raise StorageFailure(
-                    f"{target} cannot be written (disk full, or the folder is gone); free space, then continue the run"
+                    f"{path} cannot be written (disk full, or the folder is gone); free space, then continue the run"
                 ) from error
             raise
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a file of tensors and plain values.
-
-        Raises:
-            InputError: if a byte has changed since the file was written.
-        """
+        """Read a file of tensors and plain values; an InputError if a byte has changed since it was written."""
         check_sums(Path(path), f"checkpoint {path}")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         return checkpoint

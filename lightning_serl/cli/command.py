@@ -1,8 +1,7 @@
 """Runs a command and turns its end into output and an exit status.
 
 The statuses are 0; 2 for bad input, refused before work began; 1 for a failure during work; 130 and 143 for Ctrl-C and
-SIGTERM. ``lightning_cli``, which imports torch and Lightning, is imported when a command runs, so that importing this
-module is cheap.
+SIGTERM. Torch and Lightning are imported when a command runs, so that importing this module is cheap.
 """
 
 from __future__ import annotations
@@ -10,60 +9,126 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning_serl.cli.exit_status import CommandState, outcome
-from lightning_serl.cli.run_folder import RUN_VARIABLE, is_first_process, restore_run_folder
+from lightning_serl.cli import run_folder
+from lightning_serl.cli.parser_errors import ParserRefusal, refusal
+from lightning_serl.cli.run_folder import CommandState
+from lightning_serl.errors import EngineFailure, InputError, SeRLError
 
 _LONGEST_LINE = 300
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with arguments, by default those of the process; returns the exit status, see above.
 
-    Args:
-        args: Arguments without the program's name; those of the process if absent.
-
-    Returns:
-        The exit status, see above. The last line on stdout is ``run: PATH``; the last line on stderr of a failed
-        command is ``error: ...``, below a traceback if ``LIGHTNING_SERL_DEBUG=1``.
+    The last line on stdout is ``run: PATH``; the last line on stderr of a failed command is ``error: ...``, below a
+    traceback if ``LIGHTNING_SERL_DEBUG=1``.
     """
     _mute_other_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # lines reach a log file at once; file names may hold characters that the encoding of stdout lacks
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    state = CommandState()
-    status, message = 0, ""
+    state, status, message = CommandState(), 0, ""
     former = _handle_sigterm(state)
     try:
-        from lightning_serl.cli.lightning_cli import run_command
+        from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
-        run_command(args, state)
+        SelfPlayCLI(sys.argv[1:] if args is None else args, state)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        status, message = outcome(error, state)
+        status, message = _outcome(error, state)
         if isinstance(error, Exception) and os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
             traceback.print_exc()
     finally:
         if state.lock is not None:
             os.close(state.lock)
-        os.environ.pop(RUN_VARIABLE, None)
+        os.environ.pop(run_folder.VARIABLE, None)
         if former is not None:
             signal.signal(signal.SIGTERM, former)
     sys.stdout.flush()
     if status in (1, 2) and not state.began:
-        restore_run_folder(state.run_folder, state.written_config)
-    if state.run_folder is not None and (status == 0 or state.began) and is_first_process():
+        run_folder.restore(state.run_folder, state.written_config)
+    if state.run_folder is not None and (status == 0 or state.began) and run_folder.is_first_process():
         print(f"run: {state.run_folder}", flush=True)
     # if all ranks end with one message, the first of them prints it
-    if status and (is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
+    if status and (run_folder.is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_LONGEST_LINE], file=sys.stderr, flush=True)
     return status
+
+
+def _outcome(error: BaseException, state: CommandState) -> tuple[int, str]:
+    """Exit status and message of the error that ended a command; Ctrl-C is noted in ``state.ended_by``."""
+    if isinstance(error, ParserRefusal):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        state.ended_by = state.ended_by or error
+        return _interrupted(state)
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if type(state.ended_by) is SystemExit:  # exactly: SIGTERM raises a subclass
+            closed = isinstance(error.__context__, BrokenPipeError)
+            return status, "standard output was closed before the command ended" if closed else ""
+        if state.ended_by is not None:
+            return _interrupted(state)
+        return status, error.code if isinstance(error.code, str) else ""
+    # Lightning was reading a checkpoint: a foreign one raises an error of any kind, in any part
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    connector = any(name.endswith("checkpoint_connector.py") for name in frames)
+    restoring = connector and not state.began and not isinstance(error, SeRLError)
+    status = 1 if state.began or not (restoring or _is_input(error)) else 2
+    message = _sentence(error)
+    if restoring:
+        message = (
+            f"the checkpoint of --ckpt_path does not fit this run ({message[:150]}); give the options it had, "
+            "or another checkpoint"
+        )
+    return status, message
+
+
+def _interrupted(state: CommandState) -> tuple[int, str]:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    terminated = isinstance(state.ended_by, SIGTERMException)
+    how = "stopped by SIGTERM" if terminated else "interrupted"
+    saved = state.run_folder is not None and (state.run_folder / "checkpoints" / "last.ckpt").exists()
+    advice = f"; continue with --ckpt_path last --trainer.default_root_dir {state.run_folder}" if saved else ""
+    return (143 if terminated else 130), how + advice
+
+
+def _is_input(error: BaseException) -> bool:
+    """Whether an error before the first rollout is due to the user's input or an engine that cannot start."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    return isinstance(
+        error, (InputError, EngineFailure, ValueError, TypeError, MisconfigurationException, OSError, ImportError)
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    # the parser puts words of its own around what a class raises in its __init__
+    text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
+    if "numpy accepts from" in text:
+        text = f"seed_everything: {text}"
+    if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
+        return text
+    if isinstance(error, ModuleNotFoundError):
+        return f"{text}; install the package that provides it"
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if len(text.split()) < 3 and frames:  # too short without its place, which may be in the user's own code
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        said = f"{said} in {where}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
+    return said
 
 
 def _handle_sigterm(state: CommandState) -> Any:
@@ -87,18 +152,16 @@ def _handle_sigterm(state: CommandState) -> Any:
 
 def _mute_other_libraries() -> None:
     """Drop log lines and warnings that a user can do nothing about."""
-    # advertisements
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(lambda record: "litlogger" not in record.getMessage())
-    logger.addFilter(lambda record: "litmodels" not in record.getMessage())
+    logger.addFilter(lambda record: not re.search("litlogger|litmodels", record.getMessage()))  # advertisements
     # bitsandbytes, which peft imports, offers to download a faster kernel for CPUs
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.getMessage())
-    # Lightning uses a name of torch that is deprecated
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated.*")
-    # the stream generates in the main process on purpose
-    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    # a run without evaluation sets is a choice
-    warnings.filterwarnings("ignore", message=r".*Total length of `list` across ranks is zero.*")
+    for pattern in (
+        r".*LeafSpec.*is deprecated.*",  # Lightning uses a name of torch that is deprecated
+        r".*does not have many workers.*",  # the stream generates in the main process on purpose
+        r".*Total length of `list` across ranks is zero.*",  # a run without evaluation sets is a choice
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

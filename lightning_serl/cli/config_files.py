@@ -7,12 +7,10 @@ import os
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import yaml
 
 from lightning_serl.cli.parser_errors import ParserRefusal
-
-if TYPE_CHECKING:
-    import yaml
 
 #: Class paths that ``config.yaml`` files of earlier versions hold, and where the classes are now.
 MOVED = {
@@ -47,11 +45,7 @@ def presets() -> list[str]:
 
 
 def preset_path(name: str) -> str:
-    """The file of a packaged preset.
-
-    Raises:
-        ParserRefusal: with the nearest names, if there is no such preset.
-    """
+    """The file of a packaged preset; a ParserRefusal with the nearest names if there is none."""
     if name not in presets():
         near = [p for p in presets() if name and p.startswith(name)] or difflib.get_close_matches(name, presets(), n=3)
         known = f"did you mean {' or '.join(near)}?" if near else "`lightning-serl fit --help` lists them at --config"
@@ -60,19 +54,10 @@ def preset_path(name: str) -> str:
 
 
 def read_config(name: str) -> tuple[list[str], str | None]:
-    """What a configuration file extends, and its own options.
+    """The files that a configuration file extends, and its other options; ``None`` if the parser can read it as it is.
 
-    Args:
-        name: The file. Its entry ``extends`` is a list of ``preset:NAME`` and of files, relative to the file's folder.
-
-    Returns:
-        The files it extends, and its text without that entry; ``None`` if the parser can read the file as it is.
-
-    Raises:
-        ParserRefusal: for a key that is given twice, or an ``extends`` of another form.
+    Its entry ``extends`` is a list of ``preset:NAME`` and of files, relative to the file's folder.
     """
-    import yaml
-
     path = Path(name)
     try:
         written = path.read_text(encoding="utf-8")
@@ -87,9 +72,8 @@ def read_config(name: str) -> tuple[list[str], str | None]:
         if key.value == "extends":
             items = value.value if isinstance(value, yaml.SequenceNode) else []
             if not items or any(item.tag != "tag:yaml.org,2002:str" for item in items):
-                raise ParserRefusal(
-                    "extends must be a list of preset:NAME and file names, as in extends: [preset:serl]"
-                )
+                said = "extends must be a list of preset:NAME and file names, as in extends: [preset:serl]"
+                raise ParserRefusal(said)
             found = [item.value for item in items]
             entries.remove(entry)
             rest = yaml.serialize(node) if entries else ""
@@ -99,8 +83,6 @@ def read_config(name: str) -> tuple[list[str], str | None]:
 
 def _check_keys(name: str, root: yaml.Node | None) -> None:
     """Refuse a key that stands twice in one mapping: YAML keeps the last value without a warning."""
-    import yaml
-
     waiting, checked = [root], set()
     while waiting:
         node = waiting.pop()

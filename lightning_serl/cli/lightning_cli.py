@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,23 +16,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning_serl.callbacks import Checkpoints, Export, Ledger, RolloutHooks, Summary
 from lightning_serl.callbacks.memory_plan import report_memory_plan
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
+from lightning_serl.cli import run_folder
 from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
-from lightning_serl.cli.exit_status import CommandState
 from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal, refusal
 from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
-from lightning_serl.cli.run_folder import (
-    check_run_folder,
-    choose_run_folder,
-    is_first_process,
-    last_checkpoint,
-    lock_run_folder,
-)
+from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
 from lightning_serl.distributed.strategies import check_strategy, check_strategy_name
 from lightning_serl.errors import InputError
 from lightning_serl.module import SeRLModule
 
+_DESCRIPTION = "Self-play reinforcement learning of language models without labels."
 _TRAINER_DEFAULTS = {
     "logger": False,
     "enable_progress_bar": False,
@@ -45,21 +39,6 @@ _TRAINER_DEFAULTS = {
     # tensors made in inference mode could not take part in a later backward pass
     "inference_mode": False,
 }
-
-
-def run_command(args: Sequence[str] | None, state: CommandState) -> None:
-    """Parse the arguments, construct module, datamodule and Trainer, and run the subcommand.
-
-    Args:
-        args: Arguments without the program's name; those of the process if absent.
-        state: Filled in on the way.
-
-    Raises:
-        ParserRefusal: if the parser refuses the arguments or a configuration file.
-        InputError: for options that cannot be used.
-    """
-    given = [with_current_paths(argument) for argument in (sys.argv[1:] if args is None else args)]
-    SelfPlayCLI(given, state)
 
 
 class ConfigFile(ActionConfigFile):
@@ -139,15 +118,10 @@ class StateObserver(RolloutHooks):
 
 
 class SelfPlayCLI(StrictCLI):
-    """LightningCLI with presets, a run folder, and evaluations before and after the fit.
+    """Parses the arguments, makes module, datamodule and Trainer, and runs the subcommand; fills in ``state``."""
 
-    Args:
-        args: Arguments without the program's name.
-        state: Filled in on the way.
-    """
-
-    def __init__(self, args: list[str], state: CommandState) -> None:
-        self.state, self.arguments = state, args
+    def __init__(self, args: Sequence[str], state: CommandState) -> None:
+        self.state, self.arguments = state, [with_current_paths(argument) for argument in args]
         super().__init__(
             SeRLModule,
             SelfPlayDataModule,
@@ -156,14 +130,9 @@ class SelfPlayCLI(StrictCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults=_TRAINER_DEFAULTS,
-            parser_kwargs={
-                "prog": "lightning-serl",
-                "description": "Self-play reinforcement learning of language models without labels.",
-            },
-            args=args,
+            parser_kwargs={"prog": "lightning-serl", "description": _DESCRIPTION},
+            args=self.arguments,
         )
-
-    # -- parsing -----------------------------------------------------------------------------------------------------
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser whose option ``--config`` takes presets."""
@@ -195,25 +164,20 @@ class SelfPlayCLI(StrictCLI):
                 raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
         if isinstance(options.trainer.strategy, str):
             check_strategy_name(options.trainer.strategy)
-        root = choose_run_folder(options.trainer.default_root_dir)
+        root = run_folder.choose(options.trainer.default_root_dir)
         self.state.run_folder, self.state.command = root, self.subcommand
         options.trainer.default_root_dir = str(root)
-        check_run_folder(root, self.subcommand, options.ckpt_path)
-        if self.subcommand == "fit" and is_first_process():
-            self.state.lock = lock_run_folder(root)
-        self._choose_checkpoint(options, root)
+        run_folder.check(root, self.subcommand, options.ckpt_path)
+        if self.subcommand == "fit" and run_folder.is_first_process():
+            self.state.lock = run_folder.lock(root)
         options.weights_only = True
-
-    def _choose_checkpoint(self, options: Namespace, root: Path) -> None:
         if options.ckpt_path == "last":
-            options.ckpt_path = last_checkpoint(root, self.subcommand)
+            options.ckpt_path = run_folder.last_checkpoint(root, self.subcommand)
         named = str(options.ckpt_path or "")
         if options.ckpt_path == "":
             raise InputError("--ckpt_path is empty; give a file, or last")
         if named and named not in ("best", "hpc") and not named.startswith("registry:"):
             check_checkpoint(Path(options.ckpt_path), self.subcommand)
-
-    # -- construction ------------------------------------------------------------------------------------------------
 
     def instantiate_classes(self) -> None:
         """Construct module, datamodule and Trainer; an error in a class names the option that it was given to."""
@@ -236,24 +200,19 @@ class SelfPlayCLI(StrictCLI):
         if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
             # the Trainer's own would write a second series of checkpoints
             trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
+        wanted = [Summary, Export, *([] if options.enable_checkpointing is False else [Checkpoints])]
         present = {type(c) for c in trainer.callbacks}
-        wanted: list[type[pl.Callback]] = [Summary, Export]
-        if options.enable_checkpointing is not False:
-            wanted.append(Checkpoints)
-        for kind in wanted:
-            if kind not in present:
-                trainer.callbacks.append(kind())
+        trainer.callbacks += [kind() for kind in wanted if kind not in present]
         trainer.callbacks.append(StateObserver(self.state))
         return trainer
 
-    # -- running -----------------------------------------------------------------------------------------------------
-
     def before_fit(self) -> None:
         """Check everything that a fit checks, then evaluate the weights that it begins with."""
-        self._check_fit()
+        ckpt_path = self.config_init.fit.ckpt_path
+        checks.check_fit(self.trainer, self.model, self.datamodule)
+        check_overrides(self.model.check_optimizer(), ckpt_path)
         self._callback(Summary).deferred = True
-        begins = self.config_init.fit.ckpt_path is None and not self.trainer.fast_dev_run
-        if begins and self.datamodule.evaluation.sets:
+        if ckpt_path is None and not self.trainer.fast_dev_run and self.datamodule.evaluation.sets:
             report_memory_plan(self.trainer, self.model, self.datamodule)
             self.trainer.validate(self.model, self.datamodule, verbose=False)
 
@@ -269,11 +228,6 @@ class SelfPlayCLI(StrictCLI):
 
     def _callback(self, kind: type[Any]) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))
-
-    def _check_fit(self) -> None:
-        """Refuse what a fit would refuse only after its first evaluation."""
-        checks.check_fit(self.trainer, self.model, self.datamodule)
-        check_overrides(self.model.check_optimizer(), self.config_init.fit.ckpt_path)
 
     def before_validate(self) -> None:
         """Results are printed by a callback."""

@@ -23,6 +23,7 @@ _INACCESSIBLE = "either not accessible or invalid"  # the value is no file of op
 _PROTOCOL = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+_GIVEN = re.compile(r"^\s*Given value: (.*)$", re.MULTILINE)
 _NESTED = re.compile(r"NestedArg\(key='([^']*)', val=(.*)\)")
 _HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against any", "Unable to load config")
 # The parser's advice on class paths, line by line.
@@ -51,19 +52,15 @@ class ParserRefusal(Exception):
 def refusal(text: str, options: Iterable[str] = ()) -> str:
     """The parser's message, often many lines, as one sentence: the option, and the reason that matters.
 
-    Args:
-        text: The message.
-        options: All known option names, to suggest the nearest for a mistyped one.
+    ``options`` are all known option names, to suggest the nearest for a mistyped one.
     """
-    arguments = _ARGUMENTS.search(text)
-    if arguments:
+    if arguments := _ARGUMENTS.search(text):
         said = arguments[1].split()
         name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0].rstrip(";")
         return f"unrecognized arguments: {name}{_nearest(name, options) or '; --help lists the options of a command'}"
     keys = [key for key in _KEY.findall(text) if key]
     where = f"{keys[0]}: " if keys else ""
-    unknown = _OPTION.search(text)
-    if unknown:
+    if unknown := _OPTION.search(text):
         name = unknown[1]
         said_nearest = _nearest("--" + name, options).replace("--", "") if "." in name or not keys else ""
         return f"{where}there is no option {name!r}{said_nearest}"
@@ -71,10 +68,9 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
     if keys and (classless := _without_class(keys[0], text, reasons) or _in_class(keys[0], text, reasons)):
         return " ".join(classless.split())
     reason = _reason(_KEY.sub("", text), reasons)
-    untyped = _PROTOCOL.search(text)
-    if untyped:
+    if untyped := _PROTOCOL.search(text):
         reason = f"the methods of {untyped[1]} lack the types that {untyped[2]} has; give them, or its bare path"
-    given = re.search(r"^\s*Given value: (.*)$", text, re.MULTILINE)
+    given = _GIVEN.search(text)
     if given and reason.startswith("expected") and "but got" not in reason:
         nested = _NESTED.match(given[1])
         reason = f"{reason}, but got {_cut(nested[2].strip(chr(39)) if nested else given[1])}"
@@ -82,19 +78,15 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
 
 
 def construction_refusal(text: str, options: Any) -> str | None:
-    """What a class refused in its ``__init__``, with the option that the class was given to.
+    """What a class refused in its ``__init__``, in one sentence with the option that the class was given to.
 
-    Args:
-        text: The error, with the parser's words around the message of the class.
-        options: The parsed options of the command, a Namespace.
-
-    Returns:
-        One sentence; ``None`` if the text is not the parser's.
+    ``text`` has the parser's words around the message of the class, else the result is ``None``; ``options`` is the
+    Namespace of the command.
     """
     if "Union subtypes" not in text:
         return None
     said = refusal(text)
-    given = re.search(r"^\s*Given value: (.*)$", text, re.MULTILINE)
+    given = _GIVEN.search(text)
     option = next((name for name, value in _classes(options) if given and str(value) == given[1]), None)
     if option is None or said.startswith(option):
         return said
@@ -166,8 +158,7 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
     one_of_many = re.search(r"^\s*Given value: \[", text, re.MULTILINE)
     if reason.startswith("there is no option"):
         return f"{option}: {name} has no option{reason.removeprefix('there is no option')}"
-    required = re.match(r"the following arguments are required: (\w+)", reason)
-    if required:
+    if required := re.match(r"the following arguments are required: (\w+)", reason):
         return f"{option}: {name} needs {required[1]}" + ("" if one_of_many else f"; give --{option}.{required[1]}")
     if re.match(r"[\w.]+: ", reason):
         return f"{option}: {name}.{reason}" if one_of_many else f"{option}.{reason}"
@@ -182,9 +173,8 @@ def _reason(text: str, reasons: list[str]) -> str:
         return _no_configuration(text, reason)
     if unloaded := re.match(r"Unable to load config ['\"](.*)['\"]", reason):
         return f"expected options by name, but got {_cut(unloaded[1])}"
-    callable_ = re.search(r"expects a function or a callable class: (.*?)\.* Got value: ", reason)
-    if callable_:
-        return callable_[1]
+    if refused := re.search(r"expects a function or a callable class: (.*?)\.* Got value: ", reason):
+        return refused[1]
     missing = next((m for m in map(_NO_CLASS.match, reasons) if m), None)
     simple = [m for m in map(_EXPECTED.match, reasons) if m]
     # a value that looks like a class is meant as one
@@ -194,17 +184,13 @@ def _reason(text: str, reasons: list[str]) -> str:
         got = re.search(r"Got value: (.*)$", reason)
         return f"expected {kinds}" + (f", but got {_cut(got[1])}" if got else "")
     if missing:
-        advice = _class_like(missing[1]) or "give a known name or a full class path such as package.module.Name"
+        from lightning_serl import callbacks, engines
+
+        near = difflib.get_close_matches(missing[1], [*engines.__all__, *callbacks.__all__], n=1, cutoff=0.7)
+        known = "give a known name or a full class path such as package.module.Name"
+        advice = f"did you mean {near[0]}?" if near else known
         return f"there is no {_cut(missing[1])!r}; {advice}"
     return reason.replace("Got value:", "but got")
-
-
-def _class_like(name: str) -> str:
-    """The class of this package that a mistyped name may have meant."""
-    from lightning_serl import callbacks, engines
-
-    near = difflib.get_close_matches(name, [*engines.__all__, *callbacks.__all__], n=1, cutoff=0.7)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 def _no_configuration(text: str, reason: str) -> str:

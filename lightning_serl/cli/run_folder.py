@@ -1,9 +1,10 @@
-"""Chooses, checks and locks the run folder, and finds its last checkpoint."""
+"""What a command leaves behind: chooses, checks and locks the run folder, and finds its last checkpoint."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,35 @@ from typing import Any
 from lightning_serl.errors import InputError
 
 #: Environment variable that gives the run folder to the processes that this one starts.
-RUN_VARIABLE = "LIGHTNING_SERL_RUN"
+VARIABLE = "LIGHTNING_SERL_RUN"
 
 
-def choose_run_folder(given: Any) -> Path:
+@dataclass
+class CommandState:
+    """How far a command came, and what it left behind."""
+
+    began: bool = False  # whether work began: the first rollout of any stage
+    ended_by: BaseException | None = None  # the exception that ended the Trainer's work
+    run_folder: Path | None = None  # once it is chosen
+    command: str = ""  # fit, validate, test or predict
+    lock: int | None = None  # descriptor that locks the run folder; the end of the process releases it
+    written_config: tuple[Path, bytes | None] | None = None  # the `config.yaml` that was written, and what it replaced
+
+
+def choose(given: Any) -> Path:
     """``trainer.default_root_dir`` if given, else a new folder under ``runs/``; equal on all processes of a run."""
     if given is not None:
         return Path(str(given)).expanduser().absolute()
-    shared = os.environ.get(RUN_VARIABLE)
+    shared = os.environ.get(VARIABLE)
     if shared:
         return Path(shared)
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    root = Path("runs") / name
-    number = 1
+    name = Path("runs").absolute() / datetime.now().strftime("%Y%m%d-%H%M%S")
+    root, number = name, 1
     while root.exists():
         number += 1
-        root = Path("runs") / f"{name}-{number}"
-    os.environ[RUN_VARIABLE] = str(root.absolute())
-    return root.absolute()
+        root = name.with_name(f"{name.name}-{number}")
+    os.environ[VARIABLE] = str(root)
+    return root
 
 
 def is_first_process() -> bool:
@@ -37,12 +49,8 @@ def is_first_process() -> bool:
     return not any(int(os.environ.get(name, "0")) for name in names)
 
 
-def check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
-    """Refuse a folder that holds another run, and one that cannot be written; creates it.
-
-    Raises:
-        InputError: naming the folder.
-    """
+def check(root: Path, command: str, ckpt_path: Any) -> None:
+    """Refuse a folder that holds another run, and one that cannot be written; creates it."""
     if not is_first_process():
         return  # the first process has checked it, and may be writing already
     if command == "fit" and ckpt_path is None and (root / "ledger.jsonl").exists():
@@ -55,20 +63,14 @@ def check_run_folder(root: Path, command: str, ckpt_path: Any) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        why = error.strerror or error
-        raise InputError(
-            f"the run folder {root} cannot be written: {why}; name another --trainer.default_root_dir"
-        ) from error
+        said = f"the run folder {root} cannot be written: {error.strerror or error}"
+        raise InputError(f"{said}; name another --trainer.default_root_dir") from error
 
 
-def lock_run_folder(root: Path) -> int | None:
+def lock(root: Path) -> int | None:
     """Exclude every other fit from a folder until the returned descriptor is closed or this process ends.
 
-    Returns:
-        The descriptor; ``None`` where the system or the file system has no locks.
-
-    Raises:
-        InputError: if another fit holds the folder.
+    ``None`` where the system or the file system has no locks; an InputError if another fit holds the folder.
     """
     try:
         import fcntl
@@ -88,13 +90,9 @@ def lock_run_folder(root: Path) -> int | None:
 
 
 def last_checkpoint(root: Path, command: str) -> str | None:
-    """The checkpoint that ``--ckpt_path last`` means.
+    """The checkpoint that ``--ckpt_path last`` means; ``None`` for a run that ended before it had one: it begins again.
 
-    Returns:
-        Its path; ``None`` for a run that ended before its first checkpoint, which begins again.
-
-    Raises:
-        InputError: if there is none, and it is not clear that the run has to begin again.
+    An InputError if there is none, and it is not clear that the run has to begin again.
     """
     last = root / "checkpoints" / "last.ckpt"
     if last.exists():
@@ -116,13 +114,8 @@ def last_checkpoint(root: Path, command: str) -> str | None:
     return None  # its ledger, metrics and samples are renamed when training begins
 
 
-def restore_run_folder(root: Path | None, written_config: tuple[Path, bytes | None] | None) -> None:
-    """Undo what a refused command did to the run folder, which may be that of an earlier run.
-
-    Args:
-        root: The run folder, removed if it is empty.
-        written_config: The ``config.yaml`` that the command wrote, and the bytes that it replaced.
-    """
+def restore(root: Path | None, written_config: tuple[Path, bytes | None] | None) -> None:
+    """Undo what a refused command did to the run folder, which may be that of an earlier run; removed if empty."""
     if written_config is not None:
         target, former = written_config
         if former is None:

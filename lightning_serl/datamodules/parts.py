@@ -8,8 +8,7 @@ from functools import partial
 
 import lightning.pytorch as pl
 
-from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
-from lightning_serl.callbacks.rollout_hooks import phase_of
+from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter, phase_of
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource

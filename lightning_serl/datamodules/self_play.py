@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.defaults import announce_choice
-from lightning_serl.callbacks.filters.base import InstructionFilter
+from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
     named_reward,

@@ -21,8 +21,8 @@ from lightning_serl.datamodules.rounds.play import play_round
 from lightning_serl.datamodules.rounds.prefetch import Prefetch, from_cache
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.session_state import Progress, restore, save_state, without_batches
-from lightning_serl.distributed.precision import precision_of
 from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.errors import EmptyRound, InputError
 from lightning_serl.protocols import module_of
 from lightning_serl.types import RolloutBatch, Round, Vote

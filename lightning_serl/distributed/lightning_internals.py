@@ -10,14 +10,12 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-    from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 
 def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
@@ -25,17 +23,14 @@ def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
     return module._trainer
 
 
-# -- checkpoints -----------------------------------------------------------------------------------------------------
-
-
 def dump_checkpoint(trainer: pl.Trainer, weights_only: bool = False) -> dict[str, Any]:
     """The content of a checkpoint; ``Trainer.save_checkpoint`` also writes it and then waits for all ranks."""
     return trainer._checkpoint_connector.dump_checkpoint(weights_only)
 
 
-def callback_state_key(callback: pl.Callback, **options: Any) -> str:
-    """The name of a callback's state in checkpoints: its class and the options that tell instances apart."""
-    return callback._generate_state_key(**options)
+def callback_state_key(callback: pl.Callback, *options: str) -> str:
+    """The name of a callback's state in checkpoints: its class and the named options that tell instances apart."""
+    return callback._generate_state_key(**{name: getattr(callback, name) for name in options})
 
 
 class CheckpointHooks(ModelCheckpoint):
@@ -69,21 +64,13 @@ class CheckpointHooks(ModelCheckpoint):
 
 @dataclass(frozen=True)
 class FitCounters:
-    """The counters inside the saved state of a fit loop, each a dict that is changed in place.
-
-    Attributes:
-        epochs: ``total`` and ``current`` counts of epochs.
-        batches: ``total`` and ``current`` counts of micro-batches, and ``is_last_batch``.
-        evaluation: ``total`` and ``current`` counts of validation batches.
-        optimizer_steps: ``total`` and ``current`` counts of optimizer steps.
-        loop: Further state of the epoch loop.
-    """
+    """``total`` and ``current`` counts inside the saved state of a fit loop, each a dict that is changed in place."""
 
     epochs: dict[str, Any]
-    batches: dict[str, Any]
-    evaluation: dict[str, Any]
+    batches: dict[str, Any]  # micro-batches, and ``is_last_batch``
+    evaluation: dict[str, Any]  # validation batches
     optimizer_steps: dict[str, Any]
-    loop: dict[str, Any]
+    loop: dict[str, Any]  # further state of the epoch loop
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> FitCounters:
@@ -107,9 +94,6 @@ def validation_is_due(trainer: pl.Trainer) -> bool:
     return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-# -- processes -------------------------------------------------------------------------------------------------------
-
-
 def replace_sigterm_handler(trainer: pl.Trainer, handler: Callable[[int, Any], None]) -> None:
     """Answer SIGTERM with ``handler``; call it in ``setup``, before Lightning registers its own."""
     connector: Any = trainer._signal_connector
@@ -129,9 +113,6 @@ def take_child_processes(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
 def spawns_workers(strategy: Strategy) -> bool:
     """Whether training runs in spawned or forked workers, as under ``ddp_spawn``, ``ddp_fork`` and ``ddp_notebook``."""
     return isinstance(strategy.launcher, _MultiProcessingLauncher)
-
-
-# -- ModelParallelStrategy -------------------------------------------------------------------------------------------
 
 
 def mesh_sizes(strategy: ModelParallelStrategy) -> tuple[int | str, int | str]:

@@ -32,17 +32,11 @@ _HEARTBEAT, _LOST_AFTER, _LAST_HEARTBEAT = 1.0, 30.0, 5.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the ranks of a run.
+    """This process among the ranks of a run."""
 
-    Args:
-        rank: Global rank, from 0.
-        size: Number of processes that share every round; 1 makes every method local.
-        device: Device of the tensors that this rank reduces or broadcasts.
-    """
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = _CPU
+    rank: int = 0  # global
+    size: int = 1  # processes that share every round; 1 makes every method local
+    device: torch.device = _CPU  # of the tensors that this rank reduces or broadcasts
 
     @classmethod
     def of(cls, trainer: pl.Trainer | None) -> Ranks:
@@ -97,11 +91,9 @@ class Ranks:
     def stage(self, doing: str) -> Iterator[None]:
         """Context of work without collectives: if it fails on any rank, every rank raises an error within seconds.
 
-        The rank that failed raises its own error, the others a :class:`RankFailure` with its message, or the same
-        interrupt. The error has the attribute ``on_every_rank``: all ranks are ending, so they can save together.
-
-        Args:
-            doing: The work, for the message.
+        The rank that failed raises its own error, the others a :class:`RankFailure` with its message and what it was
+        ``doing``, or the same interrupt. The error has the attribute ``on_every_rank``: all ranks are ending, so they
+        can save together.
         """
         if self.size == 1:
             yield
@@ -165,11 +157,7 @@ class _Rendezvous:
         self._heart.join(timeout=_LAST_HEARTBEAT)
 
     def wait(self, rank: int, size: int) -> None:
-        """Return when all ranks have called this as often as this one.
-
-        Raises:
-            RuntimeError: if one of them is lost.
-        """
+        """Return when all ranks have called this as often as this one; a RuntimeError if one of them is lost."""
         self.number += 1
         place = f"rendezvous {self.number}"
         self.store.set(f"{place} {rank}", "here")

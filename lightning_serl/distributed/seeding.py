@@ -16,15 +16,9 @@ STAGES = (
 
 
 def seed_for(run_seed: int, stage: str, *counters: int) -> int:
-    """A 63-bit seed for one place in a run.
+    """A 63-bit seed for one place in a run, whose own seed is any non-negative integer.
 
-    Args:
-        run_seed: The seed of the run, any non-negative integer.
-        stage: One of :data:`STAGES`.
-        counters: The place within the stage, such as round, attempt, global index and sample.
-
-    Raises:
-        ValueError: for a stage that is not in :data:`STAGES`.
+    ``stage`` is one of :data:`STAGES`; ``counters`` are the place in it, such as round, attempt, index and sample.
     """
     words = np.random.SeedSequence([run_seed, STAGES.index(stage), *counters]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))

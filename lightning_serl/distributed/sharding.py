@@ -6,38 +6,26 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError, SeRLError
 
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
-
 
 @dataclass(frozen=True)
 class Placement:
-    """How a policy is sharded, kept so that frozen copies are sharded in the same way.
+    """How a policy is sharded, kept so that frozen copies are sharded in the same way."""
 
-    Attributes:
-        mesh: The data-parallel ranks.
-        precision: Of gathered weights and reduced gradients.
-        device: Where the shards are.
-        blank: The model's structure without weights; a sharded module cannot be copied.
-    """
-
-    mesh: DeviceMesh
-    precision: MixedPrecisionPolicy
-    device: torch.device
-    blank: nn.Module
-
-
-# -- before sharding: structure without weights --------------------------------------------------------------------
+    mesh: DeviceMesh  # the data-parallel ranks
+    precision: MixedPrecisionPolicy  # of gathered weights and reduced gradients
+    device: torch.device  # of the shards
+    blank: nn.Module  # the model's structure without weights, since a sharded module cannot be copied
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
@@ -63,10 +51,7 @@ def blank_copy(model: nn.Module) -> nn.Module:
 def replace_tensors(module: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
     """Replace parameters and buffers in place; unlike with ``to_empty``, tied tensors stay tied.
 
-    Args:
-        module: Changed in place.
-        make: The new tensor for an old one, or the old one to keep it; called once per tensor, however often the
-            module holds it.
+    ``make`` gives the new tensor for an old one, or the old one to keep it; it is called once per tensor.
     """
     made: dict[int, tuple[Tensor, Tensor]] = {}  # with the old tensor, whose id would be reused once it is freed
     for part in module.modules():
@@ -88,15 +73,8 @@ def materialise(module: nn.Module) -> None:
     replace_tensors(module, lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
 
 
-# -- sharding ------------------------------------------------------------------------------------------------------
-
-
 def agree_on_structure(policy: nn.Module, ranks: Ranks) -> None:
-    """Give weights that are not loaded yet the dtypes that rank 0 found in its files.
-
-    Raises:
-        SeRLError: if the ranks have built different models.
-    """
+    """Give weights that are not loaded yet the dtypes of rank 0's files; a SeRLError if the models differ."""
     tensors = [*policy.named_parameters(), *policy.named_buffers()]
     own = {n: (tuple(t.shape), t.dtype) for n, t in tensors}
     first = ranks.gather(own)[0]
@@ -108,14 +86,9 @@ def agree_on_structure(policy: nn.Module, ranks: Ranks) -> None:
 
 
 def place(policy: nn.Module, model: nn.Module, placement: Placement) -> None:
-    """Shard the decoder layers and, last, the policy itself, whose group holds embedding, final norm and output layer.
+    """Shard the model's decoder layers and, last, the policy: the group of embedding, final norm and output layer.
 
     Every rank keeps its shards of the present weights.
-
-    Args:
-        policy: The root.
-        model: The Hugging Face model inside it.
-        placement: Where and how.
     """
     materialise(policy)
     for layer in layers(model):
@@ -124,14 +97,7 @@ def place(policy: nn.Module, model: nn.Module, placement: Placement) -> None:
 
 
 def spread_weights(policy: nn.Module, whole: dict[str, Tensor] | None, ranks: Ranks, device: torch.device) -> None:
-    """Fill the shards of all ranks from rank 0, which alone has read the weights.
-
-    Args:
-        policy: The sharded policy; its weights are not set on ranks other than 0.
-        whole: Weights by name on rank 0, ``None`` on the others.
-        ranks: All processes of the mesh.
-        device: Where the shards are.
-    """
+    """Fill the shards of all ranks from the ``whole`` weights of rank 0, which alone has read them."""
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             # one at a time, so that no rank but the first ever holds a whole model
@@ -139,9 +105,6 @@ def spread_weights(policy: nn.Module, whole: dict[str, Tensor] | None, ranks: Ra
             fill(parameter, ranks.broadcast(value if whole is None else whole[name].to(device)))
         for buffer in policy.buffers():
             buffer.copy_(ranks.broadcast(buffer))
-
-
-# -- forward passes ------------------------------------------------------------------------------------------------
 
 
 def reshard(module: nn.Module) -> None:
@@ -171,9 +134,6 @@ def _sharded_parts(module: nn.Module) -> list[FSDPModule]:
     return [part for part in module.modules() if isinstance(part, FSDPModule)]
 
 
-# -- between whole and sharded tensors -----------------------------------------------------------------------------
-
-
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor, detached; if it is sharded, all ranks must call this in step."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
@@ -186,11 +146,7 @@ def fill(target: Tensor, whole: Tensor) -> None:
 
 
 def like(whole: Tensor, target: Tensor) -> Tensor:
-    """A whole tensor, equal on all ranks, sharded as another one is; no communication.
-
-    Raises:
-        InputError: if the shapes differ.
-    """
+    """A whole tensor, equal on all ranks, sharded as another one of its shape is; no communication."""
     if whole.shape != target.shape:
         raise InputError(f"a saved tensor has shape {tuple(whole.shape)} where {tuple(target.shape)} is needed")
     whole = whole.to(target.device, target.dtype)
@@ -200,12 +156,9 @@ def like(whole: Tensor, target: Tensor) -> Tensor:
 
 
 def gathered_state(module: nn.Module, ranks: Ranks, only: set[str] | None = None) -> dict[str, Tensor]:
-    """A module's state on the CPU of rank 0, gathered tensor by tensor; empty on the other ranks.
+    """A module's state, or ``only`` these names of it, on the CPU of rank 0; empty on the other ranks.
 
-    Args:
-        module: Sharded or not; all ranks must call this.
-        ranks: All processes of the mesh.
-        only: Names to take; ``None`` takes all.
+    All ranks must call this; a sharded module is gathered tensor by tensor.
     """
     out = {}
     for name, tensor in module.state_dict().items():

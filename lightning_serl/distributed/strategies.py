@@ -1,4 +1,4 @@
-"""Strategies: which ones are supported, and FSDP2 with single-file checkpoints."""
+"""Strategies: which ones are supported, FSDP2 with single-file checkpoints, and the dtypes of a precision."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import (
     DDPStrategy,
@@ -22,10 +23,6 @@ from lightning.pytorch.strategies import (
 from lightning_serl.distributed import lightning_internals, sharding
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
 
 # Below this learning rate a step of Adam is smaller than the gap between neighbouring bfloat16 values of most weights.
 _LOWEST_HALF_LR = 1e-5
@@ -118,11 +115,7 @@ StrategyRegistry.register("sharded", ShardedStrategy, description="FSDP2 over al
 
 
 def check_strategy_name(name: str) -> None:
-    """Refuse the name of an unsupported strategy, or of none, before a Trainer is made.
-
-    Raises:
-        InputError: naming what to use instead.
-    """
+    """Refuse the name of an unsupported strategy, or of none, before a Trainer is made."""
     if name.lower() not in ("auto", *StrategyRegistry.available_strategies()):
         near = difflib.get_close_matches(name.lower(), ["auto", "ddp", "sharded"], n=1, cutoff=0.5)
         advice = f"did you mean {near[0]}?" if near else _SUPPORTED
@@ -141,12 +134,7 @@ def _is_supported(kind: type[Strategy]) -> bool:
 def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None) -> None:
     """Refuse an unsupported strategy or precision before a model is loaded or a process is started.
 
-    Args:
-        trainer: With the strategy and precision that were asked for.
-        options: Options of the module, by name, that do not work with sharded weights.
-
-    Raises:
-        InputError: naming what to use instead.
+    ``options`` are those of the module, by name, that do not work with sharded weights.
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
@@ -184,14 +172,7 @@ def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None
 def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool) -> None:
     """Refuse 16-bit weights at learning rates whose steps are lost to rounding: the run would not train.
 
-    Args:
-        trainer: Its precision may convert the weights.
-        lr: The optimizer's learning rate.
-        dtype: ``model.dtype``, of the loaded weights.
-        lora: Whether an adapter is trained, which stays in float32 unless the precision converts it.
-
-    Raises:
-        InputError: naming the precision that trains.
+    ``dtype`` is ``model.dtype``, of the loaded weights; an adapter stays in float32 unless the precision converts it.
     """
     if lr >= _LOWEST_HALF_LR:
         return
@@ -205,3 +186,30 @@ def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool) 
             f"model.dtype {dtype} does not train at learning rate {lr:g}: such steps are lost to rounding; use "
             "--model.dtype float32 with --trainer.precision bf16-mixed, or LoRA"
         )
+
+
+class Precision(NamedTuple):
+    """The dtypes of a run."""
+
+    weights: torch.dtype | None = None  # to which Lightning converts weights; ``None`` keeps the loaded one
+    autocast: torch.dtype | None = None  # of forward passes under autocast; ``None`` without autocast
+
+
+_PRECISIONS = {
+    "64-true": Precision(weights=torch.float64),
+    "bf16-true": Precision(weights=torch.bfloat16),
+    "16-true": Precision(weights=torch.float16),
+    "bf16-mixed": Precision(autocast=torch.bfloat16),
+    "16-mixed": Precision(autocast=torch.float16),
+}
+
+
+def precision_of(trainer: pl.Trainer | None) -> Precision:
+    """The dtypes that a Trainer's precision sets; none without a Trainer or under ``32-true``."""
+    return Precision() if trainer is None else _PRECISIONS.get(str(trainer.precision), Precision())
+
+
+def compute_dtype(trainer: pl.Trainer | None, loaded: torch.dtype) -> torch.dtype:
+    """The dtype that forward passes compute in, ``loaded`` being that of the weights as they were loaded."""
+    precision = precision_of(trainer)
+    return precision.autocast or precision.weights or loaded

@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lightning_serl.distributed.precision import compute_dtype, precision_of
+from lightning_serl.distributed.strategies import compute_dtype, precision_of
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "16-true", "bf16-mixed"])

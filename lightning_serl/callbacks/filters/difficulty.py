@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lightning_serl.callbacks.filters import serl as published
-from lightning_serl.callbacks.filters.base import GroupFilter
+from lightning_serl.callbacks.rollout_hooks import GroupFilter
 from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.types import STYLES, Group, Reason, Verdict
@@ -43,7 +43,7 @@ class DifficultyFilter(GroupFilter):
     @property
     def state_key(self) -> str:
         """A key that tells filters of this class with other options apart."""
-        return callback_state_key(self, low=self.low, high=self.high, style=self.style)
+        return callback_state_key(self, "low", "high", "style")
 
     def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
         """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band."""
@@ -52,11 +52,10 @@ class DifficultyFilter(GroupFilter):
     def _judge(self, group: Group, verdict: Verdict) -> Reason | None:
         if verdict.centred or group.instruction.role != "solve":
             return None
-        live = bool((verdict.weight > 0).any())
-        # the published code does not treat missing answers apart from wrong ones
-        if not live or (self.style == "default" and _unanswered(verdict)):
-            return "no_answer"
         scores = verdict.scores[verdict.weight > 0]
+        # the published code does not treat missing answers apart from wrong ones
+        if not len(scores) or (self.style == "default" and _unanswered(verdict)):
+            return "no_answer"
         if bool((scores < 0).any()) or bool((scores > 1).any()):
             return None
         if self.style == "serl":

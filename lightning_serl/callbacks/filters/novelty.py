@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lightning_serl.callbacks.filters.base import InstructionFilter
+from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import check_choice, check_range
 from lightning_serl.pool.pool import InstructionPool
@@ -44,20 +44,10 @@ class NoveltyFilter(InstructionFilter):
     @property
     def state_key(self) -> str:
         """A key that tells filters of this class with other options apart."""
-        return callback_state_key(
-            self, threshold=self.threshold, style=self.style, max_alike=self.max_alike, alike=self.alike
-        )
+        return callback_state_key(self, "threshold", "style", "max_alike", "alike")
 
     def reject(self, instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
-        """Whether a proposal repeats a problem of the pool.
-
-        Args:
-            instruction: The proposal.
-            pool: The problems it is compared with.
-
-        Returns:
-            ``duplicate`` or ``None``.
-        """
+        """``duplicate`` if a proposal repeats a problem of the pool, else ``None``."""
         if pool is None:
             return None
         among = ("seed", "accepted") if self.style == "serl" else None

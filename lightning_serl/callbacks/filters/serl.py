@@ -21,11 +21,7 @@ KEYWORDS = (
 def reject(problem: str, min_words: int, max_words: int, keyword: re.Pattern[str]) -> Reason | None:
     """The first rule that a problem breaks, in the published order; ``None`` if it breaks none.
 
-    Args:
-        problem: The text; it is normalised here as in the published parser.
-        min_words: Fewest words, counted at blanks; 4 in the published code.
-        max_words: Most words; 150 in the published code.
-        keyword: Matches the words that reject a problem.
+    Text is normalised as in the published parser and words are counted at blanks: from 4 to 150 in the published code.
     """
     text = normalise(problem)
     words = len(text.split())
@@ -45,9 +41,5 @@ def reject(problem: str, min_words: int, max_words: int, keyword: re.Pattern[str
 
 
 def mean_score(scores: Tensor) -> float:
-    """The float32 mean that is compared with the difficulty band: 4 of 5 is 0.800000012, above 0.8.
-
-    Args:
-        scores: (n,) float32.
-    """
+    """The float32 mean of (n,) scores that is compared with the difficulty band: 4 of 5 is 0.800000012, above 0.8."""
     return float(scores.float().mean())

@@ -1,7 +1,5 @@
 """Writes the files of the run folder and the lines on the terminal."""
 
-from __future__ import annotations
-
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.summary import Summary
 from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress

@@ -15,15 +15,7 @@ from lightning_serl.checkpoints.atomic_write import cannot_write, sync
 
 
 class RunFile:
-    """One append-only jsonl file.
-
-    Args:
-        path: The file; created by the first write.
-
-    Attributes:
-        offset: Size in bytes.
-        checksum: CRC-32 of the content.
-    """
+    """One append-only jsonl file, created by its first row, with its size in bytes and the CRC-32 of its content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,18 +55,17 @@ class RunFile:
         self.offset = self.checksum = 0
 
     def truncate(self, offset: int, checksum: int | None = None) -> None:
-        """Remove the rows written after a checkpoint, since the resumed run writes them again.
+        """Cut the file to its size at a checkpoint, since the resumed run writes the rows after it again.
 
-        Args:
-            offset: Size of the file at the checkpoint, in bytes.
-            checksum: CRC-32 of these bytes. A file with another checksum belongs to another run and is renamed.
+        A file whose first ``offset`` bytes have another checksum belongs to another run and is renamed.
         """
         if self.offset < offset:
             rank_zero_warn(
                 f"{self.path.name} has {self.offset} bytes but had {offset} at the checkpoint; the rows in between "
                 "are lost and are not written again"
             )
-            self._cut(self._whole_rows())
+            data = self.path.read_bytes() if self.offset else b""
+            self._cut(data.rfind(b"\n") + 1)  # without a last row that was cut off
         elif checksum is not None and self._checksum(offset) != checksum:
             rank_zero_warn(f"{self.path.name} in {self.path.parent} was written by another run than the checkpoint")
             self.set_aside()
@@ -94,8 +85,3 @@ class RunFile:
                 while size and (data := file.read(min(size, 1 << 20))):
                     value, size = zlib.crc32(data, value), size - len(data)
         return value
-
-    def _whole_rows(self) -> int:
-        """Size of the file without a last row that was cut off."""
-        data = self.path.read_bytes() if self.offset else b""
-        return data.rfind(b"\n") + 1

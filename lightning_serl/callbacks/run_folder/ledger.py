@@ -5,18 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
 from lightning_serl.protocols import data_of, module_of
-
-if TYPE_CHECKING:
-    from lightning_serl.types import Group, Round, Verdict
-
-_FILES = ("ledger", "metrics", "samples")
+from lightning_serl.types import Group, Round, Verdict
 
 
 class Ledger(RolloutHooks):
@@ -26,11 +22,6 @@ class Ledger(RolloutHooks):
     dropped, trained. It holds no times, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer
     step or evaluation; measured times are under ``time/``. ``samples.jsonl`` has some groups of each round. A resumed
     run removes the rows written after its checkpoint and writes them again.
-
-    Attributes:
-        counts: Number of events of the run by kind.
-        reasons: Number of rejected instructions and dropped groups by reason.
-        last_metrics: Latest value of every metric.
     """
 
     def __init__(self) -> None:
@@ -45,9 +36,9 @@ class Ledger(RolloutHooks):
         self._open: dict[str, Any] | None = None  # the round that is being trained on
         self._fresh: dict[str, float] = {}  # the round's metrics, until the row of its first step
         self._clock = time.monotonic()
-        self.counts: dict[str, int] = {}
-        self.reasons: dict[str, dict[str, int]] = {"rejected": {}, "dropped": {}}
-        self.last_metrics: dict[str, float] = {}
+        self.counts: dict[str, int] = {}  # events of the run by kind
+        self.reasons: dict[str, dict[str, int]] = {"rejected": {}, "dropped": {}}  # numbers by reason
+        self.last_metrics: dict[str, float] = {}  # the latest value of each
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Open the files of the run folder."""
@@ -55,7 +46,7 @@ class Ledger(RolloutHooks):
             root = Path(trainer.default_root_dir)
             if stage != "fit" and (root / "ledger.jsonl").exists():
                 return  # the files of a finished run are not appended to by an evaluation
-            self._files = {name: RunFile(root / f"{name}.jsonl") for name in _FILES}
+            self._files = {name: RunFile(root / f"{name}.jsonl") for name in ("ledger", "metrics", "samples")}
         self._last_step = self._last_evaluation = None
         self._commit()
 

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from lightning_serl.callbacks.health.monitor import Health
+from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
-from lightning_serl.callbacks.run_folder.curves import draw_curves
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.protocols import Reports, module_of
+from lightning_serl.types import Round
 
-if TYPE_CHECKING:
-    from lightning_serl.types import Round
-
-Results = dict[str, Mapping[str, Any]]
+Results = dict[str, Mapping[str, Any]]  # by set
+# Panels of the curves, and the metrics of each as a pattern.
+_PANELS = {
+    "accuracy on held-out problems": r"val/.*/(pass@1|mean@k|maj@k)",
+    "agreement and answers": r"serl/(vote/agreement_mean|vote/no_answer_frac|filter/yield)",
+    "KL to the starting policy": "kl",
+    "length of answers, tokens": "completions/mean_length",
+}
 
 
 class Summary(RolloutHooks):
-    """Compares the first evaluation of a run with the last, and sums up what became of the written problems.
-
-    Attributes:
-        before: Results of the first evaluation by set.
-        after: Results of the last evaluation by set.
-        deferred: Set it to evaluate once more after the fit; then :meth:`finish` must be called.
-    """
+    """Compares the first evaluation of a run with the last, and sums up what became of the written problems."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before: Results = {}
-        self.after: Results = {}
+        self.before: Results = {}  # of the first evaluation
+        self.after: Results = {}  # of the last
         self._first_round: dict[str, float] = {}
         self._seconds = 0.0
         self._taken = 0  # seeds among the proposals
         self._began: float | None = None
         self._first_step: int | None = None
-        self.deferred = False
+        self.deferred = False  # set it to evaluate once more after the fit, and then call `finish`
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -146,18 +145,15 @@ class Summary(RolloutHooks):
         table = Table("", "before", "after", "change", title=title, title_justify="left")
         names = {"pass@1": "greedy pass@1", "agreement": "agreement of answers", "no_answer": "share without answer"}
         for key, value in after.items():
-            if key == "n":
-                continue
             first = before.get(key)
             change = "" if first is None or value is None else f"{100 * (value - first):+.1f}"
-            table.add_row(names.get(key, key), _percent(first), _percent(value), change)
+            if key != "n":
+                table.add_row(names.get(key, key), _percent(first), _percent(value), change)
         console.print(table)
         if not summary["labels"]:
             console.print("no labels here: agreement, answers and KL show health, not accuracy", soft_wrap=True)
-        if summary["kl"] is not None:
-            console.print(f"KL to the starting policy: {summary['kl']:.4f}")
-        else:
-            console.print("KL to the starting policy: not measured (model.objective.beta is 0)")
+        kl = "not measured (model.objective.beta is 0)" if summary["kl"] is None else f"{summary['kl']:.4f}"
+        console.print(f"KL to the starting policy: {kl}")
         written = summary["proposed"] - self._taken
         proposed = [f"{written} written"] * bool(written or not self._taken)
         proposed += [f"{self._taken} taken from the seeds"] * bool(self._taken)
@@ -205,6 +201,39 @@ class Summary(RolloutHooks):
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
+
+
+def draw_curves(metrics: Path, target: Path) -> None:
+    """Draw ``metrics.jsonl``, if there is one, over the optimizer steps as a PNG; panels without data are left out."""
+    if not metrics.exists():
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines() if line]
+    series = []
+    for title, pattern in _PANELS.items():
+        keys = sorted({k for row in rows for k in row if re.fullmatch(pattern, k)})
+        curves = {k: [(r["step"], r[k]) for r in rows if r.get(k) is not None] for k in keys}
+        if any(curves.values()):
+            series.append((title, curves))
+    if not series:
+        return
+    figure, axes = pyplot.subplots(len(series), 1, figsize=(7, 2.4 * len(series)), sharex=True, squeeze=False)
+    for axis, (title, curves) in zip(axes[:, 0], series, strict=True):
+        for key, points in curves.items():
+            label = key.removeprefix("val/").removeprefix("serl/")
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.legend(fontsize=7, frameon=False)
+        axis.grid(alpha=0.3)
+    axes[-1, 0].set_xlabel("optimizer step")
+    figure.tight_layout()
+    # without date and version in the file, equal runs write equal files
+    write_whole(target, lambda file: figure.savefig(file, format="png", dpi=110, metadata={"Software": None}))
+    pyplot.close(figure)
 
 
 def _ledger(trainer: pl.Trainer) -> Ledger:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
@@ -15,10 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
 from lightning_serl.protocols import module_of
-
-if TYPE_CHECKING:
-    from lightning_serl.types import Round
-
+from lightning_serl.types import Round
 
 #: Runs that will take at least this many seconds print an estimate after their first round.
 LONG = 600.0
@@ -48,12 +45,7 @@ class RoundProgress(RolloutHooks):
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Tick]:
-        """Show the bar of one phase; the yielded function advances it.
-
-        Args:
-            name: What is being done.
-            total: How many units of work the phase has.
-        """
+        """Show the bar of one phase; the yielded function advances it."""
         bar = self._bar()
         if bar is None:
             yield lambda done: None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_serl.answers import AnswerGrader
-from lightning_serl.callbacks.filters.base import GroupFilter, InstructionFilter
+from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.distributed.ranks import Ranks

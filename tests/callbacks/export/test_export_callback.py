@@ -6,7 +6,7 @@ from helpers.training import selfplay, trainer_for
 from huggingface_hub import ModelCard, ModelCardData
 
 from lightning_serl.callbacks import Export
-from lightning_serl.callbacks.export.model_card import model_card
+from lightning_serl.callbacks.export import model_card
 
 
 def test_export_elsewhere(tmp_path):

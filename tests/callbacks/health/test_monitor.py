@@ -9,7 +9,7 @@ from helpers.engines import FailingEngine
 from helpers.training import ledger, rows, selfplay, trainer_for, weights
 
 from lightning_serl.callbacks import Checkpoints, Health, Ledger, RolloutHooks
-from lightning_serl.callbacks.health.signs import slope
+from lightning_serl.callbacks.health import slope
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines import ReplayEngine

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_serl.callbacks.health.signs import (
+from lightning_serl.callbacks.health import (
     BANDS,
     Sign,
     majority,

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lightning_serl.callbacks.run_folder.curves import draw_curves
+from lightning_serl.callbacks.run_folder.summary import draw_curves
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

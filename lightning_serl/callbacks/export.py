@@ -1,17 +1,21 @@
-"""Writes the model card of an export from what the run knows about itself."""
+"""Writes the trained policy as a Hugging Face model directory, with a model card."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 
 from lightning_serl.callbacks.run_folder.ledger import Ledger
-from lightning_serl.policy.export import Form
+from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.policy.export import Form, export, export_form
 from lightning_serl.policy.policy import Policy
-from lightning_serl.protocols import SelfPlay, TrainsOnGroups, data_of, module_of
+from lightning_serl.policy.sharded_weights import whole
+from lightning_serl.protocols import LoadsPolicy, SelfPlay, TrainsOnGroups, data_of, module_of
 
 _PACKAGES = ("lightning-serl", "torch", "lightning", "transformers", "peft", "bitsandbytes")
 # Rewards that use no labels.
@@ -26,16 +30,42 @@ _FORMS = {
 Rows: TypeAlias = list[tuple[str, Any]]
 
 
-def model_card(trainer: pl.Trainer, form: Form) -> str:
-    """Text of the export's ``README.md``.
-
-    It holds no date, so equal runs write equal cards. Rows that a foreign module or datamodule cannot fill are left
-    out. The head is YAML as the hub reads it, written here and not by ``huggingface_hub.ModelCardData``, which would
-    write the same data in other bytes.
+class Export(pl.Callback):
+    """Writes weights, configuration, tokenizer and a model card into ``export/`` of the run folder when training ends.
 
     Args:
-        trainer: The Trainer of the run.
-        form: What the export holds.
+        directory: Where to write, relative to the run folder.
+        form: ``full`` weights or, under LoRA, the adapter ``merged`` into the base, both for
+            ``AutoModelForCausalLM.from_pretrained``; or the ``adapter`` alone, for peft. null means ``merged`` under
+            LoRA and ``full`` otherwise.
+    """
+
+    def __init__(self, directory: str = "export", form: Form | None = None) -> None:
+        super().__init__()
+        self.directory, self.form = directory, form
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a form that the run cannot write, before the policy is loaded."""
+        if isinstance(pl_module, LoadsPolicy):
+            export_form(self.form, pl_module.lora is not None)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the directory from rank 0; sharded weights are gathered from all ranks."""
+        if trainer.fast_dev_run:
+            return
+        live, ranks = module_of(trainer).policy, Ranks.of(trainer)
+        form = export_form(self.form, live.has_adapter)
+        policy = whole(live, ranks)
+        with ranks.stage("exporting the policy"):
+            if policy is not None and ranks.leads:
+                export(policy, Path(trainer.default_root_dir) / self.directory, form, model_card(trainer, form))
+
+
+def model_card(trainer: pl.Trainer, form: Form) -> str:
+    """Text of the export's ``README.md``: no date, so equal runs write equal cards; only rows that can be filled.
+
+    The head is YAML as the hub reads it, written here because ``huggingface_hub.ModelCardData`` would write the same
+    data in other bytes.
     """
     module = module_of(trainer)
     base = module.model_name_or_path
@@ -46,19 +76,9 @@ def model_card(trainer: pl.Trainer, form: Form) -> str:
     head += ["tags: [serl, self-play, reinforcement-learning, lightning-serl]", "---", ""]
     rows = [("base", base), *_objective(trainer, module), *_data(trainer), *_adapter(module), *_versions(module.policy)]
     facts = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows if value is not None]
-    return "\n".join(
-        [
-            *head,
-            "# A model trained by self-play",
-            "",
-            "Trained with lightning-serl, an implementation of SeRL (arXiv 2505.20347). " + _FORMS[form],
-            "",
-            "| | |",
-            "|---|---|",
-            *facts,
-            "",
-        ]
-    )
+    origin = "Trained with lightning-serl, an implementation of SeRL (arXiv 2505.20347)."
+    text = ["# A model trained by self-play", "", f"{origin} {_FORMS[form]}", "", "| | |", "|---|---|", *facts, ""]
+    return "\n".join([*head, *text])
 
 
 def _objective(trainer: pl.Trainer, module: TrainsOnGroups) -> Rows:
@@ -117,12 +137,9 @@ def _adapter(module: TrainsOnGroups) -> Rows:
 
 def _versions(policy: Policy) -> Rows:
     """Versions of the packages that the run used."""
-    found = []
+    used, found = {"peft": policy.has_adapter, "bitsandbytes": policy.quantized}, []
     for name in _PACKAGES:
-        if (name == "peft" and not policy.has_adapter) or (name == "bitsandbytes" and not policy.quantized):
-            continue
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # run from a checkout
-            continue
+        with suppress(PackageNotFoundError):  # run from a checkout
+            if used.get(name, True):
+                found.append(f"{name} {version(name)}")
     return [("versions", ", ".join(found))]

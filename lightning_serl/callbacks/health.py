@@ -1,10 +1,11 @@
-"""Signs of a run's health that need no labels: how they are computed, and the bands they should stay in.
+"""Signs of a run's health that need no labels, the bands they should stay in, and the callback that warns of them.
 
 ``docs/health.md`` says what each sign means and what to do when it leaves its band.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +13,149 @@ from math import log
 from statistics import median
 from typing import Any
 
-from lightning_serl.types import Group, Vote
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.callbacks.run_folder.ledger import Ledger
+from lightning_serl.protocols import data_of, module_of
+from lightning_serl.types import Group, Round, Vote
+
+# Number of first rounds or steps whose mean later ones are compared with.
+_FIRST = 3
 #: Answered prompts, or clear votes, below which a share over them is not computed.
 LEAST_PROMPTS = 8
+#: Number of values inside the band after which a sign counts as back in it.
+CALM = 5
 #: Share of all responses from which on a vote of the probe is clear.
 CLEAR = 0.5
 #: Least and greatest number of steps whose KL divergence :func:`slope` is computed over.
 SLOPE_STEPS = (4, 6)
 
-# -- one group -------------------------------------------------------------------------------------------------------
+
+class Health(RolloutHooks):
+    """Logs label-free signs as ``serl/health/*`` and warns once when one of them leaves its band.
+
+    It changes nothing in the run; ``docs/health.md`` says what each sign means and what to do. The signs of a round are
+    computed from all its answered groups, ``same_vote_share`` from the datamodule's probe, ``kl_slope`` and
+    ``entropy_ratio`` from the metrics of the optimizer steps. All ranks compute the same values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signs: dict[str, Sign] = {}
+        self._start: dict[str, Vote] = {}  # votes of the starting policy on the probe problems
+        self._lengths: list[float] = []  # of the first rounds
+        self._entropies: list[float] = []  # of the first steps
+        self._kl: list[float] = []  # of the last steps
+        self._previous: dict[str, Any] | None = None  # state before the current round
+        self._last_step: int | None = None
+
+    @property
+    def outside(self) -> list[str]:
+        """The warnings of all signs that are outside their bands now."""
+        return [s.outside for s in self._signs.values() if s.outside is not None]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Move before the ledger in the Trainer's list, since the ledger writes the signs."""
+        others = [c for c in trainer.callbacks if c is not self]
+        place = next((i for i, c in enumerate(others) if isinstance(c, Ledger)), len(others))
+        trainer.callbacks = [*others[:place], self, *others[place:]]
+        self._last_step = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting steps."""
+        self._last_step = trainer.global_step
+
+    def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
+        """Compute the signs of a round, and of the probe where one was made."""
+        if not played.stats:
+            return  # a failed round
+        self._previous = self.state_dict()
+        groups = [g for g, _ in played.answered]
+        signs = round_signs(groups)
+        if "length" in signs:
+            signs["length_ratio"] = _ratio(self._lengths, signs.pop("length"))
+        if played.probe:
+            self._start = self._start or dict(played.probe)
+            same = same_share(self._start, played.probe, data_of(trainer).grader.same)
+            if same is not None:
+                signs["same_vote_share"] = same
+        played.stats.update(self._enter(signs, len(groups), f"round {played.number + 1}"))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compute and log the signs of an optimizer step."""
+        signs = self._enter_step(trainer)
+        if signs:
+            pl_module.log_dict(signs, on_step=True, on_epoch=False, batch_size=1)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Go back to the state before a round that is played again; add a step made before another callback raised."""
+        if data_of(trainer).playing and self._previous is not None:
+            self.load_state_dict(self._previous)
+        elif trainer.state.fn == "fit":
+            self._enter_step(trainer)
+
+    def _enter_step(self, trainer: pl.Trainer) -> dict[str, float]:
+        if self._last_step is None or trainer.global_step == self._last_step:
+            return {}
+        self._last_step, self._previous = trainer.global_step, None
+        metrics, signs = module_of(trainer).step_metrics, {}
+        if "entropy" in metrics:
+            signs["entropy_ratio"] = _ratio(self._entropies, metrics["entropy"])
+        if "kl" in metrics:
+            least, most = SLOPE_STEPS
+            self._kl = [*self._kl, metrics["kl"]][-most:]
+            if len(self._kl) >= least:
+                signs["kl_slope"] = slope(self._kl)
+        logged = self._enter(signs, 1, f"step {trainer.global_step}")
+        if logged:
+            metrics.update(logged)  # which the ledger writes
+        return logged
+
+    def _enter(self, signs: dict[str, float], weight: int, where: str) -> dict[str, float]:
+        """Add values to their signs and warn of those that left their bands; the values under their metric names."""
+        for name, value in signs.items():
+            warning = self._signs.setdefault(name, Sign(name)).enter(value, weight)
+            if warning is not None:
+                rank_zero_warn(f"health, {where}: {warning}")
+        return {f"serl/health/{name}": value for name, value in signs.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """First and latest values of every sign, and the starting policy's votes, as primitives."""
+        state = {
+            "watches": {name: sign.state_dict() for name, sign in self._signs.items()},
+            "start": self._start,
+            "lengths": self._lengths,
+            "entropies": self._entropies,
+            "kl": self._kl,
+        }
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        state = copy.deepcopy(state_dict)
+        self._signs = {name: Sign(name) for name in state["watches"]}
+        for name, sign in self._signs.items():
+            sign.load_state_dict(state["watches"][name])
+        self._start, self._kl = state["start"], state["kl"]
+        self._lengths, self._entropies = state["lengths"], state["entropies"]
+
+
+def _ratio(first: list[float], value: float) -> float:
+    """A value divided by the mean of the first values, to which it is added while they are few."""
+    if len(first) < _FIRST:
+        first.append(value)
+    start = sum(first) / len(first)
+    return value / start if start else 1.0
 
 
 def vote_entropy(classes: Sequence[int]) -> float | None:
-    """Entropy of the answer classes, divided by the logarithm of the number of responses.
+    """Entropy of the answer classes of n responses, divided by log n; class -1 is no answer, and so no vote.
 
-    Args:
-        classes: Answer class of each of n responses; -1 for no answer, which is no vote.
-
-    Returns:
-        0 if all votes agree, 1 if all n responses differ; ``None`` without votes or with a single response.
+    0 if all votes agree, 1 if all responses differ; ``None`` without votes or with a single response.
     """
     sizes = Counter(c for c in classes if c >= 0)
     votes = sum(sizes.values())
@@ -60,18 +184,10 @@ def repeated_ngrams(tokens: Sequence[Hashable], n: int = 4) -> tuple[int, int]:
     return len(grams) - len(set(grams)), len(grams)
 
 
-# -- one round -------------------------------------------------------------------------------------------------------
-
-
 def round_signs(groups: Sequence[Group]) -> dict[str, float]:
-    """The signs of one round.
+    """The signs of one round, by names from :data:`BANDS`, and ``length``, the mean number of tokens (else of words).
 
-    Args:
-        groups: All answered groups of the round, dropped ones too. Groups whose ``answers`` are not filled enter the
-            signs of their tokens alone.
-
-    Returns:
-        Values by names from :data:`BANDS`, and ``length``, the mean number of tokens (words of recorded text).
+    ``groups`` are all that were answered, dropped ones too; those without ``answers`` enter the signs of tokens alone.
     """
     out: dict[str, float] = {}
     voted = [(g.answers, g.cluster) for g in groups if g.answers and g.cluster]
@@ -95,17 +211,10 @@ def round_signs(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def same_share(start: Mapping[str, Vote], now: Mapping[str, Vote], same: Callable[[str, str], bool]) -> float | None:
-    """Share of the problems with a clear vote at the start on which the vote is still the same.
+    """Share of the problems with a clear vote at the start on which the vote, by uid, is still the same.
 
-    Only clear votes count, since a policy that learns changes its unclear ones.
-
-    Args:
-        start: Vote on each problem at the start, by uid.
-        now: Vote on each problem now, by uid.
-        same: Whether two answers are equal.
-
-    Returns:
-        The share; ``None`` if fewer than :data:`LEAST_PROMPTS` votes were clear.
+    Only clear votes count, since a policy that learns changes its unclear ones; ``None`` if fewer than
+    :data:`LEAST_PROMPTS` were clear.
     """
     clear = {uid: label for uid, (label, share) in start.items() if label is not None and share >= CLEAR}
     pairs = [(then, now[uid][0]) for uid, then in clear.items() if uid in now]
@@ -125,28 +234,16 @@ def _share(flags: Any) -> float:
     return sum(flags) / len(flags)
 
 
-# -- bands -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Band:
-    """The range that a sign should stay in, judged by its weighted mean over the latest values.
+    """The range that a sign should stay in, judged by its weighted mean over the latest values."""
 
-    Attributes:
-        advice: What it means if the sign leaves the band, and what to do.
-        low: Lower bound.
-        high: Upper bound.
-        rise: If given, the upper bound is at least this much above the mean of the sign's first values.
-        entries: Minimum number of values to average.
-        weight: Their minimum total weight, in groups (in steps for signs of optimizer steps).
-    """
-
-    advice: str
+    advice: str  # what it means if the sign leaves the band, and what to do
     low: float | None = None
     high: float | None = None
-    rise: float | None = None
-    entries: int = 3
-    weight: int = 32
+    rise: float | None = None  # the upper bound is at least this much above the mean of the sign's first values
+    entries: int = 3  # fewest values to average
+    weight: int = 32  # their least total weight, in groups (in steps for signs of optimizer steps)
 
     def left(self, value: float, start: float) -> str | None:
         """Which bound a mean of values has crossed, in words; ``start`` is the mean of the first values."""
@@ -210,22 +307,14 @@ BANDS: dict[str, Band] = {
 
 
 class Sign:
-    """The first and the latest values of one sign of a run, and whether it is outside its band.
+    """The first and the latest values of one sign of :data:`BANDS`, and whether it is outside its band."""
 
-    Args:
-        name: One of :data:`BANDS`.
-        calm: Number of values inside the band after which the sign counts as back in it.
-
-    Attributes:
-        outside: Why the sign is outside its band; ``None`` while it is inside.
-    """
-
-    def __init__(self, name: str, calm: int = 5) -> None:
-        self.name, self.band, self.calm = name, BANDS[name], calm
+    def __init__(self, name: str) -> None:
+        self.name, self.band = name, BANDS[name]
         self._first: list[list[float]] = []  # pairs of value and weight
         self._recent: list[list[float]] = []
         self._inside = 0  # values inside the band since the last one outside
-        self.outside: str | None = None
+        self.outside: str | None = None  # why it is outside its band
 
     def enter(self, value: float, weight: float = 1) -> str | None:
         """Add the value of a round or step, computed from ``weight`` groups; a warning if it leaves the band now."""
@@ -240,7 +329,7 @@ class Sign:
         bound = self.band.left(now, _mean(self._first))
         if bound is None:
             self._inside += 1
-            if self._inside >= self.calm:
+            if self._inside >= CALM:
                 self.outside = None
             return None
         was_inside, self._inside = self.outside is None, 0
