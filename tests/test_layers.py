@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from helpers.private_names import private_uses_outside_wrappers
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lightning_serl"
 # From top to bottom; a module imports from its own layer and the ones below it.
@@ -139,6 +141,11 @@ def test_private_names_stay_in_their_file():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightning_serl"):
                 taken += [f"{name}: {a.name} of {node.module}" for a in node.names if a.name.startswith("_")]
     assert not taken, taken
+
+
+def test_private_names_of_lightning_stay_in_the_modules_that_wrap_them():
+    """An upgrade then fails in tests/test_lightning_contract.py, with a name."""
+    assert not private_uses_outside_wrappers()
 
 
 def test_the_card_s_folders_are_links_into_the_package():

@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.private_names import WRAPPERS, private_uses, private_uses_outside_wrappers
+from helpers.private_names import WRAPPERS, private_uses
 from helpers.training import QUIET
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.cli import LightningCLI
@@ -64,10 +64,6 @@ def fit(folder, *callbacks, module=None, val=None, ckpt_path=None, **options):
     trainer = pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **options)
     trainer.fit(module or Line(), batches(), val, ckpt_path=ckpt_path)
     return trainer
-
-
-def test_no_private_name_is_used_outside_the_wrappers():
-    assert private_uses_outside_wrappers() == []
 
 
 def test_the_wrappers_use_the_names_that_are_tested_here():
