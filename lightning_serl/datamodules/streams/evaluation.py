@@ -69,12 +69,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 class EvaluationStream:
     """One set, divided among the ranks; all ranks yield the same number of batches, the last ones possibly empty.
 
-    Args:
-        session: Its engine answers.
-        options: What is measured.
-        name: Name of the set.
-        problems: Its problems, equal on all ranks.
-        grader: How its answers are read and compared; by default as in training.
+    ``problems`` are equal on all ranks. Without a ``grader``, answers are read and compared as in training.
     """
 
     def __init__(

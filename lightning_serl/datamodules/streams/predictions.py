@@ -44,11 +44,7 @@ class PredictionStream:
 
 
 def open_target(path: Path) -> None:
-    """Make an empty file and its folder.
-
-    Raises:
-        InputError: if the file holds something or cannot be written.
-    """
+    """Make an empty file and its folder; refuses a file that holds something or cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
