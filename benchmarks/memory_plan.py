@@ -25,8 +25,7 @@ from lightning_serl import SeRLModule, tiny
 from lightning_serl.callbacks.memory_plan import state_per_weight
 from lightning_serl.objectives import Objective
 from lightning_serl.policy.lora import LoraOptions
-from lightning_serl.policy.memory_plan import plan
-from lightning_serl.policy.memory_trace import Work
+from lightning_serl.policy.memory_plan import Work, plan
 from lightning_serl.types import Completion, Group, Instruction, Verdict
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}

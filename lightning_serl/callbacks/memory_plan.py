@@ -16,8 +16,7 @@ from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.engines import TransformersEngine, VLLMEngine
 from lightning_serl.errors import InputError, reason
 from lightning_serl.policy.loading import check_model_path
-from lightning_serl.policy.memory_plan import Plan, gib, plan
-from lightning_serl.policy.memory_trace import Work
+from lightning_serl.policy.memory_plan import Plan, Work, gib, plan
 from lightning_serl.protocols import LoadsPolicy, SelfPlay
 
 # Length of a prompt in tokens where no option limits it.

@@ -23,11 +23,7 @@ Form = Literal["adapter", "merged", "full"]
 
 
 def export_form(form: Form | None, has_adapter: bool) -> Form:
-    """The form of an export; ``None`` stands for ``merged`` under LoRA and ``full`` otherwise.
-
-    Raises:
-        InputError: if what the run trains cannot be written in that form.
-    """
+    """The form of an export, by default ``merged`` or without LoRA ``full``; refused if the run cannot have it."""
     if form is None:
         return "merged" if has_adapter else "full"
     if has_adapter == (form == "full"):
@@ -44,9 +40,9 @@ def export(policy: Policy, directory: Path, form: Form | None = None, card: str 
     one layer at a time; the live weights are not changed.
 
     Args:
-        policy: The trained policy; sharded weights are gathered first (see ``sharded_weights.whole``).
+        policy: The trained policy, not sharded; see ``sharded_weights.whole``.
         directory: The destination.
-        form: ``full`` weights, the ``adapter`` alone (for peft), or the adapter ``merged`` into the base; ``None``
+        form: ``full`` weights, the ``adapter`` alone (for peft), or the adapter ``merged`` into the base; by default
             as in :func:`export_form`.
         card: The model card, ``README.md``.
     """
@@ -62,14 +58,12 @@ def export(policy: Policy, directory: Path, form: Form | None = None, card: str 
 
 
 def _save_adapter(policy: Policy, staging: Path) -> None:
-    state = policy.adapter_state()
     model: Any = policy.model
     config = copy.deepcopy(model.peft_config[TRAINED])
     config.inference_mode = True
     config.save_pretrained(str(staging))
-    save_file(
-        {n: t.cpu().contiguous() for n, t in state.items()}, staging / "adapter_model.safetensors", {"format": "pt"}
-    )
+    state = {n: t.cpu().contiguous() for n, t in policy.adapter_state().items()}
+    save_file(state, staging / "adapter_model.safetensors", {"format": "pt"})
     if (generation := getattr(policy.causal_lm, "generation_config", None)) is not None:
         generation.save_pretrained(staging)
 

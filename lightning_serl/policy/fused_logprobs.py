@@ -7,7 +7,7 @@ hidden states and weight, so that the backward pass need not compute the logits 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,17 +37,9 @@ def rows_at_once(hidden: Tensor, vocabulary: int, chunk: int | None) -> int:
 class FusedLogProbs:
     """Computes log-probs, entropy and certainty, and says how: scaling, chunks, dtypes and what carries a gradient.
 
-    Attributes:
-        scale: Multiplies the logits.
-        cap: Soft cap of the logits, or ``None``.
-        temperature: Divides the logits.
-        chunk: Positions whose logits exist at one time; ``None`` for :func:`rows_at_once`.
-        loss_derivative: Predicts the gradient by ``logp`` up to a common factor, or ``None``.
-        certainty: Whether certainty is computed.
-        spread_gradient: Whether entropy and certainty carry a gradient too.
-        rows: Positions of a chunk, set by each call.
-        learns: Whether gradients are recorded, set by each call.
-        dtype: Of the matrix products, set by each call.
+    ``scale`` multiplies the logits, ``cap`` is their soft cap, ``temperature`` divides them. ``loss_derivative``
+    predicts the gradient by ``logp`` up to a common factor. With ``spread_gradient`` entropy and certainty carry a
+    gradient too.
     """
 
     scale: float
@@ -57,6 +49,7 @@ class FusedLogProbs:
     loss_derivative: LossDerivative | None
     certainty: bool
     spread_gradient: bool
+    # set by each call: positions of a chunk, whether gradients are recorded, and the dtype of the matrix products
     rows: int = 0
     learns: bool = False
     dtype: torch.dtype = torch.float32
@@ -238,14 +231,9 @@ def _logit_gradient(
         table[rows] = back if cap_derivative is None else back.mul_(cap_derivative)
 
 
-def _cast(
-    task: FusedLogProbs, hidden: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The three in the dtype of the products."""
-    cast = [None if x is None else x.detach().to(task.dtype) for x in (hidden, weight, bias)]
-    assert cast[0] is not None
-    assert cast[1] is not None
-    return cast[0], cast[1], cast[2]
+def _cast(task: FusedLogProbs, *tensors: Tensor | None) -> Iterator[Any]:
+    """Tensors (or ``None``) in the dtype of the products."""
+    return (None if x is None else x.detach().to(task.dtype) for x in tensors)
 
 
 def _add_at(table: Tensor, labels: Tensor, value: Tensor | float) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -25,13 +26,9 @@ DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 
 def check_model_path(name: str) -> str:
-    """Resolve ``tiny:base``, and check that a local directory has the files it needs before anything is loaded.
+    """The directory of a model, ``tiny:base`` resolved, or its hub name unchanged.
 
-    Returns:
-        A directory, or the hub name unchanged.
-
-    Raises:
-        InputError: if a local directory lacks a configuration, weights or a tokenizer, or a path does not exist.
+    A local directory is refused before anything is loaded if it lacks a configuration, weights or a tokenizer.
     """
     resolved = os.path.expanduser(tiny.resolve(name))
     shown = short(name)
@@ -74,21 +71,10 @@ def load_policy(
     device: torch.device | None = None,
     empty: bool = False,
 ) -> Policy:
-    """Load model and tokenizer and wrap them as a policy in train mode.
+    """Load model and tokenizer and wrap them as a policy in train mode, with the options of ``SeRLModule``.
 
-    Args:
-        name: Directory, hub name or ``tiny:base``.
-        lora: Adapter options; ``None`` trains all weights.
-        dtype: Of the loaded weights.
-        gradient_checkpointing: Recompute activations in the backward pass.
-        attn_implementation: As in transformers; ``None`` lets transformers choose.
-        temperature: See :class:`Policy`.
-        quantize: Hold the linear layers in 4 bits; only an adapter can then be trained.
-        device: The device of 4-bit layers, which cannot move later; other weights are moved by the Trainer.
-        empty: Build the model without reading its weights, for a rank that receives its shards from rank 0.
-
-    Raises:
-        InputError: if the model or tokenizer cannot be loaded, or the adapter matches nothing.
+    ``device`` is for 4-bit layers, which cannot move later; the Trainer moves other weights. ``empty`` builds the model
+    without reading its weights, for a rank that receives its shards from rank 0.
     """
     where, shown = check_model_path(name), short(name)
     transformers_logging.disable_progress_bar()
@@ -99,7 +85,10 @@ def load_policy(
         check_quantize(quantize, lora)
     try:
         if quantize is not None:
-            compute = _compute_dtype(where, dtype)
+            if dtype == "auto":  # 4-bit layers compute in the dtype of the other weights
+                compute = AutoConfig.from_pretrained(where, trust_remote_code=False).dtype or torch.float32
+            else:
+                compute = getattr(torch, dtype)
             extra["quantization_config"] = quantization_config(quantize, compute)
             extra["device_map"] = {"": device or torch.device("cpu")}
         # False, not the default, which asks on the terminal whether to run the code
@@ -121,21 +110,12 @@ def load_policy(
     model = prepare_for_training(model, gradient_checkpointing, lora)
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of model {shown} has no end token; set eos_token in its tokenizer_config.json")
-    policy = Policy(model, tokenizer, temperature)
     # from_pretrained returns eval mode and Lightning does not change it
-    policy.train()
-    return policy
+    return Policy(model, tokenizer, temperature).train()
 
 
 def prepare_for_training(model: Any, gradient_checkpointing: bool, lora: LoraOptions | None, load: bool = True) -> Any:
-    """Switch off the cache, and add gradient checkpointing and the adapter where they are asked for.
-
-    Args:
-        model: A transformers model.
-        gradient_checkpointing: Recompute activations in the backward pass.
-        lora: Adapter options.
-        load: Whether to read the weights of an adapter to start from.
-    """
+    """Switch off the cache, and add gradient checkpointing and the adapter as in :func:`.add_lora`, if asked for."""
     model.config.use_cache = False
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -145,23 +125,12 @@ def prepare_for_training(model: Any, gradient_checkpointing: bool, lora: LoraOpt
 
 
 def check_quantize(quantize: Quantization, lora: LoraOptions | None) -> None:
-    """Refuse 4-bit weights in a run that could not train them.
-
-    Raises:
-        InputError: without an adapter, or without bitsandbytes.
-    """
+    """Refuse 4-bit weights in a run without an adapter to train, or without bitsandbytes."""
     if lora is None:
         raise InputError(
             f"model.quantize {quantize} needs an adapter, since 4-bit weights cannot be trained; set --model.lora.r"
         )
     quantization_config(quantize, torch.float32)
-
-
-def _compute_dtype(where: str, dtype: DType) -> torch.dtype:
-    """The dtype that 4-bit layers compute in: that of the other weights."""
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    return AutoConfig.from_pretrained(where, trust_remote_code=False).dtype or torch.float32
 
 
 def _with_weights(where: str, dtype: DType, extra: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -204,15 +173,12 @@ def _check_head(model: Any, shown: str) -> None:
     if getattr(model.config, "_attn_implementation", None) not in ("eager", "sdpa"):
         return  # cannot run where the weights are loaded
     ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
-    probe, kind = Policy(model, _NoTokenizer()), type(model).__name__
+    probe, kind = Policy(model, SimpleNamespace(eos_token_id=0)), type(model).__name__
     try:
-        hidden = model.base_model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            position_ids=torch.arange(4, device=ids.device)[None],
-            use_cache=False,
-        ).last_hidden_state
-        ours, theirs = probe.head(hidden).float(), model(input_ids=ids, use_cache=False).logits.float()
+        places = torch.arange(4, device=ids.device)[None]
+        out = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places, use_cache=False)
+        ours = probe.head(out.last_hidden_state).float()
+        theirs = model(input_ids=ids, use_cache=False).logits.float()
         same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
     except (AttributeError, TypeError) as error:
         raise InputError(f"model {shown} ({kind}) does not run as a causal LM here: {reason(error)}") from error
@@ -221,10 +187,6 @@ def _check_head(model: Any, shown: str) -> None:
             f"model {shown} ({kind}) uses logit processing that this package does not reproduce; give a model of "
             "another architecture"
         )
-
-
-class _NoTokenizer:
-    eos_token_id = 0
 
 
 def _fix_generation_config(model: Any) -> None:

@@ -75,8 +75,7 @@ def token_logprobs(
     if isinstance(head, Tensor):
         fused = FusedLogProbs(1.0, None, temperature, chunk, None, certainty=False, spread_gradient=True)
         return fused(hidden, head, None, labels)[:2]
-    stats = token_stats(hidden, OutputLayer(head), labels, temperature, chunk, spread_gradient=True)
-    return stats[:2]
+    return token_stats(hidden, OutputLayer(head), labels, temperature, chunk, spread_gradient=True)[:2]
 
 
 def token_stats(
@@ -91,17 +90,10 @@ def token_stats(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(logp, entropy, certainty), each (N,); certainty is KL(uniform || p) + log V (Kang et al., 2502.18581).
 
-    Args:
-        hidden: (N, H).
-        head: The output layer.
-        labels: (N,) int64.
-        temperature: Divides the logits.
-        chunk: See :func:`token_logprobs`.
-        certainty: Whether certainty is computed; it is 0 otherwise.
-        spread_gradient: Whether entropy and certainty carry a gradient too.
-        loss_derivative: Predicts the gradient by ``logp`` up to one common factor, so that the gradient of the weight
-            is summed while the logits exist. After a wrong prediction, and for a trainable output layer without one,
-            the backward pass computes the logits again; the gradient is exact in every case.
+    Arguments are those of :func:`token_logprobs` and :class:`FusedLogProbs`; without ``certainty`` the last is 0.
+    ``loss_derivative`` lets the gradient of the weight be summed while the logits exist. After a wrong prediction, and
+    for a trainable output layer without one, the backward pass computes the logits again; the gradient is exact in
+    every case.
     """
     if head.plain:
         layer: Any = head.layer
@@ -133,5 +125,4 @@ def _recomputed(
     parts = []
     for h, y in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True):
         parts.append(checkpoint(piece, h, y, use_reentrant=False) if torch.is_grad_enabled() else piece(h, y))
-    logp, entropy, certainty = (torch.cat(p) for p in zip(*parts, strict=True))
-    return logp, entropy, certainty
+    return tuple(torch.cat(p) for p in zip(*parts, strict=True))  # type: ignore[return-value]

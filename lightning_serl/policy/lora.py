@@ -29,6 +29,8 @@ _CHANGES_BASE = {
     "target_parameters", "trainable_token_indices",
 }  # fmt: skip
 _INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
+# Names of the modules that hold an adapter's two factors.
+_FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
 # -- options -------------------------------------------------------------------------------------------------------
@@ -66,11 +68,7 @@ class LoraOptions:
             raise ValueError(f"model.lora.dropout must be at least 0 and below 1, got {self.dropout}")
 
     def config(self) -> Any:
-        """The ``peft.LoraConfig`` of these options, or that of the adapter to start from.
-
-        Raises:
-            InputError: naming the option that peft does not have or that cannot be used here.
-        """
+        """The ``peft.LoraConfig`` of these options, or of the adapter to start from; refuses bad options by name."""
         from peft import LoraConfig
 
         if self.start_from is not None:
@@ -79,12 +77,7 @@ class LoraOptions:
             _check_peft_option(name, value)
         try:
             config = LoraConfig(
-                r=self.r,
-                lora_alpha=self.alpha,
-                lora_dropout=self.dropout,
-                target_modules=self.target_modules,
-                task_type="CAUSAL_LM",
-                **self.peft,
+                task_type="CAUSAL_LM", **{theirs: getattr(self, ours) for theirs, ours in _OURS.items()}, **self.peft
             )
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(f"model.lora.peft is refused by peft ({reason(error)}); change the option") from error
@@ -150,16 +143,7 @@ def _stored_config(directory: str) -> Any:
 
 
 def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Module:
-    """Wrap a model in a new adapter, or in the one to start from; the base is frozen.
-
-    Args:
-        model: The base.
-        options: Of the adapter.
-        load: Whether to read the weights of an adapter to start from.
-
-    Raises:
-        InputError: if the options match no layer, or the adapter is of another model.
-    """
+    """Freeze a model and wrap it in a new adapter, or in the one to start from, with its weights if ``load``."""
     from peft import get_peft_model
 
     config = options.config()
@@ -188,10 +172,8 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
 
 def _check_targets(model: nn.Module, config: Any, known: str) -> None:
     """Refuse listed modules that the model does not have; peft accepts a list if any of it matches."""
-    for option, targets in (
-        ("target_modules", config.target_modules),
-        ("peft.modules_to_save", config.modules_to_save),
-    ):
+    options = {"target_modules": config.target_modules, "peft.modules_to_save": config.modules_to_save}
+    for option, targets in options.items():
         for target in () if isinstance(targets, str) else sorted(targets or ()):
             if not any(n == target or n.endswith(f".{target}") for n, _ in model.named_modules()):
                 raise InputError(f"model.lora.{option} {short(target)} matches no layer; linear layers: {known}")
@@ -231,14 +213,10 @@ def _load(model: Any, directory: str) -> None:
 
 @contextmanager
 def adapter_in_autocast_dtype(model: nn.Module, device: str) -> Iterator[None]:
-    """Replace autocast by an adapter that is cast once, for many small passes without gradients.
+    """Replace a device type's autocast by an adapter that is cast once, for many small passes without gradients.
 
     Where the base already has autocast's dtype, autocast only casts the adapter's factors, in every layer of every
     pass; casting them once gives the same numbers. Any other model keeps its autocast.
-
-    Args:
-        model: A model with or without an adapter.
-        device: The type of its device.
     """
     dtype = torch.get_autocast_dtype(device)
     to_cast = [
@@ -247,7 +225,8 @@ def adapter_in_autocast_dtype(model: nn.Module, device: str) -> Iterator[None]:
         for name, parameter in module._parameters.items()
         if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype
     ]
-    if not torch.is_autocast_enabled(device) or not all(_is_factor(path) for path, *_ in to_cast):
+    only_factors = all(not _FACTORS.isdisjoint(path.split(".")) for path, *_ in to_cast)
+    if not (torch.is_autocast_enabled(device) and only_factors):
         yield
         return
     try:
@@ -259,8 +238,3 @@ def adapter_in_autocast_dtype(model: nn.Module, device: str) -> Iterator[None]:
     finally:
         for _, module, name, parameter in to_cast:
             module._parameters[name] = parameter
-
-
-def _is_factor(path: str) -> bool:
-    """Whether a module, by its path, holds one of the two factors of an adapter."""
-    return not {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}.isdisjoint(path.split("."))

@@ -22,13 +22,10 @@ def base_name(name: str) -> str | None:
 
 
 def named_weights(causal_lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the base model, one at a time, sharded ones gathered: all ranks iterate in step.
+    """(name, tensor) of the base of a Hugging Face model, one at a time, sharded ones gathered by all ranks in step.
 
     The output layer is included even if it is tied to the embedding, since engines keep two copies. A 4-bit weight
     comes dequantised, as its layer computes with it.
-
-    Args:
-        causal_lm: The Hugging Face model, with or without LoRA layers inside.
     """
     four_bit = {f"{n}.weight": m for n, m in causal_lm.named_modules() if hasattr(m, "quant_state")}
     for name, tensor in causal_lm.state_dict().items():

@@ -15,11 +15,7 @@ from lightning_serl.policy.policy import Policy
 
 
 def trial_optimizer(make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None) -> torch.optim.Optimizer:
-    """An optimizer of a small tensor, with a scheduler on it, to check the options before a model is loaded.
-
-    Raises:
-        InputError: if one of them cannot be made.
-    """
+    """An optimizer of a small tensor, with a scheduler on it, to check the options before a model is loaded."""
     try:
         optimizer = make([nn.Parameter(torch.zeros(2, 2))])
         if make_scheduler is not None:
@@ -30,18 +26,11 @@ def trial_optimizer(make: OptimizerCallable, make_scheduler: LRSchedulerCallable
 
 
 def policy_optimizer(
-    policy: Policy,
-    make: OptimizerCallable,
-    make_scheduler: LRSchedulerCallable | None,
-    after_step: Callable[[], object],
+    policy: Policy, make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None, after_step: Callable[[], None]
 ) -> OptimizerLRScheduler:
     """What ``configure_optimizers`` returns: an optimizer of the trainable weights, and its scheduler if there is one.
 
-    Args:
-        policy: Every optimizer step raises its version.
-        make: Makes the optimizer of given weights.
-        make_scheduler: Makes the scheduler, which is stepped after every optimizer step.
-        after_step: Called after every optimizer step.
+    Every optimizer step raises the policy's version, calls ``after_step`` and steps the scheduler.
     """
     optimizer = make([p for p in policy.parameters() if p.requires_grad])
 

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_serl.distributed.ranks import Ranks
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
-    from lightning_serl.policy.policy import Policy
-from lightning_serl.policy.packed_attention import prepare
-
-# -- is it the same? ----------------------------------------------------------------------------------
+from lightning_serl.policy.packing import prepare
+from lightning_serl.policy.policy import Policy
+from lightning_serl.types import pad_rows
 
 
 @torch.no_grad()
 def unpackable(policy: Policy) -> str | None:
-    """Prepare a policy for packing and try it out on a few rows; call inside ``Policy.gathered``.
+    """Try packing on a few rows inside ``Policy.gathered``, set ``Policy.packs``, and return why it fails, if it does.
 
-    Packed rows must give the log-probs of padded ones up to rounding, and a row must not notice what stands in others.
-
-    Returns:
-        Why the policy cannot be packed, or None; ``Policy.packs`` is set accordingly.
+    Packed rows must give the log-probs of padded ones up to rounding, and a row must not depend on the others.
     """
-    from lightning_serl.types import pad_rows
-
     policy.packs = False
-    reason = prepare(policy.causal_lm)
-    if reason is not None:
+    if (reason := prepare(policy.causal_lm)) is not None:
         return reason
     size = policy.causal_lm.get_input_embeddings().weight.shape[0]
     lengths = [(7, 14), (7, 19), (5, 20), (5, 8)]  # prompt and whole row; two rows share each prompt
@@ -72,13 +60,7 @@ def _gap(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 def choose_packing(policy: Policy, trainer: pl.Trainer, wanted: bool) -> None:
-    """Decide whether micro-batches run packed, alike on all ranks, and log it.
-
-    Args:
-        policy: The policy; it and its frozen copies are set accordingly.
-        trainer: The Trainer that the policy is fitted by.
-        wanted: Whether ``model.packing`` allows it.
-    """
+    """Decide whether micro-batches run packed, alike on all ranks, and log it; ``model.packing`` must want it too."""
     reason: str | None = "as asked for"
     if policy.placement is not None:
         reason = "its weights are sharded"

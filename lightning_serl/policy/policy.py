@@ -5,26 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_serl.distributed import sharding
 from lightning_serl.errors import InputError
-from lightning_serl.policy.frozen_adapter import FrozenAdapter
-from lightning_serl.policy.frozen_copies import move_towards, on_device
+from lightning_serl.policy.frozen_copies import FrozenAdapter, move_towards, on_device
 from lightning_serl.policy.fused_logprobs import LossDerivative
 from lightning_serl.policy.logprobs import OutputLayer, token_stats
-from lightning_serl.policy.lora import adapter_in_autocast_dtype
+from lightning_serl.policy.lora import TRAINED, adapter_in_autocast_dtype
 from lightning_serl.policy.named_weights import merged_weights, named_weights
-from lightning_serl.policy.packed_attention import attending, prepare
-from lightning_serl.policy.packing import pack
-from lightning_serl.policy.quantization import is_quantized
+from lightning_serl.policy.packing import attending, pack, prepare
 from lightning_serl.types import RolloutBatch, TokenStats, pad_rows
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
 
 
 class Policy(nn.Module):
@@ -56,17 +51,13 @@ class Policy(nn.Module):
             raise InputError("the tokenizer has no end-of-sequence token; set eos_token in its tokenizer_config.json")
         if temperature <= 0:
             raise InputError(f"model.temperature must be above 0, got {temperature}")
-        self.model = model
-        self.tokenizer = tokenizer
-        self.temperature = temperature
-        self.chunk = chunk
+        self.model, self.tokenizer = model, tokenizer
+        self.temperature, self.chunk = temperature, chunk
         self.version = 0
-        self.quantized = is_quantized(model)
+        self.quantized = any(hasattr(m, "quant_state") for m in model.modules())
         self.frozen: dict[str, Policy] = {}
         self.frozen_adapters: dict[str, FrozenAdapter] = {}
-        self.offload_frozen = False
-        self.packs = False
-        self.moved = False
+        self.offload_frozen = self.packs = self.moved = False
         self.placement: sharding.Placement | None = None
 
     # -- the model -------------------------------------------------------------------------------------------------
@@ -150,20 +141,15 @@ class Policy(nn.Module):
         empty = not bool(mask.any())
         if empty:
             mask[0, 1] = True
-        predicting = self._predicting(batch, mask)
         values = token_stats(
-            predicting, self.output_layer, batch.input_ids[mask], self.temperature, self.chunk, certainty,
-            spread_gradient, None if loss is None else _loss_derivative(loss, mask),
+            self._predicting(batch, mask), self.output_layer, batch.input_ids[mask], self.temperature, self.chunk,
+            certainty, spread_gradient, None if loss is None else _loss_derivative(loss, mask),
         )  # fmt: skip
-        wanted = (True, True, certainty)
-        spread: list[Tensor | None] = []
-        for value, want in zip(values, wanted, strict=True):
-            if not want:
-                spread.append(None)
-                continue
+        spread = []
+        for value in values[: 3 if certainty else 2]:
             value = value * 0 if empty else value
             spread.append(torch.zeros(mask.shape, dtype=value.dtype, device=value.device).masked_scatter(mask, value))
-        return TokenStats(spread[0], spread[1], spread[2])  # type: ignore[arg-type]
+        return TokenStats(*spread)
 
     def _predicting(self, batch: RolloutBatch, mask: Tensor) -> Tensor:
         """(K, H) last hidden states from which the K masked tokens are predicted, row by row."""
@@ -176,12 +162,8 @@ class Policy(nn.Module):
                 out = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places, use_cache=False)
             return out.last_hidden_state[0].index_select(0, packed.predictors)
         batch.positions, batch.padding = batch.input_ids.numel(), int((batch.attention_mask == 0).sum())
-        out = run(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        )
+        ids, places = batch.input_ids, batch.position_ids
+        out = run(input_ids=ids, attention_mask=batch.attention_mask, position_ids=places, use_cache=False)
         return out.last_hidden_state[:, :-1][mask[:, 1:]]
 
     # -- frozen copies ---------------------------------------------------------------------------------------------
@@ -197,9 +179,6 @@ class Policy(nn.Module):
 
         Under LoRA the reference is the model with its adapter disabled, or a frozen adapter where it moves or where
         training started from an adapter; without LoRA it is a frozen copy.
-
-        Raises:
-            InputError: if no such copy was made.
         """
         if who == "policy":
             yield self
@@ -219,13 +198,7 @@ class Policy(nn.Module):
             )
 
     def freeze_copy(self, who: str) -> Policy | FrozenAdapter:
-        """The frozen copy of that name; made from the present weights if it does not exist.
-
-        Under LoRA the copy is a second adapter on the same base.
-
-        Raises:
-            InputError: if the policy is an adapter that is sharded already.
-        """
+        """The frozen copy of that name, under LoRA a second adapter; made from the present weights if there is none."""
         if not self.has_adapter:
             if who not in self.frozen:
                 self.frozen[who] = self._copy().requires_grad_(False).eval()
@@ -253,7 +226,8 @@ class Policy(nn.Module):
             copied.placement = self.placement
             sharding.place(copied, copied.model, self.placement)
             with torch.no_grad():
-                for own, other in zip(_tensors(self), _tensors(copied), strict=True):
+                ours, theirs = ((*one.parameters(), *one.buffers()) for one in (self, copied))
+                for own, other in zip(ours, theirs, strict=True):
                     other.copy_(own)
             copied.become_root()
         return copied
@@ -265,11 +239,7 @@ class Policy(nn.Module):
         return made
 
     def become_root(self) -> None:
-        """Make this module FSDP's root, right after sharding.
-
-        FSDP takes the module that runs first for the root, which otherwise could be the model inside this one, as an
-        engine runs it.
-        """
+        """Make this module FSDP's root by running it first; an engine would run the model inside it."""
         with torch.no_grad():
             self(pad_rows([], [], self.pad_id).to(self.device))
         sharding.reshard(self)
@@ -284,9 +254,7 @@ class Policy(nn.Module):
         """
         modes = [(m, m.training) for m in self.modules()]
         self.eval()
-        context: AbstractContextManager[Any] = nullcontext()
-        if trainer is not None:
-            context = trainer.precision_plugin.forward_context()
+        context: Any = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
         try:
             with ExitStack() as stack:
                 for policy in (self, *self.frozen.values()):
@@ -304,14 +272,13 @@ class Policy(nn.Module):
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[Policy]:
         """Log-probs at another temperature than that of rollouts, for the frozen copies too."""
-        owners = [self, *self.frozen.values()]
-        before = [owner.temperature for owner in owners]
-        for owner in owners:
+        before = [(owner, owner.temperature) for owner in (self, *self.frozen.values())]
+        for owner, _ in before:
             owner.temperature = temperature
         try:
             yield self
         finally:
-            for owner, value in zip(owners, before, strict=True):
+            for owner, value in before:
                 owner.temperature = value
 
     def without_autocast(self) -> AbstractContextManager[None]:
@@ -325,14 +292,7 @@ class Policy(nn.Module):
               rows_per_pass: int = 64) -> list[TokenStats]:  # fmt: skip
         """Statistics of given tokens, in length-sorted passes; call inside :meth:`gathered`.
 
-        Args:
-            rows: ``(token ids, start)``; positions from ``start`` on are scored, ``start`` at least 1.
-            who: ``policy``, ``reference`` or ``teacher``.
-            certainty: Also compute self-certainty.
-            rows_per_pass: Rows of one forward pass.
-
-        Returns:
-            Per row, (len - start,) tensors on the CPU.
+        A row is ``(token ids, start)`` with ``start`` at least 1, and gives (len - start,) tensors on the CPU.
         """
         out: list[TokenStats] = [TokenStats(torch.zeros(0))] * len(rows)
         scored = (i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1])
@@ -353,34 +313,23 @@ class Policy(nn.Module):
     # -- weights for engines and export ----------------------------------------------------------------------------
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of the base model under its Hugging Face names, one at a time, sharded ones gathered.
-
-        All ranks must iterate in step; see :func:`lightning_serl.policy.named_weights.named_weights`.
-        """
+        """The base model's weights, see :func:`lightning_serl.policy.named_weights.named_weights`."""
         return named_weights(self.causal_lm)
 
     def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """As :meth:`named_weights`, with the trained adapter merged into copies; without an adapter the same.
-
-        The live weights are not changed, and no second model is held.
-        """
+        """As :meth:`named_weights`, with the trained adapter merged into copies; without an adapter the same."""
         return merged_weights(self.causal_lm) if self.has_adapter else named_weights(self.causal_lm)
 
     def adapter_config(self) -> dict[str, Any]:
         """The configuration of the LoRA adapter, as peft writes it."""
         configs: Any = self.model.peft_config
-        return configs["default"].to_dict()
+        return configs[TRAINED].to_dict()
 
     def adapter_state(self) -> dict[str, Tensor]:
         """The LoRA adapter's tensors under peft's names, sharded ones gathered (all ranks in step)."""
         from peft import get_peft_model_state_dict
 
-        state = get_peft_model_state_dict(self.model)
-        return {k: sharding.full(v) for k, v in state.items()}
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+        return {k: sharding.full(v) for k, v in get_peft_model_state_dict(self.model).items()}
 
 
 def _loss_derivative(loss: Callable[[Tensor], Tensor], mask: Tensor) -> LossDerivative:

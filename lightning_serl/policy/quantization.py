@@ -15,30 +15,17 @@ Quantization = Literal["nf4"]
 
 
 def quantization_config(kind: Quantization, compute: torch.dtype) -> Any:
-    """The configuration with which ``from_pretrained`` loads linear layers as nf4 with double quantisation.
+    """The configuration with which ``from_pretrained`` loads 4-bit layers with double quantisation.
 
-    Args:
-        kind: ``nf4``.
-        compute: The dtype to which a layer's weight is dequantised for its product.
-
-    Raises:
-        InputError: if bitsandbytes is not installed.
+    A weight is dequantised to the dtype ``compute`` for its product. Without bitsandbytes it is an :class:`InputError`.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"model.quantize {kind} needs bitsandbytes, which is not installed; pip install 'lightning-serl[qlora]'"
         )
     return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=kind,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
-
-
-def is_quantized(module: nn.Module) -> bool:
-    """Whether any layer holds 4-bit weights."""
-    return any(hasattr(m, "quant_state") for m in module.modules())
 
 
 def compute_exactly(module: nn.Module, dtype: torch.dtype) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -12,30 +13,19 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from lightning_serl.distributed import sharding
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.strategies import ShardedStrategy
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
-
-    from lightning_serl.policy.policy import Policy
+from lightning_serl.policy.policy import Policy
 
 
 def shard(policy: Policy, trainer: pl.Trainer, mesh: Any) -> None:
-    """Shard a policy over all ranks, in the precision of the Trainer.
-
-    Args:
-        policy: With weights on rank 0; the other ranks need none.
-        trainer: Its strategy is a ``ModelParallelStrategy``.
-        mesh: The strategy's device mesh.
-    """
+    """Shard a policy over all ranks of a ``ModelParallelStrategy``, in its precision; only rank 0 needs weights."""
     strategy = trainer.strategy
     if type(strategy) is ModelParallelStrategy:
         # processes and mesh are set up and the Trainer holds this object, so it cannot be replaced by another one
         strategy.__class__ = ShardedStrategy
     plugin = trainer.precision_plugin
-    half = plugin.precision == "bf16-mixed"
-    precision = (
-        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
-    )
+    precision = MixedPrecisionPolicy()
+    if plugin.precision == "bf16-mixed":
+        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     plugin.convert_module(policy)
     device, ranks = strategy.root_device, Ranks.of(trainer)
     placement = sharding.Placement(mesh["data_parallel"], precision, device, sharding.blank_copy(policy.model))

@@ -8,8 +8,7 @@ from transformers import LlamaConfig
 
 from lightning_serl.policy.loading import load_policy
 from lightning_serl.policy.lora import LoraOptions
-from lightning_serl.policy.memory_plan import plan
-from lightning_serl.policy.memory_trace import Work
+from lightning_serl.policy.memory_plan import Work, plan
 
 WORK = Work(rows=2, length=32, sampled=4)
 

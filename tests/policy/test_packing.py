@@ -13,8 +13,7 @@ from torch import nn
 
 from lightning_serl.objectives.minibatches import partition_packed
 from lightning_serl.policy import Policy, packing
-from lightning_serl.policy.packed_attention import prepare
-from lightning_serl.policy.packing import pack
+from lightning_serl.policy.packing import pack, prepare
 from lightning_serl.policy.packing_check import unpackable
 from lightning_serl.types import pad_rows
 
