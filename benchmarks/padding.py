@@ -17,7 +17,7 @@ import random
 import statistics
 import sys
 
-from lightning_serl.objectives.minibatches import partition, partition_packed
+from lightning_serl.objectives.experience import partition, partition_packed
 from lightning_serl.policy.packing import pack
 from lightning_serl.types import pad_rows
 

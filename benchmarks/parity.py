@@ -40,7 +40,7 @@ Written by `python benchmarks/parity.py --data ../shared/data`; a test compares 
 | majority vote | `rewards/serl.py` | `data.reward: PairwiseVote` |
 | verdicts against gold labels | `rewards/serl.py` | `data.reward: RuleReward`, `data.evaluation.scoring: serl` |
 | order of a round | `datamodules/rounds/` | `data.round.style: serl` |
-| advantages | `objectives/serl.py` | `model.objective.style: serl` |
+| advantages | `objectives/options.py` | `model.objective.style: serl` |
 | learning rate | `objectives/schedule.py` | `model.lr_scheduler: lightning_serl.objectives.CosineWithFloor` |
 
 ## Recorded responses

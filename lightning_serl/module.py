@@ -20,9 +20,8 @@ from lightning_serl.distributed.lightning_internals import attached_trainer
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.strategies import compute_dtype, precision_of
 from lightning_serl.errors import InputError, check_range
-from lightning_serl.evaluation.batch import EvaluationBatch
 from lightning_serl.evaluation.metrics import GradedProblem
-from lightning_serl.evaluation.results import EvaluationResults, figures, logged
+from lightning_serl.evaluation.results import EvaluationBatch, EvaluationResults, figures, logged
 from lightning_serl.objectives.experience import BatchLayout, experience
 from lightning_serl.objectives.options import Objective
 from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
@@ -149,11 +148,7 @@ class SeRLModule(pl.LightningModule):
         return cast(Policy, self._modules["policy"])
 
     def configure_model(self) -> None:
-        """Load the policy, unless it is loaded, and make the frozen copies that the run needs.
-
-        Raises:
-            InputError: if no model was named and the run needs one.
-        """
+        """Load the policy, unless it is loaded, and make the frozen copies that the run needs."""
         if "policy" in self._modules:
             self._freeze_copies()
             return
@@ -213,11 +208,7 @@ class SeRLModule(pl.LightningModule):
         return missing_callbacks(attached_trainer(self))
 
     def setup(self, stage: str) -> None:
-        """Refuse what cannot run, and forget what an earlier run of this module left unfinished.
-
-        Raises:
-            InputError: see :meth:`check_trainer`.
-        """
+        """Refuse what cannot run, and forget what an earlier run of this module left unfinished."""
         self.check_trainer(self.trainer, stage)
         use_our_files(self.trainer)
         if stage == "fit":
@@ -225,14 +216,9 @@ class SeRLModule(pl.LightningModule):
             self.evaluated_at, self.updating = None, False
 
     def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
-        """Refuse a Trainer that this module cannot run with; nothing is loaded.
+        """Refuse a Trainer, attached or not, whose strategy, precision, optimizer or learning rate does not work.
 
-        Args:
-            trainer: The Trainer; it need not be attached yet.
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
-        Raises:
-            InputError: if the strategy, the precision, the optimizer or the learning rate does not work.
+        Nothing is loaded for it. The stage is ``fit``, ``validate``, ``test`` or ``predict``.
         """
         strategies.check_strategy(trainer, {"quantize": self.quantize, "offload_frozen": self.offload_frozen})
         if self.quantize is not None and precision_of(trainer).weights is not None:
@@ -246,11 +232,7 @@ class SeRLModule(pl.LightningModule):
             strategies.check_learning_rate(trainer, lr, self.load_options["dtype"], self.lora is not None)
 
     def check_optimizer(self) -> torch.optim.Optimizer:
-        """An optimizer of a small tensor, made to check the options before a model is loaded.
-
-        Raises:
-            InputError: if optimizer or scheduler cannot be made.
-        """
+        """An optimizer of a small tensor, made to check the options before a model is loaded."""
         return trial_optimizer(self._make_optimizer, self._make_scheduler)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -301,11 +283,9 @@ class SeRLModule(pl.LightningModule):
             return [[stats.logp for stats in policy.stats(rows, who)] for who in names]
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
-        """The loss of one micro-batch, scaled so that the step's gradient is that of all its responses.
+        """The () loss of one micro-batch, scaled so that the step's gradient is that of all its responses.
 
-        Returns:
-            () loss, multiplied by the accumulation count, by which Lightning divides it, and by the world size, by
-            which data parallelism divides the gradient.
+        Lightning divides it by the accumulation count, and data parallelism the gradient by the world size.
         """
         surrogate = Surrogate(self.objective, batch)
         loss, stats = surrogate.evaluate(self.policy)
@@ -317,10 +297,9 @@ class SeRLModule(pl.LightningModule):
         """Reduce the step's sums over ranks and log them."""
         trainer = attached_trainer(self)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-        norm = sharding.full(norm)
         totals, self._totals = self._totals.reduced(Ranks.of(trainer)), StepTotals()
         learning_rate = float(optimizer.param_groups[0]["lr"])
-        self.step_metrics = step_metrics(totals, self.objective, float(norm), learning_rate)
+        self.step_metrics = step_metrics(totals, self.objective, float(sharding.full(norm)), learning_rate)
         warning = gap_warning(totals, compute_dtype(trainer, next(self.policy.parameters()).dtype))
         if warning is not None and not self._warned_of_gap:
             self._warned_of_gap = True
@@ -384,11 +363,7 @@ class SeRLModule(pl.LightningModule):
         module_state.save(checkpoint, state, trainer, kept)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Restore moved frozen copies, and give the weights a version that no engine has.
-
-        Raises:
-            InputError: if the checkpoint is of another model.
-        """
+        """Restore moved frozen copies, and give the weights a version that no engine has."""
         if self.has_policy:
             module_state.check_names(set(checkpoint["state_dict"]), self.saved_names(), self.policy.has_adapter)
         state = module_state.load(checkpoint, attached_trainer(self))

@@ -215,11 +215,10 @@ class RolloutBatch:
         stale: Whether older weights than those at the start of the round wrote any of these rows.
     """
 
-    _TENSORS = (
+    _SAVED = (
         "input_ids", "attention_mask", "position_ids", "mask", "advantages", "old_logp", "ref_logp", "sampler_logp",
+        "num_tokens", "num_sequences", "kl_in_reward", "stale",
     )  # fmt: skip
-
-    _NUMBERS = ("num_tokens", "num_sequences", "kl_in_reward", "stale")
 
     def __init__(
         self,
@@ -249,16 +248,13 @@ class RolloutBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RolloutBatch:
         """A copy with every tensor on ``device``; dtypes stay as they are."""
-        held: dict[str, Any] = {k: getattr(self, k) for k in self._TENSORS}
-        moved: dict[str, Any] = {
-            k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in held.items()
-        }
-        return RolloutBatch(**moved, **{k: getattr(self, k) for k in self._NUMBERS}, uids=self.uids)
+        held = self.state_dict()
+        tensors = {k: v.to(device, non_blocking=non_blocking) for k, v in held.items() if isinstance(v, Tensor)}
+        return RolloutBatch(**{**held, **tensors})
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, for a checkpoint read with ``weights_only=True``."""
-        held = {k: getattr(self, k) for k in (*self._TENSORS, *self._NUMBERS)}
-        return held | {"uids": list(self.uids)}
+        return {**{k: getattr(self, k) for k in self._SAVED}, "uids": list(self.uids)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RolloutBatch:
@@ -268,10 +264,9 @@ class RolloutBatch:
 
 @dataclass
 class Round:
-    """The result of a round; equal on all ranks.
+    """The result of a round, numbered from 0; equal on all ranks.
 
     Attributes:
-        number: From 0.
         groups: The groups to train on (linked follow-ups included), in the order of their instructions.
         verdicts: Their verdicts, with the weights that group filters gave.
         dropped: Under ``style="serl"`` the groups that filters dropped, marked in their verdicts: they count in the
@@ -299,20 +294,14 @@ class Round:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:
-    """Right-pad token rows into a batch whose mask is True from each row's start to its end.
+    """Right-pad B rows of token ids into a batch whose mask is True from each row's start to its end, advantages 0.
 
-    Args:
-        rows: B lists of token ids; none gives a batch of one unmasked row of fillers.
-        starts: First masked position of each row.
-        pad_id: Filler; never in the mask.
-
-    Returns:
-        (B, T) batch with advantages 0.
+    No rows give a batch of one unmasked row of fillers.
     """
-    length = max(2, *(len(r) for r in rows)) if rows else 2
+    length = max([2, *(len(r) for r in rows)])
     input_ids = torch.full((max(1, len(rows)), length), pad_id, dtype=torch.long)
     attention = torch.zeros_like(input_ids)
-    mask = torch.zeros(input_ids.shape, dtype=torch.bool)
+    mask = torch.zeros_like(input_ids, dtype=torch.bool)
     for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
         input_ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         attention[i, : len(row)] = 1

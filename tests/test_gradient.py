@@ -21,7 +21,7 @@ from helpers.gradients import (
 from helpers.slow_advantages import RULES
 
 from lightning_serl.objectives import Objective
-from lightning_serl.objectives.minibatches import minibatches
+from lightning_serl.objectives.experience import minibatches
 from lightning_serl.types import Group, Verdict
 
 BOUND = 1e-10

@@ -37,7 +37,7 @@ from lightning_serl.datamodules.streams.training import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import InputError, check_choice, check_range
-from lightning_serl.evaluation.graders import SetGrader, set_graders
+from lightning_serl.evaluation.grading import SetGrader, set_graders
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward

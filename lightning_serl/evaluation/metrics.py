@@ -65,16 +65,8 @@ class _Row(NamedTuple):
         def flag(value: bool | None) -> float:
             return -1.0 if value is None else float(value)
 
-        answers = float(sum(p.right)), float(len(p.right))
-        return cls(
-            float(p.labelled),
-            flag(p.greedy),
-            *answers,
-            flag(p.vote_right),
-            p.agreement,
-            float(p.samples),
-            float(p.no_answer),
-        )
+        answers = sum(p.right), len(p.right)
+        return cls(p.labelled, flag(p.greedy), *answers, flag(p.vote_right), p.agreement, p.samples, p.no_answer)
 
     @property
     def mean(self) -> float:
@@ -89,8 +81,7 @@ class EvaluationSet(Metric):
 
     Args:
         k: Samples asked for per problem.
-        strata: Names of the strata of each division (such as ``by_level``), in the order of
-            :attr:`GradedProblem.strata`.
+        strata: Names of the strata of each division, such as ``by_level``; in the order of ``GradedProblem.strata``.
 
     Example:
         >>> one = EvaluationSet(k=2)
@@ -104,14 +95,13 @@ class EvaluationSet(Metric):
 
     def __init__(self, k: int, strata: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.k = k
-        self.strata = {division: list(names) for division, names in (strata or {}).items()}
+        self.k, self.strata = k, {division: list(names) for division, names in (strata or {}).items()}
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, problems: Sequence[GradedProblem]) -> None:
         """Add problems; the list may be empty, for ranks with fewer problems."""
         width = len(_Row._fields) + len(self.strata)
-        rows = [[*_Row.of(p), *map(float, p.strata)] for p in problems]
+        rows = [[*_Row.of(p), *p.strata] for p in problems]
         self.rows.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, width))
 
     def compute(self) -> dict[str, Any]:
@@ -120,8 +110,7 @@ class EvaluationSet(Metric):
         Returns:
             ``n`` problems; ``correct`` greedy answers (all sampled ones where no greedy answer was asked for);
             ``pass@1``, ``mean@k``, ``maj@k``, ``pass@k`` over the labelled problems; ``agreement`` and ``no_answer``
-            over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``, the
-            most samples that a problem has.
+            over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``, the most samples.
 
             ``intervals`` holds 95 % intervals ``[low, high]`` of pass@1, mean@k, maj@k and pass@k: Wilson's for shares
             of problems, a bootstrap over problems for means. Each division maps its strata to the same results without
@@ -169,7 +158,7 @@ def _results(rows: Sequence[_Row], k: int) -> dict[str, float | int | None]:
 def _intervals(rows: Sequence[_Row], k: int) -> dict[str, list[float]]:
     labelled = [r for r in rows if r.labelled]
     out: dict[str, list[float]] = {}
-    if labelled and any(r.greedy >= 0 for r in labelled):
+    if any(r.greedy >= 0 for r in labelled):
         out["pass@1"] = wilson(sum(r.greedy > 0 for r in labelled), len(labelled))
     if labelled and k:
         mean = bootstrap([r.mean for r in labelled])
@@ -185,11 +174,7 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def wilson(right: int, n: int) -> list[float]:
-    """Wilson's 95 % interval of a share.
-
-    Args:
-        right: Problems counted.
-        n: All problems, at least 1.
+    """Wilson's 95 % interval of the share of ``right`` problems among ``n``, at least 1.
 
     Example:
         >>> [round(end, 4) for end in wilson(8, 10)]
@@ -203,13 +188,10 @@ def wilson(right: int, n: int) -> list[float]:
 
 
 def bootstrap(values: Sequence[float]) -> list[float]:
-    """The 95 % interval of a mean over problems, from 10,000 resamples with a fixed seed.
+    """The 95 % interval of a mean over problems, at least one, from 10,000 resamples with a fixed seed.
 
     Counts of equal values are drawn from one multinomial distribution, which is equivalent and independent of order.
     Where all values are 0 or all are 1 the interval is Wilson's, since resamples of equal values have no spread.
-
-    Args:
-        values: One per problem, at least one.
     """
     if min(values) == max(values) and values[0] in (0, 1):
         return wilson(int(sum(values)), len(values))

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.evaluation.batch import EvaluationBatch
 from lightning_serl.evaluation.metrics import EvaluationSet, GradedProblem
 
 
-class EvaluationResults:
-    """The graded problems of one evaluation, by set.
+class EvaluationBatch:
+    """Graded problems, or none, of a set with ``k`` samples each; a plain class, which precision plugins leave alone.
 
-    Attributes:
-        sets: The metric of each set.
-        items: This rank's graded problems of each set.
+    ``strata`` are names by division of the set, such as the levels of ``by_level``.
     """
+
+    def __init__(
+        self, set_name: str, k: int, items: Sequence[GradedProblem], strata: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self.set_name, self.k, self.items, self.strata = set_name, k, list(items), dict(strata or {})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EvaluationBatch:
+        """The batch itself: it has no tensors."""
+        return self
+
+
+class EvaluationResults:
+    """The metrics of one evaluation and this rank's graded problems, by set."""
 
     def __init__(self) -> None:
         self.sets: dict[str, EvaluationSet] = {}
@@ -25,11 +36,10 @@ class EvaluationResults:
 
     def add(self, batch: EvaluationBatch, device: torch.device) -> None:
         """Add a batch of graded problems; the metric's state is kept on ``device``."""
-        name = batch.set_name
-        if name not in self.sets:
-            self.sets[name] = EvaluationSet(batch.k, batch.strata).to(device)
-        self.sets[name].update(batch.items)
-        self.items.setdefault(name, []).extend(batch.items)
+        if batch.set_name not in self.sets:
+            self.sets[batch.set_name] = EvaluationSet(batch.k, batch.strata).to(device)
+        self.sets[batch.set_name].update(batch.items)
+        self.items.setdefault(batch.set_name, []).extend(batch.items)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """What :meth:`EvaluationSet.compute` returns for each set; every rank must call it, and gets the same."""

@@ -86,27 +86,22 @@ def advantages(
 def _spread(scores: Tensor, index: Tensor, groups: int, live: Tensor) -> Tensor:
     """(groups,) bool: whether the scores of positive weight of a group differ, by exact comparison."""
     big = torch.finfo(scores.dtype).max
-    low = torch.full((groups,), big, dtype=scores.dtype, device=scores.device)
-    low.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, big)), "amin")
-    high = torch.full((groups,), -big, dtype=scores.dtype, device=scores.device)
-    high.scatter_reduce_(0, index, torch.where(live > 0, scores, torch.full_like(scores, -big)), "amax")
+    low = scores.new_full((groups,), big).scatter_reduce_(0, index, torch.where(live > 0, scores, big), "amin")
+    high = scores.new_full((groups,), -big).scatter_reduce_(0, index, torch.where(live > 0, scores, -big), "amax")
     return high > low
 
 
 def returns(advantage: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Each token's advantage: that of its response, minus ``beta`` times the divergence from that token on.
+    """(B, T) advantages of tokens: that of the response, minus ``beta`` times the divergence from that token on.
 
     This is the undiscounted return where a token's reward is minus ``beta`` times its divergence, and the last token's
     also has the score.
 
     Args:
-        advantage: (B,) float, one per response.
+        advantage: (B,) float, one per response; gives the dtype.
         kl: (B, T) divergence of each token.
-        mask: (B, T) bool, True on tokens that count.
+        mask: (B, T) bool, True on tokens that count; the result is 0 elsewhere.
         beta: Weight of the divergence.
-
-    Returns:
-        (B, T) of the dtype of ``advantage``; 0 outside the mask.
     """
     counted = torch.where(mask, kl.to(advantage.dtype), 0.0)
     to_go = counted.flip(-1).cumsum(-1).flip(-1)
@@ -119,12 +114,9 @@ def whiten(values: Tensor, mask: Tensor, floor: float = 1e-8) -> Tensor:
     The variance is biased (divided by the count), as in OpenRLHF.
 
     Args:
-        values: (B, T) float, advantages of tokens.
-        mask: (B, T) bool, True on tokens that count.
+        values: (B, T) float, advantages of tokens; the result has this shape and dtype.
+        mask: (B, T) bool, True on tokens that count; elsewhere, and if all tokens are equal, the result is 0.
         floor: Smallest variance to divide by.
-
-    Returns:
-        (B, T) of the dtype of ``values``; 0 outside the mask, and everywhere if all tokens are equal.
     """
     kept = values[mask]
     # relative to the first value, so that rounding gives no advantage where all are equal
@@ -135,18 +127,13 @@ def whiten(values: Tensor, mask: Tensor, floor: float = 1e-8) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int) -> Tensor:
-    """DAPO's soft penalty of long responses (2503.14476, eq. 13), to be added to their scores.
+    """DAPO's soft penalty of long responses (2503.14476, eq. 13), (B,) float32 in [-1, 0], to be added to their scores.
 
     Args:
         lengths: (B,) tokens of each response.
         max_tokens: Length at and above which a response gets -1.
-        buffer: Tokens before ``max_tokens`` over which the penalty falls from 0 to -1; 0 for a step.
-
-    Returns:
-        (B,) float32 in [-1, 0].
-
-    Raises:
-        ValueError: if the buffer is negative or longer than ``max_tokens``.
+        buffer: Tokens before ``max_tokens`` over which the penalty falls from 0 to -1; 0 for a step. Negative or above
+            ``max_tokens`` it raises ``ValueError``.
     """
     if not 0 <= buffer <= max_tokens:
         raise ValueError(f"the overlong buffer must lie between 0 and max_tokens = {max_tokens}, got {buffer}")

@@ -1,11 +1,9 @@
-"""Turns graded groups into the padded micro-batches of their optimizer steps.
-
-The walk, in :func:`experience`: rows, their log-probs under policy and reference, their advantages, their division
-among micro-batches, and the padded tensors.
-"""
+"""Turns graded groups into rows with log-probs and advantages, and those into padded micro-batches."""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,12 +12,10 @@ from torch import Tensor
 
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError
-from lightning_serl.objectives import serl
 from lightning_serl.objectives.advantages import advantages, returns, whiten
 from lightning_serl.objectives.losses import kl
-from lightning_serl.objectives.minibatches import minibatches, partition, partition_packed
-from lightning_serl.objectives.options import ResolvedObjective
-from lightning_serl.types import Group, RolloutBatch, Verdict, pad_rows
+from lightning_serl.objectives.options import LARGEST_SCORE, ResolvedObjective
+from lightning_serl.types import Completion, Group, RolloutBatch, Verdict, pad_rows
 
 #: ``(rows, names of policies)`` to the (tokens,) log-probs of each row under each policy; a row is ``(ids, start)``.
 LogProbs = Callable[[Sequence[tuple[tuple[int, ...], int]], Sequence[str]], Sequence[Sequence[Tensor]]]
@@ -35,12 +31,9 @@ class Row:
     group: int
     score: float
     weight: float
-    centred: bool
-    sampler: tuple[float, ...] | None
+    completion: Completion
+    verdict: Verdict
     token_scores: Tensor | None
-    dropped: bool
-    attempt: int
-    version: int
     advantage: Tensor = field(default_factory=lambda: torch.zeros(()))
     kl: Tensor | None = None
     old: Tensor | None = None
@@ -49,73 +42,46 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How the responses of a round are divided among micro-batches.
+    """How the responses of a round are divided among micro-batches."""
 
-    Attributes:
-        inner_epochs: Passes over the responses.
-        minibatches: Optimizer steps of a pass.
-        accumulate: Micro-batches of an optimizer step on each rank.
-        packs: Whether micro-batches run without padding and compute each prompt once.
-        pad_id: Filler of padded positions.
-        dtype: Of advantages and log-probs.
-        version: Version of the policy's weights; rows that older weights wrote are stale.
-    """
-
-    inner_epochs: int
-    minibatches: int
-    accumulate: int
-    packs: bool
+    inner_epochs: int  # passes over the responses
+    minibatches: int  # optimizer steps of a pass
+    accumulate: int  # micro-batches of an optimizer step on each rank
+    packs: bool  # whether micro-batches run without padding and compute each prompt once
     pad_id: int
-    dtype: torch.dtype
-    version: int
+    dtype: torch.dtype  # of advantages and log-probs
+    version: int  # of the policy's weights; rows that older weights wrote are stale
+
+    @property
+    def with_old(self) -> bool:
+        """Whether the loss needs log-probs of the policy at the start of the round: not in its only optimizer step."""
+        return self.inner_epochs * self.minibatches > 1
 
 
-def experience(
-    groups: Sequence[Group],
-    verdicts: Sequence[Verdict],
-    objective: ResolvedObjective,
-    layout: BatchLayout,
-    ranks: Ranks,
-    logprobs: LogProbs,
-) -> list[RolloutBatch]:
-    """This rank's micro-batches of a round, in training order.
+def experience(groups: Sequence[Group], verdicts: Sequence[Verdict], objective: ResolvedObjective, layout: BatchLayout,
+               ranks: Ranks, logprobs: LogProbs) -> list[RolloutBatch]:  # fmt: skip
+    """This rank's micro-batches of a round in training order, as many whatever the number of responses.
 
-    Args:
-        groups: Groups with token ids, equal on all ranks.
-        verdicts: One per group; responses of weight 0 are left out, dropped groups enter only the statistics.
-        objective: Says which log-probs are needed and how advantages are made.
-        layout: How rows are divided.
-        ranks: The ranks that share the rows.
-        logprobs: Computes log-probs without gradient.
-
-    Returns:
-        ``inner_epochs x minibatches x accumulate`` micro-batches, whatever the number of responses.
-
-    Raises:
-        InputError: if no response can be trained on.
+    Responses of weight 0 are left out, dropped groups enter only the statistics. ``logprobs`` records no gradient.
     """
     scored = rows_of(groups, verdicts)
-    rows = [r for r in scored if not r.dropped]
+    rows = [r for r in scored if not r.verdict.dropped]
     if not rows:
         raise InputError(
             "no response can be trained on: all have weight 0 (from data.reward or a filter in trainer.callbacks), "
             "belong to dropped groups or to instructions with train=False, or lack token ids"
         )
-    with_old = layout.inner_epochs * layout.minibatches > 1
-    if with_old or objective.beta > 0:
+    if layout.with_old or objective.beta > 0:
         # those of dropped rows only where the other rows' advantages depend on their divergence
         wanted = scored if objective.kl_in_advantages and objective.mixes_groups else rows
-        _set_logprobs(wanted, with_old or objective.kl_in_advantages, objective.beta > 0, ranks, logprobs)
+        _set_logprobs(wanted, layout.with_old or objective.kl_in_advantages, objective.beta > 0, ranks, logprobs)
     set_advantages(scored, objective)
     out: list[RolloutBatch] = []
     for epoch in range(layout.inner_epochs):
         for part in minibatches([r.uid for r in rows], layout.minibatches, epoch):
             step = [rows[i] for i in part]
             tokens = sum(len(r.ids) - r.start for r in step)
-            for slot in _slots(step, layout, ranks):
-                batch = micro_batch(slot, tokens, len(step), layout.pad_id, layout.dtype, objective, with_old)
-                batch.stale = any(0 <= row.version < layout.version for row in slot)
-                out.append(batch)
+            out += [micro_batch(slot, tokens, len(step), layout, objective) for slot in _slots(step, layout, ranks)]
     return out
 
 
@@ -128,21 +94,10 @@ def rows_of(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Row]:
         scores, weights = verdict.scores.tolist(), verdict.weight.tolist()
         for k, completion in enumerate(group.completions):
             if weights[k] > 0 and completion.token_ids and group.prompt_ids:
-                row = Row(
-                    ids=tuple(group.prompt_ids) + tuple(completion.token_ids),
-                    start=len(group.prompt_ids),
-                    uid=group.instruction.uid,
-                    group=number,
-                    score=scores[k],
-                    weight=weights[k],
-                    centred=verdict.centred,
-                    sampler=completion.logprobs,
-                    token_scores=None if verdict.token_scores is None else verdict.token_scores[k],
-                    dropped=verdict.dropped,
-                    attempt=verdict.attempt,
-                    version=completion.version,
-                )
-                rows.append(row)
+                ids = tuple(group.prompt_ids) + tuple(completion.token_ids)
+                start, uid = len(group.prompt_ids), group.instruction.uid
+                extra = None if verdict.token_scores is None else verdict.token_scores[k]
+                rows.append(Row(ids, start, uid, number, scores[k], weights[k], completion, verdict, extra))
     return rows
 
 
@@ -160,18 +115,15 @@ def set_advantages(rows: list[Row], objective: ResolvedObjective) -> None:
 
     Rows with log-probs also get the divergence that is subtracted from their score or their advantage.
     """
-    for attempt in sorted({r.attempt for r in rows}):
-        _set_advantages([r for r in rows if r.attempt == attempt], objective)
-
-
-def _set_advantages(rows: list[Row], objective: ResolvedObjective) -> None:
     for row in rows:
         if objective.kl_in_advantages and row.old is not None and row.ref is not None:
             row.kl = kl(row.old, row.ref, objective.kl)
-    for row, value in zip(rows, _per_response(rows, objective), strict=True):
-        row.advantage = _per_token(row, value, objective)
-    if objective.scale == "token":
-        _whiten([r for r in rows if not r.centred])
+    for attempt in sorted({r.verdict.attempt for r in rows}):
+        members = [r for r in rows if r.verdict.attempt == attempt]
+        for row, value in zip(members, _per_response(members, objective), strict=True):
+            row.advantage = _per_token(row, value, objective)
+        if objective.scale == "token":
+            _whiten([r for r in members if not r.verdict.centred])
     for row in rows:
         row.advantage = row.advantage * row.weight
 
@@ -181,17 +133,13 @@ def _per_response(rows: list[Row], objective: ResolvedObjective) -> list[float]:
     out = [row.score for row in rows]
     if objective.kl_in == "reward":
         out = [v if r.kl is None else v - objective.beta * float(r.kl.sum()) for v, r in zip(out, rows, strict=True)]
-    raw = [i for i, row in enumerate(rows) if not row.centred]
-    values = advantages(
-        torch.tensor([out[i] for i in raw], dtype=torch.float64),
-        torch.tensor([rows[i].group for i in raw]),
-        objective.baseline,
-        objective.scale,
-        torch.tensor([rows[i].weight for i in raw], dtype=torch.float64),
-        objective.eps,
-    )
+    raw = [i for i, row in enumerate(rows) if not row.verdict.centred]
+    scores = torch.tensor([out[i] for i in raw], dtype=torch.float64)
+    weights = torch.tensor([rows[i].weight for i in raw], dtype=torch.float64)
+    group = torch.tensor([rows[i].group for i in raw])
+    values = advantages(scores, group, objective.baseline, objective.scale, weights, objective.eps)
     if objective.style == "serl":
-        values = values.clamp(-serl.LARGEST_SCORE, serl.LARGEST_SCORE)
+        values = values.clamp(-LARGEST_SCORE, LARGEST_SCORE)
     for i, value in zip(raw, values.tolist(), strict=True):
         out[i] = value
     return out
@@ -226,48 +174,108 @@ def _slots(rows: list[Row], layout: BatchLayout, ranks: Ranks) -> list[list[Row]
 
 
 def micro_batch(
-    rows: list[Row],
-    tokens: int,
-    sequences: int,
-    pad_id: int,
-    dtype: torch.dtype,
-    objective: ResolvedObjective,
-    with_old: bool,
+    rows: list[Row], tokens: int, sequences: int, layout: BatchLayout, objective: ResolvedObjective
 ) -> RolloutBatch:
-    """Pad rows into a micro-batch.
-
-    Args:
-        rows: The rows of one slot; may be empty.
-        tokens: Loss tokens of the whole optimizer step.
-        sequences: Responses of the whole optimizer step.
-        pad_id: Filler.
-        dtype: Of advantages and log-probs.
-        objective: Says whether reference log-probs are included.
-        with_old: Whether the log-probs at the start of the round are included.
-    """
-    batch = pad_rows([r.ids for r in rows], [r.start for r in rows], pad_id)
+    """Pad rows, or none, into a micro-batch of an optimizer step with so many loss tokens and responses."""
+    batch = pad_rows([r.ids for r in rows], [r.start for r in rows], layout.pad_id)
     batch.num_tokens, batch.num_sequences, batch.uids = tokens, sequences, tuple(r.uid for r in rows)
     batch.kl_in_reward = sum(float(r.kl.sum()) for r in rows if r.kl is not None)
-    shape = batch.mask.shape
-    batch.advantages = torch.zeros(shape, dtype=dtype)
+    batch.stale = any(0 <= r.completion.version < layout.version for r in rows)
 
     def table(values: list[Tensor | None]) -> Tensor:
-        out = torch.zeros(shape, dtype=dtype)
+        out = torch.zeros(batch.mask.shape, dtype=layout.dtype)
         for i, (row, value) in enumerate(zip(rows, values, strict=True)):
             assert value is not None
             out[i, row.start : len(row.ids)] = value
         return out
 
+    batch.advantages = table([r.advantage for r in rows])
     for i, row in enumerate(rows):
-        batch.advantages[i, row.start : len(row.ids)] = row.advantage
         if row.token_scores is not None:
-            batch.advantages[i, row.start : len(row.ids)] += row.token_scores.to(dtype)
-    if with_old:
+            batch.advantages[i, row.start : len(row.ids)] += row.token_scores.to(layout.dtype)
+    if layout.with_old:
         batch.old_logp = table([r.old for r in rows])
     if objective.beta > 0 and objective.kl_in == "loss":
         batch.ref_logp = table([r.ref for r in rows])
-    if any(r.sampler is not None for r in rows):
+    if any(r.completion.logprobs is not None for r in rows):
         # NaN row by row, so that a row does not depend on the others of its micro-batch
-        unknown = (torch.nan,)
-        batch.sampler_logp = table([torch.tensor(r.sampler or unknown, dtype=dtype) for r in rows])
+        known = [r.completion.logprobs or (torch.nan,) for r in rows]
+        batch.sampler_logp = table([torch.tensor(values, dtype=layout.dtype) for values in known])
     return batch
+
+
+# -- the division of rows: pure functions with equal results on all ranks ----------------------------------------------
+
+
+def minibatches(uids: Sequence[str], parts: int, epoch: int) -> list[list[int]]:
+    """Divide responses, given by the uids of their instructions, among ``parts`` optimizer steps of an inner epoch.
+
+    Returns lists of indices whose sizes are equal up to one. A single part keeps the order, and each epoch has another.
+    """
+    order = list(range(len(uids)))
+    if parts > 1:
+        # seeded by the uids, so that no counter has to be in a checkpoint
+        seed = hashlib.blake2b("\n".join(uids).encode(), digest_size=8).hexdigest()
+        random.Random(f"{seed} {epoch}").shuffle(order)
+    return [sorted(order[k::parts]) for k in range(parts)]
+
+
+def partition(lengths: Sequence[int], slots: int) -> list[list[int]]:
+    """Divide rows of so many tokens among exactly ``slots`` micro-batches of similar padded size, longest rows first.
+
+    The largest padded size (rows x longest row) is as small as contiguous runs of the length-sorted rows allow. Returns
+    lists of indices, some of them empty if there are fewer rows.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+
+    def size(run: list[int], _: int, i: int) -> int:
+        # rows are sorted longest first, so the first row of a run sets its width
+        return (len(run) + 1) * lengths[run[0] if run else i]
+
+    return _runs(order, slots, size)
+
+
+def partition_packed(prompts: Sequence[tuple[int, ...]], lengths: Sequence[int], slots: int) -> list[list[int]]:
+    """As :func:`partition`, by token counts in which the prompt that rows of a micro-batch share counts once.
+
+    ``lengths`` include the prompts, which come in order of appearance, the longest rows of each first.
+    """
+    number = {prompt: k for k, prompt in reversed(list(enumerate(prompts)))}
+    order = sorted(range(len(lengths)), key=lambda i: (number[prompts[i]], -lengths[i], i))
+
+    def size(run: list[int], before: int, i: int) -> int:
+        shared = bool(run) and prompts[run[-1]] == prompts[i]
+        return before + lengths[i] - (len(prompts[i]) if shared else 0)
+
+    return _runs(order, slots, size)
+
+
+def _runs(order: list[int], slots: int, size: Callable[[list[int], int, int], int]) -> list[list[int]]:
+    """Cut a sequence into ``slots`` runs so that the largest size is minimal, by bisection over that size.
+
+    ``size`` gives that of a run with one more element, from ``(run, its size, next)``; it must not decrease.
+    """
+
+    def runs(limit: int) -> list[list[int]]:
+        out: list[list[int]] = []
+        now = 0
+        for i in order:
+            grown = size(out[-1], now, i) if out else limit + 1
+            if grown <= limit:
+                out[-1].append(i)
+                now = grown
+            else:
+                out.append([i])
+                now = size([], 0, i)
+        return out
+
+    low = max((size([], 0, i) for i in order), default=0)
+    high = max(low, sum(size([], 0, i) for i in order), len(order) * low)
+    while low < high:
+        middle = (low + high) // 2
+        if len(runs(middle)) <= slots:
+            high = middle
+        else:
+            low = middle + 1
+    packed = runs(low)
+    return packed + [[] for _ in range(slots - len(packed))]

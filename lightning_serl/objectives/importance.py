@@ -31,16 +31,10 @@ def importance_weights(
         old: (B, T) log-probs under the policy that starts the round.
         sampler: (B, T) log-probs as the sampler reported them; a token where it is NaN counts as ratio 1.
         mask: (B, T) bool, True on tokens that count; each row is one whole response.
-        correction: ``token_truncate``, ``token_mask``, ``sequence_truncate`` or ``sequence_mask``.
+        correction: ``token_truncate``, ``token_mask``, ``sequence_truncate`` or ``sequence_mask``, else ``ValueError``.
         cap: Ratios above it are set to it (truncate) or to 0 (mask).
         floor: The same for ratios below it.
-        ratio: Of a sequence: ``product`` of its tokens' ratios or their ``geometric`` mean.
-
-    Returns:
-        Weights without gradient, and which of them were out of bounds; (B, T) for tokens, (B, 1) for sequences.
-
-    Raises:
-        ValueError: for an unknown correction or ratio.
+        ratio: Of a sequence: ``product`` of its tokens' ratios or their ``geometric`` mean, else ``ValueError``.
     """
     level, _, bound = correction.partition("_")
     if correction not in get_args(Correction) or not bound:
@@ -60,12 +54,7 @@ def importance_weights(
 
 
 class ImportanceWeights(NamedTuple):
-    """Result of :func:`importance_weights`, each (B, T) for tokens or (B, 1) for sequences.
-
-    Attributes:
-        weight: The weights, without gradient.
-        outside: Whether the ratio was out of bounds.
-    """
+    """Weights without gradient, and whether each ratio was out of bounds; (B, T) for tokens, (B, 1) for sequences."""
 
     weight: Tensor
     outside: Tensor
@@ -77,14 +66,11 @@ class ImportanceWeights(NamedTuple):
 
 
 def effective_sample_size(count: float, total: float, squares: float) -> float:
-    """Kish's effective sample size of importance weights, divided by their number: 1 if all are equal.
+    """Kish's effective sample size of importance weights, divided by their number: 1 if all are equal, 0 if all are 0.
 
     Args:
         count: Number of weights.
         total: Their sum.
         squares: Sum of their squares.
-
-    Returns:
-        In [0, 1]; 0 if every weight is 0.
     """
     return total * total / (count * squares) if squares else 0.0

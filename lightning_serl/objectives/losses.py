@@ -17,21 +17,15 @@ LARGEST_LOG_RATIO = 60.0
 
 
 def kl(logp: Tensor, ref: Tensor, kind: KLKind = "k3", mask: Tensor | None = None) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from samples of the policy.
+    """Per-token estimate of KL(policy || reference) from samples of the policy, in the shape of ``logp``.
 
     With x = logp - ref: k1 = x, k2 = x^2 / 2, k3 = exp(-x) - 1 + x (Schulman, "Approximating KL divergence").
 
     Args:
         logp: Log-probs of the sampled tokens under the policy, any shape.
         ref: The same under the reference policy.
-        kind: The estimator.
+        kind: The estimator; an unknown one raises ``ValueError``.
         mask: True on tokens that count; elsewhere value and gradient are 0, even if ``logp`` or ``ref`` is NaN.
-
-    Returns:
-        The shape of ``logp``.
-
-    Raises:
-        ValueError: for an unknown kind.
     """
     x = logp - ref
     if mask is not None:
@@ -53,7 +47,7 @@ def aggregate(
     denominator: float | Tensor | None = None,
     constant_length: int = 1,
 ) -> Tensor:
-    """Sum per-token values into one scalar.
+    """Sum per-token values into one () scalar of their dtype; exactly 0, with a gradient graph, for an empty mask.
 
     ``token``: sum over tokens / denominator (tokens). ``sequence``: sum over rows of the row's token mean /
     denominator (rows). ``constant``: sum over tokens / (denominator x constant_length), denominator in rows.
@@ -61,15 +55,9 @@ def aggregate(
     Args:
         values: (B, T) float.
         mask: (B, T) bool, True on tokens that count.
-        aggregation: One of the three above.
+        aggregation: One of the three above; any other raises ``ValueError``.
         denominator: Tokens or rows of the whole optimizer step; those of this batch if absent.
         constant_length: Tokens per row under ``constant``.
-
-    Returns:
-        () of the dtype of ``values``; exactly 0, with a gradient graph, where the mask is empty.
-
-    Raises:
-        ValueError: for an unknown aggregation.
     """
     # where, not a product: a padded position may hold a non-finite value
     kept = torch.where(mask, values, torch.zeros_like(values))
@@ -98,7 +86,7 @@ def policy_loss(
     denominator: float | Tensor | None = None,
     constant_length: int = 1,
 ) -> Tensor:
-    """The clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
+    """The () clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
 
     Args:
         logp: (B, T) log-probs under the policy being trained.
@@ -111,9 +99,6 @@ def policy_loss(
         aggregation: See :func:`aggregate`.
         denominator: See :func:`aggregate`.
         constant_length: See :func:`aggregate`.
-
-    Returns:
-        () loss.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
     ratio = _ratio(logp, old, mask)
@@ -138,13 +123,7 @@ class ClipCounts(NamedTuple):
 def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> ClipCounts:
     """Count the tokens whose gradient the clip removed: below with negative, above with positive advantage.
 
-    Args:
-        logp: (B, T).
-        old: (B, T).
-        adv: (B, T) or (B,).
-        mask: (B, T) bool.
-        clip_low: As in :func:`policy_loss`.
-        clip_high: As in :func:`policy_loss`.
+    Arguments are those of :func:`policy_loss`.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
     ratio = _ratio(logp, old, mask)

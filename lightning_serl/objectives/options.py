@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_serl.errors import check_choice, check_range
-from lightning_serl.objectives import serl
 from lightning_serl.types import Style
 
 Name = Literal["grpo", "dr_grpo", "rloo", "reinforce++", "reinforce++_baseline"]
@@ -27,19 +26,27 @@ _NAMED: dict[str, dict[str, Any]] = {
     "reinforce++": {**_IN_LOSS, "baseline": "batch", "scale": "token", "kl": "k1", "kl_in": "return"},
     "reinforce++_baseline": {**_IN_LOSS, "baseline": "group", "scale": "token", "kl": "k2"},
 }
-#: What a name decides, by style: the six fields of :class:`Objective` that may be null.
-_BY_STYLE = {"default": _NAMED, "serl": serl.NAMED}
-_CHOICES: dict[str, Any] = {
-    "name": Name,
-    "style": Style,
-    "baseline": Baseline,
-    "scale": Scale,
-    "aggregation": Aggregation,
-    "kl": KLKind,
-    "kl_in": KLIn,
-    "correction": Correction,
-    "correction_ratio": SequenceRatio,
+_RETURN: dict[str, Any] = {"kl": "k1", "kl_in": "return", "aggregation": "token", "eps": 1e-9}
+# The advantages of SeRL's published code, where the paper leaves the rule open; the comments name its estimators.
+# Two more of its rules are elsewhere: the statistics of a batch are those of one attempt, dropped groups included
+# (experience.set_advantages), and a divergence in the loss is averaged response by response (kl_aggregation).
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    # its training script asks for the divergence in the loss
+    "grpo": {**_RETURN, "baseline": "group", "scale": "group", "kl": "k3", "kl_in": "loss"},  # group_norm
+    "dr_grpo": {**_RETURN, "baseline": "group", "scale": "none"},  # dr_grpo
+    "rloo": {**_RETURN, "baseline": "loo", "scale": "token"},  # rloo
+    # no baseline: whitening subtracts one that is weighted by tokens
+    "reinforce++": {**_RETURN, "baseline": "none", "scale": "token"},  # reinforce
+    "reinforce++_baseline": {**_RETURN, "baseline": "group", "scale": "token"},  # reinforce_baseline
 }
+# What a name decides, by style: the six fields of Objective that may be null.
+_BY_STYLE = {"default": _NAMED, "serl": _PUBLISHED}
+#: With ``style=serl`` scores less baseline, over scale, are clamped to [-10, 10] before a divergence is subtracted.
+LARGEST_SCORE = 10.0
+_CHOICES: dict[str, Any] = {
+    "name": Name, "style": Style, "baseline": Baseline, "scale": Scale, "aggregation": Aggregation, "kl": KLKind,
+    "kl_in": KLIn, "correction": Correction, "correction_ratio": SequenceRatio,
+}  # fmt: skip
 _OPEN = ("baseline", "scale", "aggregation", "kl", "kl_in", "eps")
 
 
@@ -90,9 +97,6 @@ class Objective:
         correction_floor: Smallest such ratio, in [0, 1); 0 for none.
         correction_ratio: Ratio of a sequence: the ``product`` of its tokens', or their ``geometric`` mean, which does
             not grow with length; bring the cap close to 1 with it.
-
-    Raises:
-        InputError: if a choice is unknown or a number is out of range.
     """
 
     name: Name = "grpo"

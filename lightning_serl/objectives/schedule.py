@@ -21,9 +21,6 @@ class CosineWithFloor(LambdaLR):
         warmup_steps: Optimizer steps until the peak.
         floor: Learning rate at the end, as a share of the peak.
         hold: Stay at the floor after ``total_steps``.
-
-    Raises:
-        ValueError: if ``warmup_steps`` or ``floor`` is out of range.
     """
 
     def __init__(

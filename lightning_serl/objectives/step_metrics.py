@@ -25,26 +25,14 @@ _EXPLAINED_GAP = {"float64": 5e-4, "float32": 5e-4, "float16": 0.01, "bfloat16":
 
 @dataclass
 class StepTotals:
-    """Totals of an optimizer step, over the micro-batches of this rank or over all of them.
-
-    Attributes:
-        sums: Sums by name, in float64.
-        peaks: Largest values by name; of ``least`` the smallest importance weight, with its sign changed.
-        tokens: Loss tokens of the whole optimizer step.
-    """
+    """Totals of an optimizer step, over the micro-batches of this rank or over all of them."""
 
     sums: dict[str, float] = field(default_factory=dict)
-    peaks: dict[str, float] = field(default_factory=dict)
-    tokens: int = 1
+    peaks: dict[str, float] = field(default_factory=dict)  # "least": the smallest weight, with its sign changed
+    tokens: int = 1  # loss tokens of the whole optimizer step
 
     def add(self, surrogate: Surrogate, loss: Tensor, stats: TokenStats) -> None:
-        """Add one micro-batch.
-
-        Args:
-            surrogate: The loss function of the micro-batch.
-            loss: () its loss.
-            stats: Its log-probs and entropies.
-        """
+        """Add one micro-batch: its loss function, () loss, log-probs and entropies."""
         batch, logp = surrogate.batch, stats.logp
         assert stats.entropy is not None
         if batch.ref_logp is not None:
@@ -53,30 +41,25 @@ class StepTotals:
             self._sum(kl=torch.tensor(batch.kl_in_reward))
         low, high = surrogate.clip_counts(logp)
         self._sum(loss=loss * batch.num_tokens, entropy=stats.entropy.sum(), low=low, high=high)
-        self._sum(padding=torch.tensor(float(batch.padding)), positions=torch.tensor(float(batch.positions)))
+        self._sum(padding=batch.padding, positions=batch.positions)
         self.tokens = batch.num_tokens
-        self._add_sampler(surrogate, surrogate.old(logp))
-
-    def _add_sampler(self, surrogate: Surrogate, old: Tensor) -> None:
-        """Add the gap between sampler and trainer, and the importance weights made of it."""
-        batch, importance = surrogate.batch, surrogate.importance(old)
+        old = surrogate.old(logp)
         if batch.sampler_logp is not None:
             sampler = batch.sampler_logp.to(old.dtype)
             gap = (old - sampler).abs()[batch.mask & ~torch.isnan(sampler)]
-            self._sum(gap=gap.sum(), sampled=torch.tensor(gap.numel()))
+            self._sum(gap=gap.sum(), sampled=gap.numel())
             self._peak(gap=gap)
             if not batch.stale:
-                self._sum(fresh_gap=gap.sum(), fresh=torch.tensor(gap.numel()))
-        if importance is not None:
+                self._sum(fresh_gap=gap.sum(), fresh=gap.numel())
+        if (importance := surrogate.importance(old)) is not None:
             weight, outside = importance.counted(batch.mask)
             weight = weight.double()
-            self._sum(weights=torch.tensor(weight.numel()), ratio=weight.sum(), squares=(weight**2).sum())
-            self._sum(outside=outside.sum())
+            self._sum(weights=weight.numel(), ratio=weight.sum(), squares=(weight**2).sum(), outside=outside.sum())
             self._peak(ratio=weight, least=-weight)
 
-    def _sum(self, **values: Tensor) -> None:
+    def _sum(self, **values: Tensor | float) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach().double())
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach() if isinstance(value, Tensor) else value)
 
     def _peak(self, **values: Tensor) -> None:
         for name, value in values.items():
@@ -89,9 +72,8 @@ class StepTotals:
         The peaks travel in the same sum: each rank fills its row of a table whose other rows are 0, so that the sum of
         the tables holds the peaks of every rank.
         """
-        mine = [self.peaks.get(name, -math.inf) for name in _PEAKS]
         table = torch.zeros(ranks.size, len(_PEAKS), dtype=torch.float64)
-        table[ranks.rank] = torch.tensor(mine, dtype=torch.float64)
+        table[ranks.rank] = torch.tensor([self.peaks.get(name, -math.inf) for name in _PEAKS], dtype=torch.float64)
         sums = torch.tensor([self.sums.get(name, 0.0) for name in _SUMS], dtype=torch.float64)
         summed = ranks.sum(torch.cat([sums, table.flatten()]))
         count = len(_SUMS)
@@ -104,13 +86,9 @@ class StepTotals:
 
 
 def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, learning_rate: float) -> dict[str, float]:
-    """The metrics of an optimizer step, under TRL's names where TRL has one.
+    """The metrics of an optimizer step from totals over all ranks, under TRL's names where TRL has one.
 
-    Args:
-        totals: Totals over all ranks, see :meth:`StepTotals.reduced`.
-        objective: Says which terms the loss has.
-        grad_norm: Of the whole gradient, before clipping.
-        learning_rate: Of the step.
+    ``grad_norm`` is that of the whole gradient, before clipping.
     """
     sums, peaks, tokens = totals.sums, totals.peaks, max(1, totals.tokens)
     metrics = {
@@ -142,13 +120,9 @@ def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, lea
 
 
 def gap_warning(totals: StepTotals, dtype: torch.dtype) -> str | None:
-    """The warning that the sampler differs from the trainer by more than rounding explains, or ``None``.
+    """The warning that the sampler differs by more than rounding in the dtype of forward passes explains, or ``None``.
 
     Only completions of the current weights count: those of older weights are meant to differ.
-
-    Args:
-        totals: Totals over all ranks.
-        dtype: That forward passes compute in.
     """
     sums, name = totals.sums, str(dtype).removeprefix("torch.")
     mean = sums["fresh_gap"] / sums["fresh"] if sums["fresh"] else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -11,48 +11,33 @@ from lightning_serl.objectives.losses import ClipCounts, aggregate, clip_counts,
 from lightning_serl.objectives.options import Aggregation, ResolvedObjective
 from lightning_serl.types import RolloutBatch, TokenStats
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class Surrogate:
-    """The loss of one micro-batch, as a function of its log-probs.
+    """The loss of one micro-batch, as a function of its (B, T) log-probs.
 
     Sums are divided by counts of the whole optimizer step, so that the losses of its micro-batches add up to that of
     all its responses.
-
-    Args:
-        objective: What is computed.
-        batch: The micro-batch; all (B, T) arguments of the methods are aligned with it.
     """
 
     def __init__(self, objective: ResolvedObjective, batch: RolloutBatch) -> None:
         self.objective, self.batch = objective, batch
 
     def evaluate(self, policy: Callable[..., TokenStats]) -> tuple[Tensor, TokenStats]:
-        """The () loss and the statistics of the forward pass that it was computed from.
+        """The () loss and the statistics of the forward pass that it was computed from, called as ``Policy.forward``.
 
-        Args:
-            policy: Called as ``Policy.forward``; it computes the gradient of the log-probs in its forward pass where
-                the loss is a sum over tokens of functions of their log-prob.
+        The pass also computes the gradient where the loss is a sum over tokens of functions of their log-prob.
         """
         objective = self.objective
         bonus = objective.entropy > 0
-        stats = policy(self.batch, spread_gradient=bonus, loss=self.of_logprobs if self._separable else None)
+        # the importance weight of a whole response depends on all its tokens, and without old log-probs it is computed
+        # from those of the pass itself
+        separable = not (self.batch.old_logp is None and objective.correction.startswith("sequence"))
+        stats = policy(self.batch, spread_gradient=bonus, loss=self.of_logprobs if separable else None)
         assert stats.entropy is not None
         loss = self.of_logprobs(stats.logp)
         if bonus:
             loss = loss - objective.entropy * self._aggregate(stats.entropy, objective.aggregation)
         return loss, stats
-
-    @property
-    def _separable(self) -> bool:
-        """Whether a token's term depends on its own log-prob alone.
-
-        The importance weight of a whole response depends on all its tokens, and without old log-probs it is computed
-        from those of the pass itself.
-        """
-        return not (self.batch.old_logp is None and self.objective.correction.startswith("sequence"))
 
     def of_logprobs(self, logp: Tensor) -> Tensor:
         """() loss without the entropy bonus, from (B, T) log-probs."""
@@ -62,10 +47,9 @@ class Surrogate:
         if importance is not None:
             # no weight is negative, so scaling the advantage scales the loss after clipping
             adv = adv * importance.weight
-        denominator, length = self._denominator(objective.aggregation), objective.constant_length
         loss = policy_loss(
             logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
-            objective.aggregation, denominator, length,
+            objective.aggregation, self._denominator(objective.aggregation), objective.constant_length,
         )  # fmt: skip
         if batch.ref_logp is None:
             return loss
@@ -95,10 +79,8 @@ class Surrogate:
 
     def clip_counts(self, logp: Tensor) -> ClipCounts:
         """How many tokens lose their gradient to the clip, below and above."""
-        adv = self.batch.advantages.to(logp.dtype)
-        return clip_counts(
-            logp, self.old(logp), adv, self.batch.mask, self.objective.clip_low, self.objective.clip_high
-        )
+        objective, adv = self.objective, self.batch.advantages.to(logp.dtype)
+        return clip_counts(logp, self.old(logp), adv, self.batch.mask, objective.clip_low, objective.clip_high)
 
     def _aggregate(self, values: Tensor, aggregation: Aggregation) -> Tensor:
         denominator = self._denominator(aggregation)

@@ -33,7 +33,7 @@ _INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
-# -- options -------------------------------------------------------------------------------------------------------
+# -- options -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _stored_config(directory: str) -> Any:
     return config
 
 
-# -- adding an adapter ---------------------------------------------------------------------------------------------
+# -- adding an adapter -------------------------------------------------------------------------------------------------
 
 
 def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Module:
@@ -208,7 +208,7 @@ def _load(model: Any, directory: str) -> None:
     )
 
 
-# -- computing with an adapter -------------------------------------------------------------------------------------
+# -- computing with an adapter -----------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -34,60 +34,35 @@ _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 @dataclass(frozen=True)
 class Work:
-    """What one process does, as far as it takes memory.
+    """What one process does, as far as it takes memory."""
 
-    Attributes:
-        rows: Rows of a micro-batch.
-        length: Tokens of a row, prompt included.
-        sampled: Completions that are written at one time.
-        autocast: The dtype of mixed precision, or ``None``.
-        checkpointing: Whether activations are computed again in the backward pass.
-        state: Bytes of optimizer state per trained weight.
-        reference: Whether a frozen copy of all weights is held.
-        offload: Whether that copy is kept on the CPU.
-        ranks: Processes that weights are sharded over.
-        replicated: Whether gradients are held a second time for their reduction, as under DDP.
-        engine: Bytes that a separate engine takes; ``None`` where the policy itself writes.
-        device: ``cpu`` or ``cuda``.
-    """
-
-    rows: int
-    length: int
-    sampled: int
-    autocast: torch.dtype | None = None
-    checkpointing: bool = False
-    state: float = 8.0
-    reference: bool = False
-    offload: bool = False
-    ranks: int = 1
-    replicated: bool = False
-    engine: int | None = None
-    device: str = "cpu"
+    rows: int  # of a micro-batch
+    length: int  # tokens of a row, prompt included
+    sampled: int  # completions that are written at one time
+    autocast: torch.dtype | None = None  # the dtype of mixed precision
+    checkpointing: bool = False  # whether activations are computed again in the backward pass
+    state: float = 8.0  # bytes of optimizer state per trained weight
+    reference: bool = False  # whether a frozen copy of all weights is held
+    offload: bool = False  # whether that copy is kept on the CPU
+    ranks: int = 1  # processes that weights are sharded over
+    replicated: bool = False  # whether gradients are held a second time for their reduction, as under DDP
+    engine: int | None = None  # bytes that a separate engine takes; None where the policy itself writes
+    device: str = "cpu"  # or cuda
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes per process.
+    """Bytes per process."""
 
-    Attributes:
-        weights: Parameters and buffers.
-        gradients: Of the trained weights.
-        optimizer: State of the optimizer.
-        frozen: Frozen copies on the device.
-        activations: Activations and temporaries of training.
-        engine: What writing completions takes.
-        host: Frozen copies on the CPU.
-        separate: Whether the engine is separate and holds its memory while training. Where the policy itself writes,
-            training and writing take turns, and the peak has the larger of the two.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    frozen: int
-    activations: int
-    engine: int
-    host: int = 0
+    weights: int  # parameters and buffers
+    gradients: int  # of the trained weights
+    optimizer: int  # its state
+    frozen: int  # frozen copies on the device
+    activations: int  # and temporaries of training
+    engine: int  # what writing completions takes
+    host: int = 0  # frozen copies on the CPU
+    # A separate engine holds its memory while training; the policy itself writes and trains in turns, and the peak has
+    # the larger of the two.
     separate: bool = False
 
     @property
@@ -169,7 +144,7 @@ def _kv_bytes(config: Any, work: Work) -> int:
     return 2 * (text.num_hidden_layers + 2) * heads * width * size * work.sampled * work.length
 
 
-# -- one pass, traced -------------------------------------------------------------------------------------------------
+# -- one pass, traced --------------------------------------------------------------------------------------------------
 
 
 class Traced(NamedTuple):

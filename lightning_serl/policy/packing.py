@@ -107,7 +107,7 @@ def _similar(lengths: list[int]) -> Iterator[tuple[list[int], int]]:
     yield chosen, lengths[chosen[0]]
 
 
-# -- attention over packed rows ---------------------------------------------------------------------------------------
+# -- attention over packed rows ----------------------------------------------------------------------------------------
 
 _PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
 

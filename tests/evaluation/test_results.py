@@ -3,9 +3,8 @@
 import torch
 
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.evaluation.batch import EvaluationBatch
 from lightning_serl.evaluation.metrics import GradedProblem
-from lightning_serl.evaluation.results import EvaluationResults, figures, logged
+from lightning_serl.evaluation.results import EvaluationBatch, EvaluationResults, figures, logged
 
 
 def problem(index, right):

@@ -12,7 +12,7 @@ from helpers.small_models import save_model
 from lightning_serl import SeRLModule
 from lightning_serl.errors import InputError
 from lightning_serl.objectives import Objective
-from lightning_serl.objectives.experience import micro_batch, rows_of, set_advantages
+from lightning_serl.objectives.experience import BatchLayout, micro_batch, rows_of, set_advantages
 from lightning_serl.types import Completion, Group, Instruction, Verdict
 
 # Group by group: tokens, scores and weights of the responses; then whether it was dropped, and its attempt. The order
@@ -52,8 +52,8 @@ def as_dicts(rows):
             "score": r.score,
             "weight": r.weight,
             "group": r.group,
-            "attempt": r.attempt,
-            "centred": r.centred,
+            "attempt": r.verdict.attempt,
+            "centred": r.verdict.centred,
             "tokens": len(r.ids) - r.start,
             "logp": None if r.old is None else r.old.tolist(),
             "ref": None if r.ref is None else r.ref.tolist(),
@@ -75,8 +75,8 @@ def test_weight_0_is_no_row_and_a_dropped_group_is_one():
     rows = played()
     count = Counter(r.uid for r in rows)
     assert count == {"g0": 4, "g1": 3, "g2": 1, "g3": 3, "g4": 1, "g5": 3, "g6": 2}
-    assert {r.uid for r in rows if r.dropped} == {"g3", "g5"}
-    assert {r.uid for r in rows if r.attempt} == {"g1", "g5", "g6"}
+    assert {r.uid for r in rows if r.verdict.dropped} == {"g3", "g5"}
+    assert {r.uid for r in rows if r.verdict.attempt} == {"g1", "g5", "g6"}
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.4])
@@ -108,7 +108,7 @@ def test_centred_scores_are_advantages_already(style, name):
     rows = played(centred=(1, 5))
     agree(rows, {"style": style, "name": name}, 0.0)
     for row in rows:
-        if row.centred:
+        if row.verdict.centred:
             assert row.advantage.tolist() == [row.score * row.weight] * (len(row.ids) - row.start)
     agree(played(centred=(1, 5)), {"style": style, "name": name}, 0.4)
     agree(played(centred=range(7)), {"style": style, "name": name}, 0.4)
@@ -182,12 +182,12 @@ def test_attempts_share_nothing():
         set_advantages(together, objective)
         apart = played()
         for attempt in (0, 1):
-            set_advantages([r for r in apart if r.attempt == attempt], objective)
+            set_advantages([r for r in apart if r.verdict.attempt == attempt], objective)
         for a, b in zip(together, apart, strict=True):
             assert torch.equal(a.advantage, b.advantage)
         one = played()
         for row in one:
-            row.attempt = 0
+            row.verdict.attempt = 0
         set_advantages(one, objective)
         assert any(not torch.allclose(a.advantage, b.advantage) for a, b in zip(one, together, strict=True))
 
@@ -197,7 +197,8 @@ def test_token_scores_come_on_top_and_the_divergence_is_summed():
     rows[1].token_scores = torch.arange(11.0)
     objective = Objective("reinforce++", beta=0.4).resolve()
     set_advantages(rows, objective)
-    batch = micro_batch(rows, 10, 6, 0, torch.float64, objective, with_old=True)
+    layout = BatchLayout(1, 2, 1, packs=False, pad_id=0, dtype=torch.float64, version=0)
+    batch = micro_batch(rows, 10, 6, layout, objective)
     for i, row in enumerate(rows):
         extra = 0.0 if row.token_scores is None else row.token_scores
         assert torch.equal(batch.advantages[i, row.start : len(row.ids)], row.advantage + extra)

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_serl.objectives.minibatches import minibatches, partition
+from lightning_serl.objectives.experience import minibatches, partition
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=40)
 UIDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=30)

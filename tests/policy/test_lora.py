@@ -51,7 +51,7 @@ def digest(folder):
 
 
 def test_any_option_of_peft_reaches_it(tmp_path):
-    where = save_model(tmp_path / "model", "llama_untied")
+    where = str(save_model(tmp_path / "model", "llama_untied"))
     peft = {
         "use_rslora": True,
         "rank_pattern": {"q_proj": 2, r"layers\.0\.mlp\..*": 5},
@@ -111,7 +111,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_weights_are_the_policy_and_nothing_live_moves(kind, tmp_path):
-    where = save_model(tmp_path / "model", "llama_untied")
+    where = str(save_model(tmp_path / "model", "llama_untied"))
     options, more = KINDS[kind]
     policy = trained(where, options, **more)
     before = {n: t.clone() for n, t in policy.model.state_dict().items()}
@@ -158,7 +158,7 @@ def test_an_export_gives_the_same_greedy_answers(quantize, tmp_path):
 
 
 def test_a_merged_sum_is_rounded_once(tmp_path):
-    where = save_model(tmp_path / "model", "llama_untied")
+    where = str(save_model(tmp_path / "model", "llama_untied"))
     policy = trained(where, LoraOptions(r=4, alpha=4), dtype="bfloat16")
     layer = policy.causal_lm.model.layers[0].self_attn.q_proj
     expected = layer.base_layer.weight.float() + layer.lora_B["default"].weight @ layer.lora_A["default"].weight
@@ -179,7 +179,7 @@ def test_forms_that_do_not_fit_the_run(tmp_path):
 @pytest.fixture
 def begun(tmp_path):
     """A base directory and an adapter of it."""
-    where = save_model(tmp_path / "model", "llama_untied")
+    where = str(save_model(tmp_path / "model", "llama_untied"))
     first = trained(where, LoraOptions(r=3, alpha=5, target_modules=["q_proj", "down_proj"]))
     export(first, tmp_path / "adapter", "adapter")
     return where, tmp_path / "adapter", first
@@ -266,7 +266,7 @@ def fit(where, root, options, ckpt=None, epochs=3, sync=None, **more):
 
 @pytest.mark.parametrize("quantize", [None, "nf4"])
 def test_frozen_weights_stay_and_a_resumed_run_is_the_same(quantize, tmp_path):
-    where = save_model(tmp_path / "model", "llama_untied")
+    where = str(save_model(tmp_path / "model", "llama_untied"))
     before = digest(where)
     options = LoraOptions(r=2)
     first = load_policy(where, options, quantize=quantize)
@@ -292,7 +292,7 @@ def test_frozen_weights_stay_and_a_resumed_run_is_the_same(quantize, tmp_path):
 
 @pytest.mark.parametrize("mode", ["copy", "ema"])
 def test_the_reference_moves_under_lora_and_resumes(mode, tmp_path):
-    where, options = save_model(tmp_path / "model", "llama_untied"), LoraOptions(r=2)
+    where, options = str(save_model(tmp_path / "model", "llama_untied")), LoraOptions(r=2)
     sync = ReferenceSync(mode, every_n_steps=2, alpha=0.5)
     module, kl = fit(where, tmp_path, options, sync=sync)
     policy = module.policy
@@ -326,7 +326,7 @@ def test_a_run_from_an_adapter_measures_its_divergence_from_there(begun, tmp_pat
 
 
 def test_a_frozen_copy_may_wait_elsewhere(tmp_path):
-    where = save_model(tmp_path / "model", "llama_untied")
+    where = str(save_model(tmp_path / "model", "llama_untied"))
     stays, kl = fit(where, tmp_path, None)
     waits, same = fit(where, tmp_path, None, offload_frozen=True)
     assert same == kl
@@ -339,7 +339,7 @@ def test_a_frozen_copy_may_wait_elsewhere(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="says what is mapped on Linux alone")
 def test_a_packed_base_lets_go_of_its_files(tmp_path):
-    base = save_model(tmp_path / "base")
+    base = str(save_model(tmp_path / "base"))
 
     def mapped():
         return str(base) in Path("/proc/self/maps").read_text()

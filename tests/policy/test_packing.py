@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_serl.objectives.minibatches import partition_packed
+from lightning_serl.objectives.experience import partition_packed
 from lightning_serl.policy import Policy, packing
 from lightning_serl.policy.packing import pack, prepare
 from lightning_serl.policy.packing_check import unpackable

@@ -12,10 +12,9 @@ from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.session import Session
 from lightning_serl.errors import check_choice, check_range
-from lightning_serl.evaluation.batch import EvaluationBatch
-from lightning_serl.evaluation.graders import SetGrader
-from lightning_serl.evaluation.grading import DefaultScoring, Scores, SerlScoring
+from lightning_serl.evaluation.grading import DefaultScoring, Scores, SerlScoring, SetGrader
 from lightning_serl.evaluation.metrics import GradedProblem
+from lightning_serl.evaluation.results import EvaluationBatch
 from lightning_serl.types import STYLES, Group, Instruction
 
 

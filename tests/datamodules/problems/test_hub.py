@@ -18,7 +18,7 @@ from lightning_serl.datamodules.problems.layouts import MMLU_PRO_GROUPS
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.streams.evaluation import strata_of
 from lightning_serl.errors import InputError
-from lightning_serl.evaluation.graders import set_graders
+from lightning_serl.evaluation.grading import set_graders
 
 # One row of each known benchmark as the hub has it, and the problem that SeRL evaluates.
 UPSTREAM = {

@@ -13,9 +13,9 @@ from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream, strata_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import RolloutEngine, Sampling
-from lightning_serl.evaluation.batch import EvaluationBatch
-from lightning_serl.evaluation.graders import SetGrader, set_graders
+from lightning_serl.evaluation.grading import SetGrader, set_graders
 from lightning_serl.evaluation.metrics import EvaluationSet
+from lightning_serl.evaluation.results import EvaluationBatch
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.types import Completion, Instruction
 
