@@ -20,6 +20,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed import distributed_c10d as c10d
+from torch.utils.data import DataLoader
 
 from lightning_serl.cli.lightning_cli import Parser
 from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
@@ -56,7 +57,7 @@ class At(pl.Callback):
 
 
 def batches(count=4):
-    return [torch.ones(1, 1) for _ in range(count)]
+    return DataLoader([torch.ones(1, 1) for _ in range(count)], batch_size=None)  # a list would be several loaders
 
 
 def fit(folder, *callbacks, module=None, val=None, ckpt_path=None, **options):

@@ -381,7 +381,7 @@ def test_another_kind_of_source_is_refused(tmp_path):
     module, data = selfplay()
     trainer_for(tmp_path, [Checkpoints(1)]).fit(module, data)
     module, data = selfplay(source="mix:0.5")
-    said = r"came from FewShotSelfInstruction, this run's come from Mixture; give the data\.source"
+    said = r"came from FewShotSelfInstruction, this run's come from Mixture; set data\.source as in that run"
     with pytest.raises(InputError, match=said):
         trainer_for(tmp_path, [Checkpoints(1)], max_epochs=2).fit(module, data, ckpt_path=last(tmp_path)[0])
 
@@ -392,7 +392,7 @@ def test_other_seeds_than_the_checkpoints_are_named(tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"problem": f"What is {i} + 5?"}) + "\n" for i in range(9)))
     module, data = selfplay(seeds=str(other))
-    with pytest.warns(UserWarning, match=r"data\.seeds holds other problems .* goes on with those of the checkpoint"):
+    with pytest.warns(UserWarning, match=r"the problems of data\.seeds are not those of the checkpoint's run; the run continues with the checkpoint's"):
         trainer_for(tmp_path, [Checkpoints(1)], max_epochs=2).fit(module, data, ckpt_path=last(tmp_path)[0])
 
 

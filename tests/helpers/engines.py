@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
@@ -32,7 +31,12 @@ class Scripted(RolloutEngine):
 
     samples_policy = False
 
-    def __init__(self, lists: Sequence[Any], responses: Sequence[Any], tokens: Sequence[int] = (40, 41, 42)) -> None:
+    def __init__(
+        self,
+        lists: Sequence[str | tuple[str, bool]],
+        responses: Sequence[str | tuple[str, bool]],
+        tokens: Sequence[int] = (40, 41, 42),
+    ) -> None:
         super().__init__()
         self.lists, self.responses, self.tokens = list(lists), list(responses), tuple(tokens)
 
