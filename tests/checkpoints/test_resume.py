@@ -392,7 +392,8 @@ def test_other_seeds_than_the_checkpoints_are_named(tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"problem": f"What is {i} + 5?"}) + "\n" for i in range(9)))
     module, data = selfplay(seeds=str(other))
-    with pytest.warns(UserWarning, match=r"the problems of data\.seeds are not those of the checkpoint's run; the run continues with the checkpoint's"):
+    said = r"the problems of data\.seeds are not those of the checkpoint's run; the run continues with the checkpoint's"
+    with pytest.warns(UserWarning, match=said):
         trainer_for(tmp_path, [Checkpoints(1)], max_epochs=2).fit(module, data, ckpt_path=last(tmp_path)[0])
 
 

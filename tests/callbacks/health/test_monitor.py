@@ -105,7 +105,7 @@ def test_endless_repetition_is_noticed():
 
 
 def fit(root, callbacks=(), engine=None, ckpt=None, every=1, **options):
-    probe = Probe(every=every)
+    probe = Probe(prompts=24, samples=4, every=every)
     module, data = selfplay(engine=engine, probe=probe, max_tokens=32, rounds_per_epoch=4)
     trainer = trainer_for(root, [*callbacks, Checkpoints(100)], accumulate_grad_batches=2, **options)
     trainer.fit(module, data, ckpt_path=ckpt)
