@@ -41,6 +41,11 @@ class RolloutHooks(pl.Callback):
         """Called between completion tokens and between micro-batches; raise here to end the run."""
 
 
+def hooks(callbacks: Sequence[pl.Callback], name: str) -> list[Callable[..., None]]:
+    """The methods of that name (``on_rollout_start``, ``on_round_end``), of callbacks with another base class too."""
+    return [getattr(callback, name) for callback in callbacks if hasattr(callback, name)]
+
+
 @contextmanager
 def phase_of(callbacks: Sequence[pl.Callback], name: str, total: int) -> Iterator[Tick]:
     """Enter :meth:`RolloutHooks.phase` of all callbacks that have it; the yielded function calls all of theirs."""

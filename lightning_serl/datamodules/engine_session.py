@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_serl.callbacks.preemption import Preemption
-from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks, hooks
 from lightning_serl.datamodules.checks import check_chat_templates, check_lengths
 from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.sources.few_shot import Writing
@@ -68,9 +68,8 @@ class EngineSession:
 
     def _refresh(self, trainer: pl.Trainer, engine: RolloutEngine) -> None:
         """Let the callbacks bring the engine's weights up to date."""
-        for callback in trainer.callbacks:
-            if isinstance(callback, RolloutHooks):
-                callback.on_rollout_start(trainer, trainer.lightning_module, engine)
+        for hook in hooks(trainer.callbacks, "on_rollout_start"):
+            hook(trainer, trainer.lightning_module, engine)
 
     def close(self) -> None:
         """Release the engine; the next rollout starts it again."""

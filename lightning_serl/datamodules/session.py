@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.callbacks.rollout_hooks import hooks
 from lightning_serl.checkpoints.checks import check_stream_state
 from lightning_serl.datamodules.engine_session import EngineSession, poll
 from lightning_serl.datamodules.parts import Parts, with_trainer
@@ -209,9 +209,8 @@ class Session:
         return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples)
 
     def _end_round(self, played: Round) -> None:
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, RolloutHooks):
-                callback.on_round_end(self.trainer, self.trainer.lightning_module, played)
+        for hook in hooks(self.trainer.callbacks, "on_round_end"):
+            hook(self.trainer, self.trainer.lightning_module, played)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 
 from lightning_serl.callbacks import RolloutHooks
-from lightning_serl.callbacks.rollout_hooks import phase_of
+from lightning_serl.callbacks.rollout_hooks import hooks, phase_of
 
 
 class Shows(RolloutHooks):
@@ -41,3 +41,13 @@ def test_phases_end_when_their_work_fails():
 def test_without_callbacks_there_is_nothing_to_show():
     with phase_of([], "voting", 3) as tick:
         tick(1)
+
+
+def test_a_callback_takes_part_by_defining_the_method():
+    class Plain(pl.Callback):
+        def on_round_end(self, trainer, pl_module, played):
+            return played
+
+    callbacks = [pl.Callback(), Plain(), RolloutHooks()]
+    assert [hook(None, None, "a round") for hook in hooks(callbacks, "on_round_end")] == ["a round", None]
+    assert len(hooks(callbacks, "on_rollout_start")) == 1
