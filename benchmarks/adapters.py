@@ -1,4 +1,4 @@
-"""The quickstart with LoRA and with QLoRA, and what an engine would be sent after a step.
+"""The quickstart with LoRA and with QLoRA, and the size of the weights an engine would be sent after a step.
 
     python benchmarks/adapters.py [--seeds 0]
 

@@ -1,20 +1,20 @@
-"""Our formulas beside TRL's own code, number by number.
+"""Compares our formulas with TRL's code, number by number.
 
     python benchmarks/against_trl.py [--record tests/recorded/trl_objectives.json]
 
-needs TRL 1.16.0, which this project does not install: use an environment of its own with ``trl`` and this checkout on
+needs TRL 1.16.0, which this project does not install: use a separate environment with ``trl`` and this checkout on
 ``PYTHONPATH``. What is executed there:
 
 - the losses: ``GRPOTrainer._compute_loss`` and ``RLOOTrainer._compute_loss`` as they are, on trainers made without
   ``__init__``, whose model pass hands back log-probs and entropies of a fixed ragged batch;
-- the correction of the sampler's log-probs: ``GRPOTrainer._generate_and_score_completions``, told log-probs beside its
-  own (some unknown) as if vLLM had sampled, for every mode; and its losses under given importance ratios;
+- the correction of the sampler's log-probs: ``GRPOTrainer._generate_and_score_completions``, given log-probs in
+  addition to its own (some unknown) as if vLLM had sampled, for every mode; its losses under given importance ratios;
 - the advantages: ``_generate_and_score_completions`` of both trainers, made on the embedded tiny model; a reward
   function hands back fixed rewards, ``None`` (our weight 0) among them;
 - ``get_soft_overlong_punishment``.
 
-Prints the worst difference of every case, and fails if one is too large. With ``--record`` TRL's inputs and numbers go
-into a file, which :func:`compare` (and with it the tests) reads without TRL.
+Prints the worst difference of every case, and fails if one is too large. With ``--record`` TRL's inputs and numbers are
+written to a file, which :func:`compare` (and with it the tests) reads without TRL.
 """
 
 from __future__ import annotations

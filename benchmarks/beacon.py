@@ -1,4 +1,4 @@
-"""A callback that says in a file which phase a run is in, for whoever wants to kill it there."""
+"""A callback that writes the current phase of a run to a file, so that a benchmark can kill the run in that phase."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Whether a collapse is announced in time, and whether healthy runs stay quiet.
+"""Checks that a collapse is warned of in time, and that healthy runs log no warning.
 
     python benchmarks/collapse.py [--out runs/collapse] [--hot 0 1 2] [--healthy 0 1 2 3 4]
 
 Every row is a real quickstart run of the command line: ten times the learning rate makes it collapse, the others should
-be healthy. Labels only draw the accuracy; the warnings never see them. Prints a markdown table and what the targets
-say of it; exits 1 if one is missed.
+be healthy. Labels are used for the accuracy only, never for the warnings. Prints a markdown table and the result
+of each target; exits 1 if one is missed.
 """
 
 from __future__ import annotations

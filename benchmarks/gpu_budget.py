@@ -1,8 +1,8 @@
-"""LoRA and QLoRA on one GPU, through full rounds of the real loop, beside TRL's GRPOTrainer on the same work.
+"""LoRA and QLoRA on one GPU, through full rounds of the real loop, compared with TRL's GRPOTrainer on the same work.
 
     python benchmarks/gpu_budget.py [--small] [--rounds 2] [--tokens 256] [--limit 280]
 
-A Qwen2-style model of about 1.1 billion random weights is made on the spot, with a vocabulary of 50k so that the output
+A Qwen2-style model of about 1.1 billion random weights is made first, with a vocabulary of 50k so that the output
 layer matters, and the embedded tokenizer, most of whose ids it never emits: every completion has its full length. Both
 sides do the same: 8 prompts x 8 samples x ``--tokens`` new tokens with transformers, rewards 0 and 1 in turn, the
 reference's log-probs by the disabled adapter, one AdamW step over micro-batches of 8 rows with gradient checkpointing.

@@ -3,8 +3,8 @@
     python benchmarks/gpu_fsdp.py [--device cuda|cpu] [--models base half-billion] [--small] [--out DIR]
 
 Two models: the embedded base, and random weights in the shape of a Qwen2 of half a billion parameters. Each runs
-undisturbed, then again until it kills itself with SIGKILL inside a round, then on from its last checkpoint. ``--small``
-shrinks everything for a look on a CPU. Needs no network. Exits 1 if a check fails.
+uninterrupted, then again until it kills itself with SIGKILL inside a round, then from its last checkpoint. ``--small``
+shrinks everything for a try on a CPU. Needs no network. Exits 1 if a check fails.
 """
 
 from __future__ import annotations

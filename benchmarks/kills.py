@@ -1,11 +1,11 @@
-"""A run that is killed again and again, and ends as if nothing had happened.
+"""Kills a run many times and checks that its results equal those of an uninterrupted run.
 
     python benchmarks/kills.py [--kills 20] [--ranks 1] [--seed 0] [--rounds 24] [--out DIR]
 
-An undisturbed run of the command line, then the same run under kill -9: every life is ended in a phase that was
-chosen beforehand, a random moment after it began, and continued with ``--ckpt_path last``. The log says where each
-kill struck. With two ranks every second kill takes one rank alone, and the other has to end by itself. Exits 1 if
-ledger, metrics, samples or exported weights differ from the undisturbed run's, or a phase was struck less than twice.
+An uninterrupted run of the command line, then the same run under kill -9: every process is killed in a phase chosen
+beforehand, a random time after it began, and continued with ``--ckpt_path last``. The log shows the phase of each
+kill. With two ranks every second kill ends one rank alone, and the other has to exit by itself. Exits 1 if ledger,
+metrics, samples or exported weights differ from the uninterrupted run's, or a phase was hit less than twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Token log-probs, entropy, loss and gradients from hidden states: our single pass beside others.
+"""Token log-probs, entropy, loss and gradients from hidden states: our single pass compared with others.
 
     python benchmarks/logprobs.py [--tokens 2048] [--dim 256] [--vocabulary 50000] [--rounds 5]
 

@@ -1,10 +1,10 @@
-"""Whether anything grows over a long run but pool and ledger.
+"""Checks that nothing but pool and ledger grows over a long run.
 
     python benchmarks/memory.py [--rounds 200]
 
-Plays and trains rounds of 2 prompts x 2 responses x 8 tokens, whatever they are worth, and fits a line through the
-resident memory after each. What the pool holds is subtracted: it grows on purpose. Exits 1 if the slope after the first
-20 rounds is 20 kB a round or more.
+Plays and trains rounds of 2 prompts x 2 responses x 8 tokens, whatever their reward, and fits a line through the
+resident memory after each. The size of the pool is subtracted: it is meant to grow. Exits 1 if the slope after the
+first 20 rounds is 20 kB a round or more.
 """
 
 from __future__ import annotations

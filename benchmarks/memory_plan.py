@@ -1,10 +1,10 @@
-"""The memory that is foreseen from a configuration beside the peak that a training run takes, in three forms.
+"""Compares the memory planned from a configuration with the measured peak of a training run, in three forms.
 
     python benchmarks/memory_plan.py
 
-Each form is a process of its own on a CPU: its high-water mark of resident memory is reset when everything is imported
-and warm, so what is left is weights, gradients, optimizer state, frozen copies and activations, and what the allocator
-loses. The target is 15 %; exits 1 if one form misses it.
+Each form runs in a separate process on a CPU: its high-water mark of resident memory is reset when everything is
+imported and warm; what is left is weights, gradients, optimizer state, frozen copies and activations, and what the
+allocator loses. The target is 15 %; exits 1 if one form misses it.
 """
 
 from __future__ import annotations

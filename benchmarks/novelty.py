@@ -1,4 +1,4 @@
-"""What a novelty decision costs, ours beside ``rouge_score``, and whether both decide alike.
+"""Cost of a novelty decision, ours and that of ``rouge_score``, and whether both decide alike.
 
     python benchmarks/novelty.py [--data ../shared/data]
 

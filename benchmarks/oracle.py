@@ -1,4 +1,4 @@
-"""True answers for the tiny language, to measure against; never used by the quickstart itself."""
+"""True answers for the tiny language, for measurements; the quickstart itself never uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions that go through the decoder per round: ours, sorted or packed, beside TRL's padding.
+"""Positions that go through the decoder per round: ours, sorted or packed, and TRL's with padding.
 
     python benchmarks/padding.py [--draws 20] [--accumulate 32]
 

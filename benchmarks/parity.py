@@ -2,8 +2,8 @@
 
     python benchmarks/parity.py --data ../shared/data [NAME ...]
 
-prints a markdown report; ``docs/parity.md`` is its output for the recorded files named there. Every reason is worked
-out from what both sides read and which pairs they equate, so the same command explains files it has never seen.
+prints a markdown report; ``docs/parity.md`` is its output for the recorded files named there. Every reason is derived
+from what both sides read and which pairs they equate, so the same command explains files it has never seen.
 """
 
 from __future__ import annotations

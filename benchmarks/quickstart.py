@@ -1,8 +1,8 @@
-"""The quickstart over several seeds, beside the same run with true labels and with random rewards.
+"""The quickstart over several seeds, compared with the same run with true labels and with random rewards.
 
     python benchmarks/quickstart.py [--seeds 0 1 2] [--out runs/benchmark] [--options ...]
 
-Every row is a real run of the command line. Prints a markdown table and what the targets say of it; exits 1 if one is
+Every row is a real run of the command line. Prints a markdown table and the result of each target; exits 1 if one is
 missed.
 """
 

@@ -2,8 +2,8 @@
 
     python benchmarks/ranks.py [--seed 0] [--rounds 20] [--out DIR]
 
-Every row is a real run of the command line. Prints held-out greedy accuracy before and after, and what the targets say
-of it; exits 1 if one is missed.
+Every row is a real run of the command line. Prints held-out greedy accuracy before and after, and the result of
+each target; exits 1 if one is missed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The quickstart on vLLM beside the transformers engine, over several seeds: both must end alike.
+"""The quickstart on vLLM and on the transformers engine, over several seeds: both must reach the same accuracy.
 
     python benchmarks/server.py [--engine VLLMEngine] [--seeds 0 1 2] [--urls http://127.0.0.1:8000] [--options ...]
 
 Every row is a real run of the command line; a server that is not named with ``--urls`` is started by each run, which
-takes vLLM in this environment, as ``VLLMEngine`` does. Prints a markdown table and what the target says of it; exits 1
+takes vLLM in this environment, as ``VLLMEngine`` does. Prints a markdown table and the result of the target; exits 1
 if it is missed.
 """
 

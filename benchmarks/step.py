@@ -1,12 +1,12 @@
-"""Processor time of one optimizer step with answers of varying lengths: ours beside TRL's ``GRPOTrainer``.
+"""Processor time of one optimizer step with answers of varying lengths: ours and TRL's ``GRPOTrainer``.
 
     python benchmarks/step.py [--steps 5] [--rounds 2] [--hidden 128] [--layers 2] [--new 100]
 
-needs TRL 1.16.0, which this project does not install: use an environment of its own with ``trl`` and this checkout on
+needs TRL 1.16.0, which this project does not install: use a separate environment with ``trl`` and this checkout on
 ``PYTHONPATH``. Both sides train the same small Qwen2 with the same prompts through their own trainer: 16 prompts of
 30 to 40 characters x 16 samples by transformers, three end tokens out of 128, a Python reward, one forward and
 backward over the round, clipping, AdamW, no reference model. TRL generates with its default and pads to the longest
-answer; ours runs once as it chooses for this model (packed) and once with ``packing=none`` (padded rows in
+answer; ours runs once as chosen for this model (packed) and once with ``packing=none`` (padded rows in
 ``--micro`` micro-batches, which any model can do). One thread, sides alternate, the first step of each run is
 dropped, medians. Exits 1 if a side of ours is not at least twice as fast.
 """

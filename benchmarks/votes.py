@@ -1,16 +1,16 @@
-"""Votes of our two modes beside SeRL's pairwise vote by math-verify, in one process and in processor time.
+"""Votes of our two modes and SeRL's pairwise vote by math-verify, in one process and in processor time.
 
     python benchmarks/votes.py [--data ../shared/data] [--groups 160] [--rounds 2]
 
 Half of the timed groups are recorded (every k-th of ``responses_*.jsonl``), half synthetic; without the recorded data
 all are synthetic and the targets on rewards are not checked. The published vote runs math-verify's ``math_metric`` on
 every pair of texts (problem and response), in both directions where the first says no. Processor time is that of this
-process and, for our modes, of the worker; starting the worker and importing math-verify count for nobody. Sides
+process and, for our modes, of the worker; starting the worker and importing math-verify are not counted. Sides
 alternate, every round begins with a fresh grader and empty caches, and the median of the rounds counts. A grader
 remembers verdicts across groups, which is part of the method; a column shows the default mode with a new grader for
 every group.
 
-A hostile answer is judged by processor time as well; the clock beside it says more the less else runs.
+A hostile answer is judged by processor time as well; the wall time shown next to it depends on the machine's load.
 
 Rewards are compared on all recorded groups: exact mode against the same algorithm with math-verify called directly
 and without our limits, default mode against exact mode. Prints a markdown report; exits 1 if a target is missed.
