@@ -23,7 +23,7 @@ from lightning_serl.errors import InputError, check_range
 from lightning_serl.evaluation.metrics import GradedProblem
 from lightning_serl.evaluation.results import EvaluationBatch, EvaluationResults, figures, logged
 from lightning_serl.objectives.experience import BatchLayout, experience
-from lightning_serl.objectives.options import Objective
+from lightning_serl.objectives.options import Objective, ResolvedObjective
 from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.policy import frozen_copies
@@ -36,6 +36,8 @@ from lightning_serl.policy.quantization import Quantization
 from lightning_serl.policy.sharded_weights import shard
 from lightning_serl.protocols import data_of, moved_copies
 from lightning_serl.types import Group, RolloutBatch, Verdict
+
+_NO_MODEL = "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
@@ -109,7 +111,7 @@ class SeRLModule(pl.LightningModule):
             lora.config()
         if quantize is not None:
             check_quantize(quantize, lora)
-        self.model_name_or_path, self.objective = model_name_or_path, objective.resolve()
+        self.model_name_or_path, self.objective = model_name_or_path, objective
         self.lora, self.quantize, self.offload_frozen = lora, quantize, offload_frozen
         self.inner_epochs, self.minibatches = inner_epochs, minibatches
         self.temperature, self.packing = temperature, packing
@@ -138,13 +140,27 @@ class SeRLModule(pl.LightningModule):
         """Whether there is a model; recordings can be evaluated without one."""
         return self.model_name_or_path is not None
 
+    @property
+    def objective(self) -> ResolvedObjective:
+        """The objective, without open choices."""
+        return self._objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        self._objective = objective.resolve()
+
     # -- the policy --------------------------------------------------------------------------------------------------
 
     @property
     def policy(self) -> Policy:
         """The policy; loaded on first use, if a Trainer has not loaded it through :meth:`configure_model`."""
         if "policy" not in self._modules:
-            self.configure_model()
+            try:
+                self.configure_model()
+            except AttributeError as error:  # nn.Module would report that the module has no policy
+                raise RuntimeError(f"the policy cannot be loaded: {error}") from error
+        if "policy" not in self._modules:
+            raise InputError(_NO_MODEL)
         return cast(Policy, self._modules["policy"])
 
     def configure_model(self) -> None:
@@ -155,10 +171,8 @@ class SeRLModule(pl.LightningModule):
         trainer = attached_trainer(self)
         if self.model_name_or_path is None:
             engine = data_of(trainer).engine
-            if trainer is None or trainer.state.fn == "fit" or engine is None or engine.samples_policy:
-                raise InputError(
-                    "no model was named; set --model.model_name_or_path to a directory, a hub name or tiny:base"
-                )
+            if trainer is None or trainer.state.fn == "fit" or getattr(engine, "samples_policy", True):
+                raise InputError(_NO_MODEL)
             return
         ranks, mesh = Ranks.of(trainer), self.device_mesh
         with ranks.stage("loading the model"):

@@ -15,7 +15,7 @@ from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.policy.export import Form, export, export_form
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.sharded_weights import whole
-from lightning_serl.protocols import LoadsPolicy, SelfPlay, TrainsOnGroups, data_of, module_of
+from lightning_serl.protocols import SelfPlay, TrainsOnGroups, module_of
 
 _PACKAGES = ("lightning-serl", "torch", "lightning", "transformers", "peft", "bitsandbytes")
 # Rewards that use no labels.
@@ -46,7 +46,7 @@ class Export(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a form that the run cannot write, before the policy is loaded."""
-        if isinstance(pl_module, LoadsPolicy):
+        if hasattr(pl_module, "lora"):
             export_form(self.form, pl_module.lora is not None)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,8 +87,7 @@ def _objective(trainer: pl.Trainer, module: TrainsOnGroups) -> Rows:
     if objective is not None:
         clip = f"clip {objective.clip_low:g} to {objective.clip_high:g}"
         rows.append(("algorithm", f"{objective.name} (KL weight {objective.beta:g}, {clip})"))
-    if objective is not None or data_of(trainer).rounds:
-        per_round = module.steps_per_round
+    if per_round := getattr(trainer.lightning_module, "steps_per_round", None):
         rows.append(("rounds", f"{steps // per_round} of {per_round} optimizer steps each"))
     rows.append(("optimizer steps", steps))
     if trainer.optimizers:

@@ -50,7 +50,7 @@ def hooks(callbacks: Sequence[pl.Callback], name: str) -> list[Callable[..., Non
 def phase_of(callbacks: Sequence[pl.Callback], name: str, total: int) -> Iterator[Tick]:
     """Enter :meth:`RolloutHooks.phase` of all callbacks that have it; the yielded function calls all of theirs."""
     with ExitStack() as stack:
-        ticks = [stack.enter_context(c.phase(name, total)) for c in callbacks if isinstance(c, RolloutHooks)]
+        ticks = [stack.enter_context(c.phase(name, total)) for c in callbacks if hasattr(c, "phase")]
 
         def tick(done: int) -> None:
             for one in ticks:

@@ -63,7 +63,7 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
     if not staleness:
         return
     objective = module_of(trainer).objective
-    if objective is not None and objective.correction == "none":
+    if getattr(objective, "correction", None) == "none":  # a foreign module may have an objective of another kind
         raise InputError(
             f"data.max_staleness is {staleness} but model.objective.correction is none: groups of older weights need "
             "the importance weights; set it to token_truncate, or data.max_staleness to 0"

@@ -32,7 +32,7 @@ from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
-from lightning_serl.datamodules.streams.predictions import PredictionStream, open_target
+from lightning_serl.datamodules.streams.predictions import PredictionStream, check_target
 from lightning_serl.datamodules.streams.training import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
@@ -177,9 +177,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if stage == "fit":
             self.session.begin_fit()
         if stage == "predict":
-            with self.session.ranks.stage("opening the prediction file"):
-                if self.session.ranks.leads:
-                    open_target(self._target)
+            check_target(self._target)
         if stage in ("fit", "predict"):
             self._announce(stage)
 
@@ -309,6 +307,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> PredictionStream:
         """The stream of written problems with voted answers, saved to ``predict_to`` round by round."""
+        with self.session.ranks.stage("opening the prediction file"):
+            if self.session.ranks.leads:
+                check_target(self._target, make=True)
         return PredictionStream(self.session, self._target, self.rounds_per_epoch)
 
     @property
@@ -327,10 +328,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def on_exception(self, exception: BaseException) -> None:
         """Release the engine: Lightning skips ``teardown`` after an exception."""
-        self.session.close()
+        self.close()
 
     def teardown(self, stage: str) -> None:
         """Release the engine."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the engine; the next stream starts it again."""
         self.session.close()
 
 

@@ -43,13 +43,14 @@ class PredictionStream:
             yield rows
 
 
-def open_target(path: Path) -> None:
-    """Make an empty file and its folder; refuses a file that holds something or cannot be written."""
+def check_target(path: Path, make: bool = False) -> None:
+    """Refuse a path that holds something or cannot be written; ``make`` leaves an empty file there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
             raise InputError(f"data.predict_to {path} exists already; remove it or name another file")
-        path.touch()
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
     except OSError as error:
         raise InputError(f"data.predict_to {path} cannot be written: {error.strerror or error}") from error
 
