@@ -50,7 +50,7 @@ def asked_once(monkeypatch):
 
     def remembering(client, op, limit, **fields):
         key = op, limit, *sorted(fields.items())
-        if key not in _ANSWERED:
+        if _ANSWERED.get(key) is None:  # None: the worker died or took too long, which need not be so again
             _ANSWERED[key] = ask(client, op, limit, **fields)
         return _ANSWERED[key]
 
@@ -63,7 +63,7 @@ def _equal_runs_share_their_memory_plan():
     known = {}
 
     def plan(config, dtype, work, lora=None, quantized=False):
-        key = config.to_json_string(), dtype, work, repr(lora), quantized
+        key = config.to_json_string(), config._attn_implementation, dtype, work, repr(lora), quantized
         if key not in known:
             known[key] = memory_plan.plan(config, dtype, work, lora, quantized)
         return known[key]

@@ -1,4 +1,4 @@
-"""kill -9 while a checkpoint is written: the run ends as an undisturbed one.
+"""kill -9 inside an accumulation window and while a checkpoint is written: the run ends as an undisturbed one.
 
 ``make soak`` kills twenty times, in every phase.
 """
@@ -14,12 +14,14 @@ from kills import command, differences, survive
 
 
 def test_a_kill_leaves_no_trace(tmp_path):
-    options = [str(o) for o in small("elsewhere", rounds=3)]
+    options = [str(o) for o in small("elsewhere", rounds=4)]
     _python, _m, _package, *arguments = command(tmp_path / "undisturbed", options, None)
     ended = cli(*arguments)
     assert ended.status == 0, ended.err
-    (kill,) = survive(tmp_path / "killed", options, [("saving", 1, 0.0, None)], tmp_path / "logs")
-    assert kill.phase == "saving"
+    plan = [("training 2", 0, 0.0, None), ("saving", 1, 0.0, None)]
+    kills = survive(tmp_path / "killed", options, plan, tmp_path / "logs")
+    assert [kill.phase for kill in kills] == ["training", "saving"]
+    assert kills[0].detail.startswith("2 of 4")
     assert differences(tmp_path / "undisturbed", tmp_path / "killed") == []
     # the comparison can fail
     ledger = tmp_path / "killed" / "ledger.jsonl"

@@ -515,7 +515,7 @@ def test_a_reward_that_raises_ends_the_run_in_one_sentence(tmp_path, held_out):
         "--data.reward",
         json.dumps({"class_path": "helpers.command_line.Judge", "init_args": {"fail_at": 2}}),
     ]
-    ended = cli("fit", *options)
+    ended = cli("fit", *options, picture=True)
     assert ended.status == 1
     assert ended.error == "RuntimeError: the judge is gone"
     assert ended.run == tmp_path

@@ -7,6 +7,7 @@ id and one with the exit status when it has ended.
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -111,7 +112,8 @@ class Forked:
 
 def preload():
     """Import what a run imports; nothing that starts a thread, which no forked process would have."""
-
+    for name in ("lightning_serl.cli.lightning_cli", "lightning_serl.policy.loading", "peft"):
+        importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "there are threads"
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_serl.callbacks import Checkpoints, Export, ReferenceSync
 from lightning_serl.datamodules import RoundOptions
+from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.objectives import Objective
 from lightning_serl.policy.loading import LoraOptions
 
@@ -126,6 +127,7 @@ NARROW = {"round": RoundOptions(prompts_per_round=1, samples_per_prompt=6, max_a
 
 def rank_selfplay(**options):
     """Plain SGD: Adam's first steps have the size of the learning rate even on rounding noise."""
+    options = {"probe": Probe(prompts=4, samples=2, every=1), **options}
     return selfplay(steps=(1, 2), optimizer=lambda p, lr: torch.optim.SGD(p, lr=50 * lr), **options)
 
 
@@ -153,7 +155,7 @@ def fail(root):
         Path(root, "raised").touch()
         return RuntimeError(text)
 
-    module, data = rank_selfplay(engine=FailingEngine(fail_at=5, error=gone, rank=1))
+    module, data = rank_selfplay(engine=FailingEngine(fail_at=5, error=gone, rank=1), probe=Probe(every=0))
     fit(root, "ddp", module, data, every=100)  # what is found was saved at the end
 
 

@@ -112,7 +112,6 @@ def first_weight(change):
 
 #: (family, what, how the file is made from a sound run, words of the sentence).
 PARTS = ("state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers")
-COUNTERS = ("seed", "rounds", "steps_per_round", "first_step", "first_round")
 DAMAGED = [
     ("cut off", "empty", lambda run: b"", "damaged"),
     ("cut off", "a hundred bytes", lambda run: run.data[:100], "damaged"),
@@ -229,8 +228,10 @@ def test_a_broken_checkpoint_is_refused_where_it_is_checked(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # the length of a message may not depend on that of the temporary folder
     path = Path("last.ckpt")
     path.write_bytes(make(run))
+    before = files(tmp_path)
     with pytest.raises(InputError) as caught:
         check_checkpoint(path, "fit")
+    assert files(tmp_path) == before
     one_sentence(caught.value, "--ckpt_path", words)
     assert not run.marker.exists(), "code in a checkpoint was run"
     COUNTS[ENTRY, family] += 1

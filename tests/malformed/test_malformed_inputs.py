@@ -559,15 +559,18 @@ def loaded(monkeypatch):
 
 
 @pytest.mark.parametrize("case", FILE_CASES, ids=str)
-def test_a_broken_problem_file_is_refused_where_it_is_read(case, tmp_path, monkeypatch, loaded):
+def test_a_broken_problem_file_is_refused_where_it_is_read(case, tmp_path, monkeypatch, loaded, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     option, value = case.make(tmp_path)
     sets = EvaluationOptions(sets=json.loads(value) if option == "--data.evaluation.sets" else {})
     data = SelfPlayDataModule(seeds=value if option == "--data.seeds" else "tiny:seeds", evaluation=sets)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError) as caught:
         data.check_files(case.command)
     one_sentence(caught.value, *case.words)
     assert not loaded
+    assert sorted(tmp_path.rglob("*")) == before
+    assert capsys.readouterr().out == ""
     COUNTS[case.entry, case.family] += 1
 
 

@@ -199,7 +199,7 @@ def test_killed_and_resumed_has_the_same_signs(tmp_path, undisturbed, stop):
         assert torch.equal(tensor, true_weights[name]), name
     state, true_state = (next(c for c in t.callbacks if isinstance(c, Health)).state_dict() for t in (resumed, trainer))
     assert state == true_state
-    assert len(state["start"]) == 8
+    assert len(state["start"]) == 24
 
 
 def test_a_probe_that_cannot_be_is_refused():
