@@ -158,3 +158,11 @@ def test_the_promised_names_are_there():
         assert getattr(lightning_serl, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Nope'"):
         _ = lightning_serl.Nope
+
+
+def test_no_text_has_marks_of_a_merge():
+    texts = [p for p in ROOT.rglob("*") if p.suffix in (".md", ".py", ".yaml", ".cfg", ".toml") and p.is_file()]
+    ours = [p for p in texts if not any(part.startswith((".", "build")) for part in p.relative_to(ROOT).parts)]
+    assert len(ours) > 300
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    assert not [p for p in ours if any(line.startswith(marks) for line in p.read_text(encoding="utf-8").splitlines())]
