@@ -81,7 +81,11 @@ def _fixed_random_numbers():
     torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_itemcollected(item):
+    """Name the test's group: pytest-xdist reads it before this file's ``pytest_collection_modifyitems`` is called."""
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
 def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         _share_out(items)
@@ -99,14 +103,15 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in golden]
 
 
+def _group(item):
+    """The group of a test for ``--dist loadgroup``, which keeps it in one process: that of its fixture, or its file."""
+    shared = [TOGETHER[name] for name in item.fixturenames if name in TOGETHER]
+    return shared[0] if shared else item.path.stem
+
+
 def _share_out(items):
-    """Groups of tests that stay in one process, for ``--dist loadgroup``, and those that take longest first."""
-    groups = {}
-    for item in items:
-        shared = [TOGETHER[name] for name in item.fixturenames if name in TOGETHER]
-        groups[item] = shared[0] if shared else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+    """The groups that take longest come first."""
+    items.sort(key=lambda item: LONGEST.index(_group(item)) if _group(item) in LONGEST else len(LONGEST))
 
 
 def pytest_sessionfinish(session):
