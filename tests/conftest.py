@@ -83,7 +83,8 @@ def _fixed_random_numbers():
 
 def pytest_itemcollected(item):
     """Name the test's group: pytest-xdist reads it before this file's ``pytest_collection_modifyitems`` is called."""
-    item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def pytest_collection_modifyitems(config, items):
