@@ -83,8 +83,7 @@ def _fixed_random_numbers():
 
 def pytest_itemcollected(item):
     """Name the test's group: pytest-xdist reads it before this file's ``pytest_collection_modifyitems`` is called."""
-    if item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -106,6 +105,12 @@ def pytest_collection_modifyitems(config, items):
 
 def _group(item):
     """The group of a test for ``--dist loadgroup``, which keeps it in one process: that of its fixture, or its file."""
+    if item.get_closest_marker("vllm"):  # one process starts the server, one the engine inside the process
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "owner" in item.fixturenames or "server" in parameters:
+            return "server"
+        if "open_engines" in item.fixturenames:
+            return "vllm"
     shared = [TOGETHER[name] for name in item.fixturenames if name in TOGETHER]
     return shared[0] if shared else item.path.stem
 

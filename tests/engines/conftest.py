@@ -6,19 +6,6 @@ from helpers.engines import LIVE, adapted_policy
 from lightning_serl.engines import TransformersEngine
 
 
-def pytest_collection_modifyitems(config, items):
-    """Under ``--dist loadgroup`` one process starts the server, and one the engine inside the process."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-            if "owner" in item.fixturenames or "server" in parameters:
-                item.add_marker(pytest.mark.xdist_group("server"))
-            elif "open_engines" in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group("vllm"))
-
-
 @pytest.fixture(scope="session")
 def owner(tmp_path_factory):
     """The engine that started the one vLLM server of the process; others are given its address."""
