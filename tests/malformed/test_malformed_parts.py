@@ -59,9 +59,9 @@ REWARDS = [
     ("raises", "assertion", "AssertionError in malformed.py"),
 ]
 GRADERS = [
-    ("types", "number", "the grader Grader read int"),
-    ("types", "bytes", "the grader Grader read bytes"),
-    ("types", "list", "the grader Grader read list"),
+    ("types", "number", "the grader Grader returned int"),
+    ("types", "bytes", "the grader Grader returned bytes"),
+    ("types", "list", "the grader Grader returned list"),
     ("raises", "extract raises", "too deep"),
     ("raises", "same raises", "by zero"),
 ]
