@@ -115,7 +115,7 @@ def _is_input(error: BaseException) -> bool:
 def _sentence(error: BaseException) -> str:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    # the parser puts words of its own around what a class raises in its __init__
+    # the parser adds text around what a class raises in its __init__
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
     if "numpy accepts from" in text:
         text = f"seed_everything: {text}"

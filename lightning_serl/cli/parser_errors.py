@@ -45,7 +45,7 @@ _PREFIX = {"data.grader": "lightning_serl.answers.", "data.reward": "lightning_s
 class ParserRefusal(Exception):
     """The parser refused the command line or a configuration file; the message is for the user.
 
-    It is no ValueError, so that the parser does not catch it and put words of its own around it.
+    It is no ValueError, so that the parser does not catch it and add text around it.
     """
 
 

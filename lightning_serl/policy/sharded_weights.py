@@ -30,11 +30,11 @@ def shard(policy: Policy, trainer: pl.Trainer, mesh: Any) -> None:
     device, ranks = strategy.root_device, Ranks.of(trainer)
     placement = sharding.Placement(mesh["data_parallel"], precision, device, sharding.blank_copy(policy.model))
     sharding.agree_on_structure(policy, ranks)
-    whole = {n: p.detach() for n, p in policy.named_parameters()} if ranks.leads else None
+    weights = {n: p.detach() for n, p in policy.named_parameters()} if ranks.leads else None
     policy.placement = placement
     sharding.place(policy, policy.model, placement)
     if ranks.size > 1:
-        sharding.spread_weights(policy, whole, ranks, device)
+        sharding.spread_weights(policy, weights, ranks, device)
     policy.become_root()
 
 

@@ -73,7 +73,7 @@ def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
     """Set ``answers`` and ``cluster`` of every group that lacks them.
 
     Groups read by the same kind of grader, or created with answers, are left alone. Groups read here by another kind of
-    grader are read again, because a vote must count the answers of its own grader.
+    grader are read again, because a vote must count the answers that its grader reads.
     """
     kind = (type(grader), getattr(grader, "mode", None))
     for group in groups:

@@ -28,7 +28,7 @@ class Context:
     """The services of one round.
 
     A source gets a context that splits its completions over all ranks: it runs alike on every rank, as if there were
-    one process. A reward gets one that works on the groups of its own rank, without collective calls.
+    one process. A reward gets one that works on the groups of its rank, without collective calls.
     """
 
     engine: RolloutEngine

@@ -30,7 +30,7 @@ class Unreachable(Exception):
 
 
 class Refusal(Exception):
-    """The server answered with an error status, and a message of its own."""
+    """The server answered with an error status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")

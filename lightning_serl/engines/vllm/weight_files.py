@@ -125,7 +125,7 @@ class WeightWriter:
             sync(self.folder)
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
-            # safetensors raises an error type of its own when a write fails
+            # safetensors raises another type than OSError when a write fails
             full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
             if full or isinstance(error, OSError):
                 raise EngineFailure(
