@@ -164,7 +164,7 @@ class SeRLModule(pl.LightningModule):
         return cast(Policy, self._modules["policy"])
 
     def configure_model(self) -> None:
-        """Load the policy, unless it is loaded, and make the frozen copies that the run needs."""
+        """Load the policy once, and make the frozen copies that the run needs; InputError if no model was named."""
         if "policy" in self._modules:
             self._freeze_copies()
             return
@@ -246,7 +246,7 @@ class SeRLModule(pl.LightningModule):
             strategies.check_learning_rate(trainer, lr, self.load_options["dtype"], self.lora is not None)
 
     def check_optimizer(self) -> torch.optim.Optimizer:
-        """An optimizer of a small tensor, made to check the options before a model is loaded."""
+        """An optimizer of a small tensor, to check the options before a model is loaded; InputError if one is wrong."""
         return trial_optimizer(self._make_optimizer, self._make_scheduler)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -296,7 +296,7 @@ class Round:
 def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:
     """Right-pad B rows of token ids into a batch whose mask is True from each row's start to its end, advantages 0.
 
-    No rows give a batch of one unmasked row of fillers.
+    The tensors are (B, T), T the longest row and at least 2. No rows give a batch of one unmasked row of fillers.
     """
     length = max([2, *(len(r) for r in rows)])
     input_ids = torch.full((max(1, len(rows)), length), pad_id, dtype=torch.long)

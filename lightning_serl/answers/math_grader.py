@@ -51,7 +51,7 @@ class MathGrader:
     ``timeouts`` counts the requests to the worker that ended with its death.
 
     Args:
-        mode: ``"fast"`` or ``"exact"``.
+        mode: ``"fast"`` or ``"exact"``; any other raises :class:`InputError`.
 
     Example:
         >>> grader = MathGrader()

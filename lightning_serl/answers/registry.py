@@ -37,7 +37,8 @@ class AnswerGrader(Protocol):
 def resolve_grader(grader: str | AnswerGrader, mode: str = "fast", option: str = "grader") -> AnswerGrader:
     """The grader named ``"math"``, ``"choice"`` or ``"text"``, or the user's own object after a check of its methods.
 
-    Only the math grader has a ``mode``, ``"fast"`` or ``"exact"``; messages name the ``option``.
+    Only the math grader has a ``mode``, ``"fast"`` or ``"exact"``. Raises :class:`InputError`, naming ``option``, for
+    an unknown name or mode, a class in place of an object, or an object without the methods.
     """
     check_choice("mode of the grader", mode, MODES)
     if grader == "math":

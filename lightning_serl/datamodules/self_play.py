@@ -191,7 +191,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 checks.check_minibatches(trainer, self.round_options)
 
     def check_files(self, stage: str) -> None:
-        """Read the problem files that a stage needs; errors name file and line."""
+        """Read the problem files that a stage needs; raises :class:`InputError` with file and line."""
         if stage in ("fit", "predict"):
             self._read_seeds()
         if stage == "fit" and self._labelled_only:

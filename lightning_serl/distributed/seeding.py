@@ -19,6 +19,7 @@ def seed_for(run_seed: int, stage: str, *counters: int) -> int:
     """A 63-bit seed for one place in a run, whose own seed is any non-negative integer.
 
     ``stage`` is one of :data:`STAGES`; ``counters`` are the place in it, such as round, attempt, index and sample.
+    Raises :class:`ValueError` for an unknown stage.
     """
     words = np.random.SeedSequence([run_seed, STAGES.index(stage), *counters]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))

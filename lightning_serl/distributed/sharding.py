@@ -146,7 +146,10 @@ def fill(target: Tensor, whole: Tensor) -> None:
 
 
 def like(whole: Tensor, target: Tensor) -> Tensor:
-    """A whole tensor, equal on all ranks, sharded as another one of its shape is; no communication."""
+    """A whole tensor, equal on all ranks, sharded as ``target`` is; no communication.
+
+    Raises :class:`InputError` if the shapes differ.
+    """
     if whole.shape != target.shape:
         raise InputError(f"a saved tensor has shape {tuple(whole.shape)} where {tuple(target.shape)} is needed")
     whole = whole.to(target.device, target.dtype)

@@ -123,7 +123,7 @@ class ClipCounts(NamedTuple):
 def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> ClipCounts:
     """Count the tokens whose gradient the clip removed: below with negative, above with positive advantage.
 
-    Arguments are those of :func:`policy_loss`.
+    Arguments, (B, T) or (B,), are those of :func:`policy_loss`.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
     ratio = _ratio(logp, old, mask)

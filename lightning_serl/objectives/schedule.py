@@ -21,6 +21,9 @@ class CosineWithFloor(LambdaLR):
         warmup_steps: Optimizer steps until the peak.
         floor: Learning rate at the end, as a share of the peak.
         hold: Stay at the floor after ``total_steps``.
+
+    Raises:
+        ValueError: if ``warmup_steps`` is not below ``total_steps``, or ``floor`` is outside [0, 1].
     """
 
     def __init__(

@@ -74,7 +74,8 @@ def load_policy(
     """Load model and tokenizer and wrap them as a policy in train mode, with the options of ``SeRLModule``.
 
     ``device`` is for 4-bit layers, which cannot move later; the Trainer moves other weights. ``empty`` builds the model
-    without reading its weights, for a rank that receives its shards from rank 0.
+    without reading its weights, for a rank that receives its shards from rank 0. Raises :class:`InputError` if model
+    or tokenizer cannot be loaded, or the adapter matches nothing.
     """
     where, shown = check_model_path(name), short(name)
     transformers_logging.disable_progress_bar()
@@ -156,7 +157,7 @@ def _without_weights(where: str, dtype: DType, extra: dict[str, Any]) -> tuple[A
 def _unloadable(shown: str, where: str, error: Exception) -> str:
     """Why transformers did not load a model, as one sentence."""
     if "trust_remote_code" in str(error):
-        return f"model {shown} needs code of its own, which is never run here; give a model that transformers supports"
+        return f"model {shown} needs custom code, which is never run here; give a model that transformers supports"
     if isinstance(error, ImportError):
         return f"model {shown} needs a package that is not installed ({reason(error)}); install it or choose without"
     if not os.path.isdir(where):

@@ -143,7 +143,10 @@ def _stored_config(directory: str) -> Any:
 
 
 def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Module:
-    """Freeze a model and wrap it in a new adapter, or in the one to start from, with its weights if ``load``."""
+    """Freeze a model and wrap it in a new adapter, or in the one to start from, with its weights if ``load``.
+
+    Raises :class:`InputError` if the options match no layer, or the adapter to start from is of another model.
+    """
     from peft import get_peft_model
 
     config = options.config()

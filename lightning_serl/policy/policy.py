@@ -178,7 +178,8 @@ class Policy(nn.Module):
         """The policy whose forward passes are those of ``policy``, ``reference`` or ``teacher``.
 
         Under LoRA the reference is the model with its adapter disabled, or a frozen adapter where it moves or where
-        training started from an adapter; without LoRA it is a frozen copy.
+        training started from an adapter; without LoRA it is a frozen copy. Raises :class:`InputError` if no such copy
+        was made.
         """
         if who == "policy":
             yield self

@@ -119,7 +119,10 @@ class InstructionPool:
         return index
 
     def mark_kept(self, which: str | int) -> None:
-        """Make the instruction of a uid or an index a few-shot exemplar, once trained on; a seed stays a seed."""
+        """Make the instruction of a uid or an index a few-shot exemplar, once trained on; a seed stays a seed.
+
+        Raises ``KeyError`` for an unknown uid and ``IndexError`` for an unknown index.
+        """
         index = self._by_uid[which] if isinstance(which, str) else which
         if self._statuses[index] != "seed":
             self._statuses[index] = "kept"

@@ -56,5 +56,8 @@ class InstructionTemplate(PromptTemplate):
         return len(exemplars) + 1 if self.dangling else None
 
     def encode(self, tokenizer: Any, exemplars: Sequence[Instruction]) -> list[int]:
-        """The prompt's token ids, with one beginning-of-sequence token if the tokenizer adds one."""
+        """The prompt's token ids, with one beginning-of-sequence token if the tokenizer adds one.
+
+        Raises :class:`InputError` if a chat template is asked for and there is none, or it cannot be filled.
+        """
         return self._encode(tokenizer, self.render(exemplars))

@@ -34,7 +34,10 @@ class Reward(Protocol):
 
 
 def check_reward(reward: object) -> Callable[[Sequence[Group], Any], list[Verdict]]:
-    """The user's reward, if it is an object that can be called as ``reward(groups, ctx)`` and ``needs`` known names."""
+    """The user's reward, if it is an object that can be called as ``reward(groups, ctx)`` and ``needs`` known names.
+
+    Raises :class:`InputError` otherwise, naming the parameter or the name at fault.
+    """
     name = getattr(reward, "__name__", type(reward).__name__)
     wanted = f"a reward is called as {name}(groups, ctx)"
     if isinstance(reward, type):

@@ -66,7 +66,7 @@ class LabelElseVote:
 
     Args:
         grader: The grader of both.
-        options: Further options of :class:`MajorityVote`.
+        options: Further options of :class:`MajorityVote`, which raises the same errors.
     """
 
     needs: frozenset[str] = frozenset()

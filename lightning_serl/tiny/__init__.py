@@ -15,7 +15,10 @@ _FILES = {"base": "base", "seeds": "seeds.jsonl", "held_out": "held_out.jsonl"}
 
 
 def path(name: str) -> Path:
-    """The path of a packaged file: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl)."""
+    """The path of a packaged file: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl).
+
+    Raises :class:`InputError` for another name.
+    """
     if name not in _FILES:
         known = ", ".join(_PREFIX + n for n in _FILES)
         raise InputError(f"there is no {_PREFIX + name!r} in this package; the embedded names are {known}")

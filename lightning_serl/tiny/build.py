@@ -77,7 +77,8 @@ def build(seed: int, out: Path, steps: int = STEPS) -> None:
 
     ``out`` receives the model (safetensors, float32), its generation config and tokenizer, ``build.json``,
     ``seeds.jsonl`` (64 problems without labels) and ``held_out.jsonl`` (200 problems with answers). Nothing is written
-    before the training has ended. The last line printed is the corpus hash.
+    before the training has ended. The last line printed is the corpus hash. Raises :class:`InputError` for an
+    impossible seed or number of steps, or an ``out`` that must not be written to.
     """
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed is {seed}; it must be 0 or above and below 2**63")

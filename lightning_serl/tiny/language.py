@@ -240,7 +240,10 @@ def parse(text: str) -> Truth | None:
 
 
 def solution(text: str, worked: bool) -> str:
-    r"""The solution of a well-posed question, with its equations (``worked``) or without, as in ``So \boxed{34}.``."""
+    r"""The solution of a question, with its equations (``worked``) or without, as in ``So \boxed{34}.``.
+
+    Raises :class:`ValueError` for a question that is not well posed.
+    """
     truth = parse(text)
     if truth is None:
         raise ValueError(f"not a well-posed question of the tiny language: {text!r}")

@@ -221,7 +221,7 @@ def test_code_in_a_model_directory_is_never_run(folder, tmp_path, capfd):
     edit(folder / "config.json", model_type="zork", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
     edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]})
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    assert "code of its own" in refusal(str(folder))
+    assert "custom code" in refusal(str(folder))
     assert not (tmp_path / "ran").exists()
     # the default of transformers would ask on the terminal, and wait
     assert "[y/N]" not in capfd.readouterr().out

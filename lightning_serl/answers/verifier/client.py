@@ -80,7 +80,8 @@ class WorkerClient:
     def ask(self, op: str, limit: float, **fields: str) -> dict[str, Any] | None:
         """The reply to one request (see the module ``worker``), or ``None`` if the worker died of it.
 
-        ``limit`` is in seconds of processor time and does not include the start of the process.
+        ``limit`` is in seconds of processor time and does not include the start of the process. Raises
+        :class:`SeRLError` if the worker cannot be started at all.
         """
         with self._lock:
             connection = self._connected()

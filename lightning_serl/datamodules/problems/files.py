@@ -20,7 +20,8 @@ from lightning_serl.types import Instruction
 def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     """Read a jsonl or JSON file, ``tiny:seeds`` or ``tiny:held_out``; a problem's subject is ``meta["subject"]``.
 
-    Uids are ``PREFIX-LINE``, in a JSON list ``PREFIX-ITEM``.
+    Uids are ``PREFIX-LINE``, in a JSON list ``PREFIX-ITEM``. Raises :class:`InputError`, with file and line, if
+    the file is missing, empty or not JSON, a row lacks the problem, or no row has a field that was named.
     """
     problems = []
     rows = read_rows(name, fields)
@@ -56,7 +57,10 @@ def check_named(name: str, fields: Fields, rows: Iterable[Any], option: str, str
 
 
 def read_rows(name: str, fields: Fields) -> list[tuple[int, str, Any]]:
-    """For each row of a problem file its number (of the line, or of the JSON list's item), ``FILE:LINE``, and value."""
+    """For each row of a problem file its number (of the line, or of the JSON list's item), ``FILE:LINE``, and value.
+
+    Raises :class:`InputError`, with file and line, if the file is missing, empty or not JSON.
+    """
     if not name.strip():
         raise InputError("data.seeds or data.evaluation.sets names an empty path; give a jsonl file of problems")
     rows = [(number, f"{name}:{line}", row) for number, line, row in _rows(Path(tiny.resolve(name)), name)]
@@ -112,7 +116,10 @@ def _listed(text: str, name: str) -> list[tuple[int, int, Any]] | None:
 
 
 def read_pool(name: str) -> list[tuple[Instruction, str]]:
-    """What a run accepted, from its folder or ledger: (problem, ``kept`` or ``spent``), in the order of proposal."""
+    """What a run accepted, from its folder or ledger: (problem, ``kept`` or ``spent``), in the order of proposal.
+
+    Raises :class:`InputError` if there is no ledger, or it cannot be read.
+    """
     if not name.strip():
         raise InputError("data.pool_from is empty; give the folder of an earlier run, or leave it out")
     path = Path(name).expanduser()

@@ -53,6 +53,8 @@ def read_set(spec: str, fields: Fields, name: str) -> list[Instruction]:
     ``hub:ORGANISATION/NAME[/CONFIGURATION][@SPLIT]``; or a directory with the data files of such a dataset, with or
     without ``hub:`` and ``@SPLIT``. Rows in the layout of a known benchmark are converted to the problems that SeRL
     evaluated, also from a local file. Level, subject and MMLU-Pro group are kept in ``meta``.
+
+    Raises :class:`InputError` if the set cannot be had, is empty, or lacks a field, with the row where there is one.
     """
     source = _source(spec)
     known = None if source is None else source.known

@@ -77,10 +77,13 @@ class Context:
         """Roll out ``n`` completions of each instruction with the weights of ``who``: one group for each, in order.
 
         Args:
-            instructions: What to answer; their uids must be unique, because completions of one uid share their seeds.
+            instructions: What to answer.
             n: Completions of each.
             who: Which weights write them.
             sampling: Fields of :class:`Sampling` that differ from the round's.
+
+        Raises:
+            ValueError: if two instructions share a uid or one has none, because completions of a uid share their seeds.
         """
         uids = [i.uid for i in instructions]
         if len(set(uids)) < len(uids) or "" in uids:
@@ -120,6 +123,7 @@ class Context:
         """The completions of each request, in order.
 
         ``arrived`` gets index and completions of each request when it is finished, unless the work is split over ranks.
+        Raises :class:`EngineFailure` if the engine leaves a request unanswered.
         """
         mine = self.ranks.share(list(requests)) if self.spread else list(requests)
         out: list[list[Completion] | None] = [None] * len(mine)

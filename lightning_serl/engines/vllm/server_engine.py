@@ -94,7 +94,10 @@ class VLLMServerEngine(RolloutEngine):
 
     @property
     def version(self) -> int:
-        """The version that every server with an answer holds, asked for now; -1 if one holds other weights."""
+        """The version that every server with an answer holds, asked for now; -1 if one holds other weights.
+
+        Raises :class:`EngineFailure` if no server can be reached.
+        """
         session = self.session
         if session is None or (session.pool.base is None and session.pool.adapter is None):
             return -1
@@ -127,7 +130,10 @@ class VLLMServerEngine(RolloutEngine):
         return plain_lora(config)
 
     def start(self, policy: Policy | None, ranks: Any = None) -> None:
-        """Start servers if none were named, wait until all are healthy, and check what they serve."""
+        """Start servers if none were named, wait until all are healthy, and check what they serve.
+
+        Raises :class:`EngineFailure`, naming the server and the remedy.
+        """
         if policy is None:
             raise EngineFailure("the vLLM server engine needs a policy; use ReplayEngine for recordings")
         self.close()
@@ -249,7 +255,10 @@ class VLLMServerEngine(RolloutEngine):
     # -- completions and scores ----------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
-        """See :meth:`RolloutEngine.generate`; groups come as they finish, while the servers write the rest."""
+        """See :meth:`RolloutEngine.generate`; groups come as they finish, while the servers write the rest.
+
+        Raises :class:`EngineFailure` if no server is left, or one refuses a request.
+        """
         session = self._started_session()
         if not session.serves(who):
             session.fallback.poll = self.poll
