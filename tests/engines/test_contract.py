@@ -196,9 +196,9 @@ def test_results_come_as_they_finish_and_poll_stops_it(policy, prompts, engine):
             raise Stop
 
     with policy.gathered():
-        # one token against hundreds: hardly any token of so hot a policy ends a completion, a greedy one ends within 12
-        long = Sampling(400, temperature=8.0)
-        requests = [Request(prompts[0], tuple(range(8)), long), Request(prompts[1], (0,), Sampling(1))]
+        # one token against the longest of 64 hot completions: a single greedy one ends within a dozen tokens here
+        long = Request(prompts[0], tuple(range(64)), Sampling(400, temperature=2.0))
+        requests = [long, Request(prompts[1], (0,), Sampling(1))]
         stream = engine.generate(requests)
         assert next(stream)[0] == 1
         stream.close()  # a caller that leaves
