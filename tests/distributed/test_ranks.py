@@ -62,7 +62,7 @@ def test_sharded_weights_of_every_kind(tmp_path, models, gradients):
     alone = rank_jobs.kind_gradients(models, tmp_path / "alone")
     # This round is nearly balanced, so that rounding shows: 7e-5 in float32 with some processors' kernels; bfloat16,
     # which autocast and sharding round to at different places, moves its gradient by an eighth and more.
-    bounds = [1e-10, 1e-10, 1e-3, 0.5, 0.5]
+    bounds = [1e-10, 1e-10, 3e-4, 0.5, 0.5]
     for found in gradients:
         for kind, ours, theirs, bound in zip(rank_jobs.KINDS, alone, found["kinds"], bounds, strict=True):
             if bound == 1e-10:

@@ -162,7 +162,7 @@ def test_gradients_of_adapters_on_and_off_the_head(name, targets):
     trained = [n for n, p in policy.named_parameters() if p.requires_grad]
     assert any("lm_head" in n for n in trained) == (targets != "all-linear")
     # transformers computes parts of Gemma 2 in float32, whose kernels round a padded row otherwise on some processors
-    bounds = {"rtol": 1e-4, "atol": 5e-6} if name == "gemma2" else {"rtol": 1e-10, "atol": 1e-12}
+    bounds = {"rtol": 1e-5, "atol": 2e-6} if name == "gemma2" else {"rtol": 1e-10, "atol": 1e-12}
     for name_, parameter in policy.named_parameters():
         if name_ in trained:
             torch.testing.assert_close(got[name_], parameter.grad, **bounds)

@@ -320,7 +320,7 @@ def test_a_run_from_an_adapter_measures_its_divergence_from_there(begun, tmp_pat
     # the run packs its rows and `first` pads them: equal up to a rounding of log-probs near 10, which is about 1e-6,
     # while the base and the trained policy are off by more than 0.1
     expected = logps(first)
-    torch.testing.assert_close(logps(module.policy, "reference"), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logps(module.policy, "reference"), expected, rtol=0, atol=1e-5)
     for other in (logps(load_policy(where)), logps(module.policy)):
         assert (other - expected).abs().max() > 0.1
 
