@@ -76,7 +76,7 @@ def check_range(
     )
     if not inside or value != value:
         bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
-        said = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        said = " and ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
         raise InputError(f"{option} must be {said}, got {value}{hint and '; ' + hint}")
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.protocols import data_of, module_of
+from lightning_serl.rewards.majority import majority
 from lightning_serl.types import Group, Round, Vote
 
 # Number of first rounds or steps whose mean later ones are compared with.
@@ -169,15 +170,6 @@ def unanimous(classes: Sequence[int]) -> bool:
     return len(set(classes)) == 1 and classes[0] >= 0
 
 
-def majority(answers: Sequence[str | None], classes: Sequence[int]) -> str | None:
-    """Smallest answer of the largest class, of the first class at a tie; ``None`` without answers."""
-    sizes = Counter(c for c in classes if c >= 0)
-    if not sizes:
-        return None
-    winner = min(sizes, key=lambda c: (-sizes[c], c))
-    return min(a for a, c in zip(answers, classes, strict=True) if c == winner and a is not None)
-
-
 def repeated_ngrams(tokens: Sequence[Hashable], n: int = 4) -> tuple[int, int]:
     """Number of n-grams that occurred earlier in the same sequence, and number of all its n-grams."""
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
@@ -197,7 +189,7 @@ def round_signs(groups: Sequence[Group]) -> dict[str, float]:
     if voted:
         out["unanimous_share"] = sum(unanimous(classes) for _, classes in voted) / len(voted)
         out["no_answer_share"] = _share(a is None for answers, _ in voted for a in answers)
-    tops = Counter(top for answers, classes in voted if (top := majority(answers, classes)) is not None)
+    tops = Counter(top[0] for answers, classes in voted if (top := majority(answers, classes)) is not None)
     if tops.total() >= LEAST_PROMPTS:
         out["top_answer_share"] = max(tops.values()) / tops.total()
     written = [c for g in groups for c in g.completions]

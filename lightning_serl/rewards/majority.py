@@ -16,6 +16,18 @@ from lightning_serl.types import Group, Verdict
 TIES = ("smallest", "abstain")
 
 
+def majority(answers: Sequence[str | None], classes: Sequence[int]) -> tuple[str, int] | None:
+    """The largest of the (n,) answer classes: its smallest answer and its number; ``None`` without answers (all -1).
+
+    Classes are numbered by their smallest answer, so the first one at a tie has the smaller.
+    """
+    sizes = Counter(c for c in classes if c >= 0)
+    if not sizes:
+        return None
+    winner = min(sizes, key=lambda c: (-sizes[c], c))
+    return min(a for a, c in zip(answers, classes, strict=True) if c == winner and a is not None), winner
+
+
 class MajorityVote:
     r"""Scores 1 for the answer that most responses of a group give, 0 for every other and for no answer.
 
@@ -67,18 +79,17 @@ class MajorityVote:
         n = len(group)
         sizes = Counter(number for number in group.cluster if number >= 0)
         info = {"tie": False, "unique_answers": len(sizes), "no_answer": n - sum(sizes.values())}
-        if not sizes:
+        found = majority(group.answers, group.cluster)
+        if found is None:
             return Verdict(torch.zeros(n), confidence=0.0, info=info)
+        label, winner = found
         top = max(sizes.values())
-        # Classes are numbered by their smallest answer.
-        winners = sorted(number for number, size in sizes.items() if size == top)
-        info["tie"] = len(winners) > 1
+        info["tie"] = list(sizes.values()).count(top) > 1
         confidence = top / n
         if (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
             return Verdict(torch.zeros(n), confidence=confidence, weight=torch.zeros(n), info=info)
-        label = min(a for a, c in zip(group.answers, group.cluster, strict=True) if a is not None and c == winners[0])
         if not self.soft:
-            scores = torch.tensor([float(number == winners[0]) for number in group.cluster])
+            scores = torch.tensor([float(number == winner) for number in group.cluster])
         elif top == 1:
             scores = torch.zeros(n)
         else:

@@ -8,6 +8,7 @@ import torch
 from lightning_serl.answers import TextGrader
 from lightning_serl.errors import InputError
 from lightning_serl.rewards import MajorityVote
+from lightning_serl.rewards.majority import majority
 from lightning_serl.types import Group
 
 
@@ -119,3 +120,9 @@ def test_bad_options(options):
 
 def test_a_users_grader_object():
     assert vote(Group.from_texts("p", ["a", "A", "b"]), grader=TextGrader()).label == "a"
+
+
+def test_majority_is_the_smallest_answer_of_the_largest_class():
+    assert majority(["0.5", "7", "1/2", None], [0, 1, 0, -1]) == ("0.5", 0)
+    assert majority(["7", "5"], [1, 0]) == ("5", 0)
+    assert majority([None, None], [-1, -1]) is None

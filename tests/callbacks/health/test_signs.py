@@ -7,7 +7,6 @@ import pytest
 from lightning_serl.callbacks.health import (
     BANDS,
     Sign,
-    majority,
     repeated_ngrams,
     round_signs,
     same_share,
@@ -46,12 +45,6 @@ def test_unanimous_means_that_every_response_votes_alike():
     assert not unanimous([0, 0, 1])
     assert not unanimous([0, 0, -1])
     assert not unanimous([-1, -1])
-
-
-def test_majority_is_the_smallest_answer_of_the_largest_class():
-    assert majority(["0.5", "7", "1/2", None], [0, 1, 0, -1]) == "0.5"
-    assert majority(["7", "5"], [1, 0]) == "5"
-    assert majority([None, None], [-1, -1]) is None
 
 
 def test_repeated_ngrams():
