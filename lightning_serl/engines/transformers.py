@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
+from itertools import count, groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
+from lightning_serl.engines.decoding_attention import decoding_attention
+from lightning_serl.engines.decoding_batch import decoding_batch
+from lightning_serl.engines.drafts import Drafts
+from lightning_serl.engines.token_choice import choose_tokens
 from lightning_serl.errors import EngineFailure, check_range
 from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
 
-# Stop strings are searched for in the text of at least this many of the latest tokens.
-_TAIL = 24
-_DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+# Finished requests are handed out after at least so many tokens, since switching the adapter takes time.
+_BURST = 4
 
 
 class TransformersEngine(RolloutEngine):
     """Samples from the policy's own weights.
 
-    Each distinct prompt is run once and its key/value cache is repeated for its completions; finished rows leave the
-    batch. A completion depends on its seed alone: each token takes one uniform number, which is looked up in the
-    cumulative distribution, so that the other rows, the batch size and the rank do not matter (up to rounding).
+    Each distinct prompt is run once and its key/value cache is repeated for its completions; the next prompt takes the
+    place of a finished row. A completion depends on its seed alone: each token takes one uniform number, which is
+    looked up in the cumulative distribution; other rows, batch size and rank do not matter, except for rounding.
 
     Call :meth:`generate` and :meth:`score` inside ``Policy.gathered``.
 
@@ -73,193 +75,106 @@ class TransformersEngine(RolloutEngine):
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""
-        # Prompts of similar length share a batch; the order of work does not change what is sampled.
-        order = sorted(range(len(requests)), key=lambda i: (astuple(requests[i].sampling), len(requests[i].prompt_ids)))
-        yield from ((i, []) for i in order if not requests[i].n)
-        written: dict[int, list[Completion]] = {}
-        for chunk in _chunks(order, requests, self.max_rows):
-            rows = [(requests[i].prompt_ids, s) for i, first, last in chunk for s in requests[i].seeds[first:last]]
-            owners = [i for i, first, last in chunk for _ in range(first, last)]
+        yield from ((i, []) for i in range(len(requests)) if not requests[i].n)
+        # Long prompts first: those that begin later fit into the columns of the cache. The order of work does not
+        # change what is sampled.
+        order = sorted(
+            (i for i in range(len(requests)) if requests[i].n),
+            key=lambda i: (astuple(requests[i].sampling), -len(requests[i].prompt_ids)),
+        )
+        for sampling, alike in groupby(order, key=lambda i: requests[i].sampling):
+            yield from self._write([(i, requests[i]) for i in alike], sampling, who)
+
+    def _write(
+        self, requests: list[tuple[int, Request]], sampling: Sampling, who: Who
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """The completions of numbered requests with equal sampling, as the requests are finished."""
+        prompts = [request.prompt_ids for _, request in requests for _ in request.seeds]
+        drafts = Drafts(self.policy, [seed for _, request in requests for seed in request.seeds], sampling)
+        owners = [k for k, (_, request) in enumerate(requests) for _ in request.seeds]
+        missing = [request.n for _, request in requests]
+        writer = _Writer(self, prompts, drafts, sampling)
+        while writer.works:
             # must end before the yield: the caller would find the policy with its adapter switched off
-            with self.policy.acting_as(who) as actor, actor.without_autocast():
-                completions = self._sample(actor, rows, requests[chunk[0][0]].sampling)
-            for owner, completion in zip(owners, completions, strict=True):
-                written.setdefault(owner, []).append(completion)
-            for i, _, last in chunk:
-                if last == requests[i].n:
-                    yield i, written.pop(i)
-
-    def _sample(self, actor: Policy, rows: list[tuple[tuple[int, ...], int]], sampling: Sampling) -> list[Completion]:
-        """Sample one completion per (prompt ids, seed) row."""
-        batch = _Batch(actor, [ids for ids, _ in rows], self.policy.pad_id)
-        drafts = Drafts(self.policy, [seed for _, seed in rows], sampling)
-        used = torch.zeros_like(batch.logits, dtype=torch.bool) if sampling.presence_penalty else None
-        for step in range(sampling.max_tokens):
-            self.poll()
-            logits = batch.logits if used is None else batch.logits - sampling.presence_penalty * used
-            chosen, logp = choose_tokens(logits, sampling, drafts.uniforms(step, actor.device))
-            if used is not None:
-                used.scatter_(1, chosen[:, None], True)
-            chosen = chosen.cpu()
-            done = drafts.append(step, chosen, logp.cpu())
-            if done.all() or step == sampling.max_tokens - 1:
-                break
-            if done.any():
-                kept = (~done).nonzero()[:, 0]
-                chosen = chosen[kept]
-                kept = kept.to(actor.device)
-                used = None if used is None else used[kept]
-                batch.keep(kept)
-            batch.append(chosen)
-        return drafts.completions()
+            with (
+                self.policy.acting_as(who) as actor,
+                actor.without_autocast(),
+                decoding_attention(actor.causal_lm),
+            ):
+                finished = []
+                for step in count(1):
+                    for row in writer.step(actor):
+                        missing[owners[row]] -= 1
+                        if not missing[owners[row]]:
+                            finished.append(owners[row])
+                    if not writer.works or (finished and step >= _BURST):
+                        break
+            for k in finished:
+                first = owners.index(k)
+                yield requests[k][0], drafts.completions(range(first, first + requests[k][1].n))
 
 
-class _Batch:
-    """The model's side of a batch: its cache, and the next ``logits``, (rows, V); equal prompts are run once."""
+class _Writer:
+    """Writes completions of equal sampling; a row that is finished makes room for the next prompt."""
 
-    def __init__(self, actor: Policy, prompts: list[tuple[int, ...]], pad: int) -> None:
-        distinct = list(dict.fromkeys(prompts))
-        place = {ids: k for k, ids in enumerate(distinct)}
-        longest, device = max(map(len, distinct)), actor.device
-        ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in distinct], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in distinct], device=device)
-        self._actor = actor
-        out = actor.causal_lm.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=True
-        )
-        rows = torch.tensor([place[ids_] for ids_ in prompts], device=device)
-        self._cache = out.past_key_values
-        # unlike `batch_select_indices`, every kind of cache layer implements this one
-        self._cache.reorder_cache(rows)
-        self.logits, self._mask = actor.head(out.last_hidden_state[:, -1])[rows], mask[rows]
-        self._position = self._mask.sum(-1)
+    def __init__(
+        self, engine: TransformersEngine, prompts: list[tuple[int, ...]], drafts: Drafts, sampling: Sampling
+    ) -> None:
+        self._engine, self._prompts, self._drafts, self._sampling = engine, prompts, drafts, sampling
+        self._batch = decoding_batch(engine.policy, min(engine.max_rows, len(prompts)))
+        self._begun = 0
+        self._used: Tensor | None = None  # (rows, V) bool, tokens that a row holds, for the presence penalty
 
-    def keep(self, rows: Tensor) -> None:
-        """Continue with these rows only."""
-        self._mask, self._position = self._mask[rows], self._position[rows]
-        self._cache.reorder_cache(rows)
+    @property
+    def works(self) -> bool:
+        """Whether a completion is not finished yet."""
+        return self._begun < len(self._prompts) or self._batch.rows > 0
 
-    def append(self, tokens: Tensor) -> None:
-        """Run one more token of each row, (rows,) int64, which replaces :attr:`logits`."""
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], -1)
-        out = self._actor.causal_lm.base_model(
-            input_ids=tokens.to(self._actor.device)[:, None],
-            attention_mask=self._mask,
-            position_ids=self._position[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        self._position = self._position + 1
-        self.logits = self._actor.head(out.last_hidden_state[:, -1])
+    def step(self, actor: Policy) -> list[int]:
+        """Write one token of every row; returns the completions that are finished now."""
+        self._engine.poll()
+        if taken := self._batch.takes(len(self._prompts) - self._begun):
+            first, self._begun = self._begun, self._begun + taken
+            self._batch.add(actor, self._prompts[first : self._begun])
+            self._drafts.begin(first, self._begun)
+        chosen, logp = self._choose(actor)
+        done = self._drafts.append(chosen, logp)
+        finished: list[int] = self._drafts.live[done].tolist()
+        if finished:
+            order = self._batch.drop(done)
+            self._drafts.keep(order)
+            chosen = chosen[order]
+            self._used = None if self._used is None else self._used[order.to(self._used.device)]
+        if len(chosen):
+            self._batch.append(actor, chosen)
+        return finished
 
+    def _choose(self, actor: Policy) -> tuple[Tensor, Tensor]:
+        """The next token of each row, (rows,) int64, and its log-prob, (rows,), on the CPU."""
+        draws, chosen, logps, done = self._drafts.uniforms(actor.device), [], [], 0
+        # logits of a part of the rows at a time: a large table is slow to allocate, and to read from memory again
+        for hidden in self._batch.hidden.split(_logit_rows(actor)):
+            logits, part = actor.head(hidden), slice(done, done := done + len(hidden))
+            if self._sampling.presence_penalty:
+                logits = logits - self._sampling.presence_penalty * self._seen(part, logits)
+            tokens, logp = choose_tokens(logits, self._sampling, None if draws is None else draws[part])
+            if self._used is not None:
+                self._used[part].scatter_(1, tokens[:, None], True)
+            chosen.append(tokens)
+            logps.append(logp)
+        return torch.cat(chosen).cpu(), torch.cat(logps).cpu()
 
-class Drafts:
-    """The completions of a batch while they are written, one for each seed, as tensors on the CPU."""
-
-    def __init__(self, policy: Policy, seeds: list[int], sampling: Sampling) -> None:
-        self._policy, self._sampling = policy, sampling
-        total, limit = len(seeds), sampling.max_tokens
-        self._uniforms: Tensor | None = None
-        if sampling.temperature:
-            self._uniforms = torch.from_numpy(np.stack([uniforms(seed, limit) for seed in seeds]))
-        self._tokens = torch.full((total, limit), policy.pad_id, dtype=torch.long)
-        self._logps = torch.zeros(total, limit, dtype=torch.float32)
-        self._lengths = torch.zeros(total, dtype=torch.long)
-        self._ended = torch.zeros(total, dtype=torch.bool)
-        self._cut_texts: dict[int, str] = {}  # texts that end before a stop string
-        self._live = torch.arange(total)  # the completion of each row of the batch
-        self._ends = torch.tensor([*policy.end_ids, *sampling.special_stop_ids(policy.tokenizer)])
-
-    def uniforms(self, step: int, device: torch.device) -> Tensor | None:
-        """(rows,) float64 numbers in [0, 1) for the next token of each row; ``None`` at temperature 0."""
-        return None if self._uniforms is None else self._uniforms[self._live, step].to(device)
-
-    def append(self, step: int, chosen: Tensor, logp: Tensor) -> Tensor:
-        """Store the next token of each row; returns (rows,) bool, the rows that are finished and leave the batch."""
-        live = self._live
-        self._tokens[live, step], self._logps[live, step] = chosen, logp.float()
-        self._lengths[live] = step + 1
-        done = torch.isin(chosen, self._ends)
-        if self._sampling.stop:
-            done |= self._stopped(step)
-        self._ended[live[done]] = True
-        self._live = live[~done]
-        return done
-
-    def _stopped(self, step: int) -> Tensor:
-        """(rows,) bool: rows whose text now contains a stop string; the text before it is kept."""
-        tokenizer, tokens, stop = self._policy.tokenizer, self._tokens, self._sampling.stop
-        # a token holds at least one byte of text
-        first = max(0, step + 1 - max(_TAIL, *(2 * len(s.encode()) for s in stop)))
-        tails = tokenizer.batch_decode(tokens[self._live, first : step + 1].tolist(), **_DECODING)
-        found = torch.zeros(len(self._live), dtype=torch.bool)
-        for k, tail in enumerate(tails):
-            if any(s in tail for s in stop):
-                whole = tokenizer.decode(tokens[self._live[k], : step + 1].tolist(), **_DECODING)
-                if (cut := self._sampling.before_stop(whole)) is not None:
-                    found[k] = True
-                    self._cut_texts[int(self._live[k])] = cut
-        return found
-
-    def completions(self) -> list[Completion]:
-        """All completions, in the order of the seeds."""
-        written = [row[:length].tolist() for row, length in zip(self._tokens, self._lengths, strict=True)]
-        decoded = self._policy.tokenizer.batch_decode(written, **_DECODING)
-        return [
-            Completion(
-                token_ids=tuple(ids),
-                text=self._cut_texts.get(i, decoded[i]),
-                logprobs=tuple(self._logps[i, : len(ids)].tolist()),
-                finished=bool(self._ended[i]),
-                version=self._policy.version,
-            )
-            for i, ids in enumerate(written)
-        ]
+    def _seen(self, part: slice, logits: Tensor) -> Tensor:
+        """(rows, V) bool of these rows; rows that are new hold nothing."""
+        rows = self._batch.rows
+        if self._used is None:
+            self._used = torch.zeros(rows, logits.shape[-1], dtype=torch.bool, device=logits.device)
+        elif len(self._used) < rows:
+            self._used = torch.cat([self._used, self._used.new_zeros(rows - len(self._used), logits.shape[-1])])
+        return self._used[part]
 
 
-def _chunks(order: list[int], requests: Sequence[Request], max_rows: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Batches of ``(request, first sample, last sample)`` with at most ``max_rows`` rows and equal sampling."""
-    chunk: list[tuple[int, int, int]] = []
-    rows = 0
-    for i in order:
-        done = 0
-        while done < requests[i].n:
-            other = chunk and requests[chunk[0][0]].sampling != requests[i].sampling
-            fits = requests[i].n - done <= max_rows - rows
-            # a request is split only if it is larger than a whole batch
-            if chunk and (other or rows == max_rows or (not fits and requests[i].n - done <= max_rows)):
-                yield chunk
-                chunk, rows = [], 0
-            take = min(requests[i].n - done, max_rows - rows)
-            chunk.append((i, done, done + take))
-            done, rows = done + take, rows + take
-    if chunk:
-        yield chunk
-
-
-def choose_tokens(logits: Tensor, sampling: Sampling, draw: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Draw the next token of each row, (rows,) int64, with its log-prob under the distribution it was drawn from.
-
-    ``logits`` are (rows, V) of any float dtype; ``draw`` holds (rows,) float64 numbers in [0, 1), or is ``None`` for
-    the most likely token.
-    """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    if draw is None:
-        logp = torch.log_softmax(logits, -1)
-        chosen = logits.argmax(-1)
-        return chosen, logp.gather(-1, chosen[:, None])[:, 0]
-    logits = logits / sampling.temperature
-    if sampling.top_k:
-        kth = logits.topk(min(sampling.top_k, logits.shape[-1]), -1).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if sampling.top_p < 1:
-        ranked, index = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-        # keep the smallest set that reaches top_p: drop a token if more likely ones already reach it
-        drop = ranked.cumsum(-1) - ranked >= sampling.top_p
-        logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
-    logp = torch.log_softmax(logits, -1)
-    # in float64: over a large vocabulary the error of a float32 sum exceeds the probability of rare tokens
-    cumulative = logp.double().exp().cumsum(-1)
-    target = draw[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return chosen, logp.gather(-1, chosen[:, None])[:, 0]
+def _logit_rows(actor: Policy) -> int:
+    """Rows whose float32 logits take 24 MiB, which the allocator of a CPU keeps for reuse; 256 MiB on a GPU."""
+    vocabulary = actor.causal_lm.config.get_text_config().vocab_size
+    return max(1, ((24 if actor.device.type == "cpu" else 256) << 20) // (4 * vocabulary))

@@ -11,7 +11,8 @@ from helpers.small_models import small_model, small_policy, tiny_tokenizer, with
 
 from lightning_serl.distributed.seeding import uniforms
 from lightning_serl.engines import Receipt, Request, Sampling, TransformersEngine, WeightUpdate
-from lightning_serl.engines.transformers import Drafts, choose_tokens
+from lightning_serl.engines.drafts import Drafts
+from lightning_serl.engines.token_choice import choose_tokens
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy import Policy
 from lightning_serl.policy.loading import load_policy
@@ -319,7 +320,7 @@ def test_a_stop_string_longer_than_the_tail(policy, prompts):
     k, (free,) = max(enumerate(run(policy, chosen)), key=lambda row: len(row[1][0].token_ids))
     assert len(free.token_ids) > 12
     stop = free.text[2:-1]
-    import lightning_serl.engines.transformers as module
+    import lightning_serl.engines.drafts as module
 
     tail, module._TAIL = module._TAIL, 2
     try:
@@ -336,10 +337,11 @@ def test_stop_strings_are_sought_in_the_text_as_it_is_kept():
     for text, kept in ((" 3 . So", " 3"), (" 3. So", " 3. So")):
         ids = tokenizer.encode(text)
         drafts = Drafts(policy, [0], Sampling(len(ids), temperature=0.0, stop=(" .",)))
-        for step, token in enumerate(ids):
-            if drafts.append(step, torch.tensor([token]), torch.zeros(1)).all():
+        drafts.begin(0, 1)
+        for token in ids:
+            if drafts.append(torch.tensor([token]), torch.zeros(1)).all():
                 break
-        (completion,) = drafts.completions()
+        (completion,) = drafts.completions([0])
         assert (completion.text, completion.finished) == (kept, kept != text)
 
 
@@ -532,34 +534,3 @@ def test_sampling_refuses(options, name):
 
 def test_stops_are_joined_in_order():
     assert Sampling(stop=("a",)).with_stop(["b", "a"]).stop == ("a", "b")
-
-
-@pytest.mark.slow
-def test_it_is_faster_than_generate(policy, prompts):
-    """At least 1.5 tokens for one of ``generate``, per CPU second (3 to 6 were measured)."""
-    import time
-
-    seeds = [tuple(range(100 * i, 100 * i + 16)) for i in range(16)]
-    requests = [Request(p, s, Sampling(max_tokens=56)) for p, s in zip(prompts, seeds, strict=True)]
-    texts = [solve_prompt(q) for q in held_out(16)]
-    batch = policy.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
-
-    def ours():
-        return sum(len(c.token_ids) for cs in run(policy, requests) for c in cs)
-
-    def theirs():
-        options = {"max_new_tokens": 56, "do_sample": True, "num_return_sequences": 16, "top_k": 0, "use_cache": True}
-        with policy.gathered():
-            new = policy.model.generate(**batch, **options, pad_token_id=0)[:, batch.input_ids.shape[1] :]
-        ended = (new == 0).int()
-        return int(torch.where(ended.any(1), ended.argmax(1) + 1, new.shape[1]).sum())
-
-    def speed(work):
-        work()
-        rates = []
-        for _ in range(3):
-            start = time.process_time()
-            rates.append(work() / (time.process_time() - start))
-        return max(rates)
-
-    assert speed(ours) > 1.5 * speed(theirs)
