@@ -38,7 +38,7 @@ def test_rows_that_begin_late_write_what_they_write_alone(name):
             Request(tuple(generator.randrange(1, 400) for _ in range(n)), (2 * n, 2 * n + 1), sampling) for n in lengths
         ]
         alone = [written(policy, [request], 2)[0] for request in requests]
-        assert len({len(ids) for pair in alone for ids, _ in pair}) > 3
+        assert len({len(ids) for pair in alone for ids, _ in pair}) > 1
         assert written(policy, requests, 5) == alone
         assert written(policy, requests, 64) == alone
 
