@@ -44,7 +44,7 @@ def _register(name: str) -> None:
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *given: Any, **more: Any
     ) -> tuple[Tensor, None]:
         if not _simple(query, key, attention_mask, given, more):
-            return usual(module, query, key, value, attention_mask, *given, **more)  # type: ignore[no-any-return]
+            return usual(module, query, key, value, attention_mask, *given, **more)
         return _grouped(query, key, value, attention_mask, more.get("scaling")), None
 
     AttentionInterface.register(_PREFIX + name, attend)

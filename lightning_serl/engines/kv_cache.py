@@ -37,12 +37,12 @@ class RowLayer(DynamicLayer):
 
     def reserve(self, keys: Tensor, values: Tensor, rows: int, columns: int) -> None:
         """Buffers like ``keys`` and ``values`` that hold at least so many rows and columns."""
-        held = self._key_buffer.shape
+        held = tuple(self._key_buffer.shape)
         if self._key_buffer.dim() == 4 and held[0] >= rows and held[2] >= columns:
             return
         if self._key_buffer.dim() != 4:
             self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-            held = torch.Size((0, 0, 0, 0))
+            held = (0, 0, 0, 0)
         columns = held[2] if held[2] >= columns else columns + max(columns // _SPARE, _LEAST)
         rows = max(rows, held[0])
         for name, like in (("_key_buffer", keys), ("_value_buffer", values)):

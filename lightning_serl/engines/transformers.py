@@ -153,7 +153,7 @@ class _Writer:
         """The next token of each row, (rows,) int64, and its log-prob, (rows,), on the CPU."""
         draws, chosen, logps, done = self._drafts.uniforms(actor.device), [], [], 0
         # logits of a part of the rows at a time: a large table is slow to allocate, and to read from memory again
-        for hidden in self._batch.hidden.split(_logit_rows(actor)):
+        for hidden in torch.split(self._batch.hidden, _logit_rows(actor)):
             logits, part = actor.head(hidden), slice(done, done := done + len(hidden))
             if self._sampling.presence_penalty:
                 logits = logits - self._sampling.presence_penalty * self._seen(part, logits)

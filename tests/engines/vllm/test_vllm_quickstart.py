@@ -6,6 +6,8 @@ import pytest
 from helpers.command_line import cli, finish, start
 from helpers.training import rows
 
+from lightning_serl.policy.loading import load_policy
+
 pytestmark = pytest.mark.vllm
 
 
@@ -45,6 +47,8 @@ def test_an_adapter_by_the_preset_for_one_gpu(no_vllm, tmp_path):
     assert ended.status == 0, ended.err[-2000:]
     metrics = [row for row in rows(tmp_path) if "serl/sync/bytes" in row]
     assert len(metrics) == 2
-    # the base travels once with its canary, and each version is an adapter of two thin factors per layer
-    assert metrics[1]["serl/sync/bytes"] < metrics[0]["serl/sync/bytes"] / 3
+    # the base travels once, with the canary of the adapter and the first version of it
+    adapter = metrics[1]["serl/sync/bytes"]
+    base = 4 * sum(p.numel() for p in load_policy("tiny:base").model.parameters())
+    assert base <= metrics[0]["serl/sync/bytes"] - 2 * adapter < 1.5 * base
     assert all(row["serl/sync/probe_logp_err"] < 1e-4 for row in metrics)
