@@ -24,7 +24,7 @@ class RowLayer(DynamicLayer):
         self._key_buffer = self._value_buffer = torch.empty(0)
         self.rows = self.columns = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *given: Any, **more: Any) -> tuple[Tensor, Tensor]:
         """Append the tokens of all rows, and return all keys and values."""
         rows, _, tokens, _ = key_states.shape
         first = self.columns
