@@ -7,7 +7,7 @@ from lightning_serl.answers.choices_in_text import split_choices
 from lightning_serl.answers.cluster import cluster
 from lightning_serl.answers.detect import detect_grader
 from lightning_serl.answers.math_grader import MathGrader
-from lightning_serl.answers.reading.boxed import strip_thinking
+from lightning_serl.answers.reading.thinking import strip_thinking
 from lightning_serl.answers.registry import AnswerGrader, resolve_grader
 from lightning_serl.answers.text_grader import TextGrader
 

@@ -9,7 +9,8 @@ import re
 import unicodedata
 
 from lightning_serl.answers.reading.announced import ANSWER_WORDS
-from lightning_serl.answers.reading.boxed import last_boxed, strip_thinking
+from lightning_serl.answers.reading.boxed import last_boxed
+from lightning_serl.answers.reading.thinking import strip_thinking
 
 #: The letters of options that the grader reads.
 LETTERS = "ABCDEFGHIJ"

@@ -8,8 +8,9 @@ from typing import Any
 from lightning_serl.answers.math.decide import decide, decide_unambiguous
 from lightning_serl.answers.math.normal_form import ascii_digits, is_abridged, normal_form
 from lightning_serl.answers.reading.announced import announced_answer, is_prose, undisputed_number
-from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed, strip_thinking
+from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed
 from lightning_serl.answers.reading.last_formula import first_formula, is_doubtful, last_formula
+from lightning_serl.answers.reading.thinking import strip_thinking
 from lightning_serl.answers.verifier.client import VerdictCache, shared_client
 from lightning_serl.errors import check_choice
 

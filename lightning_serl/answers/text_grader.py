@@ -6,7 +6,8 @@ import re
 import unicodedata
 
 from lightning_serl.answers.reading.announced import ANNOUNCEMENT
-from lightning_serl.answers.reading.boxed import last_boxed, strip_thinking
+from lightning_serl.answers.reading.boxed import last_boxed
+from lightning_serl.answers.reading.thinking import strip_thinking
 
 # A longer last line is an explanation, not a short answer.
 MAX_LENGTH = 200

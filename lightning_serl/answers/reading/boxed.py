@@ -1,4 +1,4 @@
-r"""Removes the thinking from a response and finds ``\boxed{...}`` in it, in bounded time on any text."""
+r"""Finds ``\boxed{...}`` in a response, in bounded time on any text."""
 
 from __future__ import annotations
 
@@ -16,32 +16,6 @@ _BETWEEN = re.compile(
     r"(?:[\s$.,;+]|\\[()\[\],;! ]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
     r"|\b[a-zA-Z](?:_\{?\w\}?)?\s*=(?=\s*$))*"
 )
-_OPEN, _CLOSE = "<think>", "</think>"
-
-
-def strip_thinking(text: str) -> str:
-    """The text without its thinking.
-
-    Closed ``<think>`` sections are removed. Everything after an opening tag without a closing one is thinking, and so
-    is everything before a ``</think>`` without an opening tag (chat templates write the opening tag into the prompt).
-    """
-    if _OPEN not in text and _CLOSE not in text:
-        return text
-    # Each tag is searched once, so that a text of nothing but tags takes linear time.
-    pieces: list[str] = []
-    at = 0
-    start, end = text.find(_OPEN), text.find(_CLOSE)
-    while end != -1:
-        if start == -1 or end < start:
-            pieces.clear()  # the prompt opened this section
-        else:
-            pieces.append(text[at:start])
-        at = end + len(_CLOSE)
-        end = text.find(_CLOSE, at)
-        if -1 < start < at:
-            start = text.find(_OPEN, at)
-    pieces.append(text[at:] if start == -1 else text[at:start])
-    return "".join(pieces)
 
 
 def last_boxed(text: str) -> str | None:
