@@ -33,13 +33,13 @@ _CLOSES = frozenset(_OPENS.values())
 _NAME = "|".join(sorted(map(re.escape, _NAMES), key=len, reverse=True))
 _TAG = re.compile(
     rf"(?i:<\|?\s?(?P<close>/)?\s?(?P<name>{_NAME})(?P<rest>\s[^<>\n]{{0,80}})?\s?\|?>)"
-    rf"|(?i:\[(?P<close2>/)?(?P<name2>THINK|THINKING|THOUGHT|REASONING)\])"
+    rf"|\[(?P<close2>/)?(?P<name2>THINK)\]"
     rf"|(?P<token>{'|'.join(map(re.escape, sorted((*_OPENS, *_CLOSES), key=len, reverse=True)))})"
 )
-# A cheap test for texts without any of them.
-_ANY = re.compile(
-    r"(?i)[<\[/|:\s](?:think|thought|reason|reflect|scratch|analysis|rationale|inner_|cot\b|internal|chain_)|◁"
-    r"|<\|(?:channel|begin_of|startof|START_|im_start)|<unused9|<channel\|>"
+# Cheap tests for texts without any of them, which are most.
+_ANGLE = re.compile(
+    r"<[|/]{0,2}\s?(?i:think|thought|reason|reflect|scratch|analysis|rationale|inner_|seed:|cot\b|internal|chain_of)"
+    r"|<\|(?:channel|begin_of_t|end_of_t|startof|endof|START_|END_|im_start|inner)|<unused9|<channel\|>"
 )
 _QUOTES = "`\"'“”‘’«»「」"
 
@@ -53,13 +53,12 @@ _BARE_FINAL = "assistantfinal"
 
 
 class _Tag(NamedTuple):
-    """A tag, the section that it opens or closes, and whether it may open one that is never closed."""
+    """A tag and the section that it opens or closes."""
 
     start: int
     end: int
     name: str
     closes: bool
-    alone: bool
 
 
 def strip_thinking(text: str) -> str:
@@ -76,9 +75,16 @@ def strip_thinking(text: str) -> str:
     """
     if _CHANNEL in text:
         text = _final_channel(text)
-    elif text.lstrip()[:8] == "analysis" and _BARE_ANALYSIS.match(text) is not None:
+    elif text.startswith(("analysis", " analysis", "\nanalysis")) and _BARE_ANALYSIS.match(text) is not None:
         return _after_bare_analysis(text)
-    return _without_sections(text) if _ANY.search(text) is not None else text
+    return _without_sections(text) if _may_have_sections(text) else text
+
+
+def _may_have_sections(text: str) -> bool:
+    """Whether a text holds the beginning of a tag."""
+    if "<" in text and _ANGLE.search(text) is not None:
+        return True
+    return "THINK]" in text or "◁" in text
 
 
 def _without_sections(text: str) -> str:
@@ -88,7 +94,7 @@ def _without_sections(text: str) -> str:
     pieces: list[str] = []
     at = 0
     opened: str | None = None
-    for start, end, name, closes, alone in tags:
+    for start, end, name, closes in tags:
         if opened is not None:
             if closes and name == opened:
                 opened, at = None, end
@@ -98,7 +104,7 @@ def _without_sections(text: str) -> str:
             else:
                 pieces.clear()  # the prompt opened this section
             at = end
-        elif last_closing.get(name, -1) > start or (alone and (name in _CUT_ANYWHERE or _begins_a_line(text, start))):
+        elif last_closing.get(name, -1) > start or name in _CUT_ANYWHERE or _begins_a_line(text, start):
             pieces.append(text[at:start])
             opened = name
     if opened is None:
@@ -110,11 +116,10 @@ def _kind(match: re.Match[str]) -> _Tag:
     """The section that a tag belongs to."""
     token = match["token"]
     if token is not None:
-        return _Tag(*match.span(), _OPENS.get(token, token), token in _CLOSES, True)
+        return _Tag(*match.span(), _OPENS.get(token, token), token in _CLOSES)
     name = (match["name"] or match["name2"]).lower()
     closes = bool(match["close"] or match["close2"])
-    # "[Reasoning]" is also a heading.
-    return _Tag(*match.span(), "think" if name in _SAME else name, closes, match["name"] is not None or name == "think")
+    return _Tag(*match.span(), "think" if name in _SAME else name, closes)
 
 
 def _begins_a_line(text: str, at: int) -> bool:
