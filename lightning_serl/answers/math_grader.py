@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lightning_serl.answers.math.decide import decide, decide_unambiguous
+from lightning_serl.answers.math.decide import decide_default, decide_unambiguous
 from lightning_serl.answers.math.normal_form import ascii_digits, is_abridged, normal_form
 from lightning_serl.answers.reading.announced import announced_answer, is_prose, undisputed_number
 from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed
@@ -131,11 +131,9 @@ class MathGrader:
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises, bounded in time."""
-        if self.mode == "fast":
-            a, b = ascii_digits(a), ascii_digits(b)
         if a == b:
             return True
-        verdict = decide(a, b) if self.mode == "fast" else decide_unambiguous(a, b)
+        verdict = decide_default(a, b) if self.mode == "fast" else decide_unambiguous(a, b)
         if verdict is not None:
             return verdict
         a, b = sorted((a, b))

@@ -15,15 +15,22 @@ from collections.abc import Sequence
 from decimal import Decimal, DecimalException, localcontext
 from itertools import product
 
-from lightning_serl.answers.math.expression import CONTEXT, Value, evaluate
+from lightning_serl.answers.math.expression import CONTEXT, POSITIVE_POINTS, Value, evaluate, exact_value
 from lightning_serl.answers.math.structure import PRODUCT, Structure, is_interval, structure
 
 _LONGEST = 300
-_POINTS = 2
+_POINTS = POSITIVE_POINTS
+_EQUATION_POINTS = (0, 1, POSITIVE_POINTS, POSITIVE_POINTS + 1)
+# Further points, where variables have any sign.
+_MORE_POINTS = range(_POINTS, _POINTS + 6)
 _EQUAL = Decimal(10) ** -40
 # math-verify compares decimals at six places; values closer than this are left to it.
 _NEAR = 2e-6
 _RELATIVE = 1e-9
+# Small values differ if their leading digits do; still smaller ones may be zero up to rounding.
+_SMALL, _LEADING = 2e-3, 1e-3
+_NOTHING, _COMPLEX_NOTHING = 1e-45, 1e-12
+_COMPLEX_NEAR = 1e-11
 # Commands that bind a variable or name something other than a value; a variable that is not bound.
 _BINDER = re.compile(r"\\(?:[io]*int|sum|prod|lim|max|min|sup|inf|gcd|lcm|text|math[a-z]*|operatorname|equiv|pmod|mod)")
 _FREE = re.compile(r"(?<![\\a-zA-Z])[a-cf-hj-zA-Z](?![a-zA-Z])")
@@ -69,36 +76,43 @@ def _same(a: Structure, b: Structure) -> bool | None:
 
 
 def _equations(a: Structure, b: Structure) -> bool | None:
-    """The verdict on two equations that give the value of a name, and on some others; the rest takes algebra."""
+    """The verdict on two equations that give the value of a name, and on multiples; the rest takes algebra."""
     right = a.parts[0], b.parts[0]
     if any(side.kind != "value" for side in right):
         return None
-    if not a.name and not b.name:
-        return _proportional(a.spellings, b.spellings)
+    if a.name and b.name and all(_is_constant(side) for side in right):
+        return _values(*right) if a.name.lower() == b.name.lower() else False
+    if a.spellings and b.spellings:
+        verdict = _proportional(a.spellings, b.spellings)
+        if verdict or not (a.name or b.name):
+            return verdict
     if not a.name or not b.name:
         given, other = (a, b) if a.name else (b, a)
         return False if given.name and other.spellings and not _solves(given, other.spellings[0]) else None
-    if all(_is_constant(side) for side in right):
-        return _values(*right) if a.name.lower() == b.name.lower() else False
     if a.name != b.name or any(a.name in spelling for side in right for spelling in side.spellings):
         return None
     return _values(*right)
 
 
 def _proportional(a: Sequence[str], b: Sequence[str]) -> bool | None:
-    """``False`` for equations in several unknowns unless the differences of their sides are proportional.
+    """Whether the differences of the sides of two equations are proportional.
 
-    Equations in one unknown may have the same solutions without being proportional.
+    Equations in one unknown may have the same solutions without that: ``None`` for those.
     """
-    found = [evaluate(PRODUCT.sub("*", x), point) for x in (*a, *b) for point in range(_POINTS)]
-    if len(found) != 2 * _POINTS or any(value is None or len(value[1]) < 2 for value in found):
+    found = [[evaluate(PRODUCT.sub("*", x), point) for point in _EQUATION_POINTS] for x in (*a, *b)]
+    if len(found) != 2 or any(value is None for side in found for value in side):
         return None
+    variables = [side[0][1] for side in found if side[0] is not None]
     try:
-        values = [complex(value[0]) for value in found if value is not None]
+        values = [[complex(value[0]) for value in side if value is not None] for side in found]
     except OverflowError:
         return None
-    left, right = values[0] * values[3], values[1] * values[2]
-    return False if abs(left - right) > _RELATIVE * max(abs(left), abs(right)) else None
+    (p, *others), (q, *others_) = values
+    pairs = [(p * y, q * x) for x, y in zip(others, others_, strict=True)]
+    apart = any(abs(x - y) > _RELATIVE * max(abs(x), abs(y)) for x, y in pairs)
+    if not apart and variables[0] == variables[1] and p and q and variables[0]:
+        return True
+    return False if apart and min(map(len, variables)) > 1 else None
 
 
 def _solves(given: Structure, difference: str) -> bool:
@@ -175,6 +189,9 @@ def _values(a: Structure, b: Structure) -> bool | None:
         return True
     if a.name and b.name:
         return False  # different digits or bases
+    exact = [exact_value(x.spellings[0]) if len(x.spellings) == 1 else None for x in (a, b)]
+    if exact[0] is not None and exact[1] is not None:
+        return exact[0] == exact[1]
     apart = True
     for x, y in product(a.spellings, b.spellings):
         left, right = evaluate(x, 0), evaluate(y, 0)
@@ -186,8 +203,10 @@ def _values(a: Structure, b: Structure) -> bool | None:
             break
     if apart:
         return False
-    single = len(a.spellings) == len(b.spellings) == 1
-    return True if single and _agree(a.spellings[0], b.spellings[0]) else None
+    if len(a.spellings) != 1 or len(b.spellings) != 1:
+        return None
+    pair = a.spellings[0], b.spellings[0]
+    return True if _agree(*pair) or _agree_where_real(*pair) else None
 
 
 def _is_open(text: str) -> bool:
@@ -201,9 +220,14 @@ def _apart(x: Value, y: Value) -> bool:
         if isinstance(x, complex) or isinstance(y, complex):
             x, y = complex(x), complex(y)
             distance, size = abs(x - y), max(abs(x), abs(y))
+            if _COMPLEX_NOTHING < size < _SMALL:
+                return distance > _LEADING * size
             return math.isfinite(size) and distance > max(_NEAR, _RELATIVE * size)
         with localcontext(CONTEXT):
-            return abs(x - y) > max(Decimal(_NEAR), Decimal(_RELATIVE) * max(abs(x), abs(y)))
+            size_ = max(abs(x), abs(y))
+            if _NOTHING < size_ < _SMALL:
+                return abs(x - y) > Decimal(_LEADING) * size_
+            return abs(x - y) > max(Decimal(_NEAR), Decimal(_RELATIVE) * size_)
     except (OverflowError, DecimalException):
         return False
 
@@ -223,3 +247,19 @@ def _agree(x: str, y: str) -> bool:
         if not left[1] and not right[1]:
             break
     return True
+
+
+def _agree_where_real(x: str, y: str) -> bool:
+    """Whether two formulas with variables agree at many points of any sign, or neither is real there."""
+    real = 0
+    for point in (*range(_POINTS), *_MORE_POINTS):
+        left, right = evaluate(x, point), evaluate(y, point)
+        if left is None or right is None or left[1] != right[1] or not left[1]:
+            return False
+        p, q = complex(left[0]), complex(right[0])
+        size = max(abs(p), abs(q), 1.0)
+        if abs(p - q) <= _COMPLEX_NEAR * size:
+            real += 1
+        elif min(abs(p.imag), abs(q.imag)) <= _COMPLEX_NEAR * size:
+            return False
+    return real >= _POINTS

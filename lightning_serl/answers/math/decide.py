@@ -9,10 +9,14 @@ from functools import lru_cache
 from lightning_serl.answers.math.compare import compare_values
 from lightning_serl.answers.math.normal_form import is_phrase, normal_form, number
 from lightning_serl.answers.math.quantities import quantity, same_quantity
+from lightning_serl.answers.math.regions import same_region
+from lightning_serl.answers.math.spelling import plain_spelling
+from lightning_serl.answers.math.wholes import same_whole
 
 # math-verify compares decimals at this many places.
 _PRECISION = 6
 _CLOSE = 1e-3
+_NOISE = Fraction(1, 10**12)
 
 # Spellings with one reading: digits, operators, brackets, single letters and a few commands.
 _UNAMBIGUOUS = re.compile(
@@ -22,6 +26,36 @@ _UNAMBIGUOUS = re.compile(
 _DOUBTFUL = re.compile(r"\d\s*\(|\d,\s*\d{3}|\d\s+\d|\.\s*(?:;|$)|\.\.|(?<!\d)\.|[,(\[{]\s*,|,\s*[)\]}]")
 _WORDS = re.compile(r"[a-zA-Z ]+\.?")
 _DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
+# Not three digits, which would be thousands.
+_COMMA = re.compile(r"(-?\d{1,12}),(\d{1,2}|\d{4,12})")
+_MIXED = re.compile(r"(-?)(\d{1,12})\s*(?:\\frac\{(\d{1,12})\}\{(\d{1,12})\}|\s(\d{1,12})/(\d{1,12}))")
+
+
+def decide_default(a: str, b: str) -> bool | None:
+    r"""Whether two answers are equal in the default mode, ``None`` where only algebra can tell.
+
+    Answers are compared in plain spellings. Times, dates, ranges and sets of numbers are compared as wholes.
+    """
+    a, b = plain_spelling(a), plain_spelling(b)
+    if a == b:
+        return True
+    verdict = same_whole(a, b)
+    if verdict is None:
+        verdict = same_region(a, b)
+    if verdict is None:
+        a, b = _with_points(a, b)
+        verdict = decide(a, b)
+    return verdict
+
+
+def _with_points(a: str, b: str) -> tuple[str, str]:
+    """``3,5`` beside a single number as ``3.5``; beside a list it is one as well."""
+    for x, y in ((a, b), (b, a)):
+        comma = _COMMA.fullmatch(x)
+        if comma is not None and "," not in y and number(normal_form(y)) is not None:
+            point = f"{comma[1]}.{comma[2]}"
+            return (point, y) if x == a else (y, point)
+    return a, b
 
 
 def decide(a: str, b: str) -> bool | None:
@@ -57,10 +91,15 @@ def decide_unambiguous(a: str, b: str) -> bool | None:
     if any(quantity(x) is not None and not _DECIMAL.fullmatch(x) for x in (a, b)):
         return None
     if decide(a, b) is False:
-        return None if _near(a, b) else False
+        # math-verify takes x and X for one variable.
+        return None if _near(a, b) or (a != a.lower() or b != b.lower()) and not _apart_in_lower_case(a, b) else False
     if _DECIMAL.fullmatch(a) is None or _DECIMAL.fullmatch(b) is None:
         return None
     return True if Fraction(a) == Fraction(b) else None
+
+
+def _apart_in_lower_case(a: str, b: str) -> bool:
+    return decide(a.lower(), b.lower()) is False
 
 
 def _near(a: str, b: str) -> bool:
@@ -76,15 +115,31 @@ def _percent(form: str) -> tuple[Fraction, bool] | None:
     r"""The number in front of a percent sign, ``None`` if that is not the form."""
     if not form.endswith("%"):
         return None
-    return number(form[:-1].removesuffix("\\"))
+    form = form[:-1].removesuffix("\\").strip()
+    mixed = _MIXED.fullmatch(form)
+    if mixed is None:
+        return number(form)
+    top, bottom = int(mixed[3] or mixed[5]), int(mixed[4] or mixed[6])
+    if not bottom:
+        return None
+    value = int(mixed[2]) + Fraction(top, bottom)
+    return (-value if mixed[1] else value), False
 
 
 def _equal(a: tuple[Fraction, bool], b: tuple[Fraction, bool]) -> bool:
-    """Whether two numbers are equal: exactly, or to six places if one was written as a decimal."""
+    """Whether two numbers are equal: exactly, or to six places and three digits if one was written as a decimal.
+
+    A whole number beside a decimal is exact but for the noise of floating point.
+    """
+    if a[0] == b[0]:
+        return True
     if not (a[1] or b[1]):
-        return a[0] == b[0]
+        return False
+    distance, size = abs(a[0] - b[0]), max(abs(a[0]), abs(b[0]))
+    if any(value.denominator == 1 and not decimal for value, decimal in (a, b)):
+        return distance <= _NOISE * size
     # Rounding fractions is slow and rarely needed.
-    return abs(float(a[0]) - float(b[0])) < _CLOSE and round(a[0], _PRECISION) == round(b[0], _PRECISION)
+    return float(distance) < _CLOSE * min(1.0, float(size)) and round(a[0], _PRECISION) == round(b[0], _PRECISION)
 
 
 def _equal_shares(a: str, b: str) -> bool | None:

@@ -1,7 +1,6 @@
 r"""Evaluates one LaTeX expression at a fixed point, by recursive descent over a small grammar.
 
-Real numbers are computed to sixty digits, complex ones in double precision; variables are random numbers between 1 and
-2. All steps are linear in a text of bounded length; a text outside the grammar has no value.
+Real numbers are computed to sixty digits, complex ones in double precision; variables are random numbers. All steps are linear in a text of bounded length; a text outside the grammar has no value.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,11 @@ _DIGITS = 60
 CONTEXT = Context(prec=_DIGITS, Emax=10**6, Emin=-(10**6), traps=[InvalidOperation, DivisionByZero, Overflow])
 _MAX_EXPONENT = 100_000
 _MAX_FACTORIAL = 170
+# At these points variables are positive.
+POSITIVE_POINTS = 2
+# Bits of an exact value, and the largest exact factorial.
+_MOST_BITS = 200_000
+_EXACT_FACTORIAL = 5000
 _PI = Decimal("3.1415926535897932384626433832795028841971693993751058209749446")
 
 Value = Decimal | complex
@@ -41,6 +46,7 @@ _TRIGONOMETRIC: dict[str, Callable[[complex], complex]] = {
     "arctan": cmath.atan,
 }
 _FUNCTIONS = frozenset(_TRIGONOMETRIC) | {"ln", "log", "exp"}
+_CLOSING = {"(": ")", "{": "}", "[": "]"}
 
 
 class NotUnderstood(Exception):
@@ -70,12 +76,26 @@ def evaluate(text: str, point: int) -> tuple[Value, frozenset[str], bool] | None
     return None
 
 
+@lru_cache(maxsize=4096)
+def exact_value(text: str) -> Fraction | None:
+    """The exact value of a spelling of whole numbers, powers, factorials and quotients; ``None`` for all others."""
+    if "." in text:
+        return None
+    try:
+        value = _Exact(text, 0, True).whole()
+    except (NotUnderstood, _Complex, ArithmeticError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, Fraction) else None
+
+
 @lru_cache(maxsize=1024)
 def _variable(name: str, point: int) -> Decimal:
-    """A random number between 1 and 2 for a variable; x and X get the same, as math-verify takes them for one."""
-    name = name.lower() if len(name) == 1 else name
+    """A random number for a variable: between 1 and 2 at the first two points, of any sign and below 3 at others."""
     digest = hashlib.sha256(f"{point}:{name}".encode()).hexdigest()
-    return 1 + Decimal(int(digest[:20], 16)) / Decimal(16**20)
+    fraction = Decimal(int(digest[:20], 16)) / Decimal(16**20)
+    if point < POSITIVE_POINTS:
+        return 1 + fraction
+    return (Decimal("0.1") + 3 * fraction) * (-1 if int(digest[20], 16) % 2 else 1)
 
 
 class _Evaluator:
@@ -150,7 +170,7 @@ class _Evaluator:
                 value = value / self.factor()
                 if self.tokens[self.at] not in ("", "+", "-", ")", "}", "*", "/", "|", "]"):
                     raise NotUnderstood  # 1/2x: half of x, or the inverse of 2x
-            elif token and (token[0].isalnum() or token[0] == "\\" or token in "({"):
+            elif token and (token[0].isalnum() or token[0] == "\\" or token in "({["):
                 # atom() refuses two adjacent numbers.
                 value = value * self.factor()
             else:
@@ -159,12 +179,15 @@ class _Evaluator:
     def factor(self) -> Value:
         value = self.atom()
         while self.take("!"):
-            value = self.number(str(math.factorial(self.integer(value, _MAX_FACTORIAL))))
+            value = self.factorial(value)
         if self.take("^"):
             value = self.power(value, self.exponent())
             if self.tokens[self.at] in ("^", "!"):
                 raise NotUnderstood
         return value
+
+    def factorial(self, value: Any) -> Any:
+        return self.number(str(math.factorial(self.integer(value, _MAX_FACTORIAL))))
 
     def exponent(self) -> Value:
         if self.take("{"):
@@ -228,8 +251,8 @@ class _Evaluator:
             if following == "(" and self.tokens[self.at + 1][:1].isdigit() and self.tokens[self.at + 2] == ")":
                 raise NotUnderstood  # 2(3): a product, or for math-verify a mixed number
             return self.number(token)
-        if token in ("(", "{"):
-            return self.bracketed(")" if token == "(" else "}")
+        if token in _CLOSING:
+            return self.bracketed(_CLOSING[token])
         if token == "|":
             self.transcendental = True
             return self.number("1") * abs(self.bracketed("|"))
@@ -269,6 +292,8 @@ class _Evaluator:
 
     def command(self, name: str) -> Value:
         if name == "pi":
+            if type(self) is _Exact:
+                raise NotUnderstood
             return _PI if self.real else complex(math.pi)
         if name == "frac":
             top: Any = self.argument()
@@ -319,8 +344,9 @@ class _Evaluator:
 
     def operand(self) -> Value:
         """The argument of a function: a bracket, or the factors up to the next function, sign or bracket."""
-        if self.take("("):
-            return self.bracketed(")")
+        for opening in "([":
+            if self.take(opening):
+                return self.bracketed(_CLOSING[opening])
         value: Any = self.factor()
         while True:
             token = self.tokens[self.at]
@@ -334,3 +360,30 @@ class _Evaluator:
         if value <= 0 or (base is not None and base <= 0):
             raise _Complex if value < 0 else NotUnderstood
         return value.log10() if base is None else value.ln() / base.ln()
+
+
+class _Exact(_Evaluator):
+    """Computes exact rational values of bounded size."""
+
+    def number(self, text: str) -> Any:
+        return Fraction(int(text))
+
+    def power(self, base: Any, exponent: Any) -> Any:
+        if exponent.denominator != 1:
+            raise NotUnderstood
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+        if bits * abs(exponent.numerator) > _MOST_BITS:
+            raise NotUnderstood
+        return base**exponent.numerator
+
+    def factorial(self, value: Any) -> Any:
+        return Fraction(math.factorial(self.integer(value, _EXACT_FACTORIAL)))
+
+    def symbol(self, token: str) -> Any:
+        raise NotUnderstood
+
+    def root(self) -> Any:
+        raise NotUnderstood
+
+    def function(self, name: str) -> Any:
+        raise NotUnderstood

@@ -28,6 +28,13 @@ _BLANK = re.compile(r"(?<![a-zA-Z\d])\s+|(?<=\d)\s+(?!\d)|\s+(?![a-zA-Z\d])|(?<=
 # In text that was escaped twice; in a matrix two backslashes may also end a row.
 _DOUBLED = re.compile(r"\\{2,}(?=[a-zA-Z])")
 _DOUBLED_IN_MATRIX = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|cdot|pi|text)(?![a-zA-Z]))")
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{(?:[pbBvV]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?")
+_LAST_ROW = re.compile(r"\\\\\s*(?=\\end\s*\{)")
+_ROW_SPACE = re.compile(r"\\\\\s*\[\s*-?\d[\d.]*\s*(?:pt|em|ex|mm|cm)\s*\]")
+_AROUND_MATRIX = re.compile(
+    r"(?:\\left\s*)?[(\[]\s*(\\begin\{pmatrix\}(?:(?!\\begin|\\end).)*\\end\{pmatrix\})\s*(?:\\right\s*)?[)\]]",
+    re.DOTALL,
+)
 _DOTS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])")
 _ABRIDGED = re.compile(r",(?:\s|\\[,;:! ]|\\q?quad)*(?:\.\.\.|\\[lc]?dots(?![a-zA-Z])|…)")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
@@ -85,6 +92,8 @@ def normal_form(answer: str) -> str:
     form = answer.strip().replace("\\$", "").replace("$", "").replace("{,}", ",").replace("−", "-")
     form = form.replace("²", "^2").replace("³", "^3").replace("…", "...").replace("~", " ")
     if "\\" in form:
+        if "matrix" in form or "{array}" in form:
+            form = _plain_matrix(form)
         form = (_DOUBLED_IN_MATRIX if "matrix" in form else _DOUBLED).sub(r"\\", form)
         form = _BOLD.sub(r"\1", form)
         form = _SIZE.sub("", _COMMAND_SPACE.sub(" ", _DOTS.sub("...", form)))
@@ -106,6 +115,12 @@ def normal_form(answer: str) -> str:
         return form.replace(" ", "") if _SPACED.fullmatch(form) else form
     # "1,234" is one number, "1, 234" two.
     return form.replace(",", ";" if _LISTED.search(answer) else "")
+
+
+def _plain_matrix(form: str) -> str:
+    """One spelling for all environments of matrices, without brackets around them and separators at their end."""
+    form = _ROW_SPACE.sub(r"\\\\", _LAST_ROW.sub("", _ENVIRONMENT.sub(r"\\\1{pmatrix}", form)))
+    return _AROUND_MATRIX.sub(r"\1", form)
 
 
 @lru_cache(maxsize=16384)

@@ -14,7 +14,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _LONGEST = 80
-_MAX_EXPONENT = 100
+_MAX_EXPONENT = 300
+# Smaller values are told apart by their leading digits.
+_SMALL = Fraction(1, 1000)
 _SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\$")
 _WRAPPED = re.compile(r"\\(?:text|textrm|mathrm|rm|mbox|operatorname|unit|si)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _DEGREE = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|\\degree")
@@ -26,12 +28,12 @@ _CELSIUS = re.compile(
 _DOLLAR = "＄"
 _POWER_OF_TEN = re.compile(r"^\s*([-+]?)\s*10\s*(?=\^)")
 _NUMBER = re.compile(
-    r"\s*([-+]?)\s*([＄€£¥]?)\s*(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d{1,40})(?:\.(\d{1,40}))?"
+    r"\s*([-+]?)\s*([＄€£¥₹₩₽₺₫฿]?)\s*(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?!\d)|\d{1,40})(?:\.(\d{1,40}))?"
     r"(?:\s*(?:\\times|\\cdot|[×·xX*])\s*10\s*\^\s*(?:[{(]\s*(-?\d{1,3})\s*[)}]|(-?\d{1,3})(?!\d))|(?:(?<=\.\d)|(?<=\d))[eE]([-+]?\d{1,3})(?!\w))?"
 )
 # An exponent without ``^`` follows a letter directly: "m2", while "5 ft 3 in" has two numbers.
 _TOKEN = re.compile(
-    r"\s*(?:([^\W\d_]+|°[CF]?|[＄€£¥])|(?:\^\s*\{?\s*(-?\d)\s*\}?|(?<=[^\W\d_])(-?\d)(?!\d))|(/)"
+    r"\s*(?:([^\W\d_]+|°[CF]?|[＄€£¥₹₩₽₺₫฿])|(?:\^\s*\{?\s*(-?\d)\s*\}?|(?<=[^\W\d_])(-?\d)(?!\d))|(/)"
     r"|[()·*.⋅]|\\cdot(?![a-zA-Z]))\s*"
 )
 # "5 J (joules)"
@@ -40,7 +42,28 @@ _PREFIXES = ("", "k", "c", "d", "m", "µ", "μ", "n", "p", "f", "M", "G", "T", "
 _BASES = (
     *("m", "g", "s", "A", "K", "mol", "cd", "L", "l", "J", "W", "Pa", "N", "V", "C", "Hz", "F", "T", "H", "S", "M"),
     *("eV", "cal", "bar", "atm", "h", "min", "t", "Ω", "°C", "°F", "°", "rad", "Bq", "Gy", "Sv", "Da", "u", "Torr"),
-    *("mmHg", "ppm", "ppb", "ft", "in", "lb", "oz", "mi", "rpm", "psi", "Å", "€", "£", "¥"),
+    *(
+        "mmHg",
+        "ppm",
+        "ppb",
+        "ft",
+        "in",
+        "lb",
+        "oz",
+        "mi",
+        "rpm",
+        "psi",
+        "Å",
+        "€",
+        "£",
+        "¥",
+        "₹",
+        "₩",
+        "₽",
+        "₺",
+        "₫",
+        "฿",
+    ),
 )
 _SYMBOLS = frozenset(prefix + base for prefix in _PREFIXES for base in _BASES)
 
@@ -65,6 +88,11 @@ _NAMES = {
     "$": "dollar dollars dolar dolares usd 美元",
     "€": "euro euros eur 欧元 歐元 евро يورو",
     "£": "gbp 英镑",
+    "¥": "jpy yen cny rmb yuan 円 元 块",
+    "₹": "inr rupee rupees",
+    "₩": "krw won 원",
+    "₽": "rub рублей рубля рубль",
+    "cent": "cent cents centavo centavos centime centimes",
     "km": "公里 千米",
     "cm": "厘米 公分",
     "mm": "毫米",
@@ -239,7 +267,7 @@ def same_quantity(a: str, b: str) -> bool | None:
     if left is None or right is None:
         return None
     if left.value != right.value:
-        near = abs(left.value - right.value) <= Fraction(1, 10**6) * max(Fraction(1), abs(left.value))
+        near = abs(left.value - right.value) <= Fraction(1, 10**6) * max(_SMALL, abs(left.value), abs(right.value))
         return None if near and (left.decimal or right.decimal) else False
     if left.unit == right.unit or not left.unit or not right.unit:
         return True

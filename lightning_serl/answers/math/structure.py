@@ -41,7 +41,7 @@ class Structure:
     # The items of a list, the rows of a matrix (lists), the intervals of a union, or the last side of an equation.
     parts: tuple[Structure, ...] = ()
     brackets: str = ""  # around a list: "", "{}", "()", "[]", "(]" or "[)"
-    spellings: tuple[str, ...] = ()  # readings of a value, or the difference of the sides of an equation without a name
+    spellings: tuple[str, ...] = ()  # readings of a value, or the difference of the two sides of an equation
     name: str = ""  # the first side of an equation if it is a single name; the base of a number
 
 
@@ -84,7 +84,7 @@ def _parse(text: str, depth: int) -> Structure:
     if len(sides) > 1:
         name = sides[0].strip()
         name = name if _NAME.fullmatch(name) else ""
-        difference = (f"({sides[0]})-({sides[1]})",) if len(sides) == 2 and not name else ()
+        difference = (f"({sides[0]})-({sides[1]})",) if len(sides) == 2 else ()
         return Structure("equation", (_parse(sides[-1].strip(), depth + 1),), spellings=difference, name=name)
     inner = text.replace(r"\{", "{").replace(r"\}", "}")
     if inner[0] in _OPENING and inner[-1] in _CLOSING and _split(inner[1:-1], ",", closed=True)[1:]:
