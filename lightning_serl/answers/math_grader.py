@@ -6,10 +6,13 @@ import re
 from typing import Any
 
 from lightning_serl.answers.math.decide import decide_default, decide_unambiguous
-from lightning_serl.answers.math.normal_form import ascii_digits, is_abridged, normal_form
-from lightning_serl.answers.reading.announced import announced_answer, is_prose, undisputed_number
+from lightning_serl.answers.math.normal_form import is_abridged, normal_form
+from lightning_serl.answers.reading.announced import is_prose, undisputed_number
 from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed
+from lightning_serl.answers.reading.final_value import final_value
 from lightning_serl.answers.reading.last_formula import first_formula, is_doubtful, last_formula
+from lightning_serl.answers.reading.stated import stated_answer
+from lightning_serl.answers.reading.surface import undressed
 from lightning_serl.answers.reading.thinking import strip_thinking
 from lightning_serl.answers.verifier.client import VerdictCache, shared_client
 from lightning_serl.errors import check_choice
@@ -94,11 +97,16 @@ class MathGrader:
             return self._read_sentences(boxed) if self.mode == "fast" else self._read(text, boxed)
         if self.mode == "exact":
             return undisputed_number(text) or self._read(text)
-        said = announced_answer(text)
-        if said is not None:
-            return tidy(said)
-        found = last_formula(text)
-        return self._read(text) if found is not None and is_doubtful(found) else tidy(found)
+        return self._unboxed(text)
+
+    def _unboxed(self, text: str) -> str | None:
+        """The answer of a response without a box in fast mode."""
+        found = stated_answer(text) or final_value(text)
+        if found is None:
+            found = last_formula(undressed(text[-MAX_READ:]))
+            if found is not None and is_doubtful(found):
+                return self._read(text)
+        return tidy(found)
 
     def _read_sentences(self, boxed: str) -> str:
         """The formula in a box full of sentences if its first and last formula are equal, else the sentences.

@@ -92,7 +92,7 @@ def decide_unambiguous(a: str, b: str) -> bool | None:
         return None
     if decide(a, b) is False:
         # math-verify takes x and X for one variable.
-        return None if _near(a, b) or (a != a.lower() or b != b.lower()) and not _apart_in_lower_case(a, b) else False
+        return None if _near(a, b) or ((a != a.lower() or b != b.lower()) and not _apart_in_lower_case(a, b)) else False
     if _DECIMAL.fullmatch(a) is None or _DECIMAL.fullmatch(b) is None:
         return None
     return True if Fraction(a) == Fraction(b) else None

@@ -26,7 +26,7 @@ _SPELLINGS = ("answer", "Answer", "ANSWER")
 _ANNOUNCED = re.compile(r"(?i)\banswer[*_ ]*(?:is|:|=)[*_:\s]*")
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
-    r"([-+]?)\s*[$€£¥]?\s*([-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?)"
+    r"([-+]?)\s*[$€£¥]?\s*([-+]?(?:\d(?:,?\d)*(?:\.\d+)?|\.\d+)(?:/\d+)?)"
     r"(?=\s*(?:$|[.*!]+(?:\s|$)|(?!(?i:perc|pct))[a-zA-Z]))"
 )
 # "A: 18" on the last line.
@@ -151,6 +151,20 @@ def closing_number(text: str) -> str | None:
             number = _LAST_NUMBER.search(line[-_LINE:])
             return None if number is None else number.group(1)
     return None
+
+
+def formula_after(line: str) -> str | None:
+    """The formula in dollar signs that a line begins with; empty if words and more formulas follow, ``None`` without."""
+    math = _MATH.match(line)
+    if math is None:
+        return None
+    inside = next(part for part in math.groups() if part is not None).strip()
+    several = _SEVERAL.fullmatch(line)
+    if several is not None and all(_is_formula(part) for part in several.groups()):
+        return f"{several[1]},{several[2]}"
+    after = line[math.end() :].strip(" .*!")
+    more = re.search(r"[$\\\d]|\b(?:and|or)\b", _MORE_SAID.split(after, maxsplit=1)[0])
+    return inside if _is_formula(inside) and not more else ""
 
 
 def _is_formula(text: str) -> bool:

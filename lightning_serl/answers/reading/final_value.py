@@ -1,0 +1,117 @@
+"""Finds the value that a response without a box or an announcement ends with: alone, emphasised, or in a sentence."""
+
+from __future__ import annotations
+
+import re
+
+from lightning_serl.answers.reading.surface import emphasised, undressed
+from lightning_serl.answers.reading.values import as_value, last_spelled, last_whole
+
+_TAIL = 1000
+_LONGEST_LINE = 400
+_SHORT = 120
+# In front of a value that stands alone: marks of lists and headings, arrows, a label.
+_LEAD = re.compile(
+    r"^(?:[\s>#•·*\-–—]*\s)?(?:(?:=>|->|=+>|→|⇒|⟹|∴|≈|~|=|:)\s*)?"
+    r"(?:(?:[^\W\d_][^\W\d_'’]*[ \t]?){1,4}(?:[:：=→]|=>|->)\s*)?(?:(?:=>|->|→|⇒|∴|=)\s*)?"
+)
+_END = " \t.!。！．;*_`"
+_SENTENCE = re.compile(r"(?<=[.!?。！？])(?:\s+|(?=[^\x00-\x7f]))|\n+")
+# Clauses behind a result, and what is ruled out.
+_CLAUSE = re.compile(
+    r",?\s+(?:which|since|because|given|as (?:we|he|she|it|they|the|there)|instead of|rather than|not|and not|compared (?:to|with)|"
+    r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|[（(][^()（）]*[)）]\s*[.。]?$"
+    r"|[,，](?:因为|而不是|不是).*$",
+    re.DOTALL,
+)
+_BUT = re.compile(
+    r"(?i)\b(?:not|isn't|aren't|no (?:son|es)|nicht|n'est pas|não (?:são|é)|non)\s[^.;\n]{1,40}?,?\s"
+    r"(?:but(?: rather)?|sino|sondern|mais|mas|ma|it is|it's|they are)\s|(?:不是)[^。\n]{1,30}(?:而是|是)"
+)
+_CONCLUDES = re.compile(
+    r"(?i)\b(?:so|therefore|thus|hence|finally|total|altogether|left|remain(?:s|ing)?|result|answer|is|are|equals?"
+    r"|quedan?|bleiben|reste(?:nt)?|entonces|donc|also|quindi|portanto)\b"
+)
+_HAS_DIGIT = re.compile(r"\d")
+_ITEM = re.compile(r"\d{1,3}[.)]?")
+_STEP = re.compile(r"(?i)step|schritt|paso|étape|part|case|day|week|note|example|problem|question|method|option")
+
+
+def final_value(text: str) -> str | None:
+    r"""The value that a text ends with where it is certain: alone on the last line, emphasised, or several numbers
+    that mean one thing. ``None`` leaves the text to :func:`~.last_formula.last_formula`.
+
+    Example:
+        >>> final_value("3 * 4 = 12\n\n12 apples"), final_value("She has **12** of 20."), final_value("It is 2:30 pm.")
+        ('12', '12', '2:30 pm')
+    """
+    tail = text[-_TAIL:]
+    lines = [line for line in tail.splitlines() if any(c.isalnum() for c in line)]
+    if not lines:
+        return None
+    last = lines[-1]
+    if len(last) > _LONGEST_LINE:
+        last = last[-_LONGEST_LINE:]
+    alone = alone_on(last)
+    return alone or _emphasised(last, lines) or in_sentence(undressed(last), text)
+
+
+def alone_on(line: str) -> str | None:
+    """The value that a line consists of, after a label or an arrow."""
+    if len(line) > _SHORT:
+        return None
+    plain = undressed(line).strip()
+    if ITEM_ONLY.fullmatch(plain):
+        return None
+    lead = _LEAD.match(plain)
+    for start in dict.fromkeys((0, lead.end() if lead is not None else 0)):
+        found = as_value(plain[start:].strip(_END))
+        if found is not None:
+            return found
+    return None
+
+
+ITEM_ONLY = re.compile(r"\s*\d{1,3}[.)]\s*")
+
+
+def _emphasised(last: str, lines: list[str]) -> str | None:
+    """The last emphasised value of the last line that has one, if no number but this one concludes the text."""
+    if not any(mark in last for mark in "*_`<"):
+        return None
+    for _, inside in reversed(emphasised(last)):
+        inside = inside.strip(" .:!")
+        if _STEP.match(inside) or _ITEM.fullmatch(inside + "."):
+            pass
+        found = as_value(undressed(inside))
+        if found is None and ":" in inside:
+            found = as_value(undressed(inside.rpartition(":")[2]).strip(_END))
+        if found is not None:
+            return found
+    del lines
+    return None
+
+
+def in_sentence(line: str, text: str) -> str | None:
+    """Several numbers that mean one thing, or a number in words, at the end of the last sentence of a line."""
+    pieces = [piece for piece in _SENTENCE.split(line) if any(c.isalnum() for c in piece)]
+    if not pieces:
+        return None
+    sentence = concluded(pieces[-1])
+    found = last_whole(sentence)
+    if found is not None and _HAS_DIGIT.search(sentence, found[1]) is None:
+        return found[2]
+    if _HAS_DIGIT.search(sentence) is None and "$" not in sentence and "\\" not in sentence:
+        words = last_spelled(sentence)
+        if words is not None and (_HAS_DIGIT.search(text) is None or _CONCLUDES.search(sentence)):
+            return words[2]
+    return None
+
+
+def concluded(sentence: str) -> str:
+    """The sentence without numbers that are ruled out and without clauses behind its result."""
+    if "ot " in sentence or "n" in sentence or "不" in sentence:
+        sentence = _BUT.sub(" ", sentence)
+    cut = _CLAUSE.search(sentence)
+    if cut is not None and cut.start() and _HAS_DIGIT.search(sentence, 0, cut.start()):
+        return sentence[: cut.start()]
+    return sentence

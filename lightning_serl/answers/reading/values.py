@@ -1,0 +1,173 @@
+r"""Finds values in sentences: numbers with units, times, dates, remainders, ratios, ranges, relations, roots, formulas."""
+
+from __future__ import annotations
+
+import re
+
+from lightning_serl.answers.math.compare import is_understood
+from lightning_serl.answers.math.normal_form import normal_form, number
+from lightning_serl.answers.math.quantities import quantity
+from lightning_serl.answers.math.regions import region
+from lightning_serl.answers.math.spelling import plain_spelling
+from lightning_serl.answers.math.wholes import whole
+from lightning_serl.answers.reading.number_words import Spelled, digits, spelled, spelling
+
+_LONGEST = 120
+_MOST_WORDS = 4
+_N = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,18})(?:\.\d{1,18})?"
+_U = r"(?:\s?[^\W\d_]{1,15}\.?)?"
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?|enero|febrero|marzo|abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre"
+    r"|diciembre|janvier|février|mars|avril|mai|juin|juillet|août|septembre|octobre|novembre|décembre|Januar|Februar"
+    r"|März|Mai|Juni|Juli|Oktober|Dezember|janeiro|fevereiro|março|maio|junho|julho|setembro|outubro|novembro|dezembro"
+    r"|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre)"
+)
+_SIDE = r"[-+]?(?:\d+(?:\.\d+)?|[a-zA-Z])(?![a-zA-Z\d])"
+_SIGN = r"(?:<=|>=|=<|!=|<>|[<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt)\b)"
+_ROOT = r"[√∛∜](?:\d+(?:\.\d+)?|[a-zA-Z]|\([^()]{1,30}\))"
+# What several numbers mean together, each pattern linear.
+_WHOLES = re.compile(
+    rf"(?P<clock>\b\d{{1,2}}(?::\d{{2}}){{1,2}}\s?(?:[ap]\.?\s?m\b\.?|noon|midnight|o'?clock|Uhr|h\b)|\b\d{{1,2}}\s?[ap]\.?m\b\.?"
+    rf"|\b\d{{1,2}}\s?o'?clock\b)"
+    rf"|(?P<ratio>(?<![\d.:])\d{{1,9}}(?:\.\d{{1,4}})?(?:\s?:\s?\d{{1,9}}(?:\.\d{{1,4}})?(?![\d:])){{1,5}})"
+    rf"|(?P<remainder>{_N}\s*(?:,?\s*(?:with|and)?\s*(?:an?\s)?(?:[rR]emainder|Rest|rest|resto|reste|resta|余数?|나머지|あまり)"
+    rf"(?:\s(?:of|von|de|is))?|[rR])\s?{_N}\b|quotient\s(?:of\s|is\s)?{_N},?\s(?:and\s)?(?:a\s)?remainder\s(?:of\s|is\s)?{_N})"
+    rf"|(?P<range>\b(?:between|entre|zwischen)\s\$?{_N}{_U}\s(?:and|y|et|und|e)\s\$?{_N}{_U}|{_N}{_U}\s?(?:\bto\b|bis|[–至到~])\s?{_N}{_U}"
+    rf"|\b\d{{1,6}}-\d{{1,6}}\s[^\W\d_]{{2,15}})"
+    rf"|(?P<date>{_MONTH}\.?\s\d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\s\d{{4}})?|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s(?:of\s|de\s)?{_MONTH}\b\.?(?:,?\s(?:de\s)?\d{{4}})?"
+    rf"|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|\d{{4}}\s?年\s?\d{{1,2}}\s?月\s?\d{{1,2}}\s?日)"
+    rf"|(?P<interval>[\[(]\s?(?:{_N}|-?∞|-?\\infty|-?infinity)\s?,\s?(?:{_N}|∞|\\infty|\+?infinity)\s?[\])])"
+    rf"|(?P<relation>(?<![\w$\\]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?)"
+    rf"|(?P<plusminus>{_N}\s?(?:±|\+/-)\s?{_N})"
+    rf"|(?P<root>(?:\(?\s?-?(?:\d+(?:\.\d+)?\s?[-+*]\s?)?-?(?:\d+(?:\.\d+)?)?\s?{_ROOT}(?:\s?[-+]\s?\d+)?\s?\)?)(?:\s?/\s?\d+)?)"
+    rf"|(?P<measure>\b\d{{1,9}}\s?(?:hours?|h|hrs?|feet|foot|ft|days?|weeks?|minutes?|min|pounds?|lbs?|years?|kg|km|m|dollars?)\b,?\s(?:and\s)?\d{{1,9}}(?:\.\d+)?\s?"
+    rf"(?:minutes?|mins?|min|inch(?:es)?|in|hours?|seconds?|secs?|s|ounces?|oz|months?|days?|cm|m|g|cents?)\b)"
+)
+_FORMULA_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_COMMAND = re.compile(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_PI = re.compile(r"^-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?(?:\s[^\W\d_]{1,12})?$")
+_WORDS = re.compile(r"[^\W\d_]{2,}")
+_UNKNOWN = re.compile(r"(?i)(?:n/?a|n\.a\.?|none|null|nan|unknown|undefined|tbd|idk|\?+)\.?")
+_NUMBER_FIRST = re.compile(rf"(?:{_N}(?:/\d{{1,9}})?)")
+
+
+def as_value(text: str) -> str | None:
+    """The value that a phrase as a whole is, in digits; ``None`` for sentences and words.
+
+    Example:
+        >>> as_value("12 apples"), as_value("two and a half hours"), as_value("2:30 pm"), as_value("no idea")
+        ('12', '2.5 hours', '2:30 pm', None)
+    """
+    text = text.strip()
+    if not text or len(text) > _LONGEST or _UNKNOWN.fullmatch(text):
+        return None
+    plain = plain_spelling(text)
+    form = normal_form(plain)
+    if number(form) is not None:
+        return plain
+    measured = quantity(plain)
+    if measured is not None:
+        first = _NUMBER_FIRST.match(plain)
+        bare = not measured.known and first is not None and "^" not in plain
+        if len(_WORDS.findall(plain)) > _MOST_WORDS and not measured.known:
+            return None
+        return first.group() if bare and first is not None else plain
+    if whole(plain) is not None or region(plain) is not None:
+        return plain
+    if any(c.isdigit() for c in plain):
+        if _PI.match(plain) or (_is_formula(plain) and is_understood(form)):
+            return plain
+        return _with_words(plain)
+    return None
+
+
+def _with_words(plain: str) -> str | None:
+    """The number or fraction in front of a few words of no known unit."""
+    match = re.match(rf"(\\frac\{{\d+\}}\{{\d+\}}|{_N}(?:/\d+)?(?:\\%)?)(?=\s)", plain)
+    if match is None or len(_WORDS.findall(plain)) > _MOST_WORDS:
+        return None
+    return match.group() if not any(c.isdigit() for c in plain[match.end() :]) else None
+
+
+def _is_formula(text: str) -> bool:
+    return _FORMULA_WORD.search(_COMMAND.sub(" ", text)) is None
+
+
+def last_whole(sentence: str) -> tuple[int, int, str] | None:
+    """Where the last time, date, range and so on of a sentence stands, and its spelling."""
+    last = None
+    for match in _WHOLES.finditer(sentence):
+        found = _spelled_whole(match)
+        if found is not None:
+            last = (match.start(), match.end(), found)
+    return last
+
+
+def first_whole(sentence: str) -> tuple[int, int, str] | None:
+    """The time, date, range and so on that a sentence begins with."""
+    match = _WHOLES.match(sentence)
+    found = None if match is None else _spelled_whole(match)
+    return None if match is None or found is None else (match.start(), match.end(), found)
+
+
+def _spelled_whole(match: re.Match[str]) -> str | None:
+    """The spelling of a match that is what its pattern looks for."""
+    text = match.group().strip().rstrip(",")
+    kind = match.lastgroup
+    if kind in ("interval", "relation"):
+        found = region(plain_spelling(text))
+        return text if found is not None else None
+    if kind == "root":
+        return rooted(text)
+    if kind == "plusminus":
+        return text
+    plain = plain_spelling(text)
+    if whole(plain) is not None:
+        return text
+    if kind == "range":  # the word behind it was no unit
+        shorter = re.sub(r"\s[^\W\d_]+\.?$", "", text)
+        return shorter if whole(plain_spelling(shorter)) is not None else None
+    return None
+
+
+def rooted(text: str) -> str:
+    r"""A term with a root sign of Unicode in LaTeX."""
+    text = re.sub(r"√\s?(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-zA-Z]))", lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
+    for sign, degree in (("∛", 3), ("∜", 4)):
+        text = re.sub(rf"{sign}\s?(?:\(([^()]*)\)|(\d+))", lambda m, n=degree: rf"\sqrt[{n}]{{{m[1] or m[2]}}}", text)
+    text = text.strip()
+    if text.count("(") != text.count(")"):
+        text = text.strip("() ")
+    return text
+
+
+def last_spelled(sentence: str) -> tuple[int, int, str] | None:
+    """The last number in words of a sentence; "one" counts only where it cannot be a pronoun."""
+    found: Spelled | None = None
+    for candidate in spelled(sentence):
+        if _counts(sentence, candidate):
+            found = candidate
+    if found is None:
+        return None
+    text = digits(sentence[found.start : found.stop]) or spelling(found)
+    return found.start, found.stop, text
+
+
+_PRONOUN = frozenset(
+    ["one", "a", "an", "un", "una", "uno", "une", "um", "uma", "ein", "eine", "einen", "einer", "eins", "la", "half"]
+    + ["once", "due", "cent", "sept", "elf", "null", "sei", "mille", "mil", "set", "sex", "die", "second", "quarter"]
+    + ["medio", "media", "meio", "meia", "demi", "mezzo", "mezza", "meta", "halb", "halbe", "point", "million", "cents"]
+)
+_SURE = re.compile(r"(?i)\b(?:is|are|only|exactly|has|have|just|was|were|be|equals?|left|leaves|get|gets|of)\s+$")
+_NOT_AFTER = re.compile(r"(?i)^\s*(?:of|another|can|must|who|that|which|by|is|side|way|day|should|more)\b")
+
+
+def _counts(sentence: str, found: Spelled) -> bool:
+    """Whether words are a number here, and no pronoun, article or word of another language."""
+    if found.word not in _PRONOUN:
+        return True
+    if found.word != "one":
+        return False
+    before, after = sentence[: found.start], sentence[found.stop :]
+    return _SURE.search(before) is not None and _NOT_AFTER.match(after) is None
