@@ -8,12 +8,14 @@ from typing import Any
 from lightning_serl.answers.math.decide import decide_default, decide_unambiguous
 from lightning_serl.answers.math.normal_form import is_abridged, normal_form
 from lightning_serl.answers.reading.announced import is_prose, undisputed_number
-from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_boxed
+from lightning_serl.answers.reading.answer_tag import answer_tag_span, bare
+from lightning_serl.answers.reading.boxed import MAX_ANSWER, last_box, last_boxed
 from lightning_serl.answers.reading.final_value import final_value
 from lightning_serl.answers.reading.last_formula import first_formula, is_doubtful, last_formula
 from lightning_serl.answers.reading.stated import stated_answer
-from lightning_serl.answers.reading.surface import undressed
+from lightning_serl.answers.reading.surface import undressed, undressed_end
 from lightning_serl.answers.reading.thinking import strip_thinking
+from lightning_serl.answers.reading.values import as_value, is_sentence
 from lightning_serl.answers.verifier.client import VerdictCache, shared_client
 from lightning_serl.errors import check_choice
 
@@ -40,6 +42,10 @@ _MAX_UNDECIDED = 120
 MAX_READ = 16_000
 # An answer that cannot be compared with this one in time cannot be compared with anything.
 _NEUTRAL = "7919"
+# Less text behind a box is no statement of another answer.
+_SHORTEST_STATEMENT = 8
+_MARK = re.compile(r"(?m)^[ \t]*####[ \t]*(\S.*)$")
+_STATES = re.compile(r"(?i)\W{0,4}(?:the |final |short |correct )*(?:answer|ans|solution|result)\b")
 _SAYS_SOMETHING = re.compile(r"[^\W_]|[\\∅∞]")
 
 
@@ -90,7 +96,16 @@ class MathGrader:
         reads responses without a box unless all rules agree; where it takes too long, the text is read as in fast mode.
         """
         text = strip_thinking(text)
-        boxed = tidy(last_boxed(text))
+        box = last_box(text)
+        tag = answer_tag_span(text)
+        if tag is not None and (box is None or box.start < tag[1]):
+            inside = text[tag[0] : tag[1]]
+            return self._in_tag(inside) if "boxed" not in inside else tidy(last_boxed(inside))
+        boxed = None if box is None else tidy(box.content)
+        if self.mode == "fast" and box is not None and len(text) - box.stop > _SHORTEST_STATEMENT:
+            later = stated_answer(text[box.stop :])
+            if later is not None:
+                return tidy(later)
         if boxed is not None and not is_prose(boxed):
             return boxed
         if boxed is not None:
@@ -99,11 +114,19 @@ class MathGrader:
             return undisputed_number(text) or self._read(text)
         return self._unboxed(text)
 
+    def _in_tag(self, content: str) -> str | None:
+        """The answer between answer tags: a formula or number as it stands, or the one that a sentence comes down to."""
+        content = bare(content)
+        value = as_value(undressed(content))
+        if value is not None or not is_sentence(content):
+            return value or tidy(content)
+        return self._unboxed(content) or tidy(content)
+
     def _unboxed(self, text: str) -> str | None:
         """The answer of a response without a box in fast mode."""
         found = stated_answer(text) or final_value(text)
         if found is None:
-            found = last_formula(undressed(text[-MAX_READ:]))
+            found = last_formula(undressed_end(text[-MAX_READ:]))
             if found is not None and is_doubtful(found):
                 return self._read(text)
         return tidy(found)
@@ -130,12 +153,30 @@ class MathGrader:
         return tidy(reply.get("answer")) or boxed
 
     def extract_truncated(self, text: str) -> str | None:
-        """The last complete box; a truncated response without one has no answer."""
-        return tidy(last_boxed(strip_thinking(text)))
+        """The last complete box or answer tag; a truncated response without one has no answer."""
+        text = strip_thinking(text)
+        box, tag = last_box(text), answer_tag_span(text, finished=False)
+        if tag is not None and (box is None or box.start < tag[1]):
+            return self._in_tag(text[tag[0] : tag[1]])
+        return None if box is None else tidy(box.content)
 
     def label(self, text: str) -> str | None:
-        r"""A gold label, bare (``\frac{1}{2}``), in dollars, or a whole solution with a box."""
-        return tidy(last_boxed(text)) or tidy(text)
+        r"""A gold label: bare (``\frac{1}{2}``), in dollars, after "Answer:", or at the end of a whole solution.
+
+        A solution states its answer in a box, behind ``####`` or between answer tags.
+        """
+        box = tidy(last_boxed(text))
+        if box is not None:
+            return box
+        mark = _MARK.findall(text)
+        if mark:
+            return tidy(mark[-1])
+        tag = answer_tag_span(text)
+        if tag is not None:
+            return self._in_tag(text[tag[0] : tag[1]])
+        if _STATES.match(text) or is_sentence(text):
+            return tidy(stated_answer(text)) or tidy(text)
+        return tidy(text)
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are equal; symmetric, never raises, bounded in time."""

@@ -153,4 +153,4 @@ def _equal_shares(a: str, b: str) -> bool | None:
     share, plain = (share_a, number(b)) if share_b is None else (share_b, number(a))
     if share is None or plain is None:
         return None
-    return _equal((share[0] / 100, share[1]), plain) or (not share[1] and not plain[1] and share[0] == plain[0])
+    return _equal((share[0] / 100, share[1]), plain) or (share[0].denominator == 1 and share[0] == plain[0])

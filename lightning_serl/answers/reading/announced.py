@@ -85,17 +85,17 @@ def _in_english(text: str) -> str | None:
     if math is not None:
         inside = next(part for part in math.groups() if part is not None).strip()
         several = _SEVERAL.fullmatch(line)
-        if several is not None and all(_is_formula(part) for part in several.groups()):
+        if several is not None and all(is_formula(part) for part in several.groups()):
             return f"{several[1]},{several[2]}"
         # This rule cannot read a longer continuation ("$3$, or $-3$, if").
         after = line[math.end() :].strip(" .*!")
-        return inside if _is_formula(inside) and not re.search(r"[$\\\d]|\b(?:and|or)\b", after) else None
+        return inside if is_formula(inside) and not re.search(r"[$\\\d]|\b(?:and|or)\b", after) else None
     number = _NUMBER.match(line)
     if number is not None and not re.match(r"\s*(?:and|or)\b", line[number.end() :]):
         return number.group(1) + number.group(2)
     end = _SENTENCE_END.search(line)
     whole = (line if end is None else line[: end.start()]).strip()
-    return whole if _is_formula(whole) else None
+    return whole if is_formula(whole) else None
 
 
 def _in_other_languages(tail: str) -> str | None:
@@ -107,11 +107,11 @@ def _in_other_languages(tail: str) -> str | None:
     math = _MATH.match(line)
     if math is not None:
         inside = next(part for part in math.groups() if part is not None).strip()
-        return inside if _is_formula(inside) and not re.search(r"[$\\\d]", line[math.end() :]) else None
+        return inside if is_formula(inside) and not re.search(r"[$\\\d]", line[math.end() :]) else None
     end = _END_ANYWHERE.search(line)
     whole = line if end is None else line[: end.start()]
     whole = _MORE_SAID.split(whole, maxsplit=1)[0].strip(" .,*_")
-    if quantity(whole) is not None or (whole.isascii() and _is_formula(whole)):
+    if quantity(whole) is not None or (whole.isascii() and is_formula(whole)):
         return whole
     return None
 
@@ -160,14 +160,14 @@ def formula_after(line: str) -> str | None:
         return None
     inside = next(part for part in math.groups() if part is not None).strip()
     several = _SEVERAL.fullmatch(line)
-    if several is not None and all(_is_formula(part) for part in several.groups()):
+    if several is not None and all(is_formula(part) for part in several.groups()):
         return f"{several[1]},{several[2]}"
     after = line[math.end() :].strip(" .*!")
     more = re.search(r"[$\\\d]|\b(?:and|or)\b", _MORE_SAID.split(after, maxsplit=1)[0])
-    return inside if _is_formula(inside) and not more else ""
+    return inside if is_formula(inside) and not more else ""
 
 
-def _is_formula(text: str) -> bool:
+def is_formula(text: str) -> bool:
     """Whether a text is short, has a digit or a letter, and no words outside LaTeX commands."""
     bare = _COMMAND.sub(" ", text)
     if not 0 < len(text) <= 120 or "boxed" in text or _WORD.search(bare) is not None:

@@ -3,6 +3,7 @@ r"""Finds ``\boxed{...}`` in a response, in bounded time on any text."""
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 # Longer text is hostile or broken and no answer.
 MAX_ANSWER = 2000
@@ -16,6 +17,20 @@ _BETWEEN = re.compile(
     r"(?:[\s$.,;+]|\\[()\[\],;! ]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
     r"|\b[a-zA-Z](?:_\{?\w\}?)?\s*=(?=\s*$))*"
 )
+# The same with the names of what is counted: "papers and", "red,", "and y is".
+_WORDS_BETWEEN = re.compile(
+    r"[\s$]{0,3}(?:(?!(?:so|then|thus|but|hence|for|as|if|which|is|are|was|gives?|from|of|total)\b)[^\W\d_]{1,15}[\s$]{1,3}){0,2}"
+    r"(?<=[\s$])(?:,\s*)?(?:and|or|y|und|et|e|o|ou|oder)[\s$]{1,3}(?:the\sother\s)?(?:[^\W\d_]{1,10}\s(?:is|=|are)\s)?[\s$]{0,3}"
+    r"|[\s$]{0,3}(?!(?:so|then|thus|but|hence)\b)[^\W\d_]{1,15}(?:\s[^\W\d_]{1,15})?,[\s$]{0,3}|[\s$]{0,3}(?:、|和|与|及|と)[\s$]{0,3}"
+)
+
+
+class Box(NamedTuple):
+    """The content of one or several boxes that form one answer, and where the first starts and the last stops."""
+
+    content: str
+    start: int
+    stop: int
 
 
 def last_boxed(text: str) -> str | None:
@@ -30,7 +45,14 @@ def last_boxed(text: str) -> str | None:
         >>> last_boxed(r"$x=\boxed{1}$ or $\boxed{2}$")
         '1,2'
     """
+    found = last_box(text)
+    return None if found is None else found.content
+
+
+def last_box(text: str) -> Box | None:
+    """The last complete, non-empty box and those that it forms one answer with; see :func:`last_boxed`."""
     parts: list[str] = []
+    first, end = -1, -1
     stop, following = len(text), -1
     framed = "\\fbox" in text
     for _ in range(_MAX_TRIES):
@@ -52,15 +74,18 @@ def last_boxed(text: str) -> str | None:
             break
         if content not in parts:
             parts.append(content)
+        first, end = at, max(end, span[1])
         # Text that was escaped twice has a second backslash, which belongs to the command.
         following = at - text.startswith("\\", at - 1) if at else at
-    return ",".join(reversed(parts)) if parts else None
+    return Box(",".join(reversed(parts)), first, end) if parts else None
 
 
 def _joined(between: str) -> bool:
     """Whether the text between two boxes joins them to one answer."""
-    if len(between) > _MAX_BETWEEN or _BETWEEN.fullmatch(between) is None:
+    if len(between) > _MAX_BETWEEN:
         return False
+    if _BETWEEN.fullmatch(between) is None:
+        return _WORDS_BETWEEN.fullmatch(between) is not None
     return "=" not in between or re.search(r"[,;]|\b(?:and|or)\b", between) is not None
 
 

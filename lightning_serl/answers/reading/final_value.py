@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from lightning_serl.answers.reading.last_formula import last_formula
 from lightning_serl.answers.reading.surface import emphasised, undressed
 from lightning_serl.answers.reading.values import as_value, last_spelled, last_whole
 
@@ -33,7 +34,6 @@ _CONCLUDES = re.compile(
     r"|quedan?|bleiben|reste(?:nt)?|entonces|donc|also|quindi|portanto)\b"
 )
 _HAS_DIGIT = re.compile(r"\d")
-_ITEM = re.compile(r"\d{1,3}[.)]?")
 _STEP = re.compile(r"(?i)step|schritt|paso|étape|part|case|day|week|note|example|problem|question|method|option")
 
 
@@ -53,15 +53,15 @@ def final_value(text: str) -> str | None:
     if len(last) > _LONGEST_LINE:
         last = last[-_LONGEST_LINE:]
     alone = alone_on(last)
-    return alone or _emphasised(last, lines) or in_sentence(undressed(last), text)
+    return alone or _emphasised(last) or in_sentence(undressed(last), text)
 
 
 def alone_on(line: str) -> str | None:
     """The value that a line consists of, after a label or an arrow."""
-    if len(line) > _SHORT:
+    if len(line) > _SHORT or "\\" in line.replace("\\$", "").replace("\\%", ""):
         return None
     plain = undressed(line).strip()
-    if ITEM_ONLY.fullmatch(plain):
+    if "$" in plain or "&" in plain:
         return None
     lead = _LEAD.match(plain)
     for start in dict.fromkeys((0, lead.end() if lead is not None else 0)):
@@ -71,23 +71,19 @@ def alone_on(line: str) -> str | None:
     return None
 
 
-ITEM_ONLY = re.compile(r"\s*\d{1,3}[.)]\s*")
-
-
-def _emphasised(last: str, lines: list[str]) -> str | None:
+def _emphasised(last: str) -> str | None:
     """The last emphasised value of the last line that has one, if no number but this one concludes the text."""
     if not any(mark in last for mark in "*_`<"):
         return None
     for _, inside in reversed(emphasised(last)):
         inside = inside.strip(" .:!")
-        if _STEP.match(inside) or _ITEM.fullmatch(inside + "."):
-            pass
+        if _STEP.match(inside):
+            continue
         found = as_value(undressed(inside))
         if found is None and ":" in inside:
             found = as_value(undressed(inside.rpartition(":")[2]).strip(_END))
         if found is not None:
             return found
-    del lines
     return None
 
 
@@ -97,10 +93,14 @@ def in_sentence(line: str, text: str) -> str | None:
     if not pieces:
         return None
     sentence = concluded(pieces[-1])
+    if "$" in sentence or "\\" in sentence:
+        return None
     found = last_whole(sentence)
     if found is not None and _HAS_DIGIT.search(sentence, found[1]) is None:
         return found[2]
-    if _HAS_DIGIT.search(sentence) is None and "$" not in sentence and "\\" not in sentence:
+    if _HAS_DIGIT.search(sentence) is not None:
+        return last_formula(sentence) if sentence != pieces[-1] else None
+    if line.rstrip()[-1:] not in ",:;":
         words = last_spelled(sentence)
         if words is not None and (_HAS_DIGIT.search(text) is None or _CONCLUDES.search(sentence)):
             return words[2]

@@ -19,6 +19,7 @@ from lightning_serl.answers.reading.numerals import numerals
 _MOST_WORDS = 16
 _LONGEST = 200
 # "half an hour", "a third of the cake"
+_MAY_FOLLOW = ("", " ", "-", "\u00a0")
 _ARTICLE = re.compile(r"(?i)^(?:an?|of|of an?|of the|de|d'|di|von|da|do)\b\s*")
 _WORD = re.compile(r"[^\W\d_]+")
 _GAP = re.compile(r"(?:[ \t\u00a0]+|\s?[-\u2010-\u2014]\s?)")
@@ -51,7 +52,7 @@ def digits(text: str) -> str | None:
     if first is None or not _begins(_fold(first.group())):
         return None
     found = next(spelled(text), None)
-    if found is None or found.start:
+    if found is None or found.start or text[found.stop : found.stop + 1] not in _MAY_FOLLOW:
         return None
     rest = _ARTICLE.sub("", text[found.stop :].strip(" -"), count=1) if found.stop < len(text) else ""
     return f"{_spelling(found, bool(rest))} {rest}".strip()

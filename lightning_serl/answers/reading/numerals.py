@@ -16,6 +16,9 @@ _WHOLE = re.compile(rf"[负負]?(?:{_COUNT}点{_COUNT}|{_COUNT}又{_COUNT}分之
 _KOREAN = re.compile(r"[일이삼사오육칠팔구영공십백천만억]{2,20}")
 # Measure words and units; what follows them is no part of the number.
 _MEASURE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{1,4}[。．.]?")
+_IN_SENTENCE = re.compile(
+    rf"(?<!第)((?:[负負]?(?:{_COUNT}点{_COUNT}|{_COUNT}分之{_COUNT}|[{_CHINESE}]{{2,20}}))|[二三四五六七八九十两](?=[个個只本条張张支块元天人岁件辆次位朵棵颗頭头瓶页枚つ冊]))"
+)
 _HALF = frozenset(["一半", "半", "반", "半分", "二分之一"])
 
 
@@ -39,6 +42,16 @@ def numerals(text: str) -> str | None:
     if value is None or (rest and _MEASURE.fullmatch(rest) is None):
         return None
     return value + rest.rstrip("。．.")
+
+
+def last_numeral(sentence: str) -> tuple[int, int, str] | None:
+    """The last numeral of a sentence, of several signs or before a measure word, with its value in digits."""
+    last = None
+    for match in _IN_SENTENCE.finditer(sentence) if not sentence.isascii() else ():
+        value = _value(match[1])
+        if value is not None:
+            last = (match.start(1), match.end(1), value)
+    return last
 
 
 def _value(text: str) -> str | None:

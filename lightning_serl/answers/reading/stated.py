@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_serl.answers.reading.announced import ANSWER_WORDS, formula_after
+from lightning_serl.answers.reading.announced import ANSWER_WORDS, formula_after, is_formula
 from lightning_serl.answers.reading.final_value import concluded
 from lightning_serl.answers.reading.surface import undressed
 from lightning_serl.answers.reading.values import as_value, first_whole
@@ -19,7 +19,7 @@ _LINK = (
     r"(?:\s+(?:is|are|was|will be|would be|must be|should be|has to be|comes? (?:out )?to(?: be)?|equals?|turns out to be|becomes?)\b"
     r"\s*[:：]?|\s*(?:[:：=→⇒]|=>|->)|\s+[-–—](?=\s))"
 )
-_ENGLISH = re.compile(rf"(?i)answers?['’\"”)\]*_ ]*(?:isn't|{_LINK})['‘\"“*_:\s]*?(?=[^\s:])")
+_ENGLISH = re.compile(rf"(?i)answers?['’\"”)\]*_ ]*(?:\s+(?=isn't|is not|are not)|{_LINK})['‘\"“*_:\s]*?(?=[^\s:])")
 _HEADING = re.compile(r"(?im)^[#*_ \t>]*(?:final |the |short )?answer[*_ \t#]*[:：]?[*_ \t]*$")
 _OTHERS = re.compile(
     rf"(?i)(?:{ANSWER_WORDS}|\b(?:odpowiedź|cevap|svar|antwoord|vastaus)\b|đáp án)[*_ ]*"
@@ -40,7 +40,7 @@ _FILLER = re.compile(
     r"|a total of|in total|option|the number|also|indeed|clearly|:|=|≈|~|即|约)[,:]?\s+)+"
 )
 _CLAUSE = re.compile(
-    r",\s*(?=[a-zA-Zà-ÿ]{2})|[，、；;](?=\s*[^\d\s])|\s[-–—]\s|\.(?=\s|$)|[。！!?？]|\s\((?![\d,\s.\-∞a-zπ]+[)\]])|（|\*\*"
+    r",\s*(?=[a-zA-Zà-ÿ]{2}|[\u3040-\u9fff\uac00-\ud7af])|[，、；;](?=\s*[^\d\s])|\s[-–—]\s|\.(?=\s|$)|[。！!?？]|\s\((?![\d,\s.\-∞a-zπ]+[)\]])|（|\*\*"
     r"|\s(?:because|since|porque|weil|car|ya que|perché|as)\s|\.\s|\s(?:after|when|which|where|so|if)\s"
 )
 _COMMA_WORDS = re.compile(r"^\s*(?:and|or|y|und|et|e|o|oder|ou)\b")
@@ -51,6 +51,7 @@ _START = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})(?:[.,]\d{1,20})
 _AFTER_START = re.compile(r"\s*(?:$|[.,;:!)\]]|(?:[a-zA-Zà-ÿ°€£¥$]|[\u3040-\u9fff\uac00-\ud7af])|[-–—]\s)")
 _PERCENT_WORD = re.compile(r"(?i)\s*(?:percent|per cent|pct)")
 _REFUSES = re.compile(r"(?i)^\W*(?:unknown|not |cannot|can't|undefined|n/?a\b|none|unclear|impossible|no )")
+_SENTENCE_END = re.compile(r"[.!](?:\s|$)|[,;]\s(?=[a-zA-Z]{2})")
 _NOT = re.compile(r"(?i)^\s*(?:not|n't|nicht|no|pas|não|non)\s")
 
 
@@ -73,7 +74,7 @@ def stated_answer(text: str) -> str | None:
                 return found
     places = _places(tail)
     for start, label in sorted(places, reverse=True)[:_MOST_READ]:
-        found, refused = _after(tail, start)
+        found, refused = _after(tail, start, label)
         if found is not None or (refused and not label):
             return found
     return None
@@ -108,13 +109,16 @@ def _places(tail: str) -> set[tuple[int, bool]]:
     return places
 
 
-def _after(tail: str, start: int) -> tuple[str | None, bool]:
+def _after(tail: str, start: int, label: bool) -> tuple[str | None, bool]:
     """The answer on the line that starts at a place, or on the next one, and whether it is refused there."""
     rest = tail[start : start + 2 * _LINE].lstrip(" \t*_:：")
     line = rest.lstrip().split("\n", 1)[0][:_LINE]
     if not rest.strip():
         return None, False
-    return _read(line), _REFUSES.match(line) is not None
+    found = _read(line)
+    if found is None and not label and "$" not in line:
+        found = _short_formula(undressed(line))
+    return found, _REFUSES.match(line) is not None
 
 
 def _read(line: str) -> str | None:
@@ -143,6 +147,13 @@ def _read(line: str) -> str | None:
     if _COMMA_WORDS.match(line[number.end() :].lstrip()) or _PERCENT_WORD.match(line, number.end()):
         return None
     return as_value(number.group())
+
+
+def _short_formula(line: str) -> str | None:
+    """The formula in letters that a line begins with, up to the end of its sentence."""
+    end = _SENTENCE_END.search(line)
+    whole = (line if end is None else line[: end.start()]).strip()
+    return whole if is_formula(whole) else None
 
 
 def _phrases(line: str) -> list[str]:

@@ -26,6 +26,7 @@ _AFTER_CJK = re.compile(r"(?<=[\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uff1a\uff
 _BEFORE_CJK = re.compile(r"(?<=\d)(?=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
 _MINUS = re.compile(r"(?<![\w)\]}])[‐‑‒–—−－](?=\d)")
 _VALUE_MARKS = ("`", "*", "_", "<", '"', "'", "“", "”", "‘", "„", "«", "「", "『", "$", "€", "£", "¥", "₹", "₩")
+_END = 1000
 _BLANKS = re.compile("[\u00a0\u2009\u202f\u3000]")
 
 
@@ -34,6 +35,7 @@ def undressed(text: str) -> str:
     if not text.isascii():
         text = _BLANKS.sub(" ", text)
         text = _MINUS.sub("-", text)
+        text = text.replace("。", ". ").replace("、", ", ")
         text = _BEFORE_CJK.sub(" ", _AFTER_CJK.sub(" ", ascii_digits(text)))
     if "`" in text or "~~~" in text:
         text = _TICKS.sub(r"\2", _FENCE.sub("", text))
@@ -82,3 +84,11 @@ def emphasised(text: str) -> list[tuple[int, str]]:
             continue
         found += [(match.end(), match[2]) for match in pattern.finditer(text)]
     return sorted(found)
+
+
+def undressed_end(text: str) -> str:
+    """The text with its end undressed, unless that holds formulas of LaTeX."""
+    end = text[-_END:]
+    if "$" in end.replace("\\$", "") and _FORMULA.search(end) is not None and not _MONEY.search(end):
+        return text
+    return text if "\\" in end.replace("\\$", "") else text[:-_END] + undressed(end)

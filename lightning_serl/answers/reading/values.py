@@ -11,9 +11,11 @@ from lightning_serl.answers.math.regions import region
 from lightning_serl.answers.math.spelling import plain_spelling
 from lightning_serl.answers.math.wholes import whole
 from lightning_serl.answers.reading.number_words import Spelled, digits, spelled, spelling
+from lightning_serl.answers.reading.numerals import last_numeral
 
 _LONGEST = 120
 _MOST_WORDS = 4
+_FEWEST_WORDS = 3
 _N = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,18})(?:\.\d{1,18})?"
 _U = r"(?:\s?[^\W\d_]{1,15}\.?)?"
 _MONTH = (
@@ -30,7 +32,7 @@ _ROOT = r"[√∛∜](?:\d+(?:\.\d+)?|[a-zA-Z]|\([^()]{1,30}\))"
 _WHOLES = re.compile(
     rf"(?P<clock>\b\d{{1,2}}(?::\d{{2}}){{1,2}}\s?(?:[ap]\.?\s?m\b\.?|noon|midnight|o'?clock|Uhr|h\b)|\b\d{{1,2}}\s?[ap]\.?m\b\.?"
     rf"|\b\d{{1,2}}\s?o'?clock\b)"
-    rf"|(?P<ratio>(?<![\d.:])\d{{1,9}}(?:\.\d{{1,4}})?(?:\s?:\s?\d{{1,9}}(?:\.\d{{1,4}})?(?![\d:])){{1,5}})"
+    rf"|(?P<ratio>(?<![\d.:])\d{{1,9}}(?:\.\d{{1,4}})?(?:\s?:\s?\d{{1,9}}(?:\.\d{{1,4}})?){{1,5}}(?![\d:]))"
     rf"|(?P<remainder>{_N}\s*(?:,?\s*(?:with|and)?\s*(?:an?\s)?(?:[rR]emainder|Rest|rest|resto|reste|resta|余数?|나머지|あまり)"
     rf"(?:\s(?:of|von|de|is))?|[rR])\s?{_N}\b|quotient\s(?:of\s|is\s)?{_N},?\s(?:and\s)?(?:a\s)?remainder\s(?:of\s|is\s)?{_N})"
     rf"|(?P<range>\b(?:between|entre|zwischen)\s\$?{_N}{_U}\s(?:and|y|et|und|e)\s\$?{_N}{_U}|{_N}{_U}\s?(?:\bto\b|bis|[–至到~])\s?{_N}{_U}"
@@ -39,12 +41,16 @@ _WHOLES = re.compile(
     rf"|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|\d{{4}}\s?年\s?\d{{1,2}}\s?月\s?\d{{1,2}}\s?日)"
     rf"|(?P<interval>[\[(]\s?(?:{_N}|-?∞|-?\\infty|-?infinity)\s?,\s?(?:{_N}|∞|\\infty|\+?infinity)\s?[\])])"
     rf"|(?P<relation>(?<![\w$\\]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?)"
+    rf"|(?P<scale>{_N}\s(?:thousand|million|billion|trillion)\b)"
     rf"|(?P<plusminus>{_N}\s?(?:±|\+/-)\s?{_N})"
     rf"|(?P<root>(?:\(?\s?-?(?:\d+(?:\.\d+)?\s?[-+*]\s?)?-?(?:\d+(?:\.\d+)?)?\s?{_ROOT}(?:\s?[-+]\s?\d+)?\s?\)?)(?:\s?/\s?\d+)?)"
+    rf"|(?P<pi>-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?)"
     rf"|(?P<measure>\b\d{{1,9}}\s?(?:hours?|h|hrs?|feet|foot|ft|days?|weeks?|minutes?|min|pounds?|lbs?|years?|kg|km|m|dollars?)\b,?\s(?:and\s)?\d{{1,9}}(?:\.\d+)?\s?"
     rf"(?:minutes?|mins?|min|inch(?:es)?|in|hours?|seconds?|secs?|s|ounces?|oz|months?|days?|cm|m|g|cents?)\b)"
 )
-_FORMULA_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_FORMULA_WORD = re.compile(
+    r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|ln|log|exp|sqrt|pi|ab|xy|yz|xyz|bc|ac|abc|mg|kx|nx|rs|pq)\b)[a-zA-Z]{2,}"
+)
 _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _PI = re.compile(r"^-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?(?:\s[^\W\d_]{1,12})?$")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
@@ -65,14 +71,14 @@ def as_value(text: str) -> str | None:
     plain = plain_spelling(text)
     form = normal_form(plain)
     if number(form) is not None:
-        return plain
+        return plain if "," not in plain else form.replace(",", "")
     measured = quantity(plain)
     if measured is not None:
         first = _NUMBER_FIRST.match(plain)
         bare = not measured.known and first is not None and "^" not in plain
         if len(_WORDS.findall(plain)) > _MOST_WORDS and not measured.known:
             return None
-        return first.group() if bare and first is not None else plain
+        return first.group().replace(",", "") if bare and first is not None else plain
     if whole(plain) is not None or region(plain) is not None:
         return plain
     if any(c.isdigit() for c in plain):
@@ -88,6 +94,11 @@ def _with_words(plain: str) -> str | None:
     if match is None or len(_WORDS.findall(plain)) > _MOST_WORDS:
         return None
     return match.group() if not any(c.isdigit() for c in plain[match.end() :]) else None
+
+
+def is_sentence(text: str) -> bool:
+    """Whether a text has at least three words, or several lines."""
+    return "\n" in text.strip() or len(_WORDS.findall(_COMMAND.sub(" ", text))) >= _FEWEST_WORDS
 
 
 def _is_formula(text: str) -> bool:
@@ -120,6 +131,10 @@ def _spelled_whole(match: re.Match[str]) -> str | None:
         return text if found is not None else None
     if kind == "root":
         return rooted(text)
+    if kind == "pi":
+        return text.replace("π", r"\pi ").strip()
+    if kind == "scale":
+        return plain_spelling(text)
     if kind == "plusminus":
         return text
     plain = plain_spelling(text)
@@ -149,7 +164,7 @@ def last_spelled(sentence: str) -> tuple[int, int, str] | None:
         if _counts(sentence, candidate):
             found = candidate
     if found is None:
-        return None
+        return last_numeral(sentence)
     text = digits(sentence[found.start : found.stop]) or spelling(found)
     return found.start, found.stop, text
 
@@ -160,11 +175,16 @@ _PRONOUN = frozenset(
     + ["medio", "media", "meio", "meia", "demi", "mezzo", "mezza", "meta", "halb", "halbe", "point", "million", "cents"]
 )
 _SURE = re.compile(r"(?i)\b(?:is|are|only|exactly|has|have|just|was|were|be|equals?|left|leaves|get|gets|of)\s+$")
+_DETERMINED = re.compile(
+    r"(?i)\b(?:the|these|those|both|our|its|their|his|her|first|last|next|other|any|all|each|every|los|las|les|die|der)\s+$"
+)
 _NOT_AFTER = re.compile(r"(?i)^\s*(?:of|another|can|must|who|that|which|by|is|side|way|day|should|more)\b")
 
 
 def _counts(sentence: str, found: Spelled) -> bool:
     """Whether words are a number here, and no pronoun, article or word of another language."""
+    if _DETERMINED.search(sentence, 0, found.start):
+        return False
     if found.word not in _PRONOUN:
         return True
     if found.word != "one":
