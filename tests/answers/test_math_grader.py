@@ -147,9 +147,9 @@ def test_a_hostile_answer_is_remembered():
 def test_spent_budget_is_no_verdict_to_remember():
     grader = MathGrader()
     grader.start_group(0.0)
-    assert not grader.same(r"\sin a+\cos b", r"\cos b+\sin a")
+    assert not grader.same(r"\int_0^2 x dx", r"2")
     grader.start_group()
-    assert grader.same(r"\sin a+\cos b", r"\cos b+\sin a")
+    assert grader.same(r"\int_0^2 x dx", r"2")
 
 
 def test_too_little_budget_costs_the_worker_nothing():

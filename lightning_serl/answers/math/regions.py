@@ -2,6 +2,7 @@ r"""Compares sets of real numbers, however written: ``x > 3``, ``(3, \infty)``, 
 
 from __future__ import annotations
 
+import itertools
 import re
 from decimal import Decimal
 from functools import lru_cache
@@ -155,7 +156,7 @@ def _except(name: str, points: str) -> tuple[str, list[_Piece]] | None:
     if any(value is None for value in values):
         return None
     ends = [-_INFINITE, *sorted({value for value in values if value is not None}), _INFINITE]
-    return name, [_Piece(low, False, high, False) for low, high in zip(ends, ends[1:], strict=False)]
+    return name, [_Piece(low, False, high, False) for low, high in itertools.pairwise(ends)]
 
 
 def _common(a: _Piece, b: _Piece) -> _Piece | None:

@@ -12,9 +12,9 @@ _NAMES = (
     r"|respuesta|r[ée]ponse|antwort|resposta|risposta|ответ|答案|答え|回答|정답)"
 )
 _OPENING = re.compile(
-    rf"(?i:<\|?\s?{_NAMES}(?:\s[^<>\n]{{0,80}})?\s?\|?>|\[(?:final[_\s-]?)?answer\])"
-    r"|<\|(?:begin_of_(?:solution|answer|box)|START_RESPONSE)\|>"
+    rf"<(?:(?i:\|?\s?{_NAMES}(?:\s[^<>\n]{{0,80}})?\s?\|?>)|\|(?:begin_of_(?:solution|answer|box)|START_RESPONSE)\|>)"
 )
+_SQUARE = re.compile(r"(?i)\[(?:final[_\s-]?)?answer\]")
 _CLOSING = re.compile(
     rf"(?i)<\|?\s?/\s?{_NAMES}\s?\|?>|\[/(?:final[_\s-]?)?answer\]"
     r"|<\|(?:end_of_(?:solution|answer|box)|END_RESPONSE)\|>"
@@ -54,9 +54,14 @@ def last_answer_tag(text: str, finished: bool = True) -> str | None:
 
 def answer_tag_span(text: str, finished: bool = True) -> tuple[int, int] | None:
     """Where the content of the last answer tag starts and stops, or ``None``; see :func:`last_answer_tag`."""
-    if "<" not in text and "[" not in text:
+    openings: list[re.Match[str]] = []
+    if "<" in text:
+        openings += (m for m in _OPENING.finditer(text) if not is_mentioned(text, *m.span()))
+    if "swer]" in text or "SWER]" in text:
+        openings += (m for m in _SQUARE.finditer(text) if not is_mentioned(text, *m.span()))
+        openings.sort(key=lambda m: m.start())
+    if not openings:
         return None
-    openings = [m for m in _OPENING.finditer(text) if not is_mentioned(text, *m.span())]
     following = len(text)
     for opening in reversed(openings[-_MOST_TRIED:]):
         start = opening.end()

@@ -16,7 +16,7 @@ _LEAD = re.compile(
     r"^(?:[\s>#•·*\-–—]*\s)?(?:(?:=>|->|=+>|→|⇒|⟹|∴|≈|~|=|:)\s*)?"
     r"(?:(?:[^\W\d_][^\W\d_'’]*[ \t]?){1,4}(?:[:：=→]|=>|->)\s*)?(?:(?:=>|->|→|⇒|∴|=)\s*)?"
 )
-_END = " \t.!。！．;*_`"
+_SIDES, _END = " \t*_`", " \t.!。！．;*_`"
 _SENTENCE = re.compile(r"(?<=[.!?。！？])(?:\s+|(?=[^\x00-\x7f]))|\n+")
 # Clauses behind a result, and what is ruled out.
 _CLAUSE = re.compile(
@@ -33,13 +33,20 @@ _CONCLUDES = re.compile(
     r"(?i)\b(?:so|therefore|thus|hence|finally|total|altogether|left|remain(?:s|ing)?|result|answer|is|are|equals?"
     r"|quedan?|bleiben|reste(?:nt)?|entonces|donc|also|quindi|portanto)\b"
 )
+# ", which makes 7 apples": such a clause is the result.
+_IS_RESULT = re.compile(
+    r",?\s+which\s(?:(?!is|are|was|were|means)\w+\s|(?:is|are|was|were|means)\s(?!.*\b(?:more|less|fewer|than|times|of|greater)\b)[^\d]{0,12}"
+    r"[\d.,]+\s?[a-zA-Z°]*\^?\d?[^\d]{0,40}$)"
+)
 _HAS_DIGIT = re.compile(r"\d")
 _STEP = re.compile(r"(?i)step|schritt|paso|étape|part|case|day|week|note|example|problem|question|method|option")
 
 
 def final_value(text: str) -> str | None:
-    r"""The value that a text ends with where it is certain: alone on the last line, emphasised, or several numbers
-    that mean one thing. ``None`` leaves the text to :func:`~.last_formula.last_formula`.
+    r"""The value that a text ends with where it is certain, else ``None``.
+
+    It stands alone on the last line, is emphasised there, or is several numbers that mean one thing in its last
+    sentence. All other texts are left to :func:`~.last_formula.last_formula`.
 
     Example:
         >>> final_value("3 * 4 = 12\n\n12 apples"), final_value("She has **12** of 20."), final_value("It is 2:30 pm.")
@@ -65,7 +72,7 @@ def alone_on(line: str) -> str | None:
         return None
     lead = _LEAD.match(plain)
     for start in dict.fromkeys((0, lead.end() if lead is not None else 0)):
-        found = as_value(plain[start:].strip(_END))
+        found = as_value(plain[start:].strip(_SIDES).rstrip(_END))
         if found is not None:
             return found
     return None
@@ -77,11 +84,13 @@ def _emphasised(last: str) -> str | None:
         return None
     for _, inside in reversed(emphasised(last)):
         inside = inside.strip(" .:!")
+        if "\\" in inside:
+            continue
         if _STEP.match(inside):
             continue
         found = as_value(undressed(inside))
         if found is None and ":" in inside:
-            found = as_value(undressed(inside.rpartition(":")[2]).strip(_END))
+            found = as_value(undressed(inside.rpartition(":")[2]).strip(_SIDES).rstrip(_END))
         if found is not None:
             return found
     return None
@@ -112,6 +121,8 @@ def concluded(sentence: str) -> str:
     if "ot " in sentence or "n" in sentence or "不" in sentence:
         sentence = _BUT.sub(" ", sentence)
     cut = _CLAUSE.search(sentence)
+    if cut is not None and _IS_RESULT.match(cut.group()):
+        return sentence
     if cut is not None and cut.start() and _HAS_DIGIT.search(sentence, 0, cut.start()):
         return sentence[: cut.start()]
     return sentence

@@ -30,6 +30,8 @@ _LABEL = re.compile(
     r"|ans(?:wer)?|total|output|conclusion|resultado|solución|solution finale|résultat|ergebnis|lösung|risultato|soluzione|solução"
     r"|合计|合計|总计|总共|结果|答|解|답)[*_ ]*(?:[:：=]|=>|->|→|\.(?=\s\d)|\s(?:is|-)\s)[*_ ]*"
 )
+# Parts of these labels, for a quick test.
+_LABEL_WORDS = ("inal", "esul", "olution", "Ans", "ans", "ANS", "otal", "utput", "onclusion", "rgebnis", "soluz")
 _MARK = re.compile(r"(?m)^[ \t]*####[ \t]*(.+)$|^[ \t]*A(?:ns)?[ \t]*:[ \t]*(.+)$")
 _JSON = re.compile(
     r"[\"'](?:final[_ ]?)?(?:answer|result|solution|respuesta|réponse|antwort|答案)[\"']\s*:\s*(?:\"((?:[^\"\\\n]|\\.){1,300})\"|'([^'\n]{1,300})'"
@@ -104,8 +106,10 @@ def _places(tail: str) -> set[tuple[int, bool]]:
         places.update((match.end(), False) for match in _OTHERS.finditer(tail))
     end = tail[-_LABEL_TAIL:]
     shift = len(tail) - len(end)
-    places.update((shift + match.end(), True) for match in _LABEL.finditer(end))
-    places.update((shift + match.start(match.lastindex or 0), True) for match in _MARK.finditer(end))
+    if not end.isascii() or any(word in end for word in _LABEL_WORDS):
+        places.update((shift + match.end(), True) for match in _LABEL.finditer(end))
+    if "####" in end or "A:" in end or "Ans" in end:
+        places.update((shift + match.start(match.lastindex or 0), True) for match in _MARK.finditer(end))
     return places
 
 
@@ -152,7 +156,7 @@ def _read(line: str) -> str | None:
 def _short_formula(line: str) -> str | None:
     """The formula in letters that a line begins with, up to the end of its sentence."""
     end = _SENTENCE_END.search(line)
-    whole = (line if end is None else line[: end.start()]).strip()
+    whole = (line if end is None else line[: end.start()]).strip(" .")
     return whole if is_formula(whole) else None
 
 

@@ -22,6 +22,7 @@ _MONEY = re.compile(r"(?:(?<![A-Za-z$])(?:US|CA|AU|NZ|HK|SG|C|A)?(?<!\\)\\?\$|(?
 # A dollar sign that opens a formula: another one closes it on its line after digits and signs.
 _FORMULA = re.compile(r"\$[^$\n]{0,200}\$")
 _NUMBER = re.compile(r"[-+]?[\d,]*\.?\d+(?=$|\s*[.,;:!?)*]*(?:\s|$)|\s+[a-zA-Z]{2}|-)")
+_WORD = re.compile(r"(?<!\\)\b(?!(?:and|or|to)\b)[a-zA-Z]{2,}")
 _AFTER_CJK = re.compile(r"(?<=[\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uff1a\uff0c])(?=[-+]?[\d¥€$])")
 _BEFORE_CJK = re.compile(r"(?<=\d)(?=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
 _MINUS = re.compile(r"(?<![\w)\]}])[‐‑‒–—−－](?=\d)")
@@ -61,7 +62,7 @@ def without_money(text: str) -> str:
             continue
         if match.group().strip().endswith("$") and "\\" not in match.group():
             formula = _FORMULA.match(text, match.end() - 1 - (match.group()[-1] == " "))
-            if formula is not None and not _is_money(text, match.end()):
+            if formula is not None and not _is_money(text, formula):
                 pieces.append(text[at : formula.end()])
                 at = formula.end()
                 continue
@@ -71,9 +72,12 @@ def without_money(text: str) -> str:
     return "".join(pieces)
 
 
-def _is_money(text: str, at: int) -> bool:
-    """Whether what follows a dollar sign is a number in a sentence."""
-    return _NUMBER.match(text, at, at + 60) is not None
+def _is_money(text: str, formula: re.Match[str]) -> bool:
+    """Whether a passage between two dollar signs is a sentence that begins with a number."""
+    start, end = formula.span()
+    if _NUMBER.match(text, start + 1, start + 60) is None:
+        return False
+    return text[end - 2].isspace() or text[end : end + 1].isdigit() or _WORD.search(text, start, end) is not None
 
 
 def emphasised(text: str) -> list[tuple[int, str]]:
@@ -89,6 +93,6 @@ def emphasised(text: str) -> list[tuple[int, str]]:
 def undressed_end(text: str) -> str:
     """The text with its end undressed, unless that holds formulas of LaTeX."""
     end = text[-_END:]
-    if "$" in end.replace("\\$", "") and _FORMULA.search(end) is not None and not _MONEY.search(end):
+    if "$" in end and any(not _is_money(end, formula) for formula in _FORMULA.finditer(end)):
         return text
     return text if "\\" in end.replace("\\$", "") else text[:-_END] + undressed(end)

@@ -28,26 +28,67 @@ _MONTH = (
 _SIDE = r"[-+]?(?:\d+(?:\.\d+)?|[a-zA-Z])(?![a-zA-Z\d])"
 _SIGN = r"(?:<=|>=|=<|!=|<>|[<>≤≥≠]|\\(?:leq?|geq?|neq?|lt|gt)\b)"
 _ROOT = r"[√∛∜](?:\d+(?:\.\d+)?|[a-zA-Z]|\([^()]{1,30}\))"
-# What several numbers mean together, each pattern linear.
-_WHOLES = re.compile(
-    rf"(?P<clock>\b\d{{1,2}}(?::\d{{2}}){{1,2}}\s?(?:[ap]\.?\s?m\b\.?|noon|midnight|o'?clock|Uhr|h\b)|\b\d{{1,2}}\s?[ap]\.?m\b\.?"
-    rf"|\b\d{{1,2}}\s?o'?clock\b)"
-    rf"|(?P<ratio>(?<![\d.:])\d{{1,9}}(?:\.\d{{1,4}})?(?:\s?:\s?\d{{1,9}}(?:\.\d{{1,4}})?){{1,5}}(?![\d:]))"
-    rf"|(?P<remainder>{_N}\s*(?:,?\s*(?:with|and)?\s*(?:an?\s)?(?:[rR]emainder|Rest|rest|resto|reste|resta|余数?|나머지|あまり)"
-    rf"(?:\s(?:of|von|de|is))?|[rR])\s?{_N}\b|quotient\s(?:of\s|is\s)?{_N},?\s(?:and\s)?(?:a\s)?remainder\s(?:of\s|is\s)?{_N})"
-    rf"|(?P<range>\b(?:between|entre|zwischen)\s\$?{_N}{_U}\s(?:and|y|et|und|e)\s\$?{_N}{_U}|{_N}{_U}\s?(?:\bto\b|bis|[–至到~])\s?{_N}{_U}"
-    rf"|\b\d{{1,6}}-\d{{1,6}}\s[^\W\d_]{{2,15}})"
-    rf"|(?P<date>{_MONTH}\.?\s\d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\s\d{{4}})?|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s(?:of\s|de\s)?{_MONTH}\b\.?(?:,?\s(?:de\s)?\d{{4}})?"
-    rf"|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|\d{{4}}\s?年\s?\d{{1,2}}\s?月\s?\d{{1,2}}\s?日)"
-    rf"|(?P<interval>[\[(]\s?(?:{_N}|-?∞|-?\\infty|-?infinity)\s?,\s?(?:{_N}|∞|\\infty|\+?infinity)\s?[\])])"
-    rf"|(?P<relation>(?<![\w$\\]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?)"
-    rf"|(?P<scale>{_N}\s(?:thousand|million|billion|trillion)\b)"
-    rf"|(?P<plusminus>{_N}\s?(?:±|\+/-)\s?{_N})"
-    rf"|(?P<root>(?:\(?\s?-?(?:\d+(?:\.\d+)?\s?[-+*]\s?)?-?(?:\d+(?:\.\d+)?)?\s?{_ROOT}(?:\s?[-+]\s?\d+)?\s?\)?)(?:\s?/\s?\d+)?)"
-    rf"|(?P<pi>-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?)"
-    rf"|(?P<measure>\b\d{{1,9}}\s?(?:hours?|h|hrs?|feet|foot|ft|days?|weeks?|minutes?|min|pounds?|lbs?|years?|kg|km|m|dollars?)\b,?\s(?:and\s)?\d{{1,9}}(?:\.\d+)?\s?"
-    rf"(?:minutes?|mins?|min|inch(?:es)?|in|hours?|seconds?|secs?|s|ounces?|oz|months?|days?|cm|m|g|cents?)\b)"
+# What several numbers mean together: kind, signs of which a sentence must hold one, and a linear pattern.
+_REST = r"(?:[rR]emainder|Rest|rest|resto|reste|resta|余数?|나머지|あまり)"
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?\b"
+_LARGE = r"hours?|h|hrs?|feet|foot|ft|days?|weeks?|minutes?|min|pounds?|lbs?|years?|kg|km|m|dollars?"
+_SMALL = r"minutes?|mins?|min|inch(?:es)?|in|hours?|seconds?|secs?|s|ounces?|oz|months?|days?|cm|m|g|cents?"
+_END = r"∞|\\infty|infinity"
+_KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (
+        "clock",
+        (":", "am", "pm", ".m", "AM", "PM", "clock"),
+        r"\b\d{1,2}(?::\d{2}){1,2}\s?(?:[apAP]\.?\s?[mM]\b\.?|noon|midnight|o'?clock|Uhr|h\b)"
+        r"|\b\d{1,2}\s?(?:[apAP]\.?[mM]\b\.?|o'?clock\b)",
+    ),
+    (
+        "ratio",
+        (":",),
+        r"(?<![\d.:])\d{1,9}(?:\.\d{1,4})?(?:\s?:\s?\d{1,9}(?:\.\d{1,4})?){1,5}(?![\d:])",
+    ),
+    (
+        "remainder",
+        ("r", "R", "余", "나머지", "あまり"),
+        rf"{_N}\s*(?:,?\s*(?:with|and)?\s*(?:an?\s)?{_REST}(?:\s(?:of|von|de|is))?|[rR])\s?{_N}\b"
+        rf"|quotient\s(?:of\s|is\s)?{_N},?\s(?:and\s)?(?:a\s)?remainder\s(?:of\s|is\s)?{_N}",
+    ),
+    (
+        "range",
+        (" to ", "etween", "ntre", "wischen", "–", "-", "bis", "到", "至", "~"),
+        rf"\b(?:between|entre|zwischen)\s\$?{_N}{_U}\s(?:and|y|et|und|e)\s\$?{_N}{_U}"
+        rf"|{_N}{_U}\s?(?:\bto\b|bis|[–至到~])\s?{_N}{_U}|\b\d{{1,6}}-\d{{1,6}}\s[^\W\d_]{{2,15}}",
+    ),
+    (
+        "date",
+        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "/", "-", "年", " de ", "Okt", "Dez", "Mär", "Mai", "er", "ier", "et", "ars", "vril", "mai", "juin", "août"),
+        rf"{_MONTH}\.?\s{_DAY}(?:,?\s\d{{4}})?|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s(?:of\s|de\s)?{_MONTH}\b\.?(?:,?\s(?:de\s)?\d{{4}})?"
+        r"|\b\d{4}-\d{1,2}-\d{1,2}\b|\b\d{1,2}/\d{1,2}/\d{2,4}\b|\d{4}\s?年\s?\d{1,2}\s?月\s?\d{1,2}\s?日",
+    ),
+    (
+        "interval",
+        (",",),
+        rf"[\[(]\s?(?:{_N}|-?(?:{_END}))\s?,\s?(?:{_N}|\+?(?:{_END}))\s?[\])]",
+    ),
+    (
+        "relation",
+        ("<", ">", "≤", "≥", "≠", "!=", "\\"),
+        rf"(?<![\w$\\]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?",
+    ),
+    ("scale", ("illion", "housand"), rf"{_N}\s(?:thousand|million|billion|trillion)\b"),
+    ("plusminus", ("±", "+/-"), rf"{_N}\s?(?:±|\+/-)\s?{_N}"),
+    (
+        "root",
+        ("√", "∛", "∜"),
+        rf"\(?\s?-?(?:\d+(?:\.\d+)?\s?[-+*]\s?)?-?(?:\d+(?:\.\d+)?)?\s?{_ROOT}(?:\s?[-+]\s?\d+)?\s?\)?(?:\s?/\s?\d+)?",
+    ),
+    ("pi", ("π",), r"-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?"),
+    (
+        "measure",
+        ("hour", "h ", "hr", "f", "day", "week", "min", "pound", "lb", "year", "kg", "km", "m ", "dollar"),
+        rf"\b\d{{1,9}}\s?(?:{_LARGE})\b,?\s(?:and\s)?\d{{1,9}}(?:\.\d+)?\s?(?:{_SMALL})\b",
+    ),
 )
+_WHOLES = tuple((kind, signs, re.compile(pattern)) for kind, signs, pattern in _KINDS)
 _FORMULA_WORD = re.compile(
     r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|ln|log|exp|sqrt|pi|ab|xy|yz|xyz|bc|ac|abc|mg|kx|nx|rs|pq)\b)[a-zA-Z]{2,}"
 )
@@ -107,25 +148,30 @@ def _is_formula(text: str) -> bool:
 
 def last_whole(sentence: str) -> tuple[int, int, str] | None:
     """Where the last time, date, range and so on of a sentence stands, and its spelling."""
-    last = None
-    for match in _WHOLES.finditer(sentence):
-        found = _spelled_whole(match)
-        if found is not None:
-            last = (match.start(), match.end(), found)
+    last: tuple[int, int, str] | None = None
+    for kind, signs, pattern in _WHOLES:
+        if not any(sign in sentence for sign in signs):
+            continue
+        for match in pattern.finditer(sentence):
+            if last is None or match.end() > last[1] or (match.end() == last[1] and match.start() < last[0]):
+                found = _spelled_whole(match, kind)
+                last = last if found is None else (match.start(), match.end(), found)
     return last
 
 
 def first_whole(sentence: str) -> tuple[int, int, str] | None:
     """The time, date, range and so on that a sentence begins with."""
-    match = _WHOLES.match(sentence)
-    found = None if match is None else _spelled_whole(match)
-    return None if match is None or found is None else (match.start(), match.end(), found)
+    for kind, signs, pattern in _WHOLES:
+        match = pattern.match(sentence) if any(sign in sentence for sign in signs) else None
+        found = None if match is None else _spelled_whole(match, kind)
+        if match is not None and found is not None:
+            return match.start(), match.end(), found
+    return None
 
 
-def _spelled_whole(match: re.Match[str]) -> str | None:
+def _spelled_whole(match: re.Match[str], kind: str) -> str | None:
     """The spelling of a match that is what its pattern looks for."""
     text = match.group().strip().rstrip(",")
-    kind = match.lastgroup
     if kind in ("interval", "relation"):
         found = region(plain_spelling(text))
         return text if found is not None else None
@@ -170,9 +216,43 @@ def last_spelled(sentence: str) -> tuple[int, int, str] | None:
 
 
 _PRONOUN = frozenset(
-    ["one", "a", "an", "un", "una", "uno", "une", "um", "uma", "ein", "eine", "einen", "einer", "eins", "la", "half"]
-    + ["once", "due", "cent", "sept", "elf", "null", "sei", "mille", "mil", "set", "sex", "die", "second", "quarter"]
-    + ["medio", "media", "meio", "meia", "demi", "mezzo", "mezza", "meta", "halb", "halbe", "point", "million", "cents"]
+    (
+        *(
+            "one",
+            "a",
+            "an",
+            "un",
+            "una",
+            "uno",
+            "une",
+            "um",
+            "uma",
+            "ein",
+            "eine",
+            "einen",
+            "einer",
+            "eins",
+            "la",
+            "half",
+        ),
+        *(
+            "once",
+            "due",
+            "cent",
+            "sept",
+            "elf",
+            "null",
+            "sei",
+            "mille",
+            "mil",
+            "set",
+            "sex",
+            "die",
+            "second",
+            "quarter",
+        ),
+        *("medio", "media", "meio", "meia", "demi", "mezzo", "mezza", "meta", "halb", "halbe", "point", "million"),
+    )
 )
 _SURE = re.compile(r"(?i)\b(?:is|are|only|exactly|has|have|just|was|were|be|equals?|left|leaves|get|gets|of)\s+$")
 _DETERMINED = re.compile(
