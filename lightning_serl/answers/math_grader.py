@@ -45,6 +45,8 @@ _NEUTRAL = "7919"
 # Less text behind a box is no statement of another answer.
 _SHORTEST_STATEMENT = 8
 _MARK = re.compile(r"(?m)^[ \t]*####[ \t]*(\S.*)$")
+# Characters at the end in which a percentage counts as the one that a bare number repeats.
+_RESTATED = 300
 _STATES = re.compile(r"(?i)\W{0,4}(?:the |final |short |correct )*(?:answer|ans|solution|result)\b")
 _SAYS_SOMETHING = re.compile(r"[^\W_]|[\\∅∞]")
 
@@ -125,6 +127,8 @@ class MathGrader:
     def _unboxed(self, text: str) -> str | None:
         """The answer of a response without a box in fast mode."""
         found = stated_answer(text) or final_value(text)
+        if found is not None and found.isdigit() and f"{found}%" in text[-_RESTATED:]:
+            found += r"\%"  # "... = 50%\nA: 50"
         if found is None:
             found = last_formula(undressed_end(text[-MAX_READ:]))
             if found is not None and is_doubtful(found):

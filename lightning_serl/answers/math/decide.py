@@ -42,6 +42,9 @@ def decide_default(a: str, b: str) -> bool | None:
     verdict = same_whole(a, b)
     if verdict is None:
         verdict = same_region(a, b)
+    if verdict is None and a.count("\\ne ") == b.count("\\ne ") == 1:
+        # Two sides differ in both: the same statement if the equations are.
+        return decide(*(x.replace("\\ne ", "=") for x in (a, b))) or None
     if verdict is None:
         a, b = _with_points(a, b)
         verdict = decide(a, b)
@@ -153,4 +156,4 @@ def _equal_shares(a: str, b: str) -> bool | None:
     share, plain = (share_a, number(b)) if share_b is None else (share_b, number(a))
     if share is None or plain is None:
         return None
-    return _equal((share[0] / 100, share[1]), plain) or (share[0].denominator == 1 and share[0] == plain[0])
+    return _equal((share[0] / 100, share[1]), plain) or (not share[1] and not plain[1] and share[0] == plain[0])

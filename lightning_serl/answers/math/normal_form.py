@@ -28,7 +28,7 @@ _BLANK = re.compile(r"(?<![a-zA-Z\d])\s+|(?<=\d)\s+(?!\d)|\s+(?![a-zA-Z\d])|(?<=
 # In text that was escaped twice; in a matrix two backslashes may also end a row.
 _DOUBLED = re.compile(r"\\{2,}(?=[a-zA-Z])")
 _DOUBLED_IN_MATRIX = re.compile(r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|cdot|pi|text)(?![a-zA-Z]))")
-_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{(?:[pbBvV]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?")
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?")
 _LAST_ROW = re.compile(r"\\\\\s*(?=\\end\s*\{)")
 _ROW_SPACE = re.compile(r"\\\\\s*\[\s*-?\d[\d.]*\s*(?:pt|em|ex|mm|cm)\s*\]")
 _AROUND_MATRIX = re.compile(

@@ -37,6 +37,8 @@ _SCALE = re.compile(
     r"|tausend|mila|[万萬亿億千]|만|억)(?![a-zA-Z\u3400-\u9fff])\s*\}?\s*(.*)$",
     re.IGNORECASE | re.DOTALL,
 )
+# A mixed number before a unit.
+_MIXED = re.compile(r"^(-?)(\d{1,9})\s+(\d{1,4})/(\d{1,4})(?=\s*(?:\\text|[a-zA-Z]{2}))")
 _SCALES = {
     **dict.fromkeys(("thousand", "mil", "mille", "tausend", "mila", "千"), 3),
     **dict.fromkeys(("billion", "milliarde", "milliarden", "milliard", "milliards"), 9),
@@ -78,6 +80,11 @@ def plain_numbers(text: str) -> str:
     base = _BASE.match(text)
     if base is not None and (base[2].isdigit() or base[2] in _BASE_OF):
         return f"{base[1].upper()}_{{{base[2] if base[2].isdigit() else _BASE_OF[base[2]]}}}"
+    mixed = _MIXED.match(text)
+    if mixed is not None and int(mixed[4]):
+        value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
+        if 10**6 % value.denominator == 0:
+            return f"{mixed[1]}{decimal_spelling(value)} {text[mixed.end() :].strip()}"
     scale = _SCALE.match(text)
     if scale is not None:
         return _scaled(scale)

@@ -69,8 +69,8 @@ _SPELLINGS = (
     (re.compile(r"±"), r"\\pm "),
     (re.compile(r"\\varepsilon(?![a-zA-Z])|ε|ϵ"), r"\\epsilon "),
     (re.compile(r"\\(?:thickapprox|approxeq|simeq|cong)(?![a-zA-Z])|≈|≅|≃"), r"\\approx "),
-    (re.compile(r"⟨|〈"), r"\\langle "),
-    (re.compile(r"⟩|〉"), r"\\rangle "),
+    (re.compile(r"⟨|〈|\\left\s*<"), r"\\langle "),
+    (re.compile(r"⟩|〉|\\right\s*>"), r"\\rangle "),
 )
 _SPECIAL = re.compile(r"[^\x00-\x7f]|\\|[<>=!]")
 _ANGLES = re.compile(r"\\langle(?![a-zA-Z])([^<>]*?)\\rangle(?![a-zA-Z])")

@@ -156,6 +156,8 @@ def _beside(found: Whole | None, other: str) -> bool | None:
         return None
     if found.kind in _SIZES:
         single = quantity(other)
+        if single is not None and not single.unit:
+            return any(single.value * size == found.parts[0] for size in _SIZES[found.kind].values())
         if single is None or len(single.unit) != 1 or single.unit[0][1] != 1:
             return False
         size = _SIZES[found.kind].get(single.unit[0][0])

@@ -158,7 +158,7 @@ def formula_after(line: str) -> str | None:
     math = _MATH.match(line)
     if math is None:
         return None
-    inside = next(part for part in math.groups() if part is not None).strip()
+    inside = next(part for part in math.groups() if part is not None).strip(" .")
     several = _SEVERAL.fullmatch(line)
     if several is not None and all(is_formula(part) for part in several.groups()):
         return f"{several[1]},{several[2]}"

@@ -13,7 +13,7 @@ _LONGEST_LINE = 400
 _SHORT = 120
 # In front of a value that stands alone: marks of lists and headings, arrows, a label.
 _LEAD = re.compile(
-    r"^(?:[\s>#•·*\-–—]*\s)?(?:(?:=>|->|=+>|→|⇒|⟹|∴|≈|~|=|:)\s*)?"
+    r"^(?:[\s>#•·*\-–—]*\s)?(?:(?:\(?[a-z]\)|\d{1,2}[.)])\s+)?(?:(?:=>|->|=+>|→|⇒|⟹|∴|≈|~|=|:)\s*)?"
     r"(?:(?:[^\W\d_][^\W\d_'’]*[ \t]?){1,4}(?:[:：=→]|=>|->)\s*)?(?:(?:=>|->|→|⇒|∴|=)\s*)?"
 )
 _SIDES, _END = " \t*_`", " \t.!。！．;*_`"
@@ -22,6 +22,8 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])(?:\s+|(?=[^\x00-\x7f]))|\n+")
 _CLAUSE = re.compile(
     r",?\s+(?:which|since|because|given|as (?:we|he|she|it|they|the|there)|instead of|rather than|not|and not|compared (?:to|with)|"
     r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|[（(][^()（）]*[)）]\s*[.。]?$"
+    r"|,\s(?:(?:exactly|about|almost|nearly)\s)?(?:twice|double|half|triple|\w+ times|more|less|fewer|up|down|while|whereas|although"
+    r"|though|unlike|just like|like|assuming|instead)\s.*$"
     r"|[,，](?:因为|而不是|不是).*$",
     re.DOTALL,
 )
@@ -38,7 +40,7 @@ _IS_RESULT = re.compile(
     r",?\s+which\s(?:(?!is|are|was|were|means)\w+\s|(?:is|are|was|were|means)\s(?!.*\b(?:more|less|fewer|than|times|of|greater)\b)[^\d]{0,12}"
     r"[\d.,]+\s?[a-zA-Z°]*\^?\d?[^\d]{0,40}$)"
 )
-_HAS_DIGIT = re.compile(r"\d")
+_HAS_DIGIT = re.compile(r"(?<!\^)\d")
 _STEP = re.compile(r"(?i)step|schritt|paso|étape|part|case|day|week|note|example|problem|question|method|option")
 
 
@@ -71,7 +73,10 @@ def alone_on(line: str) -> str | None:
     if "$" in plain or "&" in plain:
         return None
     lead = _LEAD.match(plain)
-    for start in dict.fromkeys((0, lead.end() if lead is not None else 0)):
+    starts = [lead.end() if lead is not None else 0, 0]
+    if "," in plain or plain.count("=") > 1:
+        starts.reverse()
+    for start in dict.fromkeys(starts):
         found = as_value(plain[start:].strip(_SIDES).rstrip(_END))
         if found is not None:
             return found

@@ -46,9 +46,6 @@ _CLAUSE = re.compile(
     r"|\s(?:because|since|porque|weil|car|ya que|perché|as)\s|\.\s|\s(?:after|when|which|where|so|if)\s"
 )
 _COMMA_WORDS = re.compile(r"^\s*(?:and|or|y|und|et|e|o|oder|ou)\b")
-_LIST = re.compile(
-    r"^-?\d{1,15}(?:\.\d{1,10})?(?:\s?,\s?-?\d{1,15}(?:\.\d{1,10})?)*,?\s(?:and|or|y|und|et|e|o|oder|ou)\s-?\d{1,15}(?:\.\d{1,10})?$"
-)
 _START = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})(?:[.,]\d{1,20})?(?:\s?/\s?\d{1,20})?(?:\s?\\?%)?")
 _AFTER_START = re.compile(r"\s*(?:$|[.,;:!)\]]|(?:[a-zA-Zà-ÿ°€£¥$]|[\u3040-\u9fff\uac00-\ud7af])|[-–—]\s)")
 _PERCENT_WORD = re.compile(r"(?i)\s*(?:percent|per cent|pct)")
@@ -140,8 +137,6 @@ def _read(line: str) -> str | None:
     if found is not None:
         return found[2]
     for phrase in _phrases(line):
-        if _LIST.match(phrase):
-            return ", ".join(re.findall(r"-?\d+(?:\.\d+)?", phrase))
         value = as_value(phrase)
         if value is not None:
             return value

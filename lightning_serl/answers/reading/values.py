@@ -60,7 +60,36 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "date",
-        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "/", "-", "年", " de ", "Okt", "Dez", "Mär", "Mai", "er", "ier", "et", "ars", "vril", "mai", "juin", "août"),
+        (
+            "Jan",
+            "Feb",
+            "Mar",
+            "Apr",
+            "May",
+            "Jun",
+            "Jul",
+            "Aug",
+            "Sep",
+            "Oct",
+            "Nov",
+            "Dec",
+            "/",
+            "-",
+            "年",
+            " de ",
+            "Okt",
+            "Dez",
+            "Mär",
+            "Mai",
+            "er",
+            "ier",
+            "et",
+            "ars",
+            "vril",
+            "mai",
+            "juin",
+            "août",
+        ),
         rf"{_MONTH}\.?\s{_DAY}(?:,?\s\d{{4}})?|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s(?:of\s|de\s)?{_MONTH}\b\.?(?:,?\s(?:de\s)?\d{{4}})?"
         r"|\b\d{4}-\d{1,2}-\d{1,2}\b|\b\d{1,2}/\d{1,2}/\d{2,4}\b|\d{4}\s?年\s?\d{1,2}\s?月\s?\d{1,2}\s?日",
     ),
@@ -96,6 +125,10 @@ _COMMAND = re.compile(r"\\(?:text|mathrm|mbox|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]
 _PI = re.compile(r"^-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?(?:\s[^\W\d_]{1,12})?$")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 _UNKNOWN = re.compile(r"(?i)(?:n/?a|n\.a\.?|none|null|nan|unknown|undefined|tbd|idk|\?+)\.?")
+# "3, 4 and 5", "x = 3 and y = 4"
+_ITEM = r"(?:[a-zA-Z]\s?=\s?)?-?\d{1,15}(?:\.\d{1,10})?"
+_MEMBER = re.compile(_ITEM)
+_LIST = re.compile(rf"^{_ITEM}(?:\s?,\s?{_ITEM})*,?\s(?:and|or|y|und|et|e|o|oder|ou)\s{_ITEM}$")
 _NUMBER_FIRST = re.compile(rf"(?:{_N}(?:/\d{{1,9}})?)")
 
 
@@ -109,6 +142,8 @@ def as_value(text: str) -> str | None:
     text = text.strip()
     if not text or len(text) > _LONGEST or _UNKNOWN.fullmatch(text):
         return None
+    if _LIST.match(text):
+        return ", ".join(_MEMBER.findall(text))
     plain = plain_spelling(text)
     form = normal_form(plain)
     if number(form) is not None:
