@@ -7,39 +7,35 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from lightning_serl.answers.reading.announced import ANSWER_WORDS
+from lightning_serl.answers.choices_in_text import split_choices
+from lightning_serl.answers.reading import letters as read
+from lightning_serl.answers.reading.answer_tag import answer_tag_span
 from lightning_serl.answers.reading.boxed import last_boxed
+from lightning_serl.answers.reading.letters import LETTERS
+from lightning_serl.answers.reading.option_texts import option_of, options_in
 from lightning_serl.answers.reading.thinking import strip_thinking
 
-#: The letters of options that the grader reads.
-LETTERS = "ABCDEFGHIJ"
 _TAIL = 4000
-_LINE = 200
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-# Possessive quantifiers here and below: backtracking on a policy's text could take exponential time.
-_NOISE = r"[\s*_$\"'`\\({\[\u200e\u200f]*+"
-# A letter followed by a word is an article or a pronoun ("the answer is a dog", "I think"), not a choice.
-_RIGHT = r"(?:the\s+|la\s+|le\s+|die\s+|a\s+)?(?:correct|right|true|best|bonne|exact|richtig|certa|giust|esatt)"
-_END = (
-    r"(?=[*_$\"'`}\]]*(?:[).:,;!\]。，、：；؛،]|\s*$|\s*\n|\s+[-–—(]|\s+(?:because|since|as)\b"
-    rf"|\s+is\b(?!\s+(?:not|wrong|incorrect|false)\b)|\s+(?:es|est|ist|è|é)\s+{_RIGHT}|\s*(?:是)?(?:正确|对)))"
+_HEAD = 400
+_MOST_BOXES = 5
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boldsymbol)\s*\{([^{}]*)\}")
+_COMMAND = re.compile(r"\\[a-zA-Z]+|\\.|[{}$*]")
+_SPACING = re.compile(r"\\(?:quad|qquad|left|right|displaystyle|Large|large)(?![a-zA-Z])|\\[ ,;:!{}()\[\]$%]")
+_OF_FORMULAS = re.compile(r"\\|[=^_+<>]")
+_MARKUP = re.compile(
+    r"[*`$\"“”„«»「」『』\u200e\u200f]|\\[()\[\],;:! ]|"
+    r"(?<![^\W_])_+|_+(?![^\W_])|(?<!\w)['‘’]|['’](?!\w)|</?[a-z]{1,12}>"
 )
-_CORRECT = r"(?:correct[aeo]?|correta|corretta|exact[ae]|esatta|giusta|certa|الصحيحة|الصحيح)"
-_COPULA = r"(?:is|are|es|est|ist|lautet|è|é|应该是|应该为|应选|应为|应是|是|为|選|选|は|은|는|هو|هي)"
-_OPTION = r"(?:option|choice|opción|opcion|opção|opzione|choix|letra|lettre|letter|lettera|buchstabe|选项|الخيار|الحرف)"
-_ANNOUNCED = re.compile(
-    rf"(?:(?i:{ANSWER_WORDS}|choice|alternativa|{_OPTION})"
-    # "Choose B" in Chinese, but not "one cannot choose B" or "if one chooses B".
-    r"|(?<![不若果])(?<!不能)(?<!不应)(?<!不可)(?:选择|選擇|选|選))"
-    rf"{_NOISE}(?i:{_CORRECT})?{_NOISE}(?i:{_COPULA})?[\s:：=*_]*+(?i:(?:la|le|die|der|a)\s|l')?\s*+"
-    rf"(?i:{_OPTION})?{_NOISE}([A-J]){_END}"
+_BRACKETS = str.maketrans("【】〔〕［］〈〉", "()()()()")
+_LINE_START = re.compile(r"(?m)^[^\w\n(\[{<\\]+")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_IN_BOX = re.compile(
+    r"(?:(?i:option|choice|answer|letter)\s*:?\s*)?[(\[]?\s*([A-Ja-j])\s*(?:[)\]]|[.:,]|\s[–—-]\s|[–—]|$)"
 )
-_PARENTHESISED = re.compile(r"(?i:answer|choice|option)[\s*_]*+(?i:is)?[\s:=*_]*+\(([a-j])\)")
-_LONE = re.compile(rf"{_NOISE}([A-J])[\s*_$\"'`)}}\].。]*")
-_IN_BOX = re.compile(r"\(?\s*([A-Ja-j])\s*(?:\)|[.:,]|$)")
-
-# What joins options: "A, C", "A and C", "A/C", "A或C".
+_IN_BRACKETS = re.compile(r"\(\s?([A-J])\s?\)[\s.!]*$")
 _OR = r"\b(?:or|oder|ou|o|oppure|или)\b|或者|或|أو"
 _JOINT = rf"(?:[,;/&|+、،\s–—-]|\b(?:and|und|et|y|и)\b|{_OR}|和|与|及|و)"
 _NAME = r"\(?[A-J]\)?"
@@ -51,80 +47,220 @@ _RUN = re.compile(r"\(?(?=[A-J]{2})A?B?C?D?E?F?G?H?I?J?(?!\w)")
 _MARK = re.compile(
     rf"(?P<joint>^|[,;/&|、،\n]|\b(?:and|und|et|y)\b|{_OR}|和|与|及)?\s{{0,9}}(?:\(?\b([A-J])\s{{0,9}}([.):]))"
 )
-_COMMAND = re.compile(r"\\[a-zA-Z]+|\\.|[{}$*]")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _BETWEEN = re.compile(rf"(?:{_JOINT}|[.$()]|\\[()\[\],;! ])*")
 _MAX_BETWEEN = 60
 _SENTENCE_END = re.compile(r"[.!?。！？\n]")
-_AT_THE_END = re.compile(rf"((?:\([A-J]\){_JOINT}++)*)\(([A-J])\)[\s*_.]*$")
+
+
+class _Found(NamedTuple):
+    """The letter that was found at some place; a place that names several options decides for none."""
+
+    letter: str | None
+    decided: bool = True
+
+
+_NOTHING = _Found(None, False)
 
 
 class ChoiceGrader:
-    r"""Reads a boxed letter, "the answer is (C)", or a letter alone on the last line.
+    r"""Reads an option's letter: boxed, announced ("the answer is (C)"), or alone, with or without the option's text.
 
-    A response that names several options at such a place ("A, C", "\boxed{A} or \boxed{B}") chooses none.
+    With the problem's options it also reads an option's own text where exactly one is named. A response that names
+    several options ("A, C", "\boxed{A} or \boxed{B}") chooses none, and an option that is rejected ("not B", "B is
+    wrong") is not chosen.
+
+    Args:
+        choices: The options of the problem, in order; without them only letters are read.
 
     Example:
         >>> grader = ChoiceGrader()
-        >>> [grader.extract(text) for text in ("The answer is (C).", r"\boxed{\text{b}}", "So:\n**D**")]
-        ['C', 'B', 'D']
+        >>> [grader.extract(text) for text in ("It's C.", r"\boxed{\text{b}}", "So:\n**D) tin**", "答えはAです。")]
+        ['C', 'B', 'D', 'A']
         >>> [grader.extract(text) for text in ("I think the answer is a dog.", r"\boxed{A, C}")]
         [None, None]
+        >>> ChoiceGrader(["iron", "iron oxide"]).extract("Rust is iron oxide.")
+        'B'
     """
 
     name = "choice"
 
+    def __init__(self, choices: Sequence[str] | None = None) -> None:
+        self.choices = tuple(map(str, choices or ()))
+        self._letters = LETTERS[: len(self.choices)] if choices else LETTERS
+
+    def for_problem(self, prompt: str, choices: Sequence[str] | None = None) -> ChoiceGrader:
+        """The grader that knows a problem's options: those given, or those listed in its text."""
+        if choices:
+            return ChoiceGrader(choices)
+        grader = ChoiceGrader(self.choices or split_choices(prompt)[1])
+        # A list that was found in a text may be incomplete.
+        grader._letters = self._letters
+        return grader
+
     def extract(self, text: str) -> str | None:
         """The letter a finished response chooses, in upper case, or ``None``."""
         text = strip_thinking(text)
-        found, hedged = _from_box(text)
-        if found is not None or hedged:
-            return found
-        tail = unicodedata.normalize("NFKC", text[-_TAIL:])
-        matches = [*_ANNOUNCED.finditer(tail), *_PARENTHESISED.finditer(tail)]
-        if matches:
-            last = max(matches, key=lambda m: m.end())
-            # After a semicolon a response often discusses the other options.
-            rest = re.split(r"[\n;；]", tail[last.start(1) :], maxsplit=1)[0]
-            return None if _names_several(rest) else last.group(1).upper()
-        line = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
-        lone = _LONE.fullmatch(line.strip())
-        if lone is not None:
-            return lone.group(1)
-        closing = _AT_THE_END.search(line[-_LINE:])  # "... therefore (C)." at the end of a sentence
-        return None if closing is None or set(re.findall("[A-J]", closing[1])) - {closing[2]} else closing[2]
+        span = answer_tag_span(text)
+        if span is not None and text.rfind("\\boxed", span[1]) == -1:
+            return self._phrase(text[span[0] : span[1]]).letter
+        boxed = self._boxed(text)
+        if boxed.decided:
+            # A letter that is announced behind the last box takes its place.
+            later = self._announced(read.sentences(_clean(_after_boxes(text)[:_TAIL])))
+            return later.letter or boxed.letter
+        return self._worded(text).letter
 
     def extract_truncated(self, text: str) -> str | None:
         """A boxed letter; a truncated response without one has no answer."""
-        return _from_box(strip_thinking(text))[0]
+        return self._boxed(strip_thinking(text)).letter
 
     def label(self, text: str) -> str | None:
-        """A gold label such as ``C``, ``(C)`` or ``C. 42``; ``None`` if it names several options."""
+        """A gold label such as ``C``, ``(C)``, ``C. 42`` or an option's text; ``None`` if it names several options."""
         match = _IN_BOX.match(text.strip())
         if match is None:
             return self.extract(text)
-        return None if _names_several(_bare(text)) else match.group(1).upper()
+        return None if _names_several(_bare(text)) else self._known(match[1])
 
     def same(self, a: str, b: str) -> bool:
         """Whether two letters are the same."""
         return a == b
 
+    def _known(self, letter: str) -> str | None:
+        """The letter in upper case, unless the problem has no such option."""
+        letter = letter.upper()
+        return letter if letter in self._letters else None
 
-def _from_box(text: str) -> tuple[str | None, bool]:
-    """The letter in the last box, if there is one, and whether the last boxes name several."""
-    box = last_boxed(text)
-    if box is None:
-        return None, False
-    content = _bare(box)
-    if _names_several(content) or _offers_several(text[-_TAIL:]):
-        return None, True
-    match = _IN_BOX.match(content)
-    return (None if match is None else match.group(1).upper()), False
+    def _one(self, letters: Sequence[str]) -> _Found:
+        """One letter, or a decision for none if there are several."""
+        return _Found(letters[0] if len(letters) == 1 else None, bool(letters))
+
+    def _own_text(self, phrase: str) -> str | None:
+        """The option whose text a phrase is; letters stand for their options."""
+        return option_of(phrase, self.choices) if len(phrase.strip("() .")) > 1 else None
+
+    def _phrase(self, phrase: str) -> _Found:
+        """The option that a text of nothing but the answer names."""
+        own = self._own_text(phrase)
+        if own is not None:
+            return _Found(own)
+        content = _bare(phrase)
+        if _OF_FORMULAS.search(_SPACING.sub(" ", _WRAPPED.sub(r" \1 ", phrase))) is None and _names_several(content):
+            return _Found(None)
+        match = _IN_BOX.match(content)
+        letter = None if match is None or _is_formula(phrase) else self._known(match[1])
+        return _Found(letter) if letter is not None else self._worded(phrase)
+
+    def _boxed(self, text: str) -> _Found:
+        """The option that the last box names; a box that names none, such as a formula, decides nothing."""
+        box = last_boxed(text)
+        if box is None:
+            return _NOTHING
+        own = self._own_text(box)
+        if own is not None:
+            return _Found(own)
+        content = _bare(box)
+        if _offers_several(text[-_TAIL:]) or (not _is_formula(box) and _names_several(content)):
+            return _Found(None)
+        match = _IN_BOX.match(content)
+        if match is not None and not (_is_formula(box) and match.end() == len(content)):
+            return _Found(self._known(match[1]))
+        return self._one(options_in(content, self.choices))
+
+    def _worded(self, text: str) -> _Found:
+        """The option that a response names in words, outside boxes."""
+        tail = _clean(_BOX.sub(" ", text[-_TAIL:]))
+        statements = read.sentences(tail)
+        found = self._announced(statements)
+        if found.decided or not statements:
+            return found
+        lines = [line.strip() for line in tail.splitlines()]
+        if len(text) > _TAIL:
+            lines = [_clean(text[:_HEAD]).strip().split("\n", 1)[0].strip(), "", *lines]
+        found = self._solitary(lines)
+        if found.decided:
+            return found
+        own = self._own_text(text.strip()[-_HEAD:].rsplit("\n", 1)[-1]) if self.choices else None
+        if own is not None:
+            return _Found(own)
+        for statement in reversed(statements):
+            weak = [x for x in read.said(statement).weak if self._known(x)]
+            if weak and not statement.endswith("?"):
+                return self._one(weak)
+        if _IN_BRACKETS.search(statements[-1]):
+            return self._one(read.last_letters(statements[-1]))
+        for statement in reversed(statements):
+            named = options_in(statement, self.choices)
+            if named:
+                return self._one(named)
+        return _NOTHING
+
+    def _announced(self, statements: Sequence[str]) -> _Found:
+        """The option of the last statement that announces one, by letter or by its text."""
+        for statement in reversed(statements):
+            if statement.endswith("?"):
+                continue
+            phrase = read.announced_phrase(statement) if self.choices else None
+            own = None if phrase is None else self._own_text(phrase)
+            if own is not None:
+                return _Found(own)
+            letters = read.said(statement).strong
+            if len(letters) > 1:  # unless they are part of an option's text
+                named = options_in(statement, self.choices)
+                return _Found(
+                    named[0] if len(named) == 1 and any(x in letters for x in _letters_of(named[0], self)) else None
+                )
+            if letters and (known := self._known(letters[0])):
+                return _Found(known)
+            named = [] if phrase is None else options_in(phrase, self.choices)
+            if named or letters:
+                return self._one(named or ["", ""])
+        return _NOTHING
+
+    def _solitary(self, lines: Sequence[str]) -> _Found:
+        """The letter that stands on a line of its own, with or without the option's text."""
+        found = [
+            (i, *m) for i, line in enumerate(lines) if (m := read.marked(line)) and m[0] != "I" and self._known(m[0])
+        ]
+        used = [i for i, line in enumerate(lines) if line]
+        if not found:
+            return _NOTHING
+        if any(_names_several(lines[i]) for i in (used[0], used[-1])):
+            return _Found(None)
+        if found[-1][0] == used[-1] and not found[-1][2]:
+            return _Found(found[-1][1])
+        first = found[0]
+        if first[0] == used[0] and (len(used) == 1 or not lines[first[0] + 1]):
+            return _Found(first[1])
+        letters = list(dict.fromkeys(letter for _, letter, _ in found))
+        return _Found(letters[0]) if len(letters) == 1 else _NOTHING
+
+
+def _letters_of(letter: str, grader: ChoiceGrader) -> list[str]:
+    """The letters in an option's text."""
+    return re.findall(r"\b[A-J]\b", grader.choices[LETTERS.index(letter)])
+
+
+def _clean(text: str) -> str:
+    """The text in compatibility forms without markup and list marks."""
+    text = unicodedata.normalize("NFKC", text.translate(_BRACKETS))
+    return _LINE_START.sub("", _MARKUP.sub("", _SPACING.sub(" ", _WRAPPED.sub(r" \1 ", text))))
+
+
+def _after_boxes(text: str) -> str:
+    """What follows the last box."""
+    at = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    match = None if at == -1 else _BOX.match(text, at)
+    return "" if match is None else text[match.end() :]
 
 
 def _bare(text: str) -> str:
     """The text without typesetting."""
     return unicodedata.normalize("NFKC", _COMMAND.sub(" ", _WRAPPED.sub(r" \1 ", text))).strip()
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a text has commands or signs of formulas, in which letters are no options."""
+    return _OF_FORMULAS.search(_SPACING.sub(" ", _WRAPPED.sub(r" \1 ", text))) is not None
 
 
 def _names_several(text: str) -> bool:

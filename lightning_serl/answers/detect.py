@@ -1,98 +1,169 @@
-"""Chooses a grader from the user's problems and states the evidence in one sentence.
-
-The two possible mistakes do not weigh the same: the math grader reads letters as factors and finds NaCl equal to ClNa,
-while the text grader only misses that 1/2 is 0.5. So math needs clear evidence, and text is the fallback.
-"""
+"""What kind of answer a problem asks for, and what kind an answer is: an option, a number or formula, or words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
 
 from lightning_serl.answers.choices_in_text import split_choices
 from lightning_serl.answers.math.normal_form import ascii_digits
 from lightning_serl.answers.math.quantities import quantity
+from lightning_serl.answers.reading.number_words import digits, spelled
 
-_MOST = 0.8
-_HALF = 0.5
-
-_LATEX = re.compile(
-    r"\\(?:[dtc]?frac|sqrt|pi|infty|cdot|times|cup|cap|leq?|geq?|begin|text|log|ln|sin|cos|tan|circ|theta|pm|in|left|%)"
-)
-_QUANTITY = re.compile(r"[-+]?[$€£¥]?\s*[-+]?(?:\d[\d,. ]*|\.\d+)(?:/\d+)?\s*(?:%|\\%|[a-zA-Z°]{0,12})")
-# Digits, operators, brackets and single letters: 3x+2, (1, 2), x=5. Two letters in a row are a word or a compound.
-_FORMULA = re.compile(r"(?:\d|[-+*/^=<>()\[\]{}.,;!|_ $']|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))+")
-_COMPOUND = re.compile(r"\\ce\b|\b(?:[A-Z][a-z]?\d*){2,}\b")
-_LETTER = re.compile(r"\(?[A-J]\)?\.?")
-
+_LONGEST = 5000
 _MATH_MARK = re.compile(r"\$[^$\n]*[\\^_=+\d][^$\n]*\$|\\(?:[dt]?frac|sqrt|\(|\[)|\d\s*[-+*/^=×÷]\s*[\d(]")
 _MATH_WORD = re.compile(
-    r"(?i)\bhow (?:many|much|far|long|old|tall)\b|\b(?:calculate|compute|evaluate|simplify|solve|find|determine) |"
-    r"\b(?:sum|product|average|probability|percent(?:age)?|area|perimeter|equation|integer|remainder|divisible)\b|"
-    r"多少|求|计算|几个|cuánt|calcul|combien|wie ?viele?|сколько|найдите|quant[oi]s?\b|いくつ|몇"
+    r"(?i)\b(?:calculate|compute|evaluate|simplify|solve|find|determine) |"
+    r"\b(?:sum|product|average|probability|percent(?:age)?|area|perimeter|equation|integer|remainder|divisible|total|"
+    r"difference|ratio|cost|profit|number|count)s?\b|求|计算|calcul|найдите"
+)
+_HOW_MUCH = re.compile(
+    r"(?i)\bhow (?:many|much|far|long|old|tall|fast|heavy|deep|wide|big|large|often)\b|\bwhat (?:year|number|"
+    r"percent\w*|time|age)\b"
+    r"|\b(?:in|of) (?:what|which) year\b|多少|几|幾|cuánt|combien|wie ?viele?\b|wie (?:lange?|weit|alt|hoch)|"
+    r"сколько|quant[oiae]s?\b|"
+    r"hoeveel|ile\b|kaç|bao nhiêu|berapa|いくつ|何(?:個|人|本|円|年|枚|時間)|몇|얼마|كم |कितन|hur många|hvor mange|"
+    r"kuinka monta"
+)
+_WHO = re.compile(
+    r"(?i)\b(?:who|whom|whose|where|why|which|what is the (?:name|capital|word|term|meaning|color|colour)|name the|"
+    r"capital of|"
+    r"called|synonym|antonym|opposite|translate|spell|author|wrote|quién|dónde|cuál es la capital|qui (?:a|est)|où|"
+    r"wer|wo|welche[rsmn]?|chi|dove|quem|onde|кто|где|как называется)\b|谁|誰|哪|どこ|누구|어디"
 )
 _CHEMISTRY = re.compile(
-    r"\\ce\{|\b(?=[A-Za-z0-9]*[a-z0-9])(?:(?:Na|K|Ca|Mg|Al|Fe|Cu|Zn|Ag|H|C|N|O|S|P|F|Cl|Br|I|Si|Mn|Pb|Ba|Li)\d*){2,}\b|"
-    r"\b(?:mol|molar|reagent|compound|oxidation|isomer|catalyst|titration|anion|cation|covalent)\w*\b"
+    r"\\ce\{|\b(?=[A-Za-z0-9]*[a-z0-9])(?:(?:Na|K|Ca|Mg|Al|Fe|Cu|Zn|Ag|H|C|N|O|S|P|F|Cl|Br|I|Si|Mn|Pb|Ba|"
+    r"Li)\d*){2,}\b|"
+    r"\b(?:molar|reagent|compound|oxidation|isomer|catalyst|titration|anion|cation|covalent)\w*\b"
 )
 _DIGIT = re.compile(r"\d")
+_NUMBERS = re.compile(r"(?<![\w-])\d+(?![\w-])")
+
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_SCRIPTS = re.compile(r"[_^{}]")
+_COMMAND = re.compile(r"\\(?!ce\b)[a-zA-Z]+")
+_EDGES = " \t\n*_`\"'“”‘’«»「」$.。"
+_CURRENCY = re.compile(r"(?:US|CA?|AU?|NZ|HK)?\\?[$€£¥](?=\s?[\d.])")
+_DELIMITERS = re.compile(r"\\[()\[\],;:! ]|\$")
+# Digits, operators, brackets and single letters, and the words that formulas use: 3x+2, (1, 2), x=5, sin x.
+_FORMULA = re.compile(
+    r"(?:\d|[-+*/^=<>≤≥≠±×÷·√π∞∪∩∈%°′″()\[\]{}.,;:!|_ '&\\~≈∅−–$€£¥]"
+    r"|(?<![^\W\d_])(?:sin|cos|tan|log|ln|sqrt|exp|max|min|mod|pi|and|or|to|[^\W\d_])(?![^\W\d_]))+"
+)
+_SAYS_VALUE = re.compile(r"\d|\\[a-zA-Z]|[-+*^_=<>≤≥≠√π∞∅]|(?<![a-zA-Z])(?:sin|cos|tan|log|ln|sqrt|exp|pi)(?![a-zA-Z])")
+# "E = mc^2": a formula with products of letters
+_PRODUCTS = re.compile(r"(?=.*[=^])(?:[^\W\d_]{1,3}(?![^\W\d_])|[-+*/^=<>()\[\]{}.,\s\d])+")
+_MONTH = re.compile(
+    r"(?i)\b(?:january|february|march|april|june|july|august|september|october|november|december|jan|feb|mar|apr|"
+    r"jun|jul|"
+    r"aug|sept?|oct|nov|dec|enero|febrero|marzo|abril|mayo|junio|julio|agosto|janvier|février|mars|avril|juin|"
+    r"juillet|"
+    r"août|januar|februar|märz|juni|juli|oktober|dezember)\b\.?(?=\W*\d)|\d\W*(?:月|월)"
+)
+# "12 apples", "about 12", "2:30 pm", "4 remainder 2", "between 3 and 5"
+_APPROXIMATELY = (
+    r"about|around|approximately|roughly|nearly|almost|exactly|only|just|between|from|at|over|under|total(?: of|"
+    r":)?|a total of|"
+    r"up to|at least|at most|ca\.?|etwa|ungefähr|rund|genau|zwischen|environ|entre|unos|unas|aproximadamente|circa|"
+    r"约|約|大约|共|一共|около"
+)
+_COUNTED = re.compile(
+    rf"(?i)(?:(?:{_APPROXIMATELY})\s*)*[-+]?\s?(?:(?:US|CA?|AU?|NZ|HK)?[$€£¥])?\s?[-+]?(?:\d[\d.,]*|"
+    rf"\.\d+)(?:[/:]\d+)*(?:st|nd|rd|th)?%?"
+    r"(?:\s+(?![^\s]*\d[^\s\d]*[A-Z])[^\s]+){0,5}"
+)
+_COMPOUND = re.compile(
+    r"\\ce\b|^[A-Z]\d+$|(?<![a-zA-Z\d])(?:[A-Z][a-z]?\d*){2,}(?![a-z])|[^\W\d_]{2,}-?\d|\d[^\W\d_]*-[^\W\d_]"
+)
+_ORDINAL_NAME = re.compile(r"(?i)^\d+(?:st|nd|rd|th)\s+\w")
+# Number words of one language that are other words in another: "due to heat", "once upon a time".
+_ALSO_WORDS = re.compile(r"(?i)(?:due|once|sei|otto|mil|cent|set|six|on|mine|nove|no)\b(?!\s(?:half|third|quarter))")
+_MOST_COUNTED = 3
+_LAST = 300
+
+Kind = Literal["choice", "math", "text"]
 
 
-def detect_grader(
-    prompts: Sequence[str],
-    labels: Sequence[str | None] = (),
-    choices: Sequence[Sequence[str] | None] = (),
-) -> tuple[str, str]:
-    """``"math"``, ``"choice"`` or ``"text"``, and a line with the evidence and the option that overrides the choice.
-
-    ``labels`` and ``choices`` hold ``None`` for problems without them, or are empty.
-    """
-    name, evidence = _detect(prompts, [str(x) for x in labels if x is not None and str(x).strip()], choices)
-    return name, f"grader: {name} ({evidence}); set --data.grader to change it"
-
-
-def _detect(prompts: Sequence[str], labels: Sequence[str], choices: Sequence[Sequence[str] | None]) -> tuple[str, str]:
-    total = len(prompts)
-    with_choices = sum(1 for c in choices if c)
-    if with_choices and with_choices >= _HALF * max(total, len(choices)):
-        return "choice", f"{with_choices} of {max(total, len(choices))} problems come with choices"
-    listed = _count(prompts, lambda p: split_choices(p)[1] is not None)
-    if labels:
-        letters = _count(labels, lambda x: _LETTER.fullmatch(x.strip()) is not None)
-        if letters >= _MOST * len(labels) and (listed >= _HALF * total or letters == len(labels) > 1):
-            return "choice", f"{letters} of {len(labels)} labels are single letters"
-        math = _count(labels, _is_math_label)
-        share = f"{math} of {len(labels)} labels are numbers or LaTeX expressions"
-        return ("math", share) if math >= _MOST * len(labels) else ("text", f"only {share}")
-    if not total:
-        return "text", "there are no problems to look at"
-    if listed >= _HALF * total:
-        return "choice", f"{listed} of {total} problems list lettered choices and none has a label"
-    chemistry = _count(prompts, lambda p: _CHEMISTRY.search(p) is not None)
-    if chemistry >= 0.2 * total:
-        return "text", f"{chemistry} of {total} problems speak of chemistry and none has a label"
-    math = _count(prompts, _is_math_prompt)
-    evidence = f"{math} of {total} problems ask for a number or contain formulas and none has a label"
-    return ("math", evidence) if math >= _MOST * total else ("text", f"only {evidence}")
-
-
-def _count(items: Sequence[str], test: Callable[[str], bool]) -> int:
-    return sum(1 for item in items if test(item[:5000]))
-
-
-def _is_math_label(label: str) -> bool:
-    """A number with or without a unit, a formula, LaTeX, or a worked solution that ends in a box."""
-    label = ascii_digits(label.strip())
-    if "\\boxed" in label or _QUANTITY.fullmatch(label.strip("$")) is not None or quantity(label) is not None:
+@lru_cache(maxsize=4096)
+def asks_for_number(prompt: str) -> bool:
+    """Whether a problem asks for a number or contains formulas; false for those that speak of chemical formulas."""
+    prompt = prompt[:_LONGEST]
+    if _HOW_MUCH.search(prompt) is not None:
         return True
-    bare = re.sub(r"\\text\s*\{[^{}]*\}", "", label)
-    if _COMPOUND.search(bare.replace("\\", " \\")) is not None and _LATEX.search(label) is None:
+    if _CHEMISTRY.search(prompt) is not None:
         return False
-    return "\\ce" not in label and (_LATEX.search(label) is not None or _FORMULA.fullmatch(label) is not None)
-
-
-def _is_math_prompt(prompt: str) -> bool:
-    """Formulas, or digits together with the words of arithmetic."""
     if _MATH_MARK.search(prompt) is not None:
         return True
-    return _DIGIT.search(prompt) is not None and _MATH_WORD.search(prompt) is not None
+    numbers = len(_NUMBERS.findall(prompt))
+    return numbers > 0 and (_MATH_WORD.search(prompt) is not None or (numbers > 1 and _WHO.search(prompt) is None))
+
+
+@lru_cache(maxsize=4096)
+def asks_for_words(prompt: str) -> bool:
+    """Whether a problem asks for a name, a place or another word, and not for a number."""
+    return not asks_for_number(prompt) and _WHO.search(prompt[:_LONGEST]) is not None
+
+
+def expected_kind(prompt: str, choices: Sequence[str] | None = None) -> Kind:
+    """The kind of answer that a problem asks for, judged by the problem alone.
+
+    Example:
+        >>> [expected_kind(x) for x in ("Which? A. one B. two", "How many legs has a cat?", "Who was Ada?")]
+        ['choice', 'math', 'text']
+    """
+    if choices or split_choices(prompt)[1] is not None:
+        return "choice"
+    return "math" if asks_for_number(prompt) else "text"
+
+
+@lru_cache(maxsize=16384)
+def is_value(answer: str) -> bool:
+    r"""Whether an answer reads as a number, a quantity or a formula, with or without words beside it.
+
+    Names with digits are words, and so are chemical formulas, whose letters are no factors.
+
+    Example:
+        >>> [is_value(x) for x in ("12", "12 apples", r"\frac{1}{2}", "x = 3", "(1, 2)", "twelve")]
+        [True, True, True, True, True, True]
+        >>> [is_value(x) for x in ("Paris", "NaCl", "COVID-19", "type 2 diabetes", r"\text{even}")]
+        [False, False, False, False, False]
+    """
+    bare = ascii_digits(_DELIMITERS.sub(" ", _CURRENCY.sub("", answer).strip(_EDGES))).strip(_EDGES)
+    if not bare or len(answer) > _LONGEST:
+        return False
+    if _ORDINAL_NAME.match(bare) is not None or _MONTH.search(bare) is not None:
+        return False
+    spelled_out = digits(bare)
+    if spelled_out is not None:
+        rest = spelled_out.partition(" ")[2]
+        if len(rest.split()) > _MOST_COUNTED or rest[:1].isupper() or (rest and _ALSO_WORDS.match(bare)):
+            return False
+        bare = spelled_out
+    if quantity(bare) is not None:
+        return True
+    if (
+        "\\" in bare
+        and _COMPOUND.search(_SCRIPTS.sub("", _WRAPPED.sub(r"\1", bare)))
+        and not _COMMAND.search(_WRAPPED.sub(" ", bare))
+    ):
+        return False  # an upright formula of chemistry
+    outside = _WRAPPED.sub(" ", bare)
+    if _COMMAND.search(outside) is not None:
+        return True
+    words = _WRAPPED.sub(r"\1", bare).strip()
+    if _COMPOUND.search(words) is not None:
+        return False
+    if _PRODUCTS.fullmatch(words) is not None:
+        return True
+    if _FORMULA.fullmatch(outside.strip()) is not None and _SAYS_VALUE.search(outside) is not None:
+        return True
+    return _COUNTED.fullmatch(words) is not None
+
+
+def has_number(text: str) -> bool:
+    """Whether a text contains a number or a formula."""
+    if _DIGIT.search(ascii_digits(text)) is not None or _COMMAND.search(_WRAPPED.sub(" ", text)) is not None:
+        return True
+    return next(spelled(text[-_LAST:]), None) is not None

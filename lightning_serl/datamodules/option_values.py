@@ -71,13 +71,13 @@ def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
     return _MAKERS[name](grader, seed)
 
 
-def parse_grader(grader: str | AnswerGrader) -> tuple[str | AnswerGrader, str]:
-    """A grader and its name; ``auto`` stays a string, because it is chosen when the problems are read."""
+def parse_grader(grader: str | AnswerGrader) -> tuple[AnswerGrader, str]:
+    """A grader and its name."""
     if isinstance(grader, str) and "." in grader:
-        known = f"use auto, {', '.join(NAMES)}, or the class path of your own"
+        known = f"use {', '.join(NAMES)}, or the class path of your own"
         grader = load_class_path(grader, "data.grader", known)
     name = grader if isinstance(grader, str) else str(getattr(grader, "name", type(grader).__name__))
-    return (grader if grader == "auto" else resolve_grader(grader, option="data.grader")), name
+    return resolve_grader(grader, option="data.grader"), name
 
 
 def parse_paths(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> list[str]:

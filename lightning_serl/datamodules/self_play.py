@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
@@ -37,7 +37,7 @@ from lightning_serl.datamodules.streams.training import SelfPlayStream
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.engines.transformers import TransformersEngine
 from lightning_serl.errors import InputError, check_choice, check_range
-from lightning_serl.evaluation.grading import SetGrader, set_graders
+from lightning_serl.evaluation.grading import SetGrader, expectation, set_graders
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
@@ -60,8 +60,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             object, or one for each role in the order in which they are called. By default the gold label where a
             problem has one (only seeds can), else the majority vote.
         grader: How answers are read and compared: ``math``, ``choice``, ``text``, your own object or class path, or
-            ``auto``, which chooses by the problems, separately for each evaluation set, and logs its choice. Evaluation
-            sets of multiple-choice problems are always read by letters.
+            ``auto``, which reads each problem's answers as options, numbers and formulas, or words by what they are.
+            Evaluation sets of multiple-choice problems are always read by letters.
         engine: Writes completions; by default the live policy itself.
         round: The size of a round.
         writing: How new problems are written.
@@ -132,7 +132,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.evaluation_graders: dict[str, SetGrader] = {}
         #: Plays the rounds and keeps their state.
         self.session = Session()
-        self._detects = self.grader == "auto"
         self._earlier: list[list[tuple[Instruction, str]]] = []
 
     # -- what the run needs ------------------------------------------------------------------------------------------
@@ -221,28 +220,15 @@ class SelfPlayDataModule(pl.LightningDataModule):
             self.session.discard_parts()
 
     def _choose_graders(self) -> None:
-        """Choose a grader for the seeds and one for each evaluation set, unless ``grader`` names one."""
+        """Choose the grader of each evaluation set and log how answers are read."""
         if not self.evaluation_graders:
-            run = None if self._detects else SetGrader(self.grader, self.grader_name)  # type: ignore[arg-type]
+            run = SetGrader(self.grader, self.grader_name)
             self.evaluation_graders, said = set_graders(self.evaluation_problems, run)
             for sentence in said:
                 rank_zero_info(sentence)
-        if not self._detects:
-            return
-        if self.seed_problems:
-            name, sentence = detect_grader(
-                [p.prompt for p in self.seed_problems],
-                [p.label for p in self.seed_problems],
-                [p.meta.get("choices") for p in self.seed_problems],
-            )
-            rank_zero_info(sentence)
-            self.grader, self.grader_name, self._detects = resolve_grader(name), name, False
-        elif self.evaluation_graders:  # without training; the seeds of a later fit choose again
-            self.grader, self.grader_name = next(iter(self.evaluation_graders.values()))
-        else:
-            raise InputError(
-                "data.grader is auto but there are no problems to choose by; set it to math, choice or text"
-            )
+        problems = self.seed_problems or [p for one in self.evaluation_problems.values() for p in one]
+        if self.grader_name == "auto" and problems:
+            rank_zero_info(expectation(problems))
 
     def _announce(self, stage: str) -> None:
         """Log what the seeds mean for the run."""
@@ -261,7 +247,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
             _announce_filters(seeds, [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)])
 
     def _parts(self) -> Parts:
-        assert not isinstance(self.grader, str)
         gate = LabelElseVote(self.grader)
         default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
         setup = RoundSetup(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.callbacks.rollout_hooks import hooks
 from lightning_serl.checkpoints.checks import check_stream_state
@@ -24,6 +24,7 @@ from lightning_serl.datamodules.session_state import Progress, restore, save_sta
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.errors import EmptyRound, InputError
+from lightning_serl.evaluation.reading_report import reading_shares, unread_form
 from lightning_serl.protocols import module_of
 from lightning_serl.types import RolloutBatch, Round, Vote
 
@@ -44,7 +45,7 @@ class Session:
         self._restored: dict[str, Any] | None = None  # a loaded state that is applied at the next rollout
         self._before: dict[str, Any] | None = None  # the state before a round that is not committed yet
         self._prefetch: Prefetch | None = None
-        self._warned_of_truncation = False
+        self._warned_of_truncation = self._warned_of_reading = self._reported_reading = False
 
     # -- setup -------------------------------------------------------------------------------------------------------
 
@@ -179,8 +180,24 @@ class Session:
             rank_zero_warn(
                 f"{100 * clipped:.0f} % of the answers were cut off at {longest} tokens; raise data.max_tokens"
             )
+        self._report_reading(played)
         # last and together: if anything above fails, the round is played again
         self.progress.pending, self.progress.rounds, self._before = pending, played.number + 1, None
+
+    def _report_reading(self, played: Round) -> None:
+        """Log how the answers of the first round were read; warn once of a form of answer that often goes unread."""
+        setup, groups = self.parts.setup, [group for group, _ in played.answered]
+        if setup.grader_name == "auto" and not self._reported_reading:
+            shares = reading_shares(groups, setup.grader)
+            rank_zero_info(f"grader: auto; round {played.number + 1}: {shares}")
+        self._reported_reading = True
+        found = None if self._warned_of_reading else unread_form(groups)
+        if found is not None:
+            self._warned_of_reading = True
+            rank_zero_warn(
+                f"round {played.number + 1}: {found}; ask for another form with data.solve.answer_format, or change "
+                f"data.grader ({setup.grader_name})"
+            )
 
     def prefetch(self) -> None:
         """Start to write the next round while this one trains, if the engine and the options allow it.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
+from lightning_serl.answers import AnswerGrader, expected_kind, resolve_grader
 from lightning_serl.rewards import MajorityVote, PairwiseVote, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Group, Instruction, Verdict
+
+_EXPECTED = {"choice": "have options", "math": "ask for numbers or formulas", "text": "for words"}
 
 
 class SetGrader(NamedTuple):
@@ -18,28 +21,28 @@ class SetGrader(NamedTuple):
     name: str
 
 
-def set_graders(
-    sets: Mapping[str, Sequence[Instruction]], run: SetGrader | None
-) -> tuple[dict[str, SetGrader], list[str]]:
+def set_graders(sets: Mapping[str, Sequence[Instruction]], run: SetGrader) -> tuple[dict[str, SetGrader], list[str]]:
     """The grader of each set, and for the log a sentence for each set with another than the run's (``data.grader``).
 
-    It is ``choice`` for a set whose problems all have choices, else the run's, or without one the detected one.
+    It is ``choice`` for a set whose problems all have choices, else the run's.
     """
-    made: dict[str, SetGrader] = {} if run is None else {run.name: run}
-    out: dict[str, SetGrader] = {}
-    sentences: list[str] = []
-    for name, problems in sets.items():
-        chosen = run.name if run is not None else None
-        if chosen is None or all("choices" in p.meta for p in problems):
-            choices = [p.meta.get("choices") for p in problems]
-            found, sentence = detect_grader([p.prompt for p in problems], [p.label for p in problems], choices)
-            if found != chosen:
-                sentences.append(f"{name}: {sentence if run is None else sentence.partition(';')[0]}")
-            chosen = found
-        if chosen not in made:
-            made[chosen] = SetGrader(resolve_grader(chosen), chosen)
-        out[name] = made[chosen]
-    return out, sentences
+    choice = run if run.name == "choice" else SetGrader(resolve_grader("choice"), "choice")
+    out = {name: choice if all("choices" in p.meta for p in problems) else run for name, problems in sets.items()}
+    return out, [
+        f"{name}: grader: choice (all {len(sets[name])} problems come with choices)"
+        for name, chosen in out.items()
+        if chosen.name != run.name
+    ]
+
+
+def expectation(problems: Sequence[Instruction]) -> str:
+    """A sentence on how the default grader will read the answers to problems, as far as these show it."""
+    kinds: Counter[str] = Counter(expected_kind(p.prompt, p.meta.get("choices")) for p in problems)
+    shares = ", ".join(f"{kinds[kind]} {named}" for kind, named in _EXPECTED.items() if kinds[kind])
+    return (
+        f"grader: auto reads each problem's answers by what they are; of {len(problems)} problems, {shares}; "
+        "set --data.grader math, choice or text to read all alike"
+    )
 
 
 class Scores(NamedTuple):

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_serl.answers import expected_kind
 from lightning_serl.prompts.encoding import PromptTemplate, check_places, check_stop, fill, with_options
 from lightning_serl.types import Instruction
 
@@ -49,12 +50,14 @@ class SolveTemplate(PromptTemplate):
 
         Args:
             instruction: The problem; options under ``meta["choices"]`` are listed below it.
-            grader_name: Decides the answer-format sentence: ``math``, ``choice``, ``text``, or that of ``math`` for any
-                other name.
+            grader_name: Decides the answer-format sentence: ``math``, ``choice``, ``text``, ``auto`` for the one that
+                fits the problem, or that of ``math`` for any other name.
             chat: Which of the two templates to fill.
         """
         asked = self.answer_format
         if asked is None:
+            if grader_name == "auto":
+                grader_name = expected_kind(instruction.prompt, instruction.meta.get("choices"))
             asked = _ANSWER_FORMATS.get(grader_name, _ANSWER_FORMATS["math"])
         template = self.text if chat else self.plain
         if not asked:

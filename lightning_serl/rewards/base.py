@@ -84,5 +84,5 @@ def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
             continue
         finished = [completion.finished for completion in group.completions]
         choices = group.instruction.meta.get("choices") or None
-        group.answers, group.cluster = cluster(group.texts, finished, grader, choices)
+        group.answers, group.cluster = cluster(group.texts, finished, grader, choices, group.instruction.prompt)
         group.read_by = kind

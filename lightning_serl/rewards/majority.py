@@ -36,7 +36,7 @@ class MajorityVote:
     ``unique_answers`` (classes) and ``no_answer`` (responses without an answer).
 
     Args:
-        grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        grader: ``"auto"``, ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
         mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
         ties: ``"smallest"`` lets the smaller answer win; ``"abstain"`` gives no label and weights 0.
         min_share: If the winner has a smaller share of the responses, there is no label and all weights are 0.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.answers import AnswerGrader, equal_to_label, grader_for, resolve_grader
 from lightning_serl.rewards.base import fill_answers
 from lightning_serl.rewards.majority import MajorityVote
 from lightning_serl.types import Group, Verdict
@@ -24,7 +24,7 @@ class VerifiableReward:
     label, or with one that the grader cannot read, gets weights 0 and the cause in ``info["reason"]``.
 
     Args:
-        grader: ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        grader: ``"auto"``, ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
         mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
 
     Raises:
@@ -47,17 +47,17 @@ class VerifiableReward:
         n = len(group)
         classes = {number for number in group.cluster if number >= 0}
         info: dict[str, Any] = {"tie": False, "unique_answers": len(classes), "no_answer": group.answers.count(None)}
-        gold = group.instruction.label
-        label = None if gold is None else _read_label(self.grader, gold)
+        gold, problem = group.instruction.label, group.instruction
+        grader = grader_for(self.grader, problem.prompt, problem.meta.get("choices"))
+        label = None if gold is None else _read_label(grader, gold)
         if label is None:
             info["reason"] = "the instruction has no label" if gold is None else "the grader cannot read the label"
             return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), info=info)
         start_group = getattr(self.grader, "start_group", None)
         if start_group is not None:
             start_group(_LABEL_SECONDS)
-        distinct = sorted({answer for answer in group.answers if answer is not None})
-        right = {answer: self.grader.same(label, answer) for answer in distinct}
-        scores = torch.tensor([float(answer is not None and right[answer]) for answer in group.answers])
+        right = equal_to_label(label, {answer for answer in group.answers if answer is not None}, grader)
+        scores = torch.tensor([float(answer in right) for answer in group.answers])
         return Verdict(scores, label, float(scores.sum()) / max(n, 1), info=info)
 
 

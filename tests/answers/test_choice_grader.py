@@ -1,10 +1,12 @@
 """The choice grader."""
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 
-from lightning_serl.answers import ChoiceGrader
+from lightning_serl.answers import ChoiceGrader, cluster
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,16 @@ def test_whoever_names_several_options_chooses_none(text):
 )
 def test_who_speaks_of_other_options_chooses_one(text, letter):
     assert ChoiceGrader().extract(text) == letter
+
+
+def test_letters_texts_and_languages():
+    rows = map(json.loads, (Path(__file__).parent / "choice_answers.jsonl").read_text("utf-8").splitlines())
+    wrong = []
+    for row in rows:
+        found = cluster([row["text"]], [True], ChoiceGrader(), row.get("choices"))[0][0]
+        if found != row["letter"]:
+            wrong.append((row["kind"], row["text"], row["letter"], found))
+    assert wrong == []
 
 
 def test_a_label_of_several_letters_is_none():

@@ -1,62 +1,76 @@
-"""The grader chosen from problems, labels and options."""
-
-import json
+"""What kind of answer a problem asks for, and what kind an answer is."""
 
 import pytest
 
-from lightning_serl.answers import detect_grader
+from lightning_serl.answers import expected_kind
+from lightning_serl.answers.detect import is_value
 
-MATH = ["What is 3+4?", "Find $x$ if $2x=6$.", "How many apples are left if Tom eats 3 of 10?", "Compute 5 times 6."]
+PROBLEMS = {
+    "math": (
+        "What is 3+4?",
+        "Find $x$ if $2x=6$.",
+        "How many apples are left if Tom eats 3 of 10?",
+        "Compute 5 times 6.",
+        "小明有3个苹果，又买了5个，一共有多少个？",
+        "Wie viele Beine hat eine Spinne?",
+        "¿Cuántos días tiene una semana?",
+    ),
+    "text": (
+        "Name the capital of France.",
+        "A 45-year-old man presents with chest pain. What is the diagnosis?",
+        "北京是哪个国家的首都？",
+        "Which salt forms from NaOH and HCl?",
+        "What does H2SO4 do to zinc?",
+    ),
+    "choice": (
+        "Which one?\n(A) this\n(B) that\n(C) other",
+        "哪项正确?\nA.心肌梗死\nB.肺炎",
+        "Which? A. one B. two",
+        "¿Cuál?\na) uno\nb) dos",
+    ),
+}
 
 
-TEXT = ["Name the capital of France.", "A 45-year-old man presents with chest pain. What is the diagnosis?"]
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_what_a_problem_asks_for(kind):
+    assert {prompt: expected_kind(prompt) for prompt in PROBLEMS[kind]} == dict.fromkeys(PROBLEMS[kind], kind)
+    assert expected_kind("Which?", ["x", "y"]) == "choice"
 
 
-CHEMISTRY = [
-    "Which salt forms from NaOH and HCl?",
-    "Give the formula of table salt.",
-    "What does H2SO4 do to 2 mol of Zn?",
-]
-
-
-LISTED = ["Which one?\n(A) this\n(B) that\n(C) other", "Pick:\nA. one\nB. two"]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "labels", "choices", "name"),
-    [
-        (MATH, ["7", "3", "7", "30"], (), "math"),
-        (MATH, [r"\frac{1}{2}", "3x+2", "(1,2)", r"\text{even}"], (), "math"),
-        (MATH, ["$1,234", "12 cm", "50%", "-0.5"], (), "math"),
-        (MATH, [None] * 4, (), "math"),
-        (TEXT, (), (), "text"),
-        (TEXT, ["Paris", "Myocardial infarction"], (), "text"),
-        (CHEMISTRY, ["NaCl", "NaCl", "ZnSO4"], (), "text"),
-        (CHEMISTRY, ["NaCl", r"\ce{NaCl}", "H2O"], (), "text"),
-        (CHEMISTRY, (), (), "text"),
-        (["北京是哪个国家的首都？"], (), (), "text"),
-        (["小明有3个苹果，又买了5个，一共有多少个？"], (), (), "math"),
-        (LISTED, (), (), "choice"),
-        (LISTED, ["A", "B"], (), "choice"),
-        (["哪项正确?\nA.心肌梗死\nB.肺炎", "Which? A. one B. two", "¿Cuál?\na) uno\nb) dos"], (), (), "choice"),
-        (MATH, ["3.5 mol/L", "12 m/s", "-40 kJ/mol", "5 m/s^2", "2.0e-3 mol/L"], (), "math"),
-        (MATH, ["5 mg/kg", "50 €", "12 小时", "5 años", "½"], (), "math"),
-        (TEXT, ["5万", "3 of them", "2 NaCl", "type 2 diabetes"], (), "text"),
-        (TEXT, (), [["a", "b"], ["c", "d"]], "choice"),
-        ([], (), (), "text"),
-    ],
+VALUES = (
+    *(
+        "7",
+        "$1,234",
+        "12 cm",
+        "50%",
+        "-0.5",
+        "1.5e3",
+        r"\frac{1}{2}",
+        "3x+2",
+        "(1,2)",
+        "x = 5",
+        "E = mc^2",
+        "½",
+        "5 años",
+    ),
+    *("12 小时", "3.5 mol/L", "twelve", "two and a half hours", "about 12", "2:30 pm", "4 remainder 2", "3 to 5 days"),
+    *("between 3 and 5", "14th", "US$27", r"\sqrt{2}", r"\pi", "5 or 6", "**12**", "x_{max}", "sin x", "[1, 2)"),
 )
-def test_detection(prompts, labels, choices, name):
-    found, sentence = detect_grader(prompts, labels, choices)
-    assert found == name, sentence
-    assert sentence.startswith(f"grader: {name} (")
-    assert sentence.endswith("; set --data.grader to change it")
+WORDS = (
+    *("Paris", "NaCl", "ClNa", "H2O", "COVID-19", "type 2 diabetes", "Apollo 11", "World War 2", "14th century", "n/a"),
+    *(
+        "Seven Samurai",
+        "due to heat",
+        "Otto von Bismarck",
+        r"\text{even}",
+        r"\ce{H2O}",
+        r"\text{C}_6\text{H}_{12}",
+        "B12",
+    ),
+    *("July 4, 1776", "no", "all real numbers", "", "K2Cr2O7", "SARS-CoV-2", "2 NaCl", "x" * 6000),
+)
 
 
-@pytest.mark.golden
-def test_detection_on_recorded_sets(golden_dir):
-    rows = [json.loads(line) for line in (golden_dir / "serl_seed_500.jsonl").read_text("utf-8").splitlines()]
-    assert detect_grader([r["problem"] for r in rows], [r["answer"] for r in rows])[0] == "math"
-    assert detect_grader([r["problem"] for r in rows])[0] == "math"
-    rows = [json.loads(line) for line in (golden_dir / "eval_gsm8k.jsonl").read_text("utf-8").splitlines()]
-    assert detect_grader([r.get("problem") or r["question"] for r in rows], [r["answer"] for r in rows])[0] == "math"
+def test_values_and_words():
+    assert {answer: is_value(answer) for answer in VALUES} == dict.fromkeys(VALUES, True)
+    assert {answer: is_value(answer) for answer in WORDS} == dict.fromkeys(WORDS, False)

@@ -345,17 +345,20 @@ def test_help_of_the_program_names_all_commands():
 
 
 def test_fields_of_any_name(tmp_path):
-    """The same problems under other names, in a JSON list, are the same run."""
+    """The same problems under other names, in a JSON list, are the same run, and so are numbers read by default."""
     plain = write_rows(tmp_path / "plain.jsonl", problems(12))
     renamed = [{"frage": p["problem"], "loesung": p["answer"], "problem": "not this"} for p in problems(12)]
     other = tmp_path / "other.json"
     other.write_text(json.dumps(renamed, indent=1))
-    names = ["--data.fields.problem", "frage", "--data.fields.answer", "loesung"]
+    names = ["--data.fields.problem", "frage", "--data.fields.answer", "loesung", "--data.grader", "auto"]
     first = cli("fit", *small(tmp_path / "a"), "--data.seeds", plain, "--data.source", "seeds")
     second = cli("fit", *small(tmp_path / "b"), "--data.seeds", other, "--data.source", "seeds", *names)
     assert (first.status, second.status) == (0, 0), second.err
     assert trace(tmp_path / "a") == trace(tmp_path / "b")
     assert "labels: 12 of 12 seeds have one" in first.err + first.out
+    assert "grader: auto reads each problem's answers by what they are; of 12 problems, 12 ask for" in second.err
+    assert re.search(r"grader: auto; round 1: math 100 %; unread \d+ %\n", second.err)
+    assert "grader: auto" not in first.err
 
 
 @pytest.mark.parametrize(("source", "seeds", "written"), [("self", 0, 2), ("seeds", 2, 0), ("mix:0.5", 1, 1)])

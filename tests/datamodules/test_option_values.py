@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_serl.answers import MathGrader, TextGrader
+from lightning_serl.answers import AutoGrader, MathGrader, TextGrader
 from lightning_serl.datamodules.option_values import (
     load_class_path,
     named_reward,
@@ -59,7 +59,8 @@ def test_a_named_reward_has_the_grader_and_the_seed_of_the_run():
 
 
 def test_graders_by_name_by_path_and_as_objects():
-    assert parse_grader("auto") == ("auto", "auto")
+    grader, name = parse_grader("auto")
+    assert (type(grader), name) == (AutoGrader, "auto")
     grader, name = parse_grader("math")
     assert (type(grader), name) == (MathGrader, "math")
     grader, _ = parse_grader("lightning_serl.answers.TextGrader")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_serl.answers.choice_grader import LETTERS
+from lightning_serl.answers.reading.letters import LETTERS
 from lightning_serl.errors import InputError
 from lightning_serl.jsonl import check_unicode
 from lightning_serl.types import Instruction

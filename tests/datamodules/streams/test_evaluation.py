@@ -8,12 +8,12 @@ import pytest
 from helpers.command_line import cli, rows, small, write_rows
 from helpers.small_models import save_model, tiny_tokenizer
 
-from lightning_serl.answers import ChoiceGrader, MathGrader, resolve_grader
+from lightning_serl.answers import AutoGrader, ChoiceGrader, MathGrader, resolve_grader
 from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream, strata_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import RolloutEngine, Sampling
-from lightning_serl.evaluation.grading import SetGrader, set_graders
+from lightning_serl.evaluation.grading import SetGrader, expectation, set_graders
 from lightning_serl.evaluation.metrics import EvaluationSet
 from lightning_serl.evaluation.results import EvaluationBatch
 from lightning_serl.prompts import SolveTemplate
@@ -338,11 +338,13 @@ def test_each_set_has_its_grader():
     assert {name: g.name for name, g in graders.items()} == {"c": "choice", "n": "math", "w": "math"}
     assert isinstance(graders["c"].grader, ChoiceGrader)
     assert graders["n"].grader is graders["w"].grader is mine.grader
-    assert said == ["c: grader: choice (3 of 3 problems come with choices)"]
-    graders, said = set_graders({"c": CHOICES, "n": NUMBERS, "w": WORDS, "again": NUMBERS}, None)
-    assert {name: g.name for name, g in graders.items()} == {"c": "choice", "n": "math", "w": "text", "again": "math"}
-    assert graders["n"].grader is graders["again"].grader
-    assert [sentence.partition(":")[0] for sentence in said] == ["c", "n", "w", "again"]
+    assert said == ["c: grader: choice (all 3 problems come with choices)"]
+    auto = SetGrader(AutoGrader(), "auto")
+    graders, _ = set_graders({"c": CHOICES, "n": NUMBERS, "w": WORDS}, auto)
+    assert {name: g.name for name, g in graders.items()} == {"c": "choice", "n": "auto", "w": "auto"}
+    assert "of 9 problems, 3 have options, 3 ask for numbers or formulas, 3 for words" in expectation(
+        [*CHOICES, *NUMBERS, *WORDS]
+    )
     # some problems with choices do not make a set of multiple choice
     assert set_graders({"both": [*CHOICES[:1], *NUMBERS]}, mine)[0]["both"] is mine
 
@@ -481,7 +483,7 @@ def test_training_on_mathematics_and_measuring_choices(tmp_path):
     sets = {"choices": str(mmlu_pro(tmp_path / "mmlu")), "numbers": str(held_out)}
     ended = cli("fit", *small(tmp_path / "run", rounds=1), "--data.evaluation.sets", json.dumps(sets))
     assert ended.status == 0, ended.err
-    assert "choices: grader: choice (2 of 2 problems come with choices)" in ended.err
+    assert "choices: grader: choice (all 2 problems come with choices)" in ended.err
     row = [r for r in rows(tmp_path / "run" / "metrics.jsonl") if "val/choices/pass@1" in r][-1]
     assert row["val/numbers/n"] == 3
     assert not [k for k, v in row.items() if isinstance(v, (dict, list))], "metrics are flat"
