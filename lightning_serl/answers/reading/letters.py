@@ -161,7 +161,7 @@ _JOINT = re.compile(
     re.IGNORECASE,
 )
 _MARKED = re.compile(
-    r"\s*[(\[{]?\s*([A-Ja-j])(?:\s*[)\]}.:,]+(?=\s|$|[^\x00-\x7f]|[\d\\$])|\s+[–—-]+\s|\s*$)\s*(.*)", re.DOTALL
+    r"\s*[(\[{]?\s*([A-Ja-j])(?:\s*[)\]}.:,!]+(?=\s|$|[^\x00-\x7f]|[\d\\$])|\s+[–—-]+\s|\s*$)\s*(.*)", re.DOTALL
 )
 _POSITIVE = re.compile(r"(?i)\b(?:correct|right answer|true)\b|[✓✅✔]")
 _NEGATIVE = re.compile(rf"(?i)\b(?:not|never|{_WRONG})\b|n['’]t\b|[✗❌✘×]")
