@@ -24,13 +24,13 @@ _QUESTION_MARK = re.compile(r"[?？؟\u037e]")
 _BLANK = re.compile(r"_{2,}|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\.")
 
 _ENGLISH_TASKS = (
-    "find|compute|calculate|determine|solve|evaluate|simplify|factori[sz]e|factor|expand|prove|show|state|give|name|list|"
+    r"find|compute|calculate|determine|solve|evaluate|simplify|factori[sz]e|factor|expand|prove|show|state(?! of\b)|give|name(?! (?:is|of)\b)|list(?! of\b)|"
     "write|rewrite|express|convert|estimate|approximate|round|describe|explain|justify|identify|select|choose|pick|"
     "complete|fill|translate|arrange|order|sort|rank|count|add|subtract|multiply|divide|reduce|graph|sketch|draw|plot|"
     r"construct|differentiate|integrate|derive|verify|compare|classify|match|tell|mention|define|apply|answer(?!s?\s*[*_]*[:：=])|decide|"
     "predict|suggest|provide|recommend|summari[sz]e|put|change|correct|spell|guess|work out|figure out|discuss|outline|"
     "analy[sz]e|compose|create|design|propose|replace|combine|recall|indicate|label|locate|assign|transform|insert|"
-    "place|circle|underline|use|read|test|examine|minimi[sz]e|maximi[sz]e|sum|square|double|halve|invert|diagnose|"
+    r"place(?! of\b)|circle|underline|use|read|test|examine|minimi[sz]e|maximi[sz]e|sum|square|double|halve|invert|diagnose|"
     "balance|draft|report|trace|check|true or false|yes or no|deduce|obtain|represent|break|make|say|interpret|enter|type|extend|build"
 )
 _SPANISH_TASKS = (
@@ -156,3 +156,59 @@ def language_known(text: str) -> bool:
     if _KNOWN_SCRIPTS.search(text) is not None:
         return _OTHER_LETTERS.search(text) is None
     return _KNOWN_WORDS.search(text) is not None
+
+
+_PART = re.compile(r"(?:^|(?<=[\s.?:;]))[(（]?(?:[a-h]|i{1,3}|iv|[1-9])[)）.](?=\s|[^\x00-\x7f])", re.MULTILINE)
+_MARKED = re.compile(
+    r"(?:^[ \t]{0,9}|(?<=[.?!][ \t]))[*#_(（\[]{0,6}[ \t]?(?:(?:problem|question|exercise|problema|pregunta|ejercicio|aufgabe|exercice|задача|题目|问题)[ \t]?)\d{1,3}\b",
+    re.MULTILINE | re.IGNORECASE,
+)
+
+
+def asks_several(text: str) -> bool:
+    """Whether a text asks for several answers: lettered parts, a second numbered problem, or two whole questions."""
+    if _MARKED.search(text) is not None:
+        return True
+    found = [text[s.start : s.end] for s in sentences(text) if s.asks]
+    if len(found) < 2:
+        return False
+    masked = _FORMULA.sub(_mask, text)
+    marks = list(_PART.finditer(masked))
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    parts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=False)]
+    if sum(any(s.asks for s in sentences(part)) for part in parts) > 1:
+        return True
+    questions = [q for q in found if q.rstrip("*_\"'”’») ").endswith(("?", "？", "؟"))]
+    return sum(_OPENS_QUESTION.search(q) is not None and (len(q.split()) > 3 or not q.isascii()) for q in questions) > 1
+
+
+_OPENS_QUESTION = re.compile(rf"(?:^|[,;:]\s)[\W_]{{0,6}}(?:and |but |so )?(?:{_WORDS_THAT_ASK})(?![\w’'-])", re.IGNORECASE)
+
+
+# A question about a person, or about what is left or in total, that names neither a person nor a number.
+_PERSON = re.compile(r"\b(?:he|she|him|his|her|hers)\b", re.IGNORECASE)
+_NAMES = re.compile(r"(?<![.?!])\s[A-ZÀ-Þ][\w’'-]+|\b(?:an?|the|his|her|my|one|two|every|each|some|whose|who|whom)\s+[a-z]+|^[A-Z][a-z]+ (?:has|is|was|had|buys|and)\b")
+_AMOUNT = re.compile(r"\b(?:left|remain\w*|in total|altogether|in all|now have|have now|total cost|the difference)\b", re.IGNORECASE)
+_COUNTED = re.compile(
+    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|half|dozen|twice|double|hundred|thousand|[a-z]+teen|[a-z]+ty)\b|\$|\\",
+    re.IGNORECASE,
+)
+
+
+def lacks_context(text: str) -> bool:
+    """Whether an English question leans on a story that is not there: "How many does she have left?"."""
+    found = list(sentences(text)) if len(text) <= 300 else []
+    if len(found) != 1:
+        return False
+    person = _PERSON.search(text)
+    if person is not None and _NAMES.search(text[: person.start()]) is None:
+        before = text[: person.start()].split()
+        if not any(word[:1].isupper() and word.lower().strip(",") not in _OPENERS for word in before):
+            return True
+    return _AMOUNT.search(text) is not None and _COUNTED.search(text) is None and "?" in text and len(text.split()) < 16
+
+
+_OPENERS = frozenset(
+    "how what which who whose when where why if is are was were does do did can could will would in on at by for to after before "
+    "then now suppose find calculate compute determine the and so".split()
+)

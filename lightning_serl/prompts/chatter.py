@@ -41,7 +41,7 @@ _BELONGS = re.compile(
     re.IGNORECASE,
 )
 _EQUATION_IN_BRACKETS = re.compile(r"^[(（\[].*(?:=|≈|\bis\b|:).*\d|^[(（\[][^()]{0,60}(?:only|nearest|decimal|simplest|true|yes|unit|in \w+)\b", re.IGNORECASE)
-_OPTION_LINE = re.compile(r"^[ \t]*(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||\d{1,2}[.)][ \t])")
+_OPTION_LINE = re.compile(r"^[ \t]*(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||\d{1,2}[.)](?=[ \t]|[^\x00-\x7f]))")
 # A question that points to what follows it.
 _POINTS = re.compile(r"(?i)\b(?:below|following|as follows|siguientes?|suivante?s?|folgenden?|seguinti?|seguintes?)\b|下列|以下|下面|次の|다음|следующ")
 _LATEX_OPTIONS = re.compile(r"\s*\$?\\(?:text|mathrm)\w*\s*\{?\s*\(?A")

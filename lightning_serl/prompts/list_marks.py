@@ -65,7 +65,7 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
     if listed is not None:
         return listed
     text = _without_fences(text)
-    text = _before_key(text)
+    text = _on_lines(_before_key(text), first)
     rows = _table(text)
     if rows is not None:
         return [Piece(row) for row in rows], not finished
@@ -87,6 +87,29 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
 def _follows(mark: _Mark, first: int) -> bool:
     """Whether text before the first mark is the item whose number ended the prompt."""
     return mark.number == first + 1 or mark.number is None
+
+
+_IN_LINE = re.compile(
+    rf"(?<=[.?!。？！])[ \t]{{1,9}}(?=\*{{0,2}}(?:(?:{PROBLEM_WORDS})[ \t]#?\d{{1,4}}[*_]{{0,3}}[:：.)]"
+    r"|\(?(?P<number>\d{1,4})[.)][ \t]+\*{0,2}(?-i:[A-Z¿¡])))",
+    re.IGNORECASE,
+)
+
+
+def _on_lines(text: str, first: int | None) -> str:
+    """The text with a new line before each mark that stands behind a sentence and continues the numbers before it."""
+    known = {first} if first is not None else set()
+    known |= {_numbered(mark) for mark in _MARK.finditer(text)}
+    out, at = [], 0
+    for found in _IN_LINE.finditer(text):
+        number = found["number"]
+        if number is not None and int(number) - 1 not in known:
+            continue
+        if number is not None:
+            known.add(int(number))
+        out.append(text[at : found.start()])
+        at = found.end()
+    return "\n".join([*out, text[at:]])
 
 
 # -- marks -------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from lightning_serl.answers import split_choices
@@ -13,6 +13,7 @@ from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.pool.words import count_words
+from lightning_serl.prompts.asking import asks, asks_several, lacks_context, language_known
 from lightning_serl.prompts.proposals import has_solution
 from lightning_serl.types import STYLES, Instruction, Reason
 
@@ -23,7 +24,9 @@ class QualityFilter(InstructionFilter):
     """Rejects proposals that are empty, too short or long, cut off, or cannot be solved from their text.
 
     The style ``default`` accepts problems in any language and with leading formulas; ``serl`` applies the rules of
-    SeRL's published code.
+    SeRL's published code. ``default`` also rejects a text that asks nothing (``no_question``), asks for several answers
+    (``several_questions``) or leans on a story that is not there (``no_context``), unless more than a tenth of the
+    seeds do so too, or the language is not one of those whose questions it knows.
 
     Args:
         style: ``default`` or ``serl``.
@@ -75,7 +78,7 @@ class QualityFilter(InstructionFilter):
             text = instruction if isinstance(instruction, str) else instruction.prompt
             reason = published.reject(text, self.min_words, self.max_words, self._keyword)
         else:
-            reason = self._reject_default(instruction)
+            reason = self._reject_default(instruction) or _unlike_seeds(instruction, pool)
         return "no_choices" if reason is None and self._lacks_choices(instruction, pool) else reason
 
     def _reject_default(self, instruction: Instruction | str) -> Reason | None:
@@ -112,6 +115,33 @@ class QualityFilter(InstructionFilter):
             return False
         found = split_choices(instruction)[1] if isinstance(instruction, str) else instruction.meta.get("choices")
         return len(found or ()) < 2
+
+
+# At most this many seeds show whether a form of problem is usual among them, and it is if more than this share has it.
+_SEEDS_READ, _USUAL = 100, 0.1
+
+
+def _unlike_seeds(instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
+    """The first fault in what a problem asks, unless seeds have it too."""
+    text = instruction if isinstance(instruction, str) else instruction.prompt
+    choices = not isinstance(instruction, str) and bool(instruction.meta.get("choices"))
+    faults: tuple[tuple[Reason, Callable[[str], bool]], ...] = (
+        ("no_question", lambda problem: not asks(problem)),
+        ("several_questions", asks_several),
+        ("no_context", lacks_context),
+    )
+    for reason, has in faults:
+        if not has(text) or (choices and reason == "no_question"):
+            continue
+        seeds = [] if pool is None else pool.seeds
+        shown = [seed.prompt for seed in seeds[:: max(1, len(seeds) // _SEEDS_READ)]]
+        if sum(map(has, shown)) > _USUAL * len(shown):
+            continue
+        # without seeds that ask in a known language there is only the text itself to judge the language by
+        if reason == "no_question" and not shown and not language_known(text):
+            continue
+        return reason
+    return None
 
 
 def _phrase_pattern(phrases: Sequence[str]) -> re.Pattern[str]:
