@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_serl import tiny
+from lightning_serl.datamodules.problems.formats import refuse_encoding, refuse_other_formats
 from lightning_serl.datamodules.problems.rows import Fields, subject_of, to_problem
 from lightning_serl.errors import InputError
 from lightning_serl.jsonl import decode, numbered_lines, parse_line, read_text, skip_blanks
@@ -73,9 +74,15 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
     """(number, line, value) of every row of a file."""
     if os.path.isdir(path):  # Path.is_dir raises if the name is too long
         raise InputError(f"{name} is a directory; give a jsonl file of problems")
+    if name.startswith("hub:"):
+        said = f"{name}: seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
+        raise InputError(f"{said}: datasets.load_dataset('ORGANISATION/NAME', split='train').to_json('seeds.jsonl')")
+    refuse_other_formats(path, name)
     try:
         text = read_text(path, name, "give a jsonl file of problems")
     except InputError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            refuse_encoding(error, path.read_bytes(), name)
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         said = f"problem file {name} does not exist; check the path (it is relative to {Path.cwd().name}/)"
