@@ -1,6 +1,6 @@
 """How many usable problems a model writes after few-shot prompts of several forms.
 
-    python benchmarks/proposal_forms.py MODEL --seeds benchmarks/seeds/*.jsonl [--forms chat-list answer-list] [--calls 24]
+    python benchmarks/proposal_forms.py MODEL [--seeds benchmarks/seeds/*.jsonl] [--forms plain-list ...] [--calls 24]
 
 prints for each file of seeds and each form: problems read per call, the share that passes :class:`QualityFilter`, and
 those that pass :class:`NoveltyFilter` too, per call and per 1,000 written tokens. ``--show N`` prints N of the accepted
@@ -47,7 +47,9 @@ FORMS = {
 EXEMPLARS = 8
 
 
-def write(model: Any, tokenizer: Any, template: InstructionTemplate, seeds: list[Instruction], options: Any) -> list[Any]:
+def write(
+    model: Any, tokenizer: Any, template: InstructionTemplate, seeds: list[Instruction], options: Any
+) -> list[Any]:
     """The completions of ``options.calls`` few-shot prompts: (text, tokens written, whether it ended by itself)."""
     rng = random.Random(0)
     torch.manual_seed(0)
@@ -92,9 +94,13 @@ def judge(written: list[Any], seeds: list[Instruction]) -> tuple[int, Counter[st
 
 def main() -> None:
     """Measure and print a markdown table."""
-    parser = argparse.ArgumentParser(description="Compare forms of the few-shot prompt by what a model writes after them.")
+    parser = argparse.ArgumentParser(
+        description="Compare forms of the few-shot prompt by what a model writes after them."
+    )
     parser.add_argument("model", help="directory or hub name of a model with a chat template")
-    parser.add_argument("--seeds", type=Path, nargs="+", default=sorted(Path(__file__).with_name("seeds").glob("*.jsonl")))
+    parser.add_argument(
+        "--seeds", type=Path, nargs="+", default=sorted(Path(__file__).with_name("seeds").glob("*.jsonl"))
+    )
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--calls", type=int, default=24, help="few-shot prompts of each form")
     parser.add_argument("--max-tokens", type=int, default=120)
@@ -116,7 +122,9 @@ def main() -> None:
             formed = read - sum(count for reason, count in reasons.items() if reason != "duplicate")
             cells = [path.stem, form, f"{tokens:,}", f"{read / options.calls:.1f}", f"{formed / max(1, read):.0%}"]
             cells += [str(len(accepted)), f"{len(accepted) / options.calls:.2f}", f"{1e3 * len(accepted) / tokens:.1f}"]
-            print("| " + " | ".join([*cells, ", ".join(f"{r} {c}" for r, c in reasons.most_common())]) + " |", flush=True)
+            print(
+                "| " + " | ".join([*cells, ", ".join(f"{r} {c}" for r, c in reasons.most_common())]) + " |", flush=True
+            )
             step = max(1, len(accepted) // max(1, options.show))
             for index in range(0, len(accepted), step)[: options.show]:
                 new = accepted[index]

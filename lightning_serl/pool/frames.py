@@ -7,15 +7,15 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from lightning_serl.pool.similarity import TextIndex, features
+from lightning_serl.pool.similarity import SLACK, TextIndex, features
 from lightning_serl.pool.words import tokenise
 
 # At most this many seeds are compared with each other, evenly spaced.
 _SAMPLE = 400
 # Seeds are alike if more than this share of them repeats another, and a frame has at least this many of them.
 _ALIKE, _FEWEST = 0.2, 4
-# A word is part of a frame if this share of its problems has it; a problem has a frame if it has this share of its words
-# and they are this share of the problem.
+# A word is part of a frame if this share of its problems has it. A problem has a frame if it has this share of the
+# frame's words, and they are this share of its own.
 _COMMON, _HAS, _COVERS = 2 / 3, 0.8, 0.4
 
 _OPERATOR = re.compile(r"(?<=[\d)\s])[-+*/^×÷·−<>](?=[\s\d(])")
@@ -83,7 +83,7 @@ class Frames:
             return None
         # a name counts once, however often it stands in the rest; each number counts
         own = [(word, before) for word, before in found if (word, before) not in self.frames[best]]
-        counted = {word: before for word, before in reversed(own)}
+        counted = dict(reversed(own))
         rest = [word for word, before in own if word.isdecimal() or counted[word] == before]
         return best, rest + _OPERATOR.findall(text)
 
@@ -112,10 +112,12 @@ class FramedTexts:
     def repeated(self, place: int, rest: Sequence[str], threshold: float) -> Iterator[int]:
         """The texts of frame ``place`` whose rest has a ROUGE-L F above ``threshold`` with this one, in order.
 
-        All texts of the frame if nothing is left outside of it.
+        If the rest is numbers and signs alone, those with the same rest; if nothing is left outside of the frame, all.
         """
         if rest:
-            return self._rests.above(_named(place, rest), threshold)
+            # "What is 3 + 4 + 5?" is not "What is 3 + 4?": another number makes another problem
+            exact = not any(map(str.isalpha, rest))
+            return self._rests.above(_named(place, rest), 1.0 - SLACK if exact else threshold)
         return (index for index, its in enumerate(self.places) if its == place)
 
 

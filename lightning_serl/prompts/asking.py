@@ -11,7 +11,9 @@ from lightning_serl.prompts.phrases import is_remark
 # Abbreviations whose dot ends no sentence, and the initials of names.
 _NO_END = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Sra|vs|No|Nr|approx|etc|e\.g|i\.e|z\.B|p\.ej|U\.S|a\.m|p\.m))$")
 # A sentence ends at a mark before a blank, or at a mark of a script that writes no blanks, or with its line.
-_END = re.compile(r"[.!?؟।][\"'”’»)\]*_]{0,4}(?=\s|$)|[?](?=[^\s\d\"'”’»)\]*_.,;:$?!])|[。！？；][”」』）*_]{0,3}|\x01|\n")
+_END = re.compile(
+    r"[.!?؟।][\"'”’»)\]*_]{0,4}(?=\s|$)|[?](?=[^\s\d\"'”’»)\]*_.,;:$?!])|[。！？；][”」』）*_]{0,3}|\x01|\n"
+)
 # Formulas are no text: their dots and line breaks end nothing, but a dot at their end does.
 _FORMULA = re.compile(
     r"\\\[.{1,2000}?\\\]|\$\$.{1,2000}?\$\$|\$[^$\n][^$]{0,500}\$|\\\(.{1,500}?\\\)|\[asy\].{0,9000}?\[/asy\]|"
@@ -21,22 +23,32 @@ _FORMULA = re.compile(
 _FORMULA_END = re.compile(r"[.?!]\s*(?:\\\]|\$\$?|\\\))\Z")
 
 _QUESTION_MARK = re.compile(r"[?？؟\u037e]")
-_BLANK = re.compile(r"_{2,}|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\.")
+_BLANK = re.compile(
+    r"_{2,}|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\."
+)
 
 _ENGLISH_TASKS = (
-    r"find|compute|calculate|determine|solve|evaluate|simplify|factori[sz]e|factor|expand|prove|show|state(?! of\b)|give|name(?! (?:is|of)\b)|list(?! of\b)|"
+    r"find|compute|calculate|determine|solve|evaluate|simplify|factori[sz]e|factor|expand|prove|show|"
+    r"state(?! of\b)|give|name(?! (?:is|of)\b)|list(?! of\b)|"
     "write|rewrite|express|convert|estimate|approximate|round|describe|explain|justify|identify|select|choose|pick|"
-    "complete|fill|translate|arrange|order|sort|rank|count|add|subtract|multiply|divide|reduce|graph|sketch|draw|plot|"
-    r"construct|differentiate|integrate|derive|verify|compare|classify|match|tell|mention|define|apply|answer(?!s?\s*[*_]*[:：=])|decide|"
-    "predict|suggest|provide|recommend|summari[sz]e|put|change|correct|spell|guess|work out|figure out|discuss|outline|"
+    "complete|fill|translate|arrange|order|sort|rank|count|add|subtract|multiply|divide|reduce|graph|sketch|"
+    "draw|plot|"
+    r"construct|differentiate|integrate|derive|verify|compare|classify|match|tell|mention|define|apply|"
+    r"answer(?!s?\s*[*_]*[:：=])|decide|"
+    "predict|suggest|provide|recommend|summari[sz]e|put|change|correct|spell|guess|work out|figure out|"
+    "discuss|outline|"
     "analy[sz]e|compose|create|design|propose|replace|combine|recall|indicate|label|locate|assign|transform|insert|"
-    r"place(?! of\b)|circle|underline|use|read|test|examine|minimi[sz]e|maximi[sz]e|sum|square|double|halve|invert|diagnose|"
-    "balance|draft|report|trace|check|true or false|yes or no|deduce|obtain|represent|break|make|say|interpret|enter|type|extend|build"
+    r"place(?! of\b)|circle|underline|use|read|test|examine|minimi[sz]e|maximi[sz]e|sum|square|double|halve|"
+    r"invert|diagnose|"
+    "balance|draft|report|trace|check|true or false|yes or no|deduce|obtain|represent|break|make|say|"
+    "interpret|enter|type|extend|build"
 )
 _SPANISH_TASKS = (
     "calcul[ae][rn]?|hall[ae]r?|encuentr[ae]|encontrar|determin[ae]r?|resuelv[ae]|resolver|simplific?[aqu]+e?r?|"
-    "escrib[ae]|escribir|di|diga|nombr[ae]|menciona|indi[cq]u?[ae]|expres[ae]r?|conviert[ae]|factori[zc][ae]|demuestr[ae]|"
-    "eval[uú][ae]|obt[eé]n|obtenga|complet[ae]|elig[ea]|elija|seleccion[ae]|orden[ae]|traduc[ea]|traduzca|expli[cq]u?[ae]|"
+    "escrib[ae]|escribir|di|diga|nombr[ae]|menciona|indi[cq]u?[ae]|expres[ae]r?|conviert[ae]|factori[zc][ae]|"
+    "demuestr[ae]|"
+    "eval[uú][ae]|obt[eé]n|obtenga|complet[ae]|elig[ea]|elija|seleccion[ae]|orden[ae]|traduc[ea]|traduzca|"
+    "expli[cq]u?[ae]|"
     "describ[ae]|redonde[ae]|sum[ae]|rest[ae]|multipli[cq]u?[ae]|divid[ae]|compar[ae]|defin[ae]|identifi[cq]u?[ae]"
 )
 _OTHER_TASKS = (
@@ -44,11 +56,13 @@ _OTHER_TASKS = (
     "calcular|encontre|ache|determinar|resolva|simplifique|escreva|diga|cite|indique|expresse|converta|mostre|prove|"
     "complete|escolha|traduza|explique|"
     "calcule[rz]|calculer|trouve[rz]?|détermine[rz]?|résou[sd](?:re|ez)?|résolvez|simplifie[rz]?|écri(?:s|vez|re)|"
-    "donne[rz]?|nomme[rz]?|cite[rz]?|exprime[rz]?|convertis(?:sez)?|montre[rz]?|démontre[rz]?|complète[rz]?|complétez|"
+    "donne[rz]?|nomme[rz]?|cite[rz]?|exprime[rz]?|convertis(?:sez)?|montre[rz]?|démontre[rz]?|complète[rz]?|"
+    "complétez|"
     "choisis(?:sez)?|tradui(?:s|sez|re)|explique[rz]|"
     "berechnen?|bestimmen?|finden?|löse|lösen|vereinfachen?|schreiben?|nennen?|gib|geben sie|zeigen?|beweisen?|"
     "ergänzen?|wähle|übersetzen?|erklären?|ermitteln?|runden?|"
-    "calcola(?:re|te)?|trova(?:re|te)?|determina(?:re|te)?|risolvi|risolvere|semplifica(?:re)?|scrivi|esprimi|converti|"
+    "calcola(?:re|te)?|trova(?:re|te)?|determina(?:re|te)?|risolvi|risolvere|semplifica(?:re)?|scrivi|"
+    "esprimi|converti|"
     "dimostra(?:re)?|completa(?:re)?|scegli|traduci|spiega(?:re)?|elenca"
 )
 _WORDS_THAT_ASK = (
@@ -63,7 +77,8 @@ _LEAD = (
     r"using [^,.\n]{1,80},|by [^,.\n]{1,80},|in [^,.\n]{1,60},|for [^,.\n]{1,60},|without [^,.\n]{1,60},)\s+)?"
 )
 _CLAUSE = re.compile(
-    rf"(?:^|[,:;]\$?\s|\\\]\s{{0,9}})[\W_]{{0,8}}{_LEAD}(?:{_ENGLISH_TASKS}|{_SPANISH_TASKS}|{_OTHER_TASKS}|{_WORDS_THAT_ASK})(?![\w’'-])",
+    rf"(?:^|[,:;]\$?\s|\\\]\s{{0,9}})[\W_]{{0,8}}{_LEAD}(?:{_ENGLISH_TASKS}|{_SPANISH_TASKS}|{_OTHER_TASKS}|"
+    rf"{_WORDS_THAT_ASK})(?![\w’'-])",
     re.IGNORECASE,
 )
 _JOINED = re.compile(
@@ -87,6 +102,7 @@ _OTHER_SCRIPTS = re.compile(
 )
 # An expression of numbers without its result asks for it: "12 + 5 * 3".
 _EXPRESSION = re.compile(r"\d\s*[-+*/×÷·^−]\s*\(?\d")
+
 
 class Sentence(NamedTuple):
     """A sentence as the slice ``start:end`` of its text, and whether it asks for something."""
@@ -144,10 +160,13 @@ def _asks(sentence: str) -> bool:
 
 # Frequent words of the Latin languages whose questions and tasks are known; scripts that stand for one such language.
 _KNOWN_WORDS = re.compile(
-    r"(?i)\b(?:the|is|are|was|has|have|of|and|with|el|los|las|es|tiene|una|del|les|des|une|est|der|die|das|ist|und|hat|"
+    r"(?i)\b(?:the|is|are|was|has|have|of|and|with|el|los|las|es|tiene|una|del|les|des|une|est|der|die|das|"
+    r"ist|und|hat|"
     r"ein|eine|il|gli|della|sono|uma|são|tem|dos)\b"
 )
-_KNOWN_SCRIPTS = re.compile(r"[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af\u0900-\u097f\u0e00-\u0e7f]|[\u0410-\u044f]|[\u0627-\u064a]")
+_KNOWN_SCRIPTS = re.compile(
+    r"[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af\u0900-\u097f\u0e00-\u0e7f]|[\u0410-\u044f]|[\u0627-\u064a]"
+)
 _OTHER_LETTERS = re.compile(r"[іїєґўјљњћџқңғөұәһ]|[پچژگٹڈںےۓ]", re.IGNORECASE)
 
 
@@ -160,7 +179,8 @@ def language_known(text: str) -> bool:
 
 _PART = re.compile(r"(?:^|(?<=[\s.?:;]))[(（]?(?:[a-h]|i{1,3}|iv|[1-9])[)）.](?=\s|[^\x00-\x7f])", re.MULTILINE)
 _MARKED = re.compile(
-    r"(?:^[ \t]{0,9}|(?<=[.?!][ \t]))[*#_(（\[]{0,6}[ \t]?(?:(?:problem|question|exercise|problema|pregunta|ejercicio|aufgabe|exercice|задача|题目|问题)[ \t]?)\d{1,3}\b",
+    r"(?:^[ \t]{0,9}|(?<=[.?!][ \t]))[*#_(（\[]{0,6}[ \t]?(?:(?:problem|question|exercise|problema|pregunta|"
+    r"ejercicio|aufgabe|exercice|задача|题目|问题)[ \t]?)\d{1,3}\b",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -182,15 +202,23 @@ def asks_several(text: str) -> bool:
     return sum(_OPENS_QUESTION.search(q) is not None and (len(q.split()) > 3 or not q.isascii()) for q in questions) > 1
 
 
-_OPENS_QUESTION = re.compile(rf"(?:^|[,;:]\s)[\W_]{{0,6}}(?:and |but |so )?(?:{_WORDS_THAT_ASK})(?![\w’'-])", re.IGNORECASE)
+_OPENS_QUESTION = re.compile(
+    rf"(?:^|[,;:]\s)[\W_]{{0,6}}(?:and |but |so )?(?:{_WORDS_THAT_ASK})(?![\w’'-])", re.IGNORECASE
+)
 
 
 # A question about a person, or about what is left or in total, that names neither a person nor a number.
 _PERSON = re.compile(r"\b(?:he|she|him|his|her|hers)\b", re.IGNORECASE)
-_NAMES = re.compile(r"(?<![.?!])\s[A-ZÀ-Þ][\w’'-]+|\b(?:an?|the|his|her|my|one|two|every|each|some|whose|who|whom)\s+[a-z]+|^[A-Z][a-z]+ (?:has|is|was|had|buys|and)\b")
-_AMOUNT = re.compile(r"\b(?:left|remain\w*|in total|altogether|in all|now have|have now|total cost|the difference)\b", re.IGNORECASE)
+_NAMES = re.compile(
+    r"(?<![.?!])\s[A-ZÀ-Þ][\w’'-]+|\b(?:an?|the|his|her|my|one|two|every|each|some|whose|who|whom)\s+[a-z]+|"
+    r"^[A-Z][a-z]+ (?:has|is|was|had|buys|and)\b"
+)
+_AMOUNT = re.compile(
+    r"\b(?:left|remain\w*|in total|altogether|in all|now have|have now|total cost|the difference)\b", re.IGNORECASE
+)
 _COUNTED = re.compile(
-    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|half|dozen|twice|double|hundred|thousand|[a-z]+teen|[a-z]+ty)\b|\$|\\",
+    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|half|dozen|twice|double|hundred|"
+    r"thousand|[a-z]+teen|[a-z]+ty)\b|\$|\\",
     re.IGNORECASE,
 )
 
@@ -209,6 +237,44 @@ def lacks_context(text: str) -> bool:
 
 
 _OPENERS = frozenset(
-    "how what which who whose when where why if is are was were does do did can could will would in on at by for to after before "
-    "then now suppose find calculate compute determine the and so".split()
+    [
+        "how",
+        "what",
+        "which",
+        "who",
+        "whose",
+        "when",
+        "where",
+        "why",
+        "if",
+        "is",
+        "are",
+        "was",
+        "were",
+        "does",
+        "do",
+        "did",
+        "can",
+        "could",
+        "will",
+        "would",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "to",
+        "after",
+        "before",
+        "then",
+        "now",
+        "suppose",
+        "find",
+        "calculate",
+        "compute",
+        "determine",
+        "the",
+        "and",
+        "so",
+    ]
 )

@@ -16,34 +16,61 @@ _LETTER_A = re.compile(r"^[ \t]*[*_]{0,3}A(?:ns)?[*_]{0,3}[:：][*_]{0,3}[ \t]",
 _LETTER_B = re.compile(r"^[ \t]*[*_]{0,3}\(?B[:：.)]", re.MULTILINE)
 
 _LABEL = re.compile(
-    rf"[ \t]*(?:[*_#>`-]{{0,6}}[ \t]*)?(?:(?:(?:a |the |your |one )?(?:new|next|another|other|final|similar|sample|practice|example) ){{0,2}}"
-    rf"(?:{PROBLEM_WORDS}|Q|Ex|example|title)(?:[ \t]*#?\d{{1,4}})?(?:[ \t]*\([^()\n]{{1,40}}\))?)[*_]{{0,3}}[ \t]?(?:[:：]|(?=\n))[*_]{{0,3}}\s*",
+    rf"[ \t]*(?:[*_#>`-]{{0,6}}[ \t]*)?(?:(?:(?:a |the |your |one )?(?:new|next|another|other|final|similar|"
+    rf"sample|practice|example) ){{0,2}}"
+    rf"(?:{PROBLEM_WORDS}|Q|Ex|example|"
+    rf"title)(?:[ \t]*#?\d{{1,4}})?(?:[ \t]*\([^()\n]{{1,40}}\))?)[*_]{{0,3}}[ \t]?(?:[:：]|(?=\n))[*_]{{0,3}}\s*",
     re.IGNORECASE,
 )
 _ANNOUNCED = re.compile(
-    rf"(?:(?:sure|certainly|okay|ok|of course|great)\b[^:\n?]{{0,20}})?(?:here(?:['’]s| is| are)|the next|another|the new|aquí|voici|hier ist|ecco)\b"
+    rf"(?:(?:sure|certainly|okay|ok|of course|great)\b[^:\n?]{{0,20}})?(?:here(?:['’]s| is| are)|the next|"
+    rf"another|the new|aquí|voici|hier ist|ecco)\b"
     rf"[^:\n?]{{0,60}}\b(?:{PROBLEM_WORDS}|one|example)\b[^:\n?]{{0,60}}:\s*",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+(?P<hash>[^\n]{1,80})|(?P<bold>\*\*[^*\n]{1,80}\*\*))[ \t]*\n+(?=\s*\S)")
 _TITLE = re.compile(r"\*\*[^*\n?]{1,50}?(?::\*\*|\*\*[ \t]?[:–—-])[ \t]*(?=\S)")
-_WRAPS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ('"', '"'), ("“", "”"), ("«", "»"), ("`", "`"), ("「", "」"), ("'", "'"))
+_WRAPS = (
+    ("**", "**"),
+    ("__", "__"),
+    ("*", "*"),
+    ("_", "_"),
+    ('"', '"'),
+    ("“", "”"),
+    ("«", "»"),
+    ("`", "`"),
+    ("「", "」"),
+    ("'", "'"),
+)
 _RULES = r"^[ \t]*(?:-{2,}|\*{2,}|_{3,}|={3,}|#{1,6}|>)[ \t]*$|(?<=\s)\*\*$"
 _LOOSE = re.compile(rf"(?:\s*(?:{_RULES}))+\s*\Z", re.MULTILINE)
 _LOOSE_FENCE = re.compile(rf"(?:\s*(?:{_RULES}|^[ \t]*`{{3,}}\w*[ \t]*$|`{{3,}}$))+\s*\Z", re.MULTILINE)
 
 # What may follow a question and still belongs to it: the form of the answer, an assumption, a conversion.
 _BELONGS = re.compile(
-    r"^[\W_]{0,4}(?:submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|if\b|let (?!me|us)|when\b|given|"
-    r"there (?:are|is)|do not|don['’]t|be sure|make sure|your answer|the answer should|answers? (?:should|must|in|to)|in |to the nearest|"
-    r"for (?:example|instance)\b|hint\b|supón|supon|recuerda|ten en cuenta|considera|si |nota\b|hay |no |on (?:suppose|admet|donne|prendra)|supposez|nimm|beachte|"
-    r"es gilt|assumi|ricorda|tenha|considere|取|假设|結果|结果|答案(?:保留|用|写)|保留|注意|其中|精确|ただし|なお|단|пусть|ответ (?:дай|запиш|округл)|считай|примите)",
+    r"^[\W_]{0,4}(?:submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|"
+    r"if\b|let (?!me|us)|when\b|given|"
+    r"there (?:are|is)|do not|don['’]t|be sure|make sure|your answer|the answer should|answers? (?:should|"
+    r"must|in|to)|in |to the nearest|"
+    r"for (?:example|instance)\b|hint\b|supón|supon|recuerda|ten en cuenta|considera|si |nota\b|"
+    r"on (?:suppose|admet|donne|prendra)|supposez|nimm|beachte|"
+    r"es gilt|assumi|ricorda|tenha|considere|取|假设|結果|结果|答案(?:保留|用|写)|保留|注意|其中|精确|"
+    r"ただし|なお|단|пусть|ответ (?:дай|запиш|округл)|считай|примите)",
     re.IGNORECASE,
 )
-_EQUATION_IN_BRACKETS = re.compile(r"^[(（\[].*(?:=|≈|\bis\b|:).*\d|^[(（\[][^()]{0,60}(?:only|nearest|decimal|simplest|true|yes|unit|in \w+)\b", re.IGNORECASE)
-_OPTION_LINE = re.compile(r"^[ \t]*(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||\d{1,2}[.)](?=[ \t]|[^\x00-\x7f]))")
+_EQUATION_IN_BRACKETS = re.compile(
+    r"^[(（\[].*(?:=|≈|\bis\b|:).*\d|^[(（\[][^()]{0,60}(?:only|nearest|decimal|simplest|true|yes|unit|in \w+)\b",
+    re.IGNORECASE,
+)
+_OPTION_LINE = re.compile(
+    r"^[ \t]*(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||"
+    r"\d{1,2}[.)](?=[ \t]|[^\x00-\x7f]))"
+)
 # A question that points to what follows it.
-_POINTS = re.compile(r"(?i)\b(?:below|following|as follows|siguientes?|suivante?s?|folgenden?|seguinti?|seguintes?)\b|下列|以下|下面|次の|다음|следующ")
+_POINTS = re.compile(
+    r"(?i)\b(?:below|following|as follows|siguientes?|suivante?s?|folgenden?|seguinti?|seguintes?)\b|下列|以下|下面|"
+    r"次の|다음|следующ"
+)
 _LATEX_OPTIONS = re.compile(r"\s*\$?\\(?:text|mathrm)\w*\s*\{?\s*\(?A")
 _NOTE_IN_BRACKETS = re.compile(r"^[(（](?!.{0,20}\banswers?\b)\W*\w+\W+\w+\W+\w+\W+\w+", re.IGNORECASE | re.DOTALL)
 _NUMBERS = re.compile(r"\d+")
@@ -102,9 +129,9 @@ def _without_opening(text: str) -> str:
         title = _TITLE.match(text)
         if label is not None and text[label.end() :].strip():
             text = text[label.end() :]
-        elif line.count("**") == 1 and line.rstrip().endswith("**") and not asks(line) and asks(rest):
-            text = rest
-        elif broken and rest.strip() and is_preface(line) and not asks(line):
+        elif (line.count("**") == 1 and line.rstrip().endswith("**") and not asks(line) and asks(rest)) or (
+            broken and rest.strip() and is_preface(line) and not asks(line)
+        ):
             text = rest
         elif heading is not None and not asks(heading["hash"] or heading["bold"]) and asks(text[heading.end() :]):
             text = text[heading.end() :]
@@ -117,7 +144,7 @@ def _without_opening(text: str) -> str:
 
 
 def _end(text: str) -> int:
-    """Where the problem ends: before its answer and before remarks, but after its options and the form of the answer."""
+    """Where the problem ends: behind its options and the form of its answer, before the answer and remarks."""
     end = len(text)
     found = list(sentences(text))
     first = next((s for s in found if s.asks), None)
@@ -189,7 +216,7 @@ def _belongs(said: str, text: str, sentence: Sentence, question: str) -> bool:
         return True
     if _EQUATION_IN_BRACKETS.match(said) or _NOTE_IN_BRACKETS.match(said) or _BELONGS.match(said):
         return True
-    asked = question.rstrip("*_ )\"”").endswith(("?", "？", "؟"))
+    asked = question.rstrip('*_ )"”').endswith(("?", "？", "؟"))
     words = _WORD.findall(re.sub(r"\\[a-zA-Z]+", "", said))
     if "print" in text or "```" in text:
         return True
@@ -203,9 +230,12 @@ def _after_options(text: str, at: int) -> int:
         said = line[0].strip()
         if not said:
             continue
-        if line.start() and not _OPTION_LINE.match(line[0]) and not _belongs(said, text, Sentence(at + line.start(), at + line.end(), False), "?"):
-            if end > at:
-                break
+        if (
+            line.start()
+            and not _OPTION_LINE.match(line[0])
+            and not _belongs(said, text, Sentence(at + line.start(), at + line.end(), False), "?")
+        ) and end > at:
+            break
         end = at + line.start() + len(line[0].rstrip())
     return end
 

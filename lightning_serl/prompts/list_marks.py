@@ -20,13 +20,17 @@ _NUMBER = (
 )
 _BRACKET = rf"[(（\[【［](?P<bracket>\d{{1,4}})[)）\]】］]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
 _WORDED = (
-    rf"[\[【]?(?:(?P<word>(?:(?:new|next|another) )?(?:{PROBLEM_WORDS})|{_SHORT_WORDS})[ \t]{{0,3}}(?:#|no\.?|nº|n°|№)?[ \t]{{0,3}}"
+    rf"[\[【]?(?:(?P<word>(?:(?:new|next|another) )?(?:{PROBLEM_WORDS})|{_SHORT_WORDS})[ \t]{{0,3}}(?:#|no\.?|"
+    rf"nº|n°|№)?[ \t]{{0,3}}"
     rf"(?P<worded>\d{{1,4}})|第[ \t]*(?P<ordinal>\d{{1,4}}|[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个])[\]】]?"
-    rf"{_EMPHASIS}(?:[ \t]{{0,3}}\([^()\n]{{1,40}}\))?{_EMPHASIS}(?:[ \t]{{0,3}}(?:[.:：、．)）|]|[-–—](?=[ \t]))|(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[問问]\d)(?=[ \u3000])|(?<=[問问]\d\d)(?=[ \u3000])|(?=[ \u3000]+[^\x00-\x7f]))"
+    rf"{_EMPHASIS}(?:[ \t]{{0,3}}\([^()\n]{{1,40}}\))?{_EMPHASIS}(?:[ \t]{{0,3}}(?:[.:：、．)）|]|[-–—](?=[ \t]))|"
+    rf"(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[問问]\d)(?=[ \u3000])|(?<=[問问]\d\d)(?=[ \u3000])|"
+    rf"(?=[ \u3000]+[^\x00-\x7f]))"
     rf"{_EMPHASIS}[ \t\u3000]*"
 )
 _HEADED = (
-    rf"(?P<headed>(?:(?:new|next|another|your|the|final) )?(?:{PROBLEM_WORDS})|Q){_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*"
+    rf"(?P<headed>(?:(?:new|next|another|your|the|final) )?(?:{PROBLEM_WORDS})|Q)"
+    rf"{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*"
 )
 _MARK = re.compile(rf"{_OPEN}(?:{_NUMBER}|{_BRACKET}|{_WORDED}|{_HEADED})", re.MULTILINE | re.IGNORECASE)
 _BULLET = re.compile(r"^[ \t]*[-*+•‣◦▪●–—·][ \t]+(?=\S)", re.MULTILINE)
@@ -141,7 +145,7 @@ def _numbered(mark: re.Match[str]) -> int | None:
 
 
 def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]:
-    """The marks that begin items; those of another kind, and numbers that start anew inside an item, are its parts."""
+    """The marks that begin items; others, and numbers that start anew inside an item, are parts of it."""
     if not marks:
         return []
     opening = next((m for m in marks if first is not None and m.number in (first, first + 1)), marks[0])
@@ -176,12 +180,13 @@ def _is_part(mark: _Mark, main: Sequence[_Mark], later: Sequence[_Mark], text: s
         goes_on = any(m.number == last.number + 1 for m in later)
         return goes_on or mark.indent > last.indent or not asks(text[last.end : mark.start])
     if mark.number > 1 and last.number > mark.number:
-        return any(m.number == last.number + 1 for m in later) or not asks(text[last.end :][: 400].partition("\n")[0])
+        return any(m.number == last.number + 1 for m in later) or not asks(text[last.end :][:400].partition("\n")[0])
     return False
 
 
 _KEY = re.compile(
-    rf"^[ \t]*[\W_]{{0,6}}(?:here are the )?(?:{SOLUTION_WORDS}|answer key|respuestas|soluciones|réponses|solutions|lösungen|"
+    rf"^[ \t]*[\W_]{{0,6}}(?:here are the )?(?:{SOLUTION_WORDS}|answer key|respuestas|soluciones|réponses|"
+    rf"solutions|lösungen|"
     r"antworten|risposte|respostas|ответы)[*_]{0,3}[ \t]*[:：]?[*_]{0,3}[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -191,12 +196,10 @@ def _before_key(text: str) -> str:
     """The text without a list of answers at its end, whose numbers start anew."""
     for key in _KEY.finditer(text):
         after = _MARK.search(text, key.end())
-        before = None
-        for before in _MARK.finditer(text, 0, key.start()):
-            pass
-        if after is None or before is None:
+        before = list(_MARK.finditer(text, 0, key.start()))
+        if after is None or not before:
             continue
-        again, last = _numbered(after), _numbered(before)
+        again, last = _numbered(after), _numbered(before[-1])
         if again is not None and last is not None and again <= last:
             return text[: key.start()]
     return text
@@ -215,7 +218,10 @@ def unmarked(text: str, marked: bool) -> list[str]:
     if "[asy]" in text:
         return [text]
     parts = [part for part in _RULE.split(text) if part.strip()]
-    if len(parts) > 1 and sum(map(_is_whole, parts)) == len([p for p in parts if not is_preface(p) and not is_remark(p)]) > 1:
+    if (
+        len(parts) > 1
+        and sum(map(_is_whole, parts)) == len([p for p in parts if not is_preface(p) and not is_remark(p)]) > 1
+    ):
         return [one for part in parts if _is_whole(part) for one in unmarked(part, marked)]
     if not marked:
         for pattern in (_BULLET, _LETTER):
@@ -229,20 +235,23 @@ def unmarked(text: str, marked: bool) -> list[str]:
         parts = [part for part in split(text) if part.strip()]
         parts = [part for part in parts if not is_preface(part) and not is_remark(part) and not opens_answer(part)]
         problems = [part for part in parts if asks(part)]
-        if len(problems) > 1 and len(problems) == len(parts):
-            if all(map(_is_whole, problems)) and all(map(_FINISHED.search, problems[:-1])):
-                return problems
+        several = len(problems) == len(parts) > 1
+        if several and all(map(_is_whole, problems)) and all(map(_FINISHED.search, problems[:-1])):
+            return problems
     found = list(sentences(text)) if len(text) < 2000 else []
     if len(found) > 1 and all(s.asks for s in found):
         questions = [text[s.start : s.end] for s in found]
-        if all(q.rstrip("*_\"”» ").endswith(("?", "？", "؟")) and _is_whole(q) and len(q.split()) > 3 for q in questions):
+        if all(
+            q.rstrip('*_"”» ').endswith(("?", "？", "؟")) and _is_whole(q) and len(q.split()) > 3 for q in questions
+        ):
             return questions
     return [text] if text.strip() else []
 
 
 # A question that speaks of what only a sentence before it can name.
 _REFERS = re.compile(
-    r"\b(?:he|she|they|him|her|his|hers|their|them|it|its|this|these|those|that|the same|the other|the remaining|left|"
+    r"\b(?:he|she|they|him|her|his|hers|their|them|it|its|this|these|those|that|the same|the other|"
+    r"the remaining|left|"
     r"in total|altogether|in all|remain|still|each)\b",
     re.IGNORECASE,
 )
@@ -250,9 +259,12 @@ _REFERS = re.compile(
 
 # A sentence that only says in which form to answer.
 _FORM = re.compile(
-    r"\W*(?:please )?(?:enter|submit|express|give|round|write|provide|answer|state|show|explain|justify|leave|type|list|"
-    r"use|assume|choose|select|report)\b[^.?\n]*?\b(?:your|answers?|solutions?|reasoning|work|steps|results?|separated|"
-    r"values|pair|neither|letter|option|in terms of|as an? (?:integer|fraction|decimal|mixed|common|reduced|percent)|nearest|simplest)\b",
+    r"\W*(?:please )?(?:enter|submit|express|give|round|write|provide|answer|state|show|explain|justify|leave|"
+    r"type|list|"
+    r"use|assume|choose|select|report)\b[^.?\n]*?\b(?:your|answers?|solutions?|reasoning|work|steps|results?|"
+    r"separated|"
+    r"values|pair|neither|letter|option|in terms of|as an? (?:integer|fraction|decimal|mixed|common|reduced|"
+    r"percent)|nearest|simplest)\b",
     re.IGNORECASE,
 )
 
@@ -271,7 +283,19 @@ def _is_whole(text: str) -> bool:
 
 # -- JSON, fences, tables ----------------------------------------------------------------------------------------------
 
-_FIELDS = ("problem", "question", "text", "prompt", "instruction", "exercise", "task", "pregunta", "problema", "题目", "问题")
+_FIELDS = (
+    "problem",
+    "question",
+    "text",
+    "prompt",
+    "instruction",
+    "exercise",
+    "task",
+    "pregunta",
+    "problema",
+    "题目",
+    "问题",
+)
 _DECODER = json.JSONDecoder(strict=False)
 _QUOTED = re.compile(r"""\s*(?:"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.|'(?=\w))*)')\s*(,|\]|$)""")
 
@@ -365,7 +389,9 @@ def _without_fences(text: str) -> str:
         closing = fences[place + 1] if place + 1 < len(fences) else None
         inside = text[opening.end() : closing.start() if closing else len(text)]
         before = text[at : opening.start()]
-        holds = opening[1].strip().lower() in _TEXT_FENCES and (_MARK.match(inside.lstrip("\n")) is not None or asks(inside[:2000]))
+        holds = opening[1].strip().lower() in _TEXT_FENCES and (
+            _MARK.match(inside.lstrip("\n")) is not None or asks(inside[:2000])
+        )
         if holds or not inside.strip():
             out += [before, inside]
         else:

@@ -75,7 +75,9 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
     if os.path.isdir(path):  # Path.is_dir raises if the name is too long
         raise InputError(f"{name} is a directory; give a jsonl file of problems")
     if name.startswith("hub:"):
-        said = f"{name}: seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
+        said = (
+            f"{name}: seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
+        )
         raise InputError(f"{said}: datasets.load_dataset('ORGANISATION/NAME', split='train').to_json('seeds.jsonl')")
     refuse_other_formats(path, name)
     try:

@@ -31,13 +31,16 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 )
 _ENDINGS = {
     ".csv": ("a csv file (comma-separated)", _PANDAS.format(reader="read_csv", name="{name}")),
-    ".tsv": ("a tsv file (tab-separated)", "pandas.read_table('{name}').to_json('problems.jsonl', orient='records', lines=True)"),
+    ".tsv": (
+        "a tsv file (tab-separated)",
+        "pandas.read_table('{name}').to_json('problems.jsonl', orient='records', lines=True)",
+    ),
     ".yaml": ("a yaml file", "yaml.safe_load and json.dumps"),
     ".yml": ("a yaml file", "yaml.safe_load and json.dumps"),
     ".xml": ("an xml file", "pandas.read_xml('{name}').to_json('problems.jsonl', orient='records', lines=True)"),
     ".html": ("an html file", "copy its problems into a jsonl file"),
-    ".txt": ("a text file", "write each problem as {{\"problem\": \"...\"}} on a line of its own"),
-    ".md": ("a text file", "write each problem as {{\"problem\": \"...\"}} on a line of its own"),
+    ".txt": ("a text file", 'write each problem as {{"problem": "..."}} on a line of its own'),
+    ".md": ("a text file", 'write each problem as {{"problem": "..."}} on a line of its own'),
 }
 
 
@@ -72,10 +75,18 @@ def refuse_encoding(error: InputError, data: bytes, name: str) -> None:
         return
     said = str(error).partition(";")[0]
     guess = next(code for code, name_of in _ENCODINGS.items() if _reads(data, name_of))
-    raise InputError(f"{said}, perhaps {guess}. Convert it: iconv -f {guess} -t UTF-8 {name[-40:]} > problems.jsonl") from error
+    raise InputError(
+        f"{said}, perhaps {guess}. Convert it: iconv -f {guess} -t UTF-8 {name[-40:]} > problems.jsonl"
+    ) from error
 
 
-_ENCODINGS = {"GB18030": "gb18030", "SHIFT_JIS": "shift_jis", "EUC-KR": "euc_kr", "WINDOWS-1252": "cp1252", "LATIN1": "latin1"}
+_ENCODINGS = {
+    "GB18030": "gb18030",
+    "SHIFT_JIS": "shift_jis",
+    "EUC-KR": "euc_kr",
+    "WINDOWS-1252": "cp1252",
+    "LATIN1": "latin1",
+}
 
 
 def _reads(data: bytes, code: str) -> bool:
@@ -85,7 +96,11 @@ def _reads(data: bytes, code: str) -> bool:
     except UnicodeDecodeError:
         return False
     foreign = [char for char in text if ord(char) > 127]
-    common = [char for char in foreign if "\u4e00" <= char <= "\u9fff" or "\u3040" <= char <= "\u30ff" or "\uac00" <= char <= "\ud7af"]
+    common = [
+        char
+        for char in foreign
+        if "\u4e00" <= char <= "\u9fff" or "\u3040" <= char <= "\u30ff" or "\uac00" <= char <= "\ud7af"
+    ]
     return code in ("cp1252", "latin1") or len(common) > max(3, 0.8 * len(foreign))
 
 
