@@ -28,6 +28,17 @@ _ANNOUNCED = re.compile(
     rf"[^:\n?]{{0,60}}\b(?:{PROBLEM_WORDS}|one|example)\b[^:\n?]{{0,60}}:\s*",
     re.IGNORECASE,
 )
+_GREETING = re.compile(
+    r"(?:sure(?: thing)?|certainly|absolutely|of course|okay|ok|great|alright|"
+    r"no problem)\b[^.!?:\n]{0,30}[!.]\s+(?=\S)|"
+    r"[=*_-]{3,}[ \t]*\n+(?=\S)|(?:user|human|assistant|model|student|teacher)\s?:[*_]{0,3}\s+|"
+    r"(?:next|another one|one more|problem (?:statement|text|description))\s?:[*_]{0,3}\s+|"
+    rf"(?:please )?(?:answer|solve|read|consider) (?:the following|"
+    rf"this) (?:\w+ )?(?:{PROBLEM_WORDS})[^:\n?]{{0,40}}:\s*|"
+    r"\W{0,3}(?:topic|difficulty(?: level)?|level|category|subject|type|grade|title|theme|"
+    r"skill)s?\W{0,3}:[^\n?]{0,60}\n+(?=\S)",
+    re.IGNORECASE,
+)
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+(?P<hash>[^\n]{1,80})|(?P<bold>\*\*[^*\n]{1,80}\*\*))[ \t]*\n+(?=\s*\S)")
 _TITLE = re.compile(r"\*\*[^*\n?]{1,50}?(?::\*\*|\*\*[ \t]?[:–—-])[ \t]*(?=\S)")
 _WRAPS = (
@@ -51,7 +62,7 @@ _BELONGS = re.compile(
     r"^[\W_]{0,4}(?:submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|"
     r"if\b|let (?!me|us)|when\b|given|"
     r"there (?:are|is)|do not|don['’]t|be sure|make sure|your answer|the answer should|answers? (?:should|"
-    r"must|in|to)|in |to the nearest|"
+    r"must|in|to)|in (?:\w+ ){0,3}\w+\W*$|to the nearest|"
     r"for (?:example|instance)\b|hint\b|supón|supon|recuerda|ten en cuenta|considera|si |nota\b|"
     r"on (?:suppose|admet|donne|prendra)|supposez|nimm|beachte|"
     r"es gilt|assumi|ricorda|tenha|considere|取|假设|結果|结果|答案(?:保留|用|写)|保留|注意|其中|精确|"
@@ -124,7 +135,7 @@ def _without_opening(text: str) -> str:
     """The text without announcements, labels and titles before the problem."""
     for _ in range(6):
         line, broken, rest = text.partition("\n")
-        label = _LABEL.match(text) or _ANNOUNCED.match(text)
+        label = _LABEL.match(text) or _ANNOUNCED.match(text) or _GREETING.match(text)
         heading = _HEADING.match(text)
         title = _TITLE.match(text)
         if label is not None and text[label.end() :].strip():

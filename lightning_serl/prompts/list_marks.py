@@ -11,32 +11,58 @@ from typing import Any, NamedTuple
 from lightning_serl.prompts.asking import asks, sentences
 from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS, is_preface, is_remark, opens_answer
 
-_SHORT_WORDS = "Q|P|Ex|Prob|Ques|No|N°|№|#"
+_SHORT_WORDS = r"Q|P|Ex|Prob|Ques|No\.?|Nr\.?|N°|№|#"
+_SPELLED = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+]
+_ORDER = "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|new|next|another|your|the|final|last"
 _EMPHASIS = r"[*_]{0,3}"
 _OPEN = rf"^[ \t]{{0,60}}+(?:>[ \t]{{0,9}}+)?(?:[-*+•‣◦▪●–—·][ \t]+)?(?:#{{1,6}}[ \t]+)?{_EMPHASIS}"
 _NUMBER = (
-    rf"(?P<plain>\d{{1,4}})(?:\\?[.)]{_EMPHASIS}(?:\s+|$)|[、．）][ \t]*|{_EMPHASIS}:{_EMPHASIS}(?:[ \t]+|$)|：[ \t]*"
-    r"|[ \t]+[-–—][ \t]+(?=[A-Z¿][a-z])|\ufe0f?\u20e3[ \t]*)"
+    rf"(?P<plain>\d{{1,4}})(?:[ \t]?(?:\\?[.)]{{1,2}}|[º°ª]\.?)[:-]?{_EMPHASIS}(?:\s+|$)|"
+    rf"\.(?=(?-i:[A-Z¿¡][a-z ]))|[、．）][ \t]*|"
+    rf"{_EMPHASIS}:{_EMPHASIS}(?:[ \t]+|$)|：[ \t]*"
+    r"|[ \t]+[-–—][ \t]+(?=(?-i:[A-Z¿][a-z]))|\ufe0f?\u20e3[ \t]*)"
 )
-_BRACKET = rf"[(（\[【［](?P<bracket>\d{{1,4}})[)）\]】］]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
+_BRACKET = (
+    rf"[(（\[【［<](?P<bracket>\d{{1,4}})[)）\]】］>]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
+)
 _WORDED = (
     rf"[\[【]?(?:(?P<word>(?:(?:new|next|another) )?(?:{PROBLEM_WORDS})|{_SHORT_WORDS})[ \t]{{0,3}}(?:#|no\.?|"
     rf"nº|n°|№)?[ \t]{{0,3}}"
-    rf"(?P<worded>\d{{1,4}})|第[ \t]*(?P<ordinal>\d{{1,4}}|[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个])[\]】]?"
+    rf"(?:(?P<worded>\d{{1,4}})|(?P<spelled>{'|'.join(_SPELLED)})\b)|第[ \t]*(?P<ordinal>\d{{1,4}}|"
+    rf"[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个])[\]】]?"
     rf"{_EMPHASIS}(?:[ \t]{{0,3}}\([^()\n]{{1,40}}\))?{_EMPHASIS}(?:[ \t]{{0,3}}(?:[.:：、．)）|]|[-–—](?=[ \t]))|"
     rf"(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[問问]\d)(?=[ \u3000])|(?<=[問问]\d\d)(?=[ \u3000])|"
-    rf"(?=[ \u3000]+[^\x00-\x7f]))"
+    rf"(?=[ \u3000]+[^\x00-\x7f])|(?=[ \t]+(?-i:[A-Z¿¡])))"
     rf"{_EMPHASIS}[ \t\u3000]*"
 )
 _HEADED = (
-    rf"(?P<headed>(?:(?:new|next|another|your|the|final) )?(?:{PROBLEM_WORDS})|Q)"
+    rf"(?P<headed>(?:(?:{_ORDER}) )?(?:{PROBLEM_WORDS})|Q)"
     rf"{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*"
 )
 _MARK = re.compile(rf"{_OPEN}(?:{_NUMBER}|{_BRACKET}|{_WORDED}|{_HEADED})", re.MULTILINE | re.IGNORECASE)
 _BULLET = re.compile(r"^[ \t]*[-*+•‣◦▪●–—·][ \t]+(?=\S)", re.MULTILINE)
-_LETTER = re.compile(r"^[ \t]*\(?([A-Za-z])[.)][ \t]+(?=\S)", re.MULTILINE)
+_LETTER = re.compile(r"^[ \t]*\(?(?:[A-Za-z]|[ivxIVX]{2,5})[.)][ \t]+(?=\S)", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$", re.MULTILINE)
-_FINISHED = re.compile(r"(?:[.?!。？！؟।]|か|오|_{2,})[$)\]*_\"'”’」』）]*\s*\Z")
+_FINISHED = re.compile(
+    r"(?:^[ \t]*[(（]?[B-J][.)、][^\n]+|[.?!。？！؟।]|か|오|_{2,})[$)\]*_\"'”’」』）]*\s*\Z", re.MULTILINE
+)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
 _FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
 _TEXT_FENCES = ("", "text", "txt", "plaintext", "plain", "markdown", "md", "json", "latex", "tex")
@@ -68,7 +94,7 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
     listed = _json_items(text, finished)
     if listed is not None:
         return listed
-    text = _without_fences(text)
+    text = _without_tags(_without_fences(text))
     text = _on_lines(_before_key(text), first)
     rows = _table(text)
     if rows is not None:
@@ -91,6 +117,21 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
 def _follows(mark: _Mark, first: int) -> bool:
     """Whether text before the first mark is the item whose number ended the prompt."""
     return mark.number == first + 1 or mark.number is None
+
+
+_TAG = re.compile(
+    r"<(?:problem|question|exercise|task|item|li)\b[^<>\n]{0,40}>|^[ \t]*\\item\b", re.IGNORECASE | re.MULTILINE
+)
+_OTHER_TAG = re.compile(
+    r"</?(?:problem|question|exercise|task|item|li|ol|ul|p|br|problems|questions|list|div)\b[^<>\n]{0,40}>|"
+    r"\\(?:begin|end)\{(?:enumerate|itemize)\}",
+    re.IGNORECASE,
+)
+
+
+def _without_tags(text: str) -> str:
+    """The text with tags around its items replaced by headings."""
+    return text if _TAG.search(text) is None else _OTHER_TAG.sub("\n", _TAG.sub("\nProblem: ", text))
 
 
 _IN_LINE = re.compile(
@@ -137,6 +178,8 @@ def _numbered(mark: re.Match[str]) -> int | None:
         return None
     if value.isdecimal():
         return int(value)
+    if kind == "spelled":
+        return _SPELLED.index(value.lower()) + 1
     if kind == "circled":
         return int(unicodedata.numeric(value))
     digits = "一二三四五六七八九"
@@ -233,7 +276,9 @@ def unmarked(text: str, marked: bool) -> list[str]:
                 return items
     for split in (_PARAGRAPHS.split, str.splitlines):
         parts = [part for part in split(text) if part.strip()]
-        parts = [part for part in parts if not is_preface(part) and not is_remark(part) and not opens_answer(part)]
+        answer = next((i for i, part in enumerate(parts) if opens_answer(part)), len(parts))
+        parts = [p for i, p in enumerate(parts) if i < answer or (re.search(r"[?？؟]", p) and not opens_answer(p))]
+        parts = [part for part in parts if not is_preface(part) and not is_remark(part)]
         problems = [part for part in parts if asks(part)]
         several = len(problems) == len(parts) > 1
         if several and all(map(_is_whole, problems)) and all(map(_FINISHED.search, problems[:-1])):

@@ -19,7 +19,7 @@ SOLUTION_WORDS = (
     "soluzione|risposta|решение|ответ|الحل|الجواب|الإجابة|हल|उत्तर|समाधान"
 )
 _MORE_WORDS = (
-    "ans|answer key|your answer|my answer|correct (?:option|choice)|hints?|steps?(?: \\d+)?|reasoning|"
+    "ans|answer key|your answer|my answer|correct (?:option|choice)|hints?|steps?|reasoning|"
     "rationale|working|"
     "difficulty(?: level)?|level|topics?|category|subject|skills?|type|concepts?|grade|tags?|source|"
     "explicaci[oó]n|pista|dificultad|paso \\d+|explication|indice|étape \\d+|erklärung|hinweis|schritt \\d+|"
@@ -36,7 +36,9 @@ ANSWER = re.compile(
     r"a resposta é\b|答案是|答えは|정답은|"
     r"to (?:solve|find|answer|determine|calculate) [^.\n]{0,80}, (?:we|you|one|first|divide|multiply|add|"
     r"subtract|use|start)\b|"
-    r"(?:para resolver|pour résoudre|um [^.\n]{0,40} zu lösen)\b|✅|\[(?:your )?answer)",
+    r"(?:para resolver|pour résoudre|um [^.\n]{0,40} zu lösen)\b|✅|step \d+[ \t]{0,2}[.:)]|"
+    r"write your answer (?:here|below)|"
+    r"<(?:answer|solution|explanation)>|\[(?:your )?answer)",
     re.IGNORECASE | re.MULTILINE,
 )
 # Sentences about the list or to its reader ask nothing of the one who solves.
@@ -54,6 +56,16 @@ _REMARK = re.compile(
     r"task)s? (?:is|are|has|have|tests?|requires?|can|was|asks?|involves?|needs?|should|covers?|will|assesses|"
     r"uses?)\b|"
     r"^\W{0,4}(?:please )?note that (?:these|this|the|each|all) (?:\w+ )?(?:problem|question|answer|list)s?\b|"
+    r"^\W{0,4}in this (?:problem|question|exercise)\b|\byou (?:were|are) looking for\b|\bwhat you (?:want|"
+    r"need|asked)|"
+    r"^\W*(?:please |now )?(?:provide|give|write|find|show|submit|solve) (?:me )?(?:the|your|this|a|"
+    r"these) (?:solution|answer|problem|question)s?\W*$|"
+    r"^\W{0,4}(?:user|human|assistant)\s?:|"
+    r"\b(?:these|this|those) (?:are|is) (?:just|only|merely|a (?:simple|basic|classic|good|great|fun|new|typical))\b|"
+    r"\byour (?:answer|solution) (?:here|below)\b|^\W*can you (?:solve|answer|figure out|crack|guess) (?:it|"
+    r"this|that|the \w+)\W*$|"
+    r"\b(?:i have|i['’]ve) (?:created|written|made|added)\b|^\W*(?:please )?let['’]s \w+|\bhere(?:['’]s|"
+    r" is) the (?:solution|answer)|"
     r"\bnumbered list\b|\b(?:your|the) (?:students?|learners?|pupils)\b[^.\n]{0,40}\b(?:help|practi[cs]e|learn)|"
     r"\bnecesitas? (?:más|ayuda)|\bespero que (?:est[oea]s?|te|le)\b|\bbuena suerte\b|\bavísame\b|"
     r"\bsi (?:quieres|necesitas|deseas) más\b|"
