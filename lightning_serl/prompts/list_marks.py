@@ -143,8 +143,7 @@ _IN_LINE = re.compile(
 
 def _on_lines(text: str, first: int | None) -> str:
     """The text with a new line before each mark that stands behind a sentence and continues the numbers before it."""
-    known = {first} if first is not None else set()
-    known |= {_numbered(mark) for mark in _MARK.finditer(text)}
+    known = {first, *map(_numbered, _MARK.finditer(text))}
     out, at = [], 0
     for found in _IN_LINE.finditer(text):
         number = found["number"]
@@ -440,7 +439,7 @@ def _without_fences(text: str) -> str:
         if holds or not inside.strip():
             out += [before, inside]
         else:
-            out.append(text[at : closing.end()])
+            out.append(text[at : closing.end() if closing else len(text)])
         at = closing.end() if closing else len(text)
     return "".join([*out, text[at:]])
 
