@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
 from lightning_serl.callbacks.defaults import announce_choice
-from lightning_serl.callbacks.filters import NoveltyFilter
+from lightning_serl.callbacks.filters import NoveltyFilter, QualityFilter
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
@@ -345,11 +345,15 @@ def _announce_filters(seeds: Sequence[Instruction], filters: Sequence[Instructio
     reasons: Counter[str] = Counter()
     seen = InstructionPool()
     seen.judge_by(seeds)
+    whole = InstructionPool(seeds)
     for rule in filters:
         if isinstance(rule, NoveltyFilter) and (said := rule.frames_found(seen)):
             rank_zero_info(said)
     for seed in seeds:
-        reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
+        reason = next(
+            (r for f in filters if (r := f.reject(seed, whole if isinstance(f, QualityFilter) else seen)) is not None),
+            None,
+        )
         seen.add(seed, "seed")
         if reason is not None:
             reasons[reason] += 1

@@ -223,6 +223,8 @@ def test_what_seeds_do_is_no_fault() -> None:
     telling = InstructionPool([f"The number {i} comes from the town of birth." for i in range(9)])
     assert QualityFilter().reject(told, telling) is None
     assert QualityFilter().reject(parts, InstructionPool([parts.replace("cat", "dog")])) is None
+    short = InstructionPool(["Who wrote Hamlet?", "Who wrote Faust?", "What is the capital of Peru?"])
+    assert [QualityFilter().reject("Who wrote Emma?", pool) for pool in (asking, short)] == ["too_short", None]
     with_options = Instruction("The smallest of these numbers is", "u", meta={"choices": ["3", "4"]})
     assert QualityFilter().reject(with_options, None) is None
 
