@@ -24,7 +24,7 @@ _FORMULA_END = re.compile(r"[.?!]\s*(?:\\\]|\$\$?|\\\))\Z")
 
 _QUESTION_MARK = re.compile(r"[?？؟\u037e]")
 _BLANK = re.compile(
-    r"_{2,}|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\."
+    r"_{2,}|=\s*$|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\."
 )
 
 _ENGLISH_TASKS = (
