@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lightning_serl.prompts.asking import asks, sentences
@@ -68,6 +67,10 @@ _FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
 _TEXT_FENCES = ("", "text", "txt", "plaintext", "plain", "markdown", "md", "json", "latex", "tex")
 
 
+#: Longer text is split at its marks alone, so that a megabyte costs little; a completion is shorter.
+_LONGEST = 30_000
+
+
 class Piece(NamedTuple):
     """The text of one item of a list, without its mark, and its number where it has one."""
 
@@ -91,25 +94,28 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
         first: The number that the prompt ended with: text before the next number is that item.
         finished: Whether the text ended by itself.
     """
-    listed = _json_items(text, finished)
-    if listed is not None:
-        return listed
-    text = _without_tags(_without_fences(text))
-    text = _on_lines(_before_key(text), first)
-    rows = _table(text)
-    if rows is not None:
-        return [Piece(row) for row in rows], not finished
+    plain = len(text) > _LONGEST
+    if not plain:
+        listed = _json_items(text, finished)
+        if listed is not None:
+            return listed
+        text = _without_tags(_without_fences(text))
+        text = _on_lines(_before_key(text), first)
+        rows = _table(text)
+        if rows is not None:
+            return [Piece(row) for row in rows], not finished
     marks = _main_marks(_marks(text), text, first)
     lead = text[: marks[0].start] if marks else text
     found: list[Piece] = []
     if lead.strip() and (not marks or first is None or _follows(marks[0], first)):
-        parts = unmarked(lead, bool(marks))
+        parts = [lead] if plain else unmarked(lead, bool(marks))
         # without a number to go on from, text before the marks is a preamble
         if first is not None or (not marks and len(parts) > 1):
             found += [Piece(part) for part in parts]
     ends = [*(mark.start for mark in marks[1:]), len(text)]
     for mark, end in zip(marks, ends, strict=False):
-        parts = unmarked(text[mark.end : end], True) or [""]
+        item = text[mark.end : end]
+        parts = [item] if plain else unmarked(item, True) or [""]
         found += [Piece(part, mark.number if i == 0 else None) for i, part in enumerate(parts)]
     return found, not finished
 
@@ -193,11 +199,15 @@ def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]
     opening = next((m for m in marks if first is not None and m.number in (first, first + 1)), marks[0])
     chosen = [m for m in marks if m.family == opening.family]
     if opening.family == "worded" and any(m.number is not None for m in chosen):
-        chosen = [m for m in chosen if m.number is not None or not _inside(m, chosen, text)]
+        pairs = zip(chosen, [None, *chosen], strict=False)
+        chosen = [mark for mark, before in pairs if not _repeats(mark, before, text)]
     main: list[_Mark] = []
+    last_of = {mark.number: place for place, mark in enumerate(chosen)}
     for place, mark in enumerate(chosen):
-        if main and mark.family != "worded" and _is_part(mark, main, chosen[place + 1 :], text):
-            continue
+        if main and main[-1].number is not None and mark.family != "worded":
+            goes_on = last_of.get(main[-1].number + 1, -1) > place
+            if _is_part(mark, main[-1], goes_on, text):
+                continue
         main.append(mark)
     if first is not None and opening.number == 1 and len(marks) > 1 and main and main[0].number == 1:
         lead = text[: main[0].start]
@@ -207,22 +217,22 @@ def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]
     return main
 
 
-def _inside(mark: _Mark, chosen: Sequence[_Mark], text: str) -> bool:
+def _repeats(mark: _Mark, before: _Mark | None, text: str) -> bool:
     """Whether a heading without a number only repeats the heading before it: "Problem 9", then "Question: ..."."""
-    before = [m for m in chosen if m.end <= mark.start]
-    return bool(before) and not asks(text[before[-1].end : mark.start])
+    return mark.number is None and before is not None and not asks(text[before.end : mark.start][:2000])
 
 
-def _is_part(mark: _Mark, main: Sequence[_Mark], later: Sequence[_Mark], text: str) -> bool:
-    """Whether a number belongs to a part of the item before it: it starts at 1 again, or continues such parts."""
-    last = main[-1]
+def _is_part(mark: _Mark, last: _Mark, goes_on: bool, text: str) -> bool:
+    """Whether a number belongs to a part of the item ``last``: it starts at 1 again, or continues such parts.
+
+    ``goes_on`` tells whether the number after that of ``last`` follows later.
+    """
     if mark.number is None or last.number is None or mark.number == last.number + 1:
         return False
     if mark.number == 1 and last.number > 1:
-        goes_on = any(m.number == last.number + 1 for m in later)
-        return goes_on or mark.indent > last.indent or not asks(text[last.end : mark.start])
+        return goes_on or mark.indent > last.indent or not asks(text[last.end : min(mark.start, last.end + 2000)])
     if mark.number > 1 and last.number > mark.number:
-        return any(m.number == last.number + 1 for m in later) or not asks(text[last.end :][:400].partition("\n")[0])
+        return goes_on or not asks(text[last.end : last.end + 400].partition("\n")[0])
     return False
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from lightning_serl.answers import strip_thinking
 from lightning_serl.prompts import serl as published
 from lightning_serl.prompts.asking import asks
-from lightning_serl.prompts.chatter import tidy
+from lightning_serl.prompts.chatter import Tidied, tidy
 from lightning_serl.prompts.list_marks import pieces
 from lightning_serl.prompts.phrases import SOLUTION_WORDS, is_preface
 from lightning_serl.types import STYLES
@@ -23,8 +23,8 @@ class Item:
     truncated: bool = False
 
 
-# A completion is shorter by far; what follows is not read.
-_LONGEST = 30_000
+# The items of a completion are freed from chatter up to this many characters; those behind them stay as they are.
+_TIDIED = 60_000
 
 # Repetitions are bounded: model text may be a megabyte of blank lines.
 _SOLUTION = re.compile(
@@ -56,12 +56,12 @@ def split_items(
         raise ValueError(f"unknown style {style!r}; use one of {', '.join(STYLES)}")
     if style == "serl":
         return [Item(found) for found in published.read_list(text)]
-    text = strip_thinking(text)
-    found, torn = pieces(text[:_LONGEST], first, finished and len(text) <= _LONGEST)
-    items = []
+    found, torn = pieces(strip_thinking(text), first, finished)
+    items, room = [], _TIDIED
     for place, piece in enumerate(found):
-        tidied = tidy(piece.text)
-        if is_preface(tidied.text) and not asks(tidied.text) and piece.number is None:
+        room -= len(piece.text)
+        tidied = tidy(piece.text) if room >= 0 else Tidied(piece.text.strip(), False)
+        if len(tidied.text) < 400 and is_preface(tidied.text) and not asks(tidied.text) and piece.number is None:
             continue
         # a problem is whole if only what followed it was cut off
         items.append(Item(tidied.text, torn and place == len(found) - 1 and not tidied.cut))
