@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +29,31 @@ from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import InstructionTemplate, split_items
 from lightning_serl.types import Instruction
 
-REQUEST = (
-    "Continue this numbered list with new problems of the same kind and level, each different from all the others. "
-    "Every problem must be complete in itself, need nothing but its own text, and have one short answer that can "
-    "be checked. Write down the problems only; do not solve them."
-)
 ASK = "Write a numbered list of new and different problems of one kind, each with one short answer. Do not solve them."
+
+
+@dataclass(frozen=True)
+class AnswerBegun(InstructionTemplate):
+    """The request as user turn, and the list as the beginning of the model's answer."""
+
+    def encode(self, tokenizer: Any, exemplars: Sequence[Instruction]) -> list[int]:
+        """The prompt's token ids."""
+        turns = [{"role": "user", "content": self.header}]
+        opened = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        listed = InstructionTemplate(header="").render(exemplars)
+        return list(tokenizer(opened + listed, add_special_tokens=False)["input_ids"])
+
+
 #: The forms: chat or plain text, several problems a call or one, with an instruction or without.
 FORMS = {
-    "chat-list": InstructionTemplate(header=REQUEST),
-    "chat-list-bare": InstructionTemplate(header=""),
-    "chat-one": InstructionTemplate(header=REQUEST, stop=["\n10."]),
-    "answer-list": InstructionTemplate(header=ASK, begin_answer=True),
-    "answer-one": InstructionTemplate(header=ASK, begin_answer=True, stop=["\n10."]),
-    "plain-list": InstructionTemplate(header=REQUEST, chat=False),
-    "plain-list-bare": InstructionTemplate(header="", chat=False),
-    "plain-one": InstructionTemplate(header=REQUEST, chat=False, stop=["\n10."]),
+    "chat-list": InstructionTemplate(chat=True),
+    "chat-list-bare": InstructionTemplate(header="", chat=True),
+    "chat-one": InstructionTemplate(chat=True, stop=["\n10."]),
+    "answer-list": AnswerBegun(header=ASK, chat=True),
+    "answer-one": AnswerBegun(header=ASK, chat=True, stop=["\n10."]),
+    "plain-list": InstructionTemplate(),
+    "plain-list-bare": InstructionTemplate(header=""),
+    "plain-one": InstructionTemplate(stop=["\n10."]),
 }
 EXEMPLARS = 8
 

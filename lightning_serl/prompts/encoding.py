@@ -50,17 +50,15 @@ class PromptTemplate:
         """The default stop string of a prompt without a chat template."""
         return "\n\n\n"
 
-    def _encode(self, tokenizer: Any, user: str, begun: str = "") -> list[int]:
+    def _encode(self, tokenizer: Any, user: str) -> list[int]:
         """Token ids of a user turn, with at most one beginning-of-sequence token.
-
-        ``begun`` is the beginning of the model's answer, which it continues; only with a chat template.
 
         Raises:
             InputError: if ``chat`` is true and there is no chat template, or the template refuses the turn.
         """
         user = _without_surrogates(user)
         if self.uses_chat(tokenizer):
-            text = _chat_text(tokenizer, user, self.system, self.chat_kwargs) + _without_surrogates(begun)
+            text = _chat_text(tokenizer, user, self.system, self.chat_kwargs)
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
             opening = list(tokenizer("")["input_ids"])[:1]
             if opening == [tokenizer.bos_token_id] != ids[:1]:

@@ -14,17 +14,15 @@ from lightning_serl.types import Instruction
 class InstructionTemplate(PromptTemplate):
     """How the policy is asked for new problems: a numbered list of examples that it continues.
 
-    Under a chat template ``header`` is the user turn, and the list begins the model's answer; without one, header and
-    list are one text.
-
     Args:
+        chat: Put the list into a user turn of the tokenizer's chat template. By default it is plain text for chat
+            models too, which continue such a list better than they add to a user's (docs/domains.md); in the style
+            ``serl`` it is a turn whenever there is a chat template.
         header: The request above the list.
         item: One example, with the places ``{i}`` and ``{problem}``.
-        begin_answer: Begin the model's answer with the list under a chat template, instead of putting it into the user
-            turn. Models whose template opens a thought get it in the user turn.
         dangling: End the list with the next number, so that the policy goes on with a problem.
-        stop: Strings that end a list; by default none under a chat template, and for a base model two blank lines,
-            after which it would leave the list.
+        stop: Strings that end a list; by default none under a chat template, and in plain text two blank lines, after
+            which the model would leave the list.
 
     Raises:
         InputError: if ``item`` lacks a place or names an unknown one, or a stop string is empty.
@@ -37,21 +35,21 @@ class InstructionTemplate(PromptTemplate):
     )
     item: str = "{i}. {problem}\n"
     dangling: bool = True
-    begin_answer: bool = False
 
     def __post_init__(self) -> None:
         check_places("data.writing.template.item", self.item, ("i", "problem"), ())
         check_stop("data.writing.template.stop", self.stop)
 
+    def uses_chat(self, tokenizer: Any) -> bool:
+        """Whether the list goes through the tokenizer's chat template: only if ``chat`` is true."""
+        return bool(self.chat) and super().uses_chat(tokenizer)
+
     def render(self, exemplars: Sequence[Instruction]) -> str:
-        """Header and list, before tokenization.
+        """The whole prompt, or the user turn of a chat, before tokenization.
 
         The exemplars keep their order; options under ``meta["choices"]`` are listed in the item.
         """
-        return (self.header + "\n" if self.header else "") + self._list(exemplars)
-
-    def _list(self, exemplars: Sequence[Instruction]) -> str:
-        parts = []
+        parts = [self.header + "\n"] if self.header else []
         for i, exemplar in enumerate(exemplars, 1):
             parts.append(fill(self.item, i=str(i), problem=with_options(one_line(exemplar.prompt), exemplar)))
         if self.dangling:
@@ -69,6 +67,4 @@ class InstructionTemplate(PromptTemplate):
 
         Raises :class:`InputError` if a chat template is asked for and there is none, or it cannot be filled.
         """
-        if self.begin_answer and self.header and self.uses_chat(tokenizer):
-            return self._encode(tokenizer, self.header, self._list(exemplars))
         return self._encode(tokenizer, self.render(exemplars))
