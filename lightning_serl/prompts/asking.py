@@ -24,7 +24,7 @@ _FORMULA_END = re.compile(r"[.?!]\s*(?:\\\]|\$\$?|\\\))\Z")
 
 _QUESTION_MARK = re.compile(r"[?？؟\u037e]")
 _BLANK = re.compile(
-    r"_{2,}|=\s*$|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\."
+    r"_{2,}|\b(?:is|are|equals?|was|of|by|called|est|son|ist|es|sono)\s?[:：]?$|=\s*$|\\_\\_|\\underline|\\boxed\{\s*\\?[?]?\s*\}|□|（\s+）|\(\s{2,}\)|\[blank\]|\b\.\.\.$|,\s*\.\.\."
 )
 
 _ENGLISH_TASKS = (
@@ -76,9 +76,15 @@ _LEAD = (
     r"(?:(?:please|now|then|also|and|hence|thus|so|next|to|can you|could you|por favor|bitte|veuillez|ahora|"
     r"using [^,.\n]{1,80},|by [^,.\n]{1,80},|in [^,.\n]{1,60},|for [^,.\n]{1,60},|without [^,.\n]{1,60},)\s+)?"
 )
+# Behind a comma "which", "who" and "where" rather tell: "He barked, which woke her."
+_BEHIND_COMMA = (
+    "what|how (?:many|much|long|far|old|tall|big|fast|often)|qué|cuál(?:es)?|cuánt[oa]s?|combien|quant[oa]s?"
+)
+_OPENING = rf"{_WORDS_THAT_ASK}|(?:in|on|at|by|of|for|from|to|with|under) (?:what|which|whom|whose)"
 _CLAUSE = re.compile(
-    rf"(?:^|[,:;]\$?\s|\\\]\s{{0,9}})[\W_]{{0,8}}{_LEAD}(?:{_ENGLISH_TASKS}|{_SPANISH_TASKS}|{_OTHER_TASKS}|"
-    rf"{_WORDS_THAT_ASK})(?![\w’'-])",
+    rf"(?:^|:\$?\s|\\\]\s{{0,9}})[\W_]{{0,8}}{_LEAD}(?:{_OPENING})(?![\w’'-])|"
+    rf"(?:^|[,:;]\$?\s|\\\]\s{{0,9}})[\W_]{{0,8}}{_LEAD}"
+    rf"(?:{_ENGLISH_TASKS}|{_SPANISH_TASKS}|{_OTHER_TASKS}|{_BEHIND_COMMA})(?![\w’'-])",
     re.IGNORECASE,
 )
 _JOINED = re.compile(
@@ -93,7 +99,7 @@ _OTHER_SCRIPTS = re.compile(
     r"解方程|化简|證明|证明|写出|寫出|列出|填空|判断|选择|比较|翻译|说出|说明|解释|"
     r"か[。？]?$|いくつ|いくら|何[個本人円時分回枚匹歳度%でがをのと]|なに|どれ|どの|どこ|だれ|いつ|求めよ|求めなさい|なさい|答えよ|ください|せよ|"
     r"까|시오|하라|[으하]?세요|얼마|몇|무엇|누구|어디|언제|구하|어느|"
-    r"كم|ما\s|ماذا|هل|أين|متى|لماذا|كيف|أي[ّ ]|من هو|من هي|أوجد|احسب|اكتب|اذكر|حل|"
+    r"كم|ما\s|ماذا|هل|أين|متى|لماذا|كيف|أي[ّ ]|من هو|من هي|أوجد|احسب|اجمع|اطرح|اضرب|اقسم|اكتب|اذكر|حل|"
     r"क्या|कितन|कौन|कहाँ|कहां|कब|कैसे|किस|क्यों|ज्ञात|बताइए|बताओ|कीजिए|करो|लिखिए|लिखो|"
     r"กี่|เท่าไร|เท่าไหร่|เท่าใด|อะไร|ใคร|ที่ไหน|เมื่อใด|เมื่อไร|ไหม|จงหา|ใด|"
     r"(?i:\b(?:сколько|как(?:ой|ая|ое|ие|ов[аоы]?|им|их)?|кто|что такое|где|когда|почему|зачем|чему|найди(?:те)?|"
@@ -162,7 +168,7 @@ def _asks(sentence: str) -> bool:
 _KNOWN_WORDS = re.compile(
     r"(?i)\b(?:the|is|are|was|has|have|of|and|with|el|los|las|es|tiene|una|del|les|des|une|est|der|die|das|"
     r"ist|und|hat|"
-    r"ein|eine|il|gli|della|sono|uma|são|tem|dos)\b"
+    r"ein|eine|il|gli|della|sono|uma|são|tem|dos|não|pelo|it|you|he|she|they|this|that|from|would|can)\b"
 )
 _KNOWN_SCRIPTS = re.compile(
     r"[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af\u0900-\u097f\u0e00-\u0e7f]|[\u0410-\u044f]|[\u0627-\u064a]"
