@@ -166,7 +166,7 @@ def _end(text: str) -> int:
         if at >= first.end - 1 or (at > first.start and asks(text[:at])):
             end = min(end, at)
             break
-    letter = _LETTER_A.search(text, first.start, end)
+    letter = _LETTER_A.search(text, first.end, end)
     if letter is not None and _LETTER_B.search(text, letter.end()) is None:
         end = letter.start()
     found = [s for s in found if s.start < end]
