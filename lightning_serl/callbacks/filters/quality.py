@@ -36,7 +36,8 @@ class QualityFilter(InstructionFilter):
         max_words: Most words of a problem; by default 600, in the style ``serl`` 150.
         keywords: Words and phrases that reject a problem; by default references to a picture, which a text cannot
             show, in the style ``serl`` SeRL's list.
-        require_choices: Reject problems without options; by default if all seeds have options.
+        require_choices: Reject problems without options, or with the same one twice (``no_choices``); by default if all
+            seeds have options.
 
     Raises:
         InputError: for an unknown style, length bounds out of order or an empty keyword.
@@ -121,7 +122,8 @@ class QualityFilter(InstructionFilter):
         if not required:
             return False
         found = split_choices(instruction)[1] if isinstance(instruction, str) else instruction.meta.get("choices")
-        return len(found or ()) < 2
+        different = {" ".join(str(option).casefold().split()) for option in found or ()}
+        return len(different) < 2 or (self.style == "default" and len(different) < len(found or ()))
 
 
 # At most this many seeds show whether a form of problem is usual among them, and it is if more than this share has it.

@@ -195,6 +195,7 @@ def test_choices() -> None:
     assert quality.reject(without, seeds) == "no_choices"
     assert quality.reject(with_options, seeds) is None
     assert quality.reject(leaking, seeds) == "solution_leak"
+    assert quality.reject("Which metal is the most noble?\nA. iron\nB. gold\nC. Iron", seeds) == "no_choices"
     assert quality.reject("Which metal is the most noble?\nA. iron\nB. gold", seeds) is None
     assert quality.reject("Which metal is the most noble?", seeds) == "no_choices"
     assert QualityFilter(require_choices=True).reject(without, None) == "no_choices"
