@@ -74,11 +74,16 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
     """(number, line, value) of every row of a file."""
     if os.path.isdir(path):  # Path.is_dir raises if the name is too long
         raise InputError(f"{name} is a directory; give a jsonl file of problems")
+    save = "datasets.load_dataset('ORGANISATION/NAME', split='train').to_json('seeds.jsonl')"
     if name.startswith("hub:"):
+        said = "seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
+        raise InputError(f"{name}: {said}: {save}")
+    # the hub's names have one slash and no ending: organisation/name
+    if name.count("/") == 1 and not path.suffix and not path.parent.exists():
         said = (
-            f"{name}: seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
+            f"does not exist; a data set of the hub is hub:{name} among data.evaluation.sets, for seeds save it first"
         )
-        raise InputError(f"{said}: datasets.load_dataset('ORGANISATION/NAME', split='train').to_json('seeds.jsonl')")
+        raise InputError(f"{name} {said}: {save}")
     refuse_other_formats(path, name)
     try:
         text = read_text(path, name, "give a jsonl file of problems")

@@ -66,8 +66,12 @@ def test_other_formats_are_named_with_what_is_read_and_how_to_convert(tmp_path: 
 
 
 def test_a_hub_name_where_only_files_are_read() -> None:
-    with pytest.raises(InputError, match=r"hub:gsm8k: seeds are read from files only.*data\.evaluation\.sets.*to_json"):
-        read_problems("hub:gsm8k", Fields(), "seed")
+    for name, said in (
+        ("hub:gsm8k", r"hub:gsm8k: seeds are read from files only.*data\.evaluation\.sets.*to_json"),
+        ("openai/gsm8k", r"openai/gsm8k does not exist.*hub:openai/gsm8k among data\.evaluation\.sets.*to_json"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_problems(name, Fields(), "seed")
 
 
 def read_one(folder: Path, row: dict, **fields: str) -> str:
