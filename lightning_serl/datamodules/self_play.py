@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.callbacks.defaults import announce_choice
+from lightning_serl.callbacks.filters import NoveltyFilter, QualityFilter
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
@@ -328,8 +329,16 @@ def _announce_filters(seeds: Sequence[Instruction], filters: Sequence[Instructio
     """Log what the filters would reject among the seeds, because new problems will be like them."""
     reasons: Counter[str] = Counter()
     seen = InstructionPool()
+    seen.judge_by(seeds)
+    whole = InstructionPool(seeds)
+    for rule in filters:
+        if isinstance(rule, NoveltyFilter) and (said := rule.frames_found(seen)):
+            rank_zero_info(said)
     for seed in seeds:
-        reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
+        reason = next(
+            (r for f in filters if (r := f.reject(seed, whole if isinstance(f, QualityFilter) else seen)) is not None),
+            None,
+        )
         seen.add(seed, "seed")
         if reason is not None:
             reasons[reason] += 1

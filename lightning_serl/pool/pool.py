@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lightning_serl.pool.similarity import SLACK, Integers, OverlapIndex, Query, rouge_l
+from lightning_serl.pool.frames import FramedTexts, Frames
+from lightning_serl.pool.similarity import SLACK, TextIndex
 from lightning_serl.pool.words import tokenise
 from lightning_serl.types import Instruction
 
@@ -30,8 +28,7 @@ class InstructionPool:
 
     Novelty compares with all of them; few-shot exemplars come from seeds and kept ones. Labels are not stored.
 
-    Similarity is ROUGE-L over the tokens of ``words.tokenise``. An index bounds the number of words that a text shares
-    with each entry, and so their common subsequence; only entries whose bound could matter are compared in full.
+    Similarity is ROUGE-L over the tokens of ``words.tokenise``; :class:`TextIndex` says how few entries are compared.
 
     Args:
         seeds: The problems to start from.
@@ -47,10 +44,9 @@ class InstructionPool:
         self._statuses: list[str] = []
         self._by_uid: dict[str, int] = {}
         self._by_text: dict[str, int] = {}
-        self._vocabulary: dict[str, int] = {}
-        self._words: list[array[int]] = []
-        self._lengths = array("i")
-        self._overlap = OverlapIndex()
+        self._index = TextIndex()
+        self._models: list[str] | None = None
+        self._framed: dict[float, FramedTexts] = {}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -108,14 +104,16 @@ class InstructionPool:
         if item.uid in self._by_uid:
             raise ValueError(f"the pool already holds an instruction with uid {item.uid!r}; uids must be unique")
         full = _full_text(item)
-        words = array("i", (self._vocabulary.setdefault(t, len(self._vocabulary)) for t in tokenise(full)))
-        self._overlap.add(words)
+        self._index.add(tokenise(full))
+        if status == "seed" and self._models is None:
+            self._framed.clear()
+        for framed in self._framed.values():
+            if framed.frames:
+                framed.add(full)
         self._items.append(item)
         self._statuses.append(status)
         self._by_uid[item.uid] = index
         self._by_text.setdefault(_plain(full), index)
-        self._words.append(words)
-        self._lengths.append(len(words))
         return index
 
     def mark_kept(self, which: str | int) -> None:
@@ -146,17 +144,17 @@ class InstructionPool:
             Score and index; ``(0.0, -1)`` for an empty pool.
         """
         full = _full_text(text)
-        query = Query(tokenise(full), self._vocabulary)
+        query = self._index.query(tokenise(full))
         best, best_index = 0.0, 0 if self._items else -1
         if not query.length:
             same = self._by_text.get(_plain(full))
             return (best, best_index) if same is None else (1.0, same)
-        entries, bounds = self._bounds(query, 0.0)
+        entries, bounds = self._index.bounds(query, 0.0)
         for place in np.argsort(-bounds, kind="stable"):
             if bounds[place] < best - SLACK:
                 break
             index = int(entries[place])
-            score = self._score(query, index)
+            score = self._index.score(query, index)
             if score > best or (score == best and index < best_index):
                 best, best_index = score, index
         return best, best_index
@@ -164,43 +162,65 @@ class InstructionPool:
     def similar(self, text: str | Instruction, threshold: float, among: tuple[str, ...] | None = None) -> int | None:
         """The entry that ``text`` repeats: one of the same text, or the first whose ROUGE-L F exceeds ``threshold``.
 
-        With ``among`` it is compared with entries of these statuses only, and by ROUGE-L alone.
+        Where many seeds are alike, two problems that share a frame of theirs are compared by the rest of their words
+        too, and only both scores above ``threshold`` make a repetition. With ``among`` a text is compared with entries
+        of these statuses only, and by ROUGE-L alone.
         """
         full = _full_text(text)
         same = self._by_text.get(_plain(full))
         if same is not None and among is None:
             return same
-        query = Query(tokenise(full), self._vocabulary)
-        entries, bounds = self._bounds(query, threshold)
-        for index in entries[bounds >= threshold - SLACK].tolist():
+        query = self._index.query(tokenise(full))
+        entries, bounds = self._index.bounds(query, threshold)
+        entries = entries[bounds >= threshold - SLACK]
+        framed = self._under_frames(threshold) if among is None and len(entries) else None
+        placed = None if framed is None else framed.frames.outside(full)
+        if framed is not None and placed is not None:
+            for index in framed.repeated(*placed, threshold):
+                if self._index.score(query, index) > threshold:
+                    return index
+            entries = entries[np.asarray(framed.places)[entries] != placed[0]]
+        for index in entries.tolist():
             if among is not None and self._statuses[index] not in among:
                 continue
-            if self._score(query, index) > threshold:
+            if self._index.score(query, index) > threshold:
                 return int(index)
         return None
 
+    def frames(self, threshold: float) -> Frames:
+        """The frames that the seeds share, judged by this ROUGE-L F; none where few of them are alike."""
+        models = self._models
+        if models is None:
+            models = [_full_text(item) for item in self.seeds]
+        return Frames(models, threshold)
+
+    def judge_by(self, seeds: Iterable[Instruction]) -> None:
+        """Take the frames of these seeds in place of those of the pool's own."""
+        self._models = [_full_text(seed) for seed in seeds]
+        self._framed.clear()
+
+    def _under_frames(self, threshold: float) -> FramedTexts | None:
+        """All entries under the frames of the seeds, ``None`` without frames."""
+        framed = self._framed.get(threshold)
+        if framed is None:
+            framed = FramedTexts(self.frames(threshold))
+            if framed.frames:
+                for item in self._items:
+                    framed.add(_full_text(item))
+            self._framed[threshold] = framed
+        return framed if framed.frames else None
+
     def alike(self, text: str | Instruction, threshold: float, limit: int) -> int:
         """The number of the policy's problems whose ROUGE-L F exceeds ``threshold``, counted up to ``limit``."""
-        query = Query(tokenise(_full_text(text)), self._vocabulary)
-        entries, bounds = self._bounds(query, threshold)
+        query = self._index.query(tokenise(_full_text(text)))
+        entries, bounds = self._index.bounds(query, threshold)
         count = 0
         for index in entries[bounds >= threshold - SLACK].tolist():
-            if self._statuses[index] != "seed" and self._score(query, index) > threshold:
+            if self._statuses[index] != "seed" and self._index.score(query, index) > threshold:
                 count += 1
                 if count == limit:
                     break
         return count
-
-    def _bounds(self, query: Query, threshold: float) -> tuple[Integers, npt.NDArray[np.float64]]:
-        """All entries that reach ``threshold`` (above 0), and others, in order, with upper bounds of ROUGE-L F."""
-        # An entry that shares c words has at least c words, so its score is at most 2c/(m+c).
-        share = min(threshold, 1.0) - SLACK
-        least = max(1, ceil(share * query.length / (2.0 - share)))
-        entries, overlap = self._overlap.reaching((word for _, word in query.places), least)
-        return entries, 2.0 * overlap / (np.asarray(self._lengths)[entries] + query.length)
-
-    def _score(self, query: Query, index: int) -> float:
-        return rouge_l(query.lcs(self._words[index]), query.length, self._lengths[index])
 
     def state_dict(self) -> dict[str, list[Any]]:
         """All entries, as columns of primitives; the index is rebuilt from them."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from math import ceil
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ _COUNTED = 2048
 
 Integers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 _Bits: TypeAlias = npt.NDArray[np.uint64]
+_Word = TypeVar("_Word", int, str)
 
 
 def rouge_l(lcs: int, length: int, other: int) -> float:
@@ -75,13 +78,13 @@ class OverlapIndex:
         octet, bit = divmod(self._entries, 8)
         if octet == self._bits.shape[1]:
             self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)], axis=1)
-        numbers = [self._numbers.setdefault(feature, len(self._numbers)) for feature in _features(words)]
+        numbers = [self._numbers.setdefault(feature, len(self._numbers)) for feature in features(words)]
         self._bits[_rows(numbers), octet] |= np.uint8(1 << bit)
         self._entries += 1
 
     def reaching(self, words: Iterable[int], least: int) -> tuple[Integers, Integers]:
         """The entries that may share ``least`` (1 or more) words with a text, in order, and their bounds."""
-        numbers = sorted(n for f in _features(words) if (n := self._numbers.get(f)) is not None)
+        numbers = sorted(n for f in features(words) if (n := self._numbers.get(f)) is not None)
         # Of a very long text only the rarer words, those with the last numbers, are counted; all others may be shared.
         uncounted = max(0, len(numbers) - _COUNTED)
         if least > len(numbers):
@@ -99,9 +102,54 @@ class OverlapIndex:
         return entries[: len(places)], bounds[places]
 
 
-def _features(words: Iterable[int]) -> Iterator[tuple[int, int]]:
+class TextIndex:
+    """Texts as words, with the search for those whose ROUGE-L F with another text exceeds a threshold.
+
+    An index bounds the number of words that a text shares with each entry, and so their common subsequence; only
+    entries whose bound could matter are compared in full.
+    """
+
+    def __init__(self) -> None:
+        self._vocabulary: dict[str, int] = {}
+        self._words: list[array[int]] = []
+        self._lengths = array("i")
+        self._overlap = OverlapIndex()
+
+    def add(self, tokens: Sequence[str]) -> None:
+        """Append a text."""
+        words = array("i", (self._vocabulary.setdefault(t, len(self._vocabulary)) for t in tokens))
+        self._overlap.add(words)
+        self._words.append(words)
+        self._lengths.append(len(words))
+
+    def query(self, tokens: Sequence[str]) -> Query:
+        """A text prepared for the other methods; it need not be an entry."""
+        return Query(tokens, self._vocabulary)
+
+    def bounds(self, query: Query, threshold: float) -> tuple[Integers, npt.NDArray[np.float64]]:
+        """All entries that reach ``threshold`` (above 0), and others, in order, with upper bounds of ROUGE-L F."""
+        # An entry that shares c words has at least c words, so its score is at most 2c/(m+c).
+        share = min(threshold, 1.0) - SLACK
+        least = max(1, ceil(share * query.length / (2.0 - share)))
+        entries, overlap = self._overlap.reaching((word for _, word in query.places), least)
+        return entries, 2.0 * overlap / (np.asarray(self._lengths)[entries] + query.length)
+
+    def score(self, query: Query, index: int) -> float:
+        """ROUGE-L F with an entry."""
+        return rouge_l(query.lcs(self._words[index]), query.length, self._lengths[index])
+
+    def above(self, tokens: Sequence[str], threshold: float) -> Iterator[int]:
+        """The entries whose ROUGE-L F exceeds ``threshold``, in order."""
+        query = self.query(tokens)
+        entries, bounds = self.bounds(query, threshold)
+        for index in entries[bounds >= threshold - SLACK].tolist():
+            if self.score(query, index) > threshold:
+                yield index
+
+
+def features(words: Iterable[_Word]) -> Iterator[tuple[_Word, int]]:
     """Each word with the number of its earlier occurrences: two texts share as many of these as words."""
-    seen: dict[int, int] = {}
+    seen: dict[_Word, int] = {}
     for word in words:
         before = seen.get(word, 0)
         seen[word] = before + 1

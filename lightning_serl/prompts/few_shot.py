@@ -15,11 +15,14 @@ class InstructionTemplate(PromptTemplate):
     """How the policy is asked for new problems: a numbered list of examples that it continues.
 
     Args:
+        chat: Put the list into a user turn of the tokenizer's chat template. By default it is plain text for chat
+            models too, which continue such a list better than they add to a user's (docs/domains.md); in the style
+            ``serl`` it is a turn whenever there is a chat template.
         header: The request above the list.
         item: One example, with the places ``{i}`` and ``{problem}``.
         dangling: End the list with the next number, so that the policy goes on with a problem.
-        stop: Strings that end a list; by default none under a chat template, and for a base model two blank lines,
-            after which it would leave the list.
+        stop: Strings that end a list; by default none under a chat template, and in plain text two blank lines, after
+            which the model would leave the list.
 
     Raises:
         InputError: if ``item`` lacks a place or names an unknown one, or a stop string is empty.
@@ -37,8 +40,12 @@ class InstructionTemplate(PromptTemplate):
         check_places("data.writing.template.item", self.item, ("i", "problem"), ())
         check_stop("data.writing.template.stop", self.stop)
 
+    def uses_chat(self, tokenizer: Any) -> bool:
+        """Whether the list goes through the tokenizer's chat template: only if ``chat`` is true."""
+        return bool(self.chat) and super().uses_chat(tokenizer)
+
     def render(self, exemplars: Sequence[Instruction]) -> str:
-        """The user turn, or the whole prompt of a base model, before tokenization.
+        """The whole prompt, or the user turn of a chat, before tokenization.
 
         The exemplars keep their order; options under ``meta["choices"]`` are listed in the item.
         """

@@ -8,6 +8,10 @@ from typing import Literal
 
 from lightning_serl.answers import strip_thinking
 from lightning_serl.prompts import serl as published
+from lightning_serl.prompts.asking import asks
+from lightning_serl.prompts.chatter import Tidied, tidy
+from lightning_serl.prompts.list_marks import pieces
+from lightning_serl.prompts.phrases import SOLUTION_WORDS, is_preface
 from lightning_serl.types import STYLES
 
 
@@ -19,17 +23,12 @@ class Item:
     truncated: bool = False
 
 
-_NUMBER = re.compile(r"^[ \t]*(?:\*\*|#+[ \t]+)?(\d{1,4})(?:[.)](?:\*\*)?(?:\s+|$)|[、．）][ \t]*)", re.MULTILINE)
+# The items of a completion are freed from chatter up to this many characters; those behind them stay as they are.
+_TIDIED = 60_000
 
-# Words that open a solution at the start of a line or sentence; the colon excludes "Answer the question".
-_SOLUTION_WORDS = (
-    "solutions?|(?:the )?(?:final |correct |right )?answers?|explanation|"
-    "解|解答|解析|答|答案|参考答案|正解|정답|풀이|soluci[oó]n|respuesta|solução|resposta|réponse|lösung|antwort|"
-    "soluzione|risposta|решение|ответ|الحل|الجواب|الإجابة|हल|उत्तर|समाधान"
-)
 # Repetitions are bounded: model text may be a megabyte of blank lines.
 _SOLUTION = re.compile(
-    rf"\\boxed\b|(?:^|[.?!。？！؟।;])[ \t\u3000*_#]{{0,20}}+(?:{_SOLUTION_WORDS})[*_]{{0,3}}\s{{0,3}}[:：]",
+    rf"\\boxed\b|(?:^|[.?!。？！؟।;])[ \t\u3000*_#]{{0,20}}+(?:{SOLUTION_WORDS})[*_]{{0,3}}\s{{0,3}}[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -57,14 +56,16 @@ def split_items(
         raise ValueError(f"unknown style {style!r}; use one of {', '.join(STYLES)}")
     if style == "serl":
         return [Item(found) for found in published.read_list(text)]
-    text = strip_thinking(text)
-    numbers = list(_NUMBER.finditer(text))
-    lead = text[: numbers[0].start()] if numbers else text
-    goes_on = first is not None and (not numbers or int(numbers[0][1]) == first + 1)
-    found = [lead] if goes_on and lead.strip() else []
-    ends = [*(n.start() for n in numbers[1:]), len(text)]
-    found += [text[n.end() : end] for n, end in zip(numbers, ends, strict=False)]
-    return [Item(t.strip(), not finished and i == len(found) - 1) for i, t in enumerate(found)]
+    found, torn = pieces(strip_thinking(text), first, finished)
+    items, room = [], _TIDIED
+    for place, piece in enumerate(found):
+        room -= len(piece.text)
+        tidied = tidy(piece.text) if room >= 0 else Tidied(piece.text.strip(), False)
+        if len(tidied.text) < 400 and is_preface(tidied.text) and not asks(tidied.text) and piece.number is None:
+            continue
+        # a problem is whole if only what followed it was cut off
+        items.append(Item(tidied.text, torn and place == len(found) - 1 and not tidied.cut))
+    return items
 
 
 def parse_instructions(

@@ -71,7 +71,7 @@ LISTS = [
     ("characters", "halves among words", "What is \ud800 the sum of three \udfff numbers?", {"accepted": 1}),
     ("characters", "control characters in it", "\x1b[31m\x07 is \x01 what \x02 number \x03 here?", {"accepted": 1}),
     ("characters", "a letter with 100,000 accents", "a" + "\u0301" * 100_000, {"too_short": 1}),
-    ("characters", "words under 500 accents each", " ".join(["e" + "\u0301" * 500] * 8), {"accepted": 1}),
+    ("characters", "words under 500 accents each", " ".join(["e" + "\u0301" * 500] * 8) + "?", {"accepted": 1}),
     ("characters", "from right to left", "\u202eWhat is the sum of two and five?", {"accepted": 1}),
     ("characters", "faces", "🤯🤯 🤯 🤯 🤯 🤯🤯", {"punctuation": 1}),
     ("braces", "a box that never closes", "What is \\boxed{\\frac{1}{ plus two times three", {"solution_leak": 1}),
@@ -85,7 +85,7 @@ LISTS = [
     ("markup", "the places of a template", "What is {problem} of {i} and %s %d {0}?", {"accepted": 1}),
     ("markup", "special tokens", "<|im_end|><|endoftext|> What is one plus two now?", {"accepted": 1}),
     ("code", "a program", '```python\nimport os\nos.system("true")\nprint("What now is it?")\n```', {"accepted": 1}),
-    ("code", "JSON", '{"problems": ["What is 1 + 2 plus three?", "How many?"]}', {"accepted": 1}),
+    ("code", "JSON", '{"problems": ["What is 1 + 2 plus three?", "How many?"]}', {"accepted": 1, "too_short": 1}),
     ("lists", "numbers without text", "\n".join(f"{i}." for i in range(6, 600)), {"empty": 594}),
     ("lists", "one number again and again", "5. \n" * 3000, {"empty": 3000}),
     ("lists", "one item again and again", listed([KETTLES] * 300), {"accepted": 1, "duplicate": 299}),
@@ -100,8 +100,8 @@ LISTS = [
     ("repetition", "a phrase", "What is the sum of the " * 5000, {"too_long": 1}),
     ("cut off", "in the only item", ("What is the sum of two odd", False), {"truncated_item": 1}),
     ("cut off", "after a number", (f"{KETTLES}\n6.", False), {"accepted": 1, "truncated_item": 1}),
-    ("cut off", "in a number", (f"6. {KETTLES}\n7", False), {"truncated_item": 1}),
-    ("solutions", "after the problem", "What is 3 plus four in total? Answer: 7", {"solution_leak": 1}),
+    ("cut off", "in a number", (f"6. {KETTLES}\n7", False), {"accepted": 1}),
+    ("solutions", "after the problem", "What is 3 plus four in total? Answer: 7", {"accepted": 1}),
 ]  # fmt: skip
 
 

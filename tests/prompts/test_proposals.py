@@ -1,6 +1,8 @@
 """The parser of proposed problems."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,18 @@ PARSED = [
 @pytest.mark.parametrize(("text", "problems"), PARSED)
 def test_default_parser(text: str, problems: list[str]) -> None:
     assert parse_instructions(text) == problems
+
+
+def test_problems_as_chat_models_write_them() -> None:
+    """Marks of every kind, containers, chatter before and after, whole problems, parts of a problem."""
+    lines = Path(__file__).with_name("proposals.jsonl").read_text(encoding="utf-8").splitlines()
+    wrong = []
+    for case in map(json.loads, lines):
+        got = parse_instructions(case["text"], first=case.get("first"), finished=case.get("finished", True))
+        if got != case["items"]:
+            wrong.append((case["text"], got))
+    assert len(lines) > 160
+    assert not wrong
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_options_are_listed_below_the_problem() -> None:
 def test_never_two_beginnings_and_never_an_end(tok: PreTrainedTokenizerFast, bos: int, chat: bool | None) -> None:
     for ids in (
         SolveTemplate(chat=chat).encode(tok, Instruction("P", "u"), "math"),
-        InstructionTemplate(chat=chat).encode(tok, [Instruction("P", "u")]),
+        InstructionTemplate(chat=bool(tok.chat_template) if chat is None else chat).encode(
+            tok, [Instruction("P", "u")]
+        ),
     ):
         begins = tok.convert_tokens_to_ids(BOS)
         printed = chat is None and tok.chat_template and "bos_token" in tok.chat_template
@@ -184,7 +186,8 @@ def test_stop_strings() -> None:
     assert SolveTemplate(plain="{problem}\n").stop_strings(PLAIN) == ["\n\n\n"]
     assert SolveTemplate(stop=["END"]).stop_strings(CHATS) == ["END"]
     assert SolveTemplate(stop=[]).stop_strings(PLAIN) == []
-    assert InstructionTemplate().stop_strings(CHATS) == []
+    assert InstructionTemplate(chat=True).stop_strings(CHATS) == []
+    assert InstructionTemplate().stop_strings(CHATS) == ["\n\n\n"]
     assert InstructionTemplate().stop_strings(PLAIN) == ["\n\n\n"]
     assert InstructionTemplate(stop=["\n9."]).stop_strings(PLAIN) == ["\n9."]
 
@@ -233,7 +236,9 @@ def test_items_are_one_line_with_options_below() -> None:
 
 
 def test_the_list_as_a_chat_turn() -> None:
-    template = InstructionTemplate(header="H", system="S")
+    template = InstructionTemplate(header="H", system="S", chat=True)
+    plain = InstructionTemplate(header="H", system="S")
+    assert shown(CHATS, plain.encode(CHATS, [Instruction("q", "q")])) == "<s>S\n\nH\n1. q\n2."
     assert shown(CHATS, template.encode(CHATS, [Instruction("q", "q")])) == (
         "<s>[system]S</s>[user]H\n1. q\n2.</s>[assistant]"
     )

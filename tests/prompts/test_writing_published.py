@@ -11,6 +11,7 @@ from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources import FewShotSelfInstruction, Writing
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import ReplayEngine, Sampling
+from lightning_serl.policy.loading import load_policy
 from lightning_serl.pool import InstructionPool
 from lightning_serl.prompts import InstructionTemplate, parse_instructions
 from lightning_serl.prompts import serl as writing
@@ -74,8 +75,6 @@ def test_a_source_of_this_style_reads_lists_so(tmp_path):
 
 
 def test_few_shot_prompts_are_cut_where_the_published_ones_are():
-    from lightning_serl.policy.loading import load_policy
-
     policy = load_policy("tiny:base")
     policy.causal_lm.config.max_position_embeddings = 2048
     long = [f"Compute {' + '.join(str(n) for n in range(300))}:" for _ in range(3)]
@@ -90,3 +89,18 @@ def test_few_shot_prompts_are_cut_where_the_published_ones_are():
     assert ":\n2." not in shown
     policy.causal_lm.config.max_position_embeddings = 1100
     assert len(source._request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy)).prompt_ids) == 76
+
+
+def test_only_this_style_puts_the_list_into_a_chat_by_itself():
+    policy = load_policy("tiny:base")
+    policy.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    pool, shown = InstructionPool(["a b c d", "e f g h"]), {}
+    for style, chat in (("serl", None), ("serl", False), ("default", None), ("default", True)):
+        template = InstructionTemplate(header="H", chat=chat)
+        writes = Writing(exemplars=2, from_kept=0, style=style, template=template, sampling=Sampling(max_tokens=50))
+        source = FewShotSelfInstruction(pool, writes)
+        request = source._request(pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
+        text = policy.tokenizer.decode(request.prompt_ids)
+        shown[style, chat] = "user" in text, list(request.sampling.stop)
+    chat, plain = (True, []), (False, ["\n\n\n"])
+    assert shown == {("serl", None): chat, ("serl", False): plain, ("default", None): plain, ("default", True): chat}

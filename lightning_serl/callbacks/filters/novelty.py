@@ -14,10 +14,14 @@ from lightning_serl.types import STYLES, Instruction, Reason
 class NoveltyFilter(InstructionFilter):
     """Rejects proposals that repeat an earlier problem.
 
+    Where more than a fifth of the seeds repeat others by ROUGE-L ("What is the capital of Norway?", "... of France?"),
+    the words of the frames that they share do not count between two problems of one frame: a repetition also has the
+    same words outside of it. An exact copy, in other case or punctuation too, is always one.
+
     Args:
         threshold: Largest ROUGE-L F with an earlier problem that is accepted, above 0 and at most 1.
         style: ``default`` compares with the seeds and all problems ever accepted; ``serl`` with the seeds and the
-            problems that are not answered yet, since SeRL's published code keeps no others.
+            problems that are not answered yet, since SeRL's published code keeps no others, and by ROUGE-L alone.
         max_alike: Reject a problem that resembles this many written problems: a policy tends to repeat a few stories
             with other numbers. By default there is no such limit.
         alike: ROUGE-L F above which two problems resemble each other, at most ``threshold``.
@@ -55,3 +59,14 @@ class NoveltyFilter(InstructionFilter):
             return "duplicate"
         limit = self.max_alike
         return "duplicate" if limit is not None and pool.alike(instruction, self.alike, limit) >= limit else None
+
+    def frames_found(self, pool: InstructionPool) -> str | None:
+        """The sentence for the log that says by which frames of the seeds problems are compared; ``None`` without."""
+        frames = pool.frames(self.threshold) if self.style == "default" else None
+        if not frames:
+            return None
+        return (
+            f"novelty: {frames.alike} of {frames.compared} seeds are above ROUGE-L {self.threshold:g} with another, so "
+            f"the words of the {len(frames.frames)} frame{'s'[: len(frames.frames) > 1]} that they share do not count; "
+            "NoveltyFilter(style=serl) counts them"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from lightning_serl.answers import split_choices
@@ -13,9 +13,11 @@ from lightning_serl.distributed.lightning_internals import callback_state_key
 from lightning_serl.errors import InputError, check_choice
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.pool.words import count_words
+from lightning_serl.prompts.asking import asks, asks_several, lacks_context, language_known
 from lightning_serl.prompts.proposals import has_solution
 from lightning_serl.types import STYLES, Instruction, Reason
 
+_MIN_WORDS = 4
 _MAX_WORDS = {"default": 600, "serl": published.MAX_WORDS}
 
 
@@ -23,15 +25,19 @@ class QualityFilter(InstructionFilter):
     """Rejects proposals that are empty, too short or long, cut off, or cannot be solved from their text.
 
     The style ``default`` accepts problems in any language and with leading formulas; ``serl`` applies the rules of
-    SeRL's published code.
+    SeRL's published code. ``default`` also rejects a text that asks nothing (``no_question``), asks for several answers
+    (``several_questions``) or leans on a story that is not there (``no_context``), in the languages whose questions it
+    knows. These three do not apply where more than a tenth of the seeds would be rejected so.
 
     Args:
         style: ``default`` or ``serl``.
-        min_words: Fewest words of a problem (characters in scripts without spaces).
+        min_words: Fewest words of a problem (characters in scripts without spaces); by default 4, in the style
+            ``default`` without a limit where more than a tenth of the seeds are shorter.
         max_words: Most words of a problem; by default 600, in the style ``serl`` 150.
         keywords: Words and phrases that reject a problem; by default references to a picture, which a text cannot
             show, in the style ``serl`` SeRL's list.
-        require_choices: Reject problems without options; by default if all seeds have options.
+        require_choices: Reject problems without options, or with the same one twice (``no_choices``); by default if all
+            seeds have options.
 
     Raises:
         InputError: for an unknown style, length bounds out of order or an empty keyword.
@@ -40,14 +46,16 @@ class QualityFilter(InstructionFilter):
     def __init__(
         self,
         style: Literal["default", "serl"] = "default",
-        min_words: int = 4,
+        min_words: int | None = None,
         max_words: int | None = None,
         keywords: list[str] | None = None,
         require_choices: bool | None = None,
     ) -> None:
         super().__init__()
         check_choice("QualityFilter.style", style, STYLES)
-        self.style, self.min_words, self.keywords, self.require_choices = style, min_words, keywords, require_choices
+        self.style, self.keywords, self.require_choices = style, keywords, require_choices
+        self.min_words = _MIN_WORDS if min_words is None else min_words
+        self._seeds_may_be_short = min_words is None
         self.max_words = _MAX_WORDS[style] if max_words is None else max_words
         if not 0 <= self.min_words <= self.max_words:
             raise InputError(
@@ -75,10 +83,10 @@ class QualityFilter(InstructionFilter):
             text = instruction if isinstance(instruction, str) else instruction.prompt
             reason = published.reject(text, self.min_words, self.max_words, self._keyword)
         else:
-            reason = self._reject_default(instruction)
+            reason = self._reject_default(instruction, pool) or _unlike_seeds(instruction, pool)
         return "no_choices" if reason is None and self._lacks_choices(instruction, pool) else reason
 
-    def _reject_default(self, instruction: Instruction | str) -> Reason | None:
+    def _reject_default(self, instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
         if isinstance(instruction, str):
             text, options = split_choices(instruction)[0], instruction
         else:
@@ -92,7 +100,7 @@ class QualityFilter(InstructionFilter):
             return "empty"
         if not words:
             return "punctuation"
-        if words < self.min_words:
+        if words < self.min_words and not (self._seeds_may_be_short and _usual(self._is_short, pool)):
             return "too_short"
         if words > self.max_words:
             return "too_long"
@@ -103,6 +111,9 @@ class QualityFilter(InstructionFilter):
             return "write_a_program"
         return "solution_leak" if _leaks_solution(options) else None
 
+    def _is_short(self, text: str) -> bool:
+        return count_words(text) < self.min_words
+
     def _lacks_choices(self, instruction: Instruction | str, pool: InstructionPool | None) -> bool:
         required = self.require_choices
         if required is None:
@@ -111,7 +122,38 @@ class QualityFilter(InstructionFilter):
         if not required:
             return False
         found = split_choices(instruction)[1] if isinstance(instruction, str) else instruction.meta.get("choices")
-        return len(found or ()) < 2
+        different = {" ".join(str(option).casefold().split()) for option in found or ()}
+        return len(different) < 2 or (self.style == "default" and len(different) < len(found or ()))
+
+
+# At most this many seeds show whether a form of problem is usual among them, and it is if more than this share has it.
+_SEEDS_READ, _USUAL = 100, 0.1
+
+
+def _unlike_seeds(instruction: Instruction | str, pool: InstructionPool | None) -> Reason | None:
+    """The first fault in what a problem asks, unless seeds have it too."""
+    text = instruction if isinstance(instruction, str) else instruction.prompt
+    choices = not isinstance(instruction, str) and bool(instruction.meta.get("choices"))
+    faults: tuple[tuple[Reason, Callable[[str], bool]], ...] = (
+        ("no_question", lambda problem: not asks(problem)),
+        ("several_questions", asks_several),
+        ("no_context", lacks_context),
+    )
+    for reason, has in faults:
+        if not has(text) or (choices and reason == "no_question"):
+            continue
+        # seeds that ask show that their language is known; without seeds there is only the text to judge it by
+        unknown = reason == "no_question" and (pool is None or not len(pool)) and not language_known(text)
+        if not unknown and not _usual(has, pool):
+            return reason
+    return None
+
+
+def _usual(has: Callable[[str], bool], pool: InstructionPool | None) -> bool:
+    """Whether more than a tenth of the seeds have a fault, so that it is none."""
+    seeds = [] if pool is None else pool.seeds
+    shown = [seed.prompt for seed in seeds[:: max(1, len(seeds) // _SEEDS_READ)]]
+    return sum(map(has, shown)) > _USUAL * len(shown)
 
 
 def _phrase_pattern(phrases: Sequence[str]) -> re.Pattern[str]:

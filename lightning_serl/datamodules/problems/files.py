@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_serl import tiny
+from lightning_serl.datamodules.problems.formats import refuse_encoding, refuse_other_formats
 from lightning_serl.datamodules.problems.rows import Fields, subject_of, to_problem
 from lightning_serl.errors import InputError
 from lightning_serl.jsonl import decode, numbered_lines, parse_line, read_text, skip_blanks
@@ -73,9 +74,22 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
     """(number, line, value) of every row of a file."""
     if os.path.isdir(path):  # Path.is_dir raises if the name is too long
         raise InputError(f"{name} is a directory; give a jsonl file of problems")
+    save = "datasets.load_dataset('ORGANISATION/NAME', split='train').to_json('seeds.jsonl')"
+    if name.startswith("hub:"):
+        said = "seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
+        raise InputError(f"{name}: {said}: {save}")
+    # the hub's names have one slash and no ending: organisation/name
+    if name.count("/") == 1 and not path.suffix and not path.parent.exists():
+        said = (
+            f"does not exist; a data set of the hub is hub:{name} among data.evaluation.sets, for seeds save it first"
+        )
+        raise InputError(f"{name} {said}: {save}")
+    refuse_other_formats(path, name)
     try:
         text = read_text(path, name, "give a jsonl file of problems")
     except InputError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            refuse_encoding(error, path.read_bytes(), name)
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         said = f"problem file {name} does not exist; check the path (it is relative to {Path.cwd().name}/)"

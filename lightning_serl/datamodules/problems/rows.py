@@ -13,6 +13,10 @@ from lightning_serl.jsonl import check_unicode
 from lightning_serl.types import Instruction
 
 _OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
+# Fields beside the problem that hold a part of it, and those that come after it (alpaca's `input`).
+_BEFORE, _AFTER = ("context", "passage", "body", "story", "background"), ("input",)
+#: More characters are no problem but a mistake in the file.
+LONGEST_PROBLEM = 200_000
 _SUBJECTS = ("subject", "type", "data_topic", "category")
 
 
@@ -22,6 +26,8 @@ class Fields:
 
     Args:
         problem: The problem. Without a field of the default name, ``question``, ``prompt`` or ``instruction`` is read.
+            The ``input`` of an ``instruction`` is put behind it, and ``context``, ``passage``, ``body``, ``story`` or
+            ``background`` before it.
         answer: The gold answer, for rewards and evaluations that use labels; null ignores labels.
         choices: The options of a multiple-choice problem, a list of strings.
         level: Difficulty, for results by level of an evaluation set; by default ``level`` or ``grade``.
@@ -67,7 +73,22 @@ def _problem(row: Mapping[str, Any], fields: Fields, where: str, option: str) ->
         raise InputError(f"{where}: field {field!r} holds {_kind(problem)}, not a string")
     if not problem.strip():
         raise InputError(f"{where}: field {field!r} is empty; write a problem or remove the line")
+    problem = _whole(row, field, problem)
+    if len(problem) > LONGEST_PROBLEM:
+        said = f"{where}: field {field!r} has {len(problem):,} characters, a problem at most {LONGEST_PROBLEM:,}"
+        raise InputError(f"{said}; shorten the problem or remove the line")
     return check_unicode(problem, f"{where}: field {field!r}")
+
+
+def _whole(row: Mapping[str, Any], field: str, problem: str) -> str:
+    """The problem with what the fields beside it hold of it: the text it asks about, the input of an instruction."""
+
+    def held(names: tuple[str, ...]) -> list[str]:
+        texts = [row[name].strip() for name in names if name != field and isinstance(row.get(name), str)]
+        return [text for text in texts if text and text not in problem]
+
+    after = held(_AFTER) if field == "instruction" else []
+    return "\n".join([*held(_BEFORE), problem, *after]) if after or held(_BEFORE) else problem
 
 
 def _choices(row: Mapping[str, Any], fields: Fields, where: str) -> list[str] | None:

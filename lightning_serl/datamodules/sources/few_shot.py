@@ -123,6 +123,8 @@ class FewShotSelfInstruction(InstructionSource):
         if ctx.policy is None:
             return Request((), seeds, sampling)
         context = ctx.engine.shared_context(ctx.policy)
+        if self.writing.style == "serl" and template.chat is None:
+            template = replace(template, chat=bool(getattr(ctx.policy.tokenizer, "chat_template", None)))
         sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
         if self.writing.style == "serl":
             shown = [replace(i, prompt=published.exemplar(i.prompt)) for i in shown]

@@ -29,7 +29,7 @@ DEFAULT = [
     ("\\(2x + 3 = 9\\). Solve for x.", None),
     ("12 + 5 - 3 = ?", "too_short"),
     ("12 + 5 - 3 + 8 = ?", None),
-    ("小明有五个苹果,又买了三个。", None),
+    ("小明有五个苹果,又买了三个。一共有几个?", None),
     ("¿Cuánto es la mitad de ocho?", None),
     ("لدى أحمد خمس تفاحات، كم تفاحة لديه؟", None),
     ("राम के पास पाँच सेब हैं?", None),
@@ -38,7 +38,7 @@ DEFAULT = [
     ("On a map one inch stands for five miles. How far is three inches?", None),
     ("A picture frame is 5 by 7 inches; find its area.", None),
     ("A student prepares a solution: 5 g of NaCl in 1 L of water. What is its molarity?", None),
-    (" ".join(["A tenant of the house claims damages."] * 60), None),
+    (" ".join(["A tenant of the house claims damages."] * 60) + " Who pays?", None),
     ("", "empty"),
     (" \n\t", "empty"),
     ("?!? ...", "punctuation"),
@@ -85,7 +85,7 @@ DEFAULT = [
     ("Nella figura, quanto misura l'angolo ABC?", "keyword"),
     ("Na figura abaixo, qual é a área do quadrado?", "keyword"),
     ("चित्र में दिखाए गए त्रिभुज का क्षेत्रफल ज्ञात करो।", "keyword"),
-    ("You mix two solutions. Solution: 0.1 mol HCl in 1 L", None),
+    ("You mix two solutions. Solution: 0.1 mol HCl in 1 L. What is the pH?", None),
     ("You mix two solutions.\nSolution: 50 mL of water.\nWhat is the pH?\nAnswer: 7", "solution_leak"),
     ("What is the molarity of 5 g in 1 L? Solution: 0.5 M", "solution_leak"),
     ("Find the molarity of 5 g of salt. Solution: 0.5 M", "solution_leak"),
@@ -97,6 +97,26 @@ DEFAULT = [
     ("三加四等于多少?\n答案:七", "solution_leak"),
     ("¿Cuánto es tres más cuatro? Respuesta: siete", "solution_leak"),
     ("Сколько будет три плюс четыре? Ответ: семь", "solution_leak"),
+    ("There are 2 * 5 + 17.", None),
+    ("The capital of Peru is ____.", None),
+    ("Name the capital of Peru.", None),
+    ("Given that $2x = 6$, find $x$.", None),
+    ("太郎はりんごを五個持っています。全部で何個ですか。", None),
+    ("Is 7 a prime number? Give a reason for your answer.", None),
+    ("How many eggs does Ann have if she buys a dozen?", None),
+    ("Paris is the capital of France.", "no_question"),
+    ("These problems test your knowledge of history.", "no_question"),
+    ("The sum of two even numbers is always even.", "no_question"),
+    ("El perro tiene cuatro patas y una cola.", "no_question"),
+    ("La tour Eiffel est une tour de Paris.", "no_question"),
+    ("Die Stadt Berlin ist die Hauptstadt von Deutschland.", "no_question"),
+    ("太郎はりんごを五個買いました。", "no_question"),
+    ("Миша купил пять яблок в магазине.", "no_question"),
+    ("How many days are in a week? How many hours are in a day?", "several_questions"),
+    ("A cat has 4 legs. (a) How many have 3 cats? (b) How many have 5 cats?", "several_questions"),
+    ("What is left of 9 after 4 go? **Problem 6:** What is 7 plus 3?", "several_questions"),
+    ("How many apples does she have left?", "no_context"),
+    ("How many legs are there in total?", "no_context"),
 ]
 
 SERL = [
@@ -154,8 +174,9 @@ def test_every_reason_of_the_quality_rules_is_in_the_tables() -> None:
     }  # fmt: skip
     assert {r for _, r in DEFAULT if r} == {
         "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "solution_leak",
+        "no_question", "several_questions", "no_context",
     }  # fmt: skip
-    assert len(set(REASONS)) == len(REASONS) == 17
+    assert len(set(REASONS)) == len(REASONS) == 20
 
 
 def test_a_cut_off_proposal_is_named_as_such() -> None:
@@ -174,6 +195,7 @@ def test_choices() -> None:
     assert quality.reject(without, seeds) == "no_choices"
     assert quality.reject(with_options, seeds) is None
     assert quality.reject(leaking, seeds) == "solution_leak"
+    assert quality.reject("Which metal is the most noble?\nA. iron\nB. gold\nC. Iron", seeds) == "no_choices"
     assert quality.reject("Which metal is the most noble?\nA. iron\nB. gold", seeds) is None
     assert quality.reject("Which metal is the most noble?", seeds) == "no_choices"
     assert QualityFilter(require_choices=True).reject(without, None) == "no_choices"
@@ -187,10 +209,25 @@ def test_quality_options() -> None:
     own = QualityFilter(keywords=["如图", "look  up", "C++"])
     assert own.reject("如图所示,求角的度数。", None) == "keyword"
     assert own.reject("Please LOOK\nup the boiling point.", None) == "keyword"
-    assert own.reject("Please overlook upper and lower parts.", None) is None
+    assert own.reject("Should one overlook upper and lower parts?", None) is None
     assert own.reject("What does C++ print for this line?", None) == "keyword"
     assert own.reject("In the figure, find the angle ABC.", None) is None
     assert QualityFilter(keywords=[]).reject("In the figure, find the angle ABC.", None) is None
+
+
+def test_what_seeds_do_is_no_fault() -> None:
+    told = "The tower stands in the middle of the town."
+    parts = "A cat has 4 legs. (a) How many have 3 cats? (b) How many have 5 cats?"
+    asking = InstructionPool([f"What is the sum of {i} and {i}?" for i in range(9)])
+    assert [QualityFilter().reject(text, asking) for text in (told, parts)] == ["no_question", "several_questions"]
+    assert QualityFilter().reject("Mji mkuu wa Kenya ni Nairobi leo.", asking) == "no_question", "the seeds ask"
+    telling = InstructionPool([f"The number {i} comes from the town of birth." for i in range(9)])
+    assert QualityFilter().reject(told, telling) is None
+    assert QualityFilter().reject(parts, InstructionPool([parts.replace("cat", "dog")])) is None
+    short = InstructionPool(["Who wrote Hamlet?", "Who wrote Faust?", "What is the capital of Peru?"])
+    assert [QualityFilter().reject("Who wrote Emma?", pool) for pool in (asking, short)] == ["too_short", None]
+    with_options = Instruction("The smallest of these numbers is", "u", meta={"choices": ["3", "4"]})
+    assert QualityFilter().reject(with_options, None) is None
 
 
 def test_novelty() -> None:

@@ -113,6 +113,9 @@ WRITTEN = {
     SEED: ("duplicate", "duplicate"),
     "What is two plus two? Answer: 4": ("solution_leak", "kept"),
     "Find the sum of the numbers " + "12345678901 " * 9: ("over_long_prompt", "over_long_prompt"),
+    "The answer of the town is the answer of all.": ("no_question", "kept"),
+    "How many is one and one? How many is two and one?": ("several_questions", "kept"),
+    "How many of them are left in total?": ("no_context", "kept"),
     "Last of all, this problem is cut off in": ("truncated_item", "kept"),
 }
 
