@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_serl.cli import run_folder
+from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
-from lightning_serl.errors import EngineFailure, InputError, SeRLError
+from lightning_serl.errors import EngineFailure, InputError, SeRLError, own_place, said_by
 
 _LONGEST_LINE = 300
 
@@ -119,16 +120,17 @@ def _sentence(error: BaseException) -> str:
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
     if "numpy accepts from" in text:
         text = f"seed_everything: {text}"
+    place = own_place(error)
     if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
-        return text
+        return text if place is None or place.split(":")[0] in text else f"{place}: {text}"
     if isinstance(error, ModuleNotFoundError):
-        return f"{text}; install the package that provides it"
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"{place}: {text}" if place else f"{text}; install the package that provides it"
+    said = said_by(error) if place is None else f"{place}: {said_by(error)}"
     frames = traceback.extract_tb(error.__traceback__)
-    if len(text.split()) < 3 and frames:  # too short without its place, which may be in the user's own code
+    if len(text.split()) < 3 and frames and place is None:  # too short without its place
         where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         said = f"{said} in {where}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
-    return said
+    return said if place is None else f"{said}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
 
 
 def _handle_sigterm(state: CommandState) -> Any:
@@ -167,4 +169,5 @@ def _mute_other_libraries() -> None:
 
 def entry() -> NoReturn:
     """The console script."""
+    find_modules_here()
     sys.exit(main())

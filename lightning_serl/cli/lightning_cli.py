@@ -18,13 +18,15 @@ from lightning_serl.callbacks.memory_plan import report_memory_plan
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
 from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
+from lightning_serl.cli.own_code import check_class_paths
 from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal, refusal
 from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
 from lightning_serl.cli.run_folder import CommandState
+from lightning_serl.cli.short_names import spell_out
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
 from lightning_serl.distributed.strategies import check_strategy, check_strategy_name
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, own_place
 from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = "Self-play reinforcement learning of language models without labels."
@@ -121,7 +123,7 @@ class SelfPlayCLI(StrictCLI):
     """Parses the arguments, makes module, datamodule and Trainer, and runs the subcommand; fills in ``state``."""
 
     def __init__(self, args: Sequence[str], state: CommandState) -> None:
-        self.state, self.arguments = state, [with_current_paths(argument) for argument in args]
+        self.state, self.arguments = state, spell_out([with_current_paths(argument) for argument in args])
         super().__init__(
             SeRLModule,
             SelfPlayDataModule,
@@ -152,6 +154,7 @@ class SelfPlayCLI(StrictCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI would warn where arguments are given besides those of the process."""
+        check_class_paths(self.arguments)
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
@@ -187,7 +190,8 @@ class SelfPlayCLI(StrictCLI):
             said = construction_refusal(str(error), self.config[self.subcommand])
             if said is None:
                 raise
-            raise InputError(said) from error
+            place = own_place(error)
+            raise InputError(said if place is None else f"{place}: {said}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Construct the Trainer and add the callbacks of a run of the command line."""

@@ -11,6 +11,8 @@ from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
+from lightning_serl.cli.own_code import import_trouble
+
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
 _OPTION = re.compile(r"(?:(?:Subcommand|Group) '[\w.]+' does not accept option|Option) '([^']+)'")
@@ -134,7 +136,7 @@ def _without_class(option: str, text: str, reasons: list[str]) -> str:
 def _is_implied(reason: str, text: str) -> bool:
     """Whether the parser took the base class of an option, such as Callback, because no class was given."""
     kind = _CLASS.match(reason)
-    if kind is None or is_dataclass(resolve_name(kind[1])):
+    if kind is None or import_trouble(kind[1]) or is_dataclass(resolve_name(kind[1])):
         return False
     bases = "".join(re.findall(r"Subtypes: (.*)", text))
     return re.search(rf"\.{kind[1].rpartition('.')[2]}\b", bases) is not None
@@ -151,10 +153,16 @@ def _class_with(option: str, parameter: str, named: str = "") -> str:
 
 def _in_class(option: str, text: str, reasons: list[str]) -> str:
     """The refusal of an option of a class that was given; empty if the text is about something else."""
-    kind = _CLASS.match(reasons[0])
-    if kind is None or len(reasons) < 2:
+    first = next((place for place, one in enumerate(reasons) if _CLASS.match(one)), 0)
+    kind = _CLASS.match(reasons[first])
+    if kind is None and (given := re.search(r"'class_path': '([\w.]+)'", text)) and "." in given[1]:
+        trouble = import_trouble(given[1])
+        return f"{option}: {trouble}" if trouble else ""
+    if kind is None or len(reasons) < first + 2:
         return ""
-    name, reason = kind[1].rpartition(".")[2], reasons[1]
+    if trouble := import_trouble(kind[1]) if "." in kind[1] else None:
+        return f"{option}: {trouble}"
+    name, reason = kind[1].rpartition(".")[2], reasons[first + 1]
     one_of_many = re.search(r"^\s*Given value: \[", text, re.MULTILINE)
     if reason.startswith("there is no option"):
         return f"{option}: {name} has no option{reason.removeprefix('there is no option')}"

@@ -11,11 +11,13 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.answers import AnswerGrader, detect_grader, resolve_grader
+from lightning_serl.answers import detect_grader, resolve_grader
 from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
+    GraderLike,
+    RewardLike,
     named_reward,
     parse_grader,
     parse_paths,
@@ -40,7 +42,7 @@ from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.evaluation.grading import SetGrader, set_graders
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
-from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
+from lightning_serl.rewards import LabelElseVote, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Instruction
 
@@ -88,8 +90,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         seeds: str | None = None,
         source: str | InstructionSource = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
-        reward: Reward | dict[str, Reward] | str | None = None,
-        grader: AnswerGrader | str = "auto",
+        reward: RewardLike | dict[str, RewardLike] | str | None = None,
+        grader: GraderLike | str = "auto",
         engine: RolloutEngine | None = None,
         round: RoundOptions = RoundOptions(),  # noqa: B008
         writing: Writing = Writing(),  # noqa: B008
@@ -113,8 +115,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         check_range("data.seed", seed, at_least=0)
         # path objects are accepted too; with them in the annotation, the command line would read null as the path None
         self.seeds = None if seeds is None else os.fspath(seeds)
-        self.source, self.fields = source, fields
-        self.mix_ratio = parse_source(source)
+        self.fields = fields
+        self.source, self.mix_ratio = parse_source(source)
         self.reward_name, self.rewards = parse_reward(reward)
         self.grader, self.grader_name = parse_grader(grader)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
