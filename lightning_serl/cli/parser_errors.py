@@ -160,8 +160,6 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
         return f"{option}: {trouble}" if trouble else ""
     if kind is None or len(reasons) < first + 2:
         return ""
-    if trouble := import_trouble(kind[1]) if "." in kind[1] else None:
-        return f"{option}: {trouble}"
     name, reason = kind[1].rpartition(".")[2], reasons[first + 1]
     one_of_many = re.search(r"^\s*Given value: \[", text, re.MULTILINE)
     if reason.startswith("there is no option"):
@@ -170,7 +168,8 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
         return f"{option}: {name} needs {required[1]}" + ("" if one_of_many else f"; give --{option}.{required[1]}")
     if re.match(r"[\w.]+: ", reason):
         return f"{option}: {name}.{reason}" if one_of_many else f"{option}.{reason}"
-    return f"{option}: {name}: {reason}"
+    trouble = import_trouble(kind[1]) if "." in kind[1] else None
+    return f"{option}: {trouble or f'{name}: {reason}'}"
 
 
 def _reason(text: str, reasons: list[str]) -> str:

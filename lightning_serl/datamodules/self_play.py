@@ -174,6 +174,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read and check every file, choose the graders and log them; no model is loaded yet."""
         self.check_trainer(self.trainer, stage)
+        checks.check_module(self.trainer, stage)
         self._choose_graders()
         self.session.attach(self.trainer, self._parts())
         if stage == "fit":

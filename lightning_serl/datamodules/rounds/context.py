@@ -173,7 +173,7 @@ class Context:
 
 
 def _instructions(given: Sequence[Instruction | str]) -> list[Instruction]:
-    """Instructions as they are, and strings as instructions; their uids depend on the text and its place among equals."""
+    """The instructions, made of the strings among them; their uids depend on the text and on equal ones before it."""
     seen: Counter[str] = Counter()
     out = []
     for one in given:
