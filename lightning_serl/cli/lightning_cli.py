@@ -12,12 +12,14 @@ import lightning.pytorch as pl
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_serl.callbacks import Checkpoints, Export, Ledger, RolloutHooks, Summary
 from lightning_serl.callbacks.memory_plan import report_memory_plan
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
 from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
+from lightning_serl.cli.exported import exported_options, said_of_export
 from lightning_serl.cli.own_code import check_class_paths
 from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal, refusal
 from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
@@ -156,10 +158,16 @@ class SelfPlayCLI(StrictCLI):
         """Parse; LightningCLI would warn where arguments are given besides those of the process."""
         check_class_paths(self.arguments)
         self.config = parser.parse_args(args)
+        self.exported = exported_options(self.config)
+        if self.exported is not None:  # first in the line, so that every other option wins
+            place = list(args).index(self.config.subcommand) + 1
+            self.config = parser.parse_args([*args[:place], "-c", str(self.exported), *args[place:]])
 
     def before_instantiate_classes(self) -> None:
         """Check the options that concern no single class, and settle run folder and checkpoint."""
         options = self.config[self.subcommand]
+        if self.exported is not None:
+            rank_zero_info(said_of_export(self.exported, options))
         for group in option_groups(self.command_parser):
             if (value := options.get(group)) is None:
                 raise InputError(f"{group} is empty in a configuration; give options by name or remove the line")
@@ -228,6 +236,7 @@ class SelfPlayCLI(StrictCLI):
             # max_steps or max_time ended the run inside an epoch
             trainer.validate(model, self.datamodule, verbose=False)
             self._callback(Ledger).enter_evaluation(trainer.global_step, model)
+            self._callback(Export).write_card(trainer)
         self._callback(Summary).finish(trainer)
 
     def _callback(self, kind: type[Any]) -> Any:

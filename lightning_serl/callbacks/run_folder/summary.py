@@ -138,6 +138,10 @@ class Summary(RolloutHooks):
             }
         return summary
 
+    def compared(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        """The first and the last evaluation of every set, as in the table."""
+        return {name: (_short(self.before.get(name, {})), _short(after)) for name, after in self.after.items()}
+
     def _print(self, summary: dict[str, Any]) -> None:
         console = Console(file=sys.stdout, highlight=False)
         before, after = summary["before"], summary["after"]
