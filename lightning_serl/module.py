@@ -22,7 +22,7 @@ from lightning_serl.distributed.strategies import compute_dtype, precision_of
 from lightning_serl.errors import InputError, check_range
 from lightning_serl.evaluation.metrics import GradedProblem
 from lightning_serl.evaluation.results import EvaluationBatch, EvaluationResults, figures, logged
-from lightning_serl.objectives.experience import BatchLayout, experience
+from lightning_serl.objectives.experience import BatchLayout, check_batch, experience
 from lightning_serl.objectives.options import Objective, ResolvedObjective
 from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
 from lightning_serl.objectives.surrogate import Surrogate
@@ -309,6 +309,7 @@ class SeRLModule(pl.LightningModule):
 
         Lightning divides it by the accumulation count, and data parallelism the gradient by the world size.
         """
+        check_batch(batch)
         surrogate = Surrogate(self.objective, batch)
         loss, stats = surrogate.evaluate(self.policy)
         self._totals.add(surrogate, loss, stats)

@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,16 +39,18 @@ def main(args: Sequence[str] | None = None) -> int:
         # lines reach a log file at once; file names may hold characters that the encoding of stdout lacks
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     state, status, message = CommandState(), 0, ""
-    former = _handle_sigterm(state)
+    former, formatting = _handle_sigterm(state), warnings.formatwarning
     try:
         from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
+        warnings.formatwarning = _without_our_paths(warnings.formatwarning)
         SelfPlayCLI(sys.argv[1:] if args is None else args, state)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         status, message = _outcome(error, state)
         if isinstance(error, Exception) and os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
             traceback.print_exc()
     finally:
+        warnings.formatwarning = formatting
         if state.lock is not None:
             os.close(state.lock)
         os.environ.pop(run_folder.VARIABLE, None)
@@ -152,6 +154,18 @@ def _handle_sigterm(state: CommandState) -> Any:
     return former
 
 
+def _without_our_paths(former: Callable[..., str]) -> Callable[..., str]:
+    """A ``warnings.formatwarning`` that puts no file and line before the warnings of this package."""
+    package = str(Path(__file__).parents[1])
+
+    def formatted(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        if filename.startswith(package):
+            return f"warning: {message}\n"
+        return former(message, category, filename, lineno, line)
+
+    return formatted
+
+
 def _mute_other_libraries() -> None:
     """Drop log lines and warnings that a user can do nothing about."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -161,7 +175,6 @@ def _mute_other_libraries() -> None:
     for pattern in (
         r".*LeafSpec.*is deprecated.*",  # Lightning uses a name of torch that is deprecated
         r".*does not have many workers.*",  # the stream generates in the main process on purpose
-        r".*Total length of `list` across ranks is zero.*",  # a run without evaluation sets is a choice
     ):
         warnings.filterwarnings("ignore", message=pattern)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

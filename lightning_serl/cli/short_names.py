@@ -7,16 +7,22 @@ without options stays as it is: the datamodule makes the object then, with the r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from inspect import isclass
 
 import yaml
 
-_GRADERS = ("MathGrader", "ChoiceGrader", "TextGrader")
-_REWARDS = ("FormatReward", "LabelElseVote", "MajorityVote", "PairwiseVote", "RandomReward", "RuleReward")
-#: Class paths by option and short name.
-CLASS_PATHS = {
-    "data.grader": {name: f"lightning_serl.answers.{name}" for name in _GRADERS}
-    | {name.removesuffix("Grader").lower(): f"lightning_serl.answers.{name}" for name in _GRADERS},
-    "data.reward": {name: f"lightning_serl.rewards.{name}" for name in (*_REWARDS, "VerifiableReward")},
+from lightning_serl import answers, rewards
+
+_PACKAGES = {"data.grader": answers, "data.reward": rewards}
+#: Class paths by option and short name; ``math`` is a short name of ``MathGrader``.
+CLASS_PATHS: dict[str, dict[str, str]] = {
+    option: {
+        short: f"{package.__name__}.{name}"
+        for name in package.__all__
+        if isclass(part := getattr(package, name)) and not getattr(part, "_is_protocol", False)
+        for short in (name, name.removesuffix("Grader").lower())
+    }
+    for option, package in _PACKAGES.items()
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import reprlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,12 @@ from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import LabelElseVote, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Instruction
+
+# The option of a filter that decides on a reason.
+_LOOSEN = {
+    "duplicate": ".threshold", "too_short": ".min_words", "too_long": ".max_words", "keyword": ".keywords",
+    "no_choices": ".require_choices",
+}  # fmt: skip
 
 
 class SelfPlayDataModule(pl.LightningDataModule):
@@ -205,7 +212,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
                 name: read_set(os.fspath(spec), self.evaluation.fields, name)
-                for name, spec in sorted(self.evaluation.sets.items())
+                for name, spec in sorted((self.evaluation.sets or {}).items())
             }
 
     def _read_seeds(self) -> None:
@@ -301,6 +308,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[EvaluationStream]:
         """One stream for each evaluation set."""
+        if not self.evaluation_problems:  # a run without evaluation sets is a choice, of which Lightning warns
+            warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
         return [
             EvaluationStream(self.session, self.evaluation, name, problems, self.evaluation_graders.get(name))
             for name, problems in self.evaluation_problems.items()
@@ -344,19 +353,26 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
 def _announce_filters(seeds: Sequence[Instruction], filters: Sequence[InstructionFilter]) -> None:
     """Log what the filters would reject among the seeds, because new problems will be like them."""
-    reasons: Counter[str] = Counter()
+    rejected: dict[str, list[str]] = {}
+    options: dict[str, str] = {}
     seen = InstructionPool()
     for seed in seeds:
-        reason = next((r for f in filters if (r := f.reject(seed, seen)) is not None), None)
+        found = ((f, reason) for f in filters if (reason := f.reject(seed, seen)) is not None)
+        by, reason = next(found, (None, None))
         seen.add(seed, "seed")
         if reason is not None:
-            reasons[reason] += 1
-    bad = sum(reasons.values())
+            rejected.setdefault(reason, []).append(seed.prompt)
+            options[reason] = f"{type(by).__name__}{_LOOSEN.get(reason, '')}"
+    bad = sum(map(len, rejected.values()))
     if not bad:
         return
-    ranked = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
-    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({ranked}); the seeds are used anyway"
+    ranked = sorted(rejected, key=lambda reason: (-len(rejected[reason]), reason))
+    counts = ", ".join(f"{reason} {len(rejected[reason])}" for reason in ranked)
+    examples = "; ".join(f"{reason}: {reprlib.repr(rejected[reason][0])}" for reason in ranked[:2])
+    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({counts}), such as {examples}"
+    loosen = " and ".join(dict.fromkeys(options[reason] for reason in ranked[:2]))
     if 2 * bad > len(seeds):
-        rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
+        said = f"the seeds are used anyway, but problems like them will be rejected: change {loosen}"
+        rank_zero_warn(f"{message}; {said} (trainer.callbacks; list the other filters too)")
     else:
-        rank_zero_info(message)
+        rank_zero_info(f"{message}; the seeds are used anyway ({loosen})")

@@ -57,13 +57,23 @@ class Context:
         self._calls += 1
         return rng_for(self.seed, "context", self.round, self._calls)
 
-    def extract(self, text: str) -> str | None:
-        """The answer in a finished response as the run's grader reads it, ``None`` if it finds none."""
-        return self.grader.extract(text)
+    def extract(self, text: str, problem: Instruction | None = None) -> str | None:
+        """The answer in a finished response as the run's grader reads it, ``None`` if it finds none.
 
-    def same(self, a: str, b: str) -> bool:
+        Some graders read the answers to a ``problem`` by its kind or its options.
+        """
+        return self._grader_for(problem).extract(text)
+
+    def same(self, a: str, b: str, problem: Instruction | None = None) -> bool:
         """Whether two answers are equal for the run's grader."""
-        return self.grader.same(a, b)
+        return self._grader_for(problem).same(a, b)
+
+    def _grader_for(self, problem: Instruction | None) -> AnswerGrader:
+        for_problem = getattr(self.grader, "for_problem", None)
+        if problem is None or for_problem is None:
+            return self.grader
+        grader: AnswerGrader = for_problem(problem.prompt, problem.meta.get("choices"))
+        return grader
 
     def encode(self, instruction: Instruction) -> tuple[int, ...]:
         """Token ids of an instruction's solve prompt; empty when rollouts are replayed."""
