@@ -123,16 +123,21 @@ def _sentence(error: BaseException) -> str:
     if "numpy accepts from" in text:
         text = f"seed_everything: {text}"
     place = own_place(error)
+    where = "" if place is None or place.split(":")[0] in text else f" in {place}"
     if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
-        return text if place is None or place.split(":")[0] in text else f"{place}: {text}"
+        return _cut(text, where)
     if isinstance(error, ModuleNotFoundError):
-        return f"{place}: {text}" if place else f"{text}; install the package that provides it"
-    said = said_by(error) if place is None else f"{place}: {said_by(error)}"
+        return _cut(text, where or "; install the package that provides it")
     frames = traceback.extract_tb(error.__traceback__)
-    if len(text.split()) < 3 and frames and place is None:  # too short without its place
-        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        said = f"{said} in {where}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
-    return said if place is None else f"{said}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
+    if place is None and len(text.split()) < 3 and frames:  # too short without its place
+        where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    return _cut(said_by(error), f"{where}; LIGHTNING_SERL_DEBUG=1 shows the traceback" if where else "")
+
+
+def _cut(said: str, end: str) -> str:
+    """A message with its end, which is kept where the whole is too long."""
+    room = _LONGEST_LINE - len("error: ") - len(end)
+    return (said if len(said) <= room or not end else f"{said[: room - 3]}...") + end
 
 
 def _handle_sigterm(state: CommandState) -> Any:

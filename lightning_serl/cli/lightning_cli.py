@@ -140,7 +140,7 @@ class SelfPlayCLI(PresetCLI):
             if said is None:
                 raise
             place = own_place(error)
-            raise InputError(said if place is None else f"{place}: {said}") from error
+            raise InputError(said if place is None else f"{said} in {place}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Construct the Trainer and add the callbacks of a run of the command line."""

@@ -38,7 +38,7 @@ def import_trouble(path: str) -> str | None:
     except Exception as error:  # a module may raise anything while it is imported
         place = own_place(error)
         if place is not None:
-            return f"{path!r} cannot be imported: {place}: {said_by(error)}"
+            return f"{path!r} cannot be imported: {said_by(error)} in {place}"
         advice = ""
         if isinstance(error, ModuleNotFoundError):
             advice = f"; modules are looked for in {os.getcwd()} and among the installed packages"

@@ -134,7 +134,7 @@ def load_class_path(path: str, option: str, known: str) -> Any:
     except Exception as error:  # the user's module may raise anything while it is imported
         said = " ".join(str(error).split())[:120] or type(error).__name__
         if place := own_place(error):
-            said = f"{place}: {said_by(error)[:120]}"
+            said = f"{said_by(error)[:120]} in {place}"
             raise InputError(f"{option}: {path[:80]!r} cannot be used: {said}") from error
         raise InputError(f"{option}: {path[:80]!r} cannot be used ({said}); {known}") from error
 

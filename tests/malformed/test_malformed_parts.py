@@ -53,10 +53,10 @@ REWARDS = [
     ("types", "nothing", "a Verdict for each group"),
     ("types", "bare numbers", "a Verdict for each group"),
     ("types", "words", "str"),
-    ("raises", "missing key", "malformed.py:73 (Reward.__call__.<lambda>): KeyError: 'score'"),
+    ("raises", "missing key", "KeyError: 'score' in malformed.py"),
     ("raises", "many lines", "first line second line"),
     ("raises", "surrogate", "half"),
-    ("raises", "assertion", "malformed.py:76 (Reward.__call__"),
+    ("raises", "assertion", "AssertionError in malformed.py"),
 ]
 GRADERS = [
     ("types", "number", "the grader Grader returned int"),
