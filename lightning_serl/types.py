@@ -50,9 +50,9 @@ class Instruction:
         link: Set on follow-ups made by ``InstructionSource.derive``.
         train: ``False`` keeps the group out of the loss; it is still answered and scored.
         meta: Further facts, primitives only, since they are in checkpoints. The package reads ``choices`` (the options
-            of a multiple-choice problem, in order), ``subject``, ``level`` and ``group`` (names that results are divided
-            by; ``subject`` also chooses exemplars), ``origin`` (``self`` for what the policy wrote, ``seed``), ``round``
-            (in which it was written) and ``truncated``; other keys are yours.
+            of a multiple-choice problem, in order), ``subject``, ``level`` and ``group`` (names that results are
+            divided by; ``subject`` also chooses exemplars), ``origin`` (``self`` for what the policy wrote, or
+            ``seed``), ``round`` (in which it was written) and ``truncated``; other keys are yours.
     """
 
     prompt: str
