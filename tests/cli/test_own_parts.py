@@ -221,3 +221,43 @@ def test_a_run_of_ones_own_parts_and_the_options_its_export_brings(tmp_path):
     assert ended.status == 0, ended.err
     assert 'asked as in training (serl.json of the model): data.solve.answer_format ""' in ended.err
     assert "yours win: data.max_tokens" in ended.err
+
+
+def test_null_is_no_mapping_for_every_option_that_takes_one():
+    from lightning_serl.datamodules.streams.evaluation import EvaluationOptions
+    from lightning_serl.policy.lora import LoraOptions
+    from lightning_serl.prompts import InstructionTemplate, SolveTemplate
+
+    assert EvaluationOptions(sets=None).sets == {}
+    assert LoraOptions(peft=None).config().r == 16
+    for template in (SolveTemplate, InstructionTemplate):
+        assert template(chat_kwargs=None).chat_kwargs is None
+
+
+def test_a_script_of_ones_own_takes_presets_and_short_names(tmp_path, capsys):
+    from lightning_serl.cli import PresetCLI
+
+    nulls = ["data.evaluation.sets", "data.solve.chat_kwargs", "data.writing.template.chat_kwargs", "data.templates"]
+    options = [
+        "-c",
+        "preset:quickstart",
+        *(part for name in nulls for part in (f"--{name}", "null")),
+        "--model.lr",
+        "2e-5",
+    ]
+    options += [
+        "--data.reward",
+        "MajorityVote",
+        "--data.reward.soft",
+        "true",
+        "--trainer.default_root_dir",
+        str(tmp_path),
+    ]
+    made = PresetCLI(args=options, run=False)
+    assert made.datamodule.evaluation.sets == {}
+    assert made.datamodule.rewards["solve"].soft
+    assert made.model.check_optimizer().param_groups[0]["lr"] == 2e-5
+    with pytest.raises(SystemExit) as ended:
+        PresetCLI(args=["-c", "preset:quikstart"], run=False)
+    assert ended.value.code == 2
+    assert "did you mean quickstart" in capsys.readouterr().err

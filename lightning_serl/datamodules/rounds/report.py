@@ -74,7 +74,7 @@ def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> st
         others = " and ".join(dict.fromkeys(type(f).__name__ for f in setup.instruction_filters))
         kept = f" (list {others} too, to keep them)" if others else ""
         names = dict.fromkeys(type(f).__name__ for f in setup.group_filters if not isinstance(f, ZeroSpread))
-        widen = f"widen {' and '.join(names)}{kept} or " if names else ""
+        widen = f"widen the {' and '.join(names)}{kept} or " if names else ""
         advice = f"look at samples.jsonl, then {widen}raise data.round.max_attempts"
     said = f"none of {tried} groups survived {attempts} attempts (dropped or rejected: {common})"
     return f"round {number}: {said}; {advice}"
