@@ -41,6 +41,12 @@ _PACKAGES = {
     "trainer.logger": "lightning.pytorch.loggers",
     "trainer.strategy": "lightning_serl.distributed",
 }
+# Options that take a function of the weights or of the optimizer, with a class for an example. Without a class the
+# parser takes the base class, of which it then says that it has no such option.
+_FACTORIES = {"model.optimizer": "AdamW", "model.lr_scheduler": "StepLR"}
+_IMPLIED = re.compile(r"there is no option '(\w+)'.*Namespace\(class_path='(?:torch\.optim\.Optimizer|typing\.Union)'")
+# What users of other trainers call an option of this one.
+_ALIASES = {"lr": "model.lr", "learning_rate": "model.lr"}
 _PREFIX = {"data.grader": "lightning_serl.answers.", "data.reward": "lightning_serl.rewards."}
 
 
@@ -116,6 +122,10 @@ def _reasons(text: str) -> list[str]:
 def _without_class(option: str, text: str, reasons: list[str]) -> str:
     """The refusal of a class's option where no class was given; empty if the text is about something else."""
     nested = _NESTED.search(text)
+    if nested and option in _FACTORIES and _IMPLIED.search(text):
+        given, example = f"--{option}.{nested[1]} {_cut(nested[2].strip(chr(39)), 40)}", _FACTORIES[option]
+        rate = "; --model.lr sets the rate alone" if (option, nested[1]) == ("model.optimizer", "lr") else ""
+        return f"{option}.{nested[1]}: {option} needs a class first, as in --{option} {example} {given}{rate}"
     if not (nested and _is_implied(reasons[0], text)) and not all(
         _IDLE.match(r) or _NO_CLASS.match(r) or _EXPECTED.match(r) for r in reasons
     ):
@@ -217,6 +227,8 @@ def _nearest(name: str, options: Iterable[str]) -> str:
     """The option a mistyped one may have meant: of the same group if one there is similar, else of all."""
     known = list(options)
     parent, _, leaf = name.rpartition(".")
+    if (alias := _ALIASES.get((leaf or name).lstrip("-").lower())) and f"--{alias}" in known:
+        return f"; did you mean --{alias}?"
     group = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == parent} if parent else {}
     siblings = difflib.get_close_matches(leaf.lower(), group, n=1, cutoff=0.45)
     found = [group[siblings[0]]] if siblings else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)

@@ -37,8 +37,9 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
                 named = _mapping(value, paths)
             if named is not None:
                 out[place] = out[place].removesuffix(value) + named
-        for place, value in _values(out, f"--{option}.class_path"):
-            out[place] = out[place].removesuffix(value) + paths.get(value, value)
+        for name in ("class_path", "help"):
+            for place, value in _values(out, f"--{option}.{name}"):
+                out[place] = out[place].removesuffix(value) + paths.get(value, value)
     return out
 
 
