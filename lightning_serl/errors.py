@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+_PACKAGE = str(Path(__file__).parent)
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 class SeRLError(Exception):
@@ -49,6 +55,54 @@ def reason(error: BaseException) -> str:
     heading = lines[0].endswith(":") or " validation error" in lines[0]  # the second is pydantic's
     first = (" ".join(lines[:2]) if heading else lines[0]).rstrip(".: ")
     return first if len(first) <= 120 else f"{first[:117]}..."
+
+
+def own_place(error: BaseException) -> str | None:
+    """``file.py:12 (Class.method)`` of the innermost frame in code of the user's that this package called.
+
+    The errors that an error was raised from are looked at too. A syntax error has its own file and line. ``None`` if no
+    such code took part.
+    """
+    seen: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in seen:
+        seen.append(one)
+        if isinstance(one, SyntaxError) and one.filename and not _is_library(one.filename):
+            return f"{Path(one.filename).name}:{one.lineno}"
+        # the traceback of an error that another one was raised from begins where it was caught, inside of this package
+        if place := _innermost(one.__traceback__, ours=one is not error):
+            return place
+        one = one.__cause__ or one.__context__
+    return None
+
+
+def said_by(error: BaseException) -> str:
+    """Type and message of an error in one line."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return ": ".join([type(error).__name__, *(" ".join(text.split()),) * bool(text)])
+
+
+def _innermost(trace: TracebackType | None, ours: bool) -> str | None:
+    """The place of the innermost frame of the user's own code below this package's, or anywhere if ``ours``."""
+    place = None
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith(_PACKAGE):
+            ours = True
+        elif ours and not _is_library(code.co_filename):
+            place = f"{Path(code.co_filename).name}:{trace.tb_lineno}" + _function(code.co_qualname)
+        trace = trace.tb_next
+    return place
+
+
+def _is_library(filename: str) -> bool:
+    installed = "site-packages" in filename or "dist-packages" in filename
+    return filename.startswith(("<", _PACKAGE, *_LIBRARIES)) or installed
+
+
+def _function(name: str) -> str:
+    """The name of a frame's function in brackets; empty for the code of a module."""
+    return "" if name == "<module>" else f" ({name.replace('.<locals>', '')})"
 
 
 def check_range(

@@ -22,14 +22,14 @@ from lightning_serl.distributed.strategies import compute_dtype, precision_of
 from lightning_serl.errors import InputError, check_range
 from lightning_serl.evaluation.metrics import GradedProblem
 from lightning_serl.evaluation.results import EvaluationBatch, EvaluationResults, figures, logged
-from lightning_serl.objectives.experience import BatchLayout, experience
+from lightning_serl.objectives.experience import BatchLayout, check_batch, experience
 from lightning_serl.objectives.options import Objective, ResolvedObjective
 from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.policy import frozen_copies
 from lightning_serl.policy.loading import DType, check_model_path, check_quantize, load_policy
 from lightning_serl.policy.lora import LoraOptions
-from lightning_serl.policy.optimizers import policy_optimizer, trial_optimizer
+from lightning_serl.policy.optimizers import adamw, announce_rate, optimizer_factory, policy_optimizer, trial_optimizer
 from lightning_serl.policy.packing_check import choose_packing
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization
@@ -41,8 +41,8 @@ _NO_MODEL = "no model was named; set --model.model_name_or_path to a directory, 
 
 
 def _adamw(params: Any) -> torch.optim.Optimizer:
-    """AdamW as SeRL uses it: learning rate 1e-6, betas 0.9 and 0.95, no weight decay."""
-    return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.95), weight_decay=0.0)
+    """The optimizer that configurations of earlier versions name."""
+    return adamw(params)
 
 
 class SeRLModule(pl.LightningModule):
@@ -66,7 +66,9 @@ class SeRLModule(pl.LightningModule):
         attn_implementation: As in transformers, for example ``sdpa``; null lets transformers choose.
         packing: ``auto`` trains without padding and computes each prompt once if the model can, which is tested at the
             start of training and logged; ``none`` pads rows of similar length.
-        optimizer: Optimizer class and its options.
+        lr: Learning rate of the optimizer, whichever it is. By default the optimizer's own; for the default optimizer
+            1e-6 where all weights are trained, as in SeRL, and 1e-4 for an adapter, which starts at zero.
+        optimizer: Optimizer class and its options; by default AdamW with betas 0.9 and 0.95 and no weight decay.
         lr_scheduler: Learning-rate scheduler class and its options, stepped after every optimizer step.
 
     Attributes:
@@ -98,7 +100,8 @@ class SeRLModule(pl.LightningModule):
         gradient_checkpointing: bool = False,
         attn_implementation: str | None = None,
         packing: Literal["auto", "none"] = "auto",
-        optimizer: OptimizerCallable = _adamw,
+        lr: float | None = None,
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
@@ -120,7 +123,8 @@ class SeRLModule(pl.LightningModule):
             "gradient_checkpointing": gradient_checkpointing,
             "attn_implementation": attn_implementation,
         }
-        self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
+        self._make_optimizer = optimizer_factory(optimizer, lr, adapter=lora is not None)
+        self._make_scheduler, self._said_rate = lr_scheduler, False
         self._totals, self._warned_of_gap = StepTotals(), False
         self.step_metrics: dict[str, float] = {}
         self.updating = False
@@ -242,8 +246,12 @@ class SeRLModule(pl.LightningModule):
             )
         if stage == "fit":
             check_range("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, at_least=1)
-            lr = float(self.check_optimizer().param_groups[0]["lr"])
-            strategies.check_learning_rate(trainer, lr, self.load_options["dtype"], self.lora is not None)
+            optimizer, adapter = self.check_optimizer(), self.lora is not None
+            lr = float(optimizer.param_groups[0]["lr"])
+            strategies.check_learning_rate(trainer, lr, self.load_options["dtype"], adapter)
+            if not self._said_rate:
+                self._said_rate = True
+                announce_rate(optimizer, adapter)
 
     def check_optimizer(self) -> torch.optim.Optimizer:
         """An optimizer of a small tensor, to check the options before a model is loaded; InputError if one is wrong."""
@@ -301,6 +309,7 @@ class SeRLModule(pl.LightningModule):
 
         Lightning divides it by the accumulation count, and data parallelism the gradient by the world size.
         """
+        check_batch(batch)
         surrogate = Surrogate(self.objective, batch)
         loss, stats = surrogate.evaluate(self.policy)
         self._totals.add(surrogate, loss, stats)

@@ -84,6 +84,10 @@ class SelfPlay(Protocol):
     engine: RolloutEngine
     round_options: Any
     sampling: Sampling
+    solve: Any
+    writing: Any
+    writes: bool  # whether the policy writes problems
+    evaluation: Any
     source: object
     mix_ratio: float  # share of each round that comes from the seeds
     rewards: Mapping[str, object]

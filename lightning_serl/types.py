@@ -49,7 +49,10 @@ class Instruction:
         label: Gold answer, if one is known; never in a prompt.
         link: Set on follow-ups made by ``InstructionSource.derive``.
         train: ``False`` keeps the group out of the loss; it is still answered and scored.
-        meta: Further facts (``choices``, ``subject``, ``round`` ...); primitives only, since they are in checkpoints.
+        meta: Further facts, primitives only, since they are in checkpoints. The package reads ``choices`` (the options
+            of a multiple-choice problem, in order), ``subject``, ``level`` and ``group`` (names that results are
+            divided by; ``subject`` also chooses exemplars), ``origin`` (``self`` for what the policy wrote, or
+            ``seed``), ``round`` (in which it was written) and ``truncated``; other keys are yours.
     """
 
     prompt: str
@@ -278,6 +281,7 @@ class Round:
         probe: The votes on the health probe just before the round, by uid; empty where there was none.
         oldest: Optimizer step whose weights wrote the oldest group to train on.
         taken: Proposals that are seeds.
+        given: Proposals of a source of the user's own, unless ``meta["origin"]`` is ``"self"``: the policy wrote those.
     """
 
     number: int
@@ -291,6 +295,7 @@ class Round:
     probe: dict[str, Vote] = field(default_factory=dict)
     oldest: int = 0
     taken: int = 0
+    given: int = 0
 
 
 def pad_rows(rows: Sequence[Sequence[int]], starts: Sequence[int], pad_id: int) -> RolloutBatch:

@@ -1,6 +1,7 @@
 """Callbacks: filters, reference sync, rollout refresh and the run folder."""
 
 from lightning_serl.callbacks.checkpoints import Checkpoints
+from lightning_serl.callbacks.defaults import default_callbacks
 from lightning_serl.callbacks.export import Export
 from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSpread
 from lightning_serl.callbacks.filters.novelty import NoveltyFilter
@@ -32,4 +33,5 @@ __all__ = [
     "RoundProgress",
     "Summary",
     "ZeroSpread",
+    "default_callbacks",
 ]

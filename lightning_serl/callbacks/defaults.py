@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_serl.callbacks.checkpoints import Checkpoints
+from lightning_serl.callbacks.export import Export
 from lightning_serl.callbacks.filters import (
     DifficultyFilter,
     GroupFilter,
@@ -19,7 +21,7 @@ from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
-from lightning_serl.callbacks.run_folder import Ledger, RoundProgress
+from lightning_serl.callbacks.run_folder import Ledger, RoundProgress, Summary
 
 #: Added unless the user lists the callback or a subclass of it.
 ALWAYS: tuple[type[pl.Callback], ...] = (
@@ -27,6 +29,14 @@ ALWAYS: tuple[type[pl.Callback], ...] = (
 )  # fmt: skip
 #: SeRL's filters, added unless the user lists filters.
 DEFAULT_FILTERS: tuple[type[pl.Callback], ...] = (QualityFilter, NoveltyFilter, DifficultyFilter)
+
+
+def default_callbacks(checkpoints: bool = True) -> list[pl.Callback]:
+    """What the command line adds to a Trainer: summary and plots, the export and, if wanted, the checkpoints of a run.
+
+    A Trainer of your own takes them as ``callbacks=[*default_callbacks(), ...]``; all others come by themselves.
+    """
+    return [Summary(), Export(), *([Checkpoints()] if checkpoints else [])]
 
 
 def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:

@@ -179,10 +179,11 @@ def repeated_ngrams(tokens: Sequence[Hashable], n: int = 4) -> tuple[int, int]:
 def round_signs(groups: Sequence[Group]) -> dict[str, float]:
     """The signs of one round, by names from :data:`BANDS`, and ``length``, the mean number of tokens (else of words).
 
-    ``groups`` are all that were answered, dropped ones too; those without ``answers`` enter the signs of tokens alone.
+    ``groups`` are all that were answered, dropped ones too. Those of other roles than ``solve``, which need not answer
+    anything, enter the signs of tokens alone.
     """
     out: dict[str, float] = {}
-    voted = [(g.answers, g.cluster) for g in groups if g.answers and g.cluster]
+    voted = [(g.answers, g.cluster) for g in groups if g.answers and g.cluster and g.instruction.role == "solve"]
     entropies = [h for _, classes in voted if (h := vote_entropy(classes)) is not None]
     if entropies:
         out["vote_entropy"] = sum(entropies) / len(entropies)

@@ -15,14 +15,15 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_serl.cli import run_folder
+from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
-from lightning_serl.errors import EngineFailure, InputError, SeRLError
+from lightning_serl.errors import EngineFailure, InputError, SeRLError, own_place, said_by
 
 _LONGEST_LINE = 300
 
@@ -38,16 +39,18 @@ def main(args: Sequence[str] | None = None) -> int:
         # lines reach a log file at once; file names may hold characters that the encoding of stdout lacks
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     state, status, message = CommandState(), 0, ""
-    former = _handle_sigterm(state)
+    former, formatting = _handle_sigterm(state), warnings.formatwarning
     try:
         from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
+        warnings.formatwarning = _without_our_paths(warnings.formatwarning)
         SelfPlayCLI(sys.argv[1:] if args is None else args, state)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         status, message = _outcome(error, state)
         if isinstance(error, Exception) and os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
             traceback.print_exc()
     finally:
+        warnings.formatwarning = formatting
         if state.lock is not None:
             os.close(state.lock)
         os.environ.pop(run_folder.VARIABLE, None)
@@ -119,16 +122,22 @@ def _sentence(error: BaseException) -> str:
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
     if "numpy accepts from" in text:
         text = f"seed_everything: {text}"
+    place = own_place(error)
+    where = "" if place is None or place.split(":")[0] in text else f" in {place}"
     if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
-        return text
+        return _cut(text, where)
     if isinstance(error, ModuleNotFoundError):
-        return f"{text}; install the package that provides it"
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return _cut(text, where or "; install the package that provides it")
     frames = traceback.extract_tb(error.__traceback__)
-    if len(text.split()) < 3 and frames:  # too short without its place, which may be in the user's own code
-        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        said = f"{said} in {where}; LIGHTNING_SERL_DEBUG=1 shows the traceback"
-    return said
+    if place is None and len(text.split()) < 3 and frames:  # too short without its place
+        where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    return _cut(said_by(error), f"{where}; LIGHTNING_SERL_DEBUG=1 shows the traceback" if where else "")
+
+
+def _cut(said: str, end: str) -> str:
+    """A message with its end, which is kept where the whole is too long."""
+    room = _LONGEST_LINE - len("error: ") - len(end)
+    return (said if len(said) <= room or not end else f"{said[: room - 3]}...") + end
 
 
 def _handle_sigterm(state: CommandState) -> Any:
@@ -150,6 +159,18 @@ def _handle_sigterm(state: CommandState) -> Any:
     return former
 
 
+def _without_our_paths(former: Callable[..., str]) -> Callable[..., str]:
+    """A ``warnings.formatwarning`` that puts no file and line before the warnings of this package."""
+    package = str(Path(__file__).parents[1])
+
+    def formatted(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        if filename.startswith(package):
+            return f"warning: {message}\n"
+        return former(message, category, filename, lineno, line)
+
+    return formatted
+
+
 def _mute_other_libraries() -> None:
     """Drop log lines and warnings that a user can do nothing about."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
@@ -159,7 +180,6 @@ def _mute_other_libraries() -> None:
     for pattern in (
         r".*LeafSpec.*is deprecated.*",  # Lightning uses a name of torch that is deprecated
         r".*does not have many workers.*",  # the stream generates in the main process on purpose
-        r".*Total length of `list` across ranks is zero.*",  # a run without evaluation sets is a choice
     ):
         warnings.filterwarnings("ignore", message=pattern)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -167,4 +187,5 @@ def _mute_other_libraries() -> None:
 
 def entry() -> NoReturn:
     """The console script."""
+    find_modules_here()
     sys.exit(main())

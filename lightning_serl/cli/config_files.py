@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from lightning_serl.cli.parser_errors import ParserRefusal
+from lightning_serl.cli.short_names import spell_out_file
 
 #: Class paths that ``config.yaml`` files of earlier versions hold, and where the classes are now.
 MOVED = {
@@ -66,6 +67,8 @@ def read_config(name: str) -> tuple[list[str], str | None]:
     except (OSError, ValueError, yaml.YAMLError):
         return [], None  # the parser reports what is wrong with it
     _check_keys(name, node)
+    if spell_out_file(node):
+        text = yaml.serialize(node)
     entries = node.value if isinstance(node, yaml.MappingNode) else []
     for entry in entries:
         key, value = entry

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks import Checkpoints, Export, Ledger, RolloutHooks, Summary
+from lightning_serl.callbacks import Export, Ledger, RolloutHooks, Summary, default_callbacks
 from lightning_serl.callbacks.memory_plan import report_memory_plan
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
-from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
-from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal, refusal
-from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
+from lightning_serl.cli.exported import exported_options, said_of_export
+from lightning_serl.cli.parser_errors import construction_refusal
+from lightning_serl.cli.parser_internals import option_groups
+from lightning_serl.cli.preset_cli import PresetCLI
 from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.self_play import SelfPlayDataModule
 from lightning_serl.distributed.strategies import check_strategy, check_strategy_name
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, own_place
 from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = "Self-play reinforcement learning of language models without labels."
@@ -39,49 +39,6 @@ _TRAINER_DEFAULTS = {
     # tensors made in inference mode could not take part in a later backward pass
     "inference_mode": False,
 }
-
-
-class ConfigFile(ActionConfigFile):
-    """The option ``--config``: a configuration file, or ``preset:NAME`` for a packaged one."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Merge a file into the configuration."""
-        self._merge(parser, cfg, str(values), ())
-
-    def _merge(self, parser: Any, cfg: Any, values: str, above: tuple[str, ...]) -> None:
-        """Merge one file, after the ones that it extends; ``above`` are the files that extend it."""
-        named = os.path.normpath(values)
-        if named in above:
-            raise ParserRefusal(f"{named} extends itself ({' extends '.join((*above, named))}); remove one extends")
-        if values.startswith("preset:"):
-            values = preset_path(values.removeprefix("preset:"))
-        try:
-            extended, rest = read_config(values)
-            for other in extended:
-                self._merge(parser, cfg, other, (*above, named))
-            if rest != "":
-                super().__call__(parser, cfg, values if rest is None else rest)
-        except (ParserRefusal, TypeError, ValueError, OSError) as error:
-            said = str(error) if isinstance(error, ParserRefusal) else refusal(_bare(error), option_names(parser))
-            raise ParserRefusal(said if values in said or above else f"{values[-120:]}: {said}") from error
-
-
-def _bare(error: Exception) -> str:
-    """The parser's message about a configuration file, without the name of the option ``--config``."""
-    if isinstance(error, UnicodeDecodeError):
-        return "this is not UTF-8 text; give a configuration in YAML"
-    return re.sub(r'^[Pp]arser key "c?(onfig)?":\s*', "", str(error))
-
-
-class Parser(LightningArgumentParser):
-    """Raises its error messages as one sentence in place of printing them."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a ParserRefusal; the parser of a class inside an option leaves that to the one around it."""
-        said = refusal(message, option_names(self))
-        if not self.exit_on_error:
-            super().error(said, ex)
-        raise ParserRefusal(said) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -117,33 +74,21 @@ class StateObserver(RolloutHooks):
         self.state.ended_by = exception
 
 
-class SelfPlayCLI(StrictCLI):
+class SelfPlayCLI(PresetCLI):
     """Parses the arguments, makes module, datamodule and Trainer, and runs the subcommand; fills in ``state``."""
 
     def __init__(self, args: Sequence[str], state: CommandState) -> None:
-        self.state, self.arguments = state, [with_current_paths(argument) for argument in args]
+        self.state = state
         super().__init__(
             SeRLModule,
             SelfPlayDataModule,
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False, "state": state},
             seed_everything_default=0,
-            auto_configure_optimizers=False,
             trainer_defaults=_TRAINER_DEFAULTS,
             parser_kwargs={"prog": "lightning-serl", "description": _DESCRIPTION},
-            args=self.arguments,
+            args=args,
         )
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser whose option ``--config`` takes presets."""
-        parser = Parser(**kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=ConfigFile,
-            help=f"Configuration file, or preset:NAME (there are: {', '.join(presets())}); may be given again.",
-        )
-        return parser
 
     def subcommands(self) -> dict[str, set[str]]:
         """The subcommand that was asked for, since each parser takes half a second to make; all if none was."""
@@ -151,12 +96,19 @@ class SelfPlayCLI(StrictCLI):
         return {name: known[name] for name in self.arguments[:1] if name in known} or known
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; LightningCLI would warn where arguments are given besides those of the process."""
-        self.config = parser.parse_args(args)
+        """Parse; a model that is an export of ours brings the options that it was asked with as defaults."""
+        self.parse_checked(parser)
+        self.exported = exported_options(self.config)
+        if self.exported is not None:  # first in the line, so that every other option wins
+            place = self.arguments.index(self.config.subcommand) + 1
+            self.arguments[place:place] = ["-c", str(self.exported)]
+            self.parse_checked(parser)
 
     def before_instantiate_classes(self) -> None:
         """Check the options that concern no single class, and settle run folder and checkpoint."""
         options = self.config[self.subcommand]
+        if self.exported is not None:
+            rank_zero_info(said_of_export(self.exported, options))
         for group in option_groups(self.command_parser):
             if (value := options.get(group)) is None:
                 raise InputError(f"{group} is empty in a configuration; give options by name or remove the line")
@@ -187,7 +139,8 @@ class SelfPlayCLI(StrictCLI):
             said = construction_refusal(str(error), self.config[self.subcommand])
             if said is None:
                 raise
-            raise InputError(said) from error
+            place = own_place(error)
+            raise InputError(said if place is None else f"{said} in {place}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Construct the Trainer and add the callbacks of a run of the command line."""
@@ -200,9 +153,9 @@ class SelfPlayCLI(StrictCLI):
         if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
             # the Trainer's own would write a second series of checkpoints
             trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
-        wanted = [Summary, Export, *([] if options.enable_checkpointing is False else [Checkpoints])]
         present = {type(c) for c in trainer.callbacks}
-        trainer.callbacks += [kind() for kind in wanted if kind not in present]
+        added = default_callbacks(checkpoints=options.enable_checkpointing is not False)
+        trainer.callbacks += [callback for callback in added if type(callback) not in present]
         trainer.callbacks.append(StateObserver(self.state))
         return trainer
 
@@ -224,6 +177,7 @@ class SelfPlayCLI(StrictCLI):
             # max_steps or max_time ended the run inside an epoch
             trainer.validate(model, self.datamodule, verbose=False)
             self._callback(Ledger).enter_evaluation(trainer.global_step, model)
+            self._callback(Export).write_card(trainer)
         self._callback(Summary).finish(trainer)
 
     def _callback(self, kind: type[Any]) -> Any:

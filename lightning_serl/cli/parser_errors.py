@@ -11,6 +11,8 @@ from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
+from lightning_serl.cli.own_code import import_trouble
+
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
 _OPTION = re.compile(r"(?:(?:Subcommand|Group) '[\w.]+' does not accept option|Option) '([^']+)'")
@@ -39,6 +41,12 @@ _PACKAGES = {
     "trainer.logger": "lightning.pytorch.loggers",
     "trainer.strategy": "lightning_serl.distributed",
 }
+# Options that take a function of the weights or of the optimizer, with a class for an example. Without a class the
+# parser takes the base class, of which it then says that it has no such option.
+_FACTORIES = {"model.optimizer": "AdamW", "model.lr_scheduler": "StepLR"}
+_IMPLIED = re.compile(r"there is no option '(\w+)'.*Namespace\(class_path='(?:torch\.optim\.Optimizer|typing\.Union)'")
+# What users of other trainers call an option of this one.
+_ALIASES = {"lr": "model.lr", "learning_rate": "model.lr"}
 _PREFIX = {"data.grader": "lightning_serl.answers.", "data.reward": "lightning_serl.rewards."}
 
 
@@ -114,6 +122,10 @@ def _reasons(text: str) -> list[str]:
 def _without_class(option: str, text: str, reasons: list[str]) -> str:
     """The refusal of a class's option where no class was given; empty if the text is about something else."""
     nested = _NESTED.search(text)
+    if nested and option in _FACTORIES and _IMPLIED.search(text):
+        given, example = f"--{option}.{nested[1]} {_cut(nested[2].strip(chr(39)), 40)}", _FACTORIES[option]
+        rate = "; --model.lr sets the rate alone" if (option, nested[1]) == ("model.optimizer", "lr") else ""
+        return f"{option}.{nested[1]}: {option} needs a class first, as in --{option} {example} {given}{rate}"
     if not (nested and _is_implied(reasons[0], text)) and not all(
         _IDLE.match(r) or _NO_CLASS.match(r) or _EXPECTED.match(r) for r in reasons
     ):
@@ -134,7 +146,7 @@ def _without_class(option: str, text: str, reasons: list[str]) -> str:
 def _is_implied(reason: str, text: str) -> bool:
     """Whether the parser took the base class of an option, such as Callback, because no class was given."""
     kind = _CLASS.match(reason)
-    if kind is None or is_dataclass(resolve_name(kind[1])):
+    if kind is None or import_trouble(kind[1]) or is_dataclass(resolve_name(kind[1])):
         return False
     bases = "".join(re.findall(r"Subtypes: (.*)", text))
     return re.search(rf"\.{kind[1].rpartition('.')[2]}\b", bases) is not None
@@ -151,10 +163,14 @@ def _class_with(option: str, parameter: str, named: str = "") -> str:
 
 def _in_class(option: str, text: str, reasons: list[str]) -> str:
     """The refusal of an option of a class that was given; empty if the text is about something else."""
-    kind = _CLASS.match(reasons[0])
-    if kind is None or len(reasons) < 2:
+    first = next((place for place, one in enumerate(reasons) if _CLASS.match(one)), 0)
+    kind = _CLASS.match(reasons[first])
+    if kind is None and (given := re.search(r"'class_path': '([\w.]+)'", text)) and "." in given[1]:
+        trouble = import_trouble(given[1])
+        return f"{option}: {trouble}" if trouble else ""
+    if kind is None or len(reasons) < first + 2:
         return ""
-    name, reason = kind[1].rpartition(".")[2], reasons[1]
+    name, reason = kind[1].rpartition(".")[2], reasons[first + 1]
     one_of_many = re.search(r"^\s*Given value: \[", text, re.MULTILINE)
     if reason.startswith("there is no option"):
         return f"{option}: {name} has no option{reason.removeprefix('there is no option')}"
@@ -162,7 +178,8 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
         return f"{option}: {name} needs {required[1]}" + ("" if one_of_many else f"; give --{option}.{required[1]}")
     if re.match(r"[\w.]+: ", reason):
         return f"{option}: {name}.{reason}" if one_of_many else f"{option}.{reason}"
-    return f"{option}: {name}: {reason}"
+    trouble = import_trouble(kind[1]) if "." in kind[1] else None
+    return f"{option}: {trouble or f'{name}: {reason}'}"
 
 
 def _reason(text: str, reasons: list[str]) -> str:
@@ -210,6 +227,8 @@ def _nearest(name: str, options: Iterable[str]) -> str:
     """The option a mistyped one may have meant: of the same group if one there is similar, else of all."""
     known = list(options)
     parent, _, leaf = name.rpartition(".")
+    if (alias := _ALIASES.get((leaf or name).lstrip("-").lower())) and f"--{alias}" in known:
+        return f"; did you mean --{alias}?"
     group = {one.rpartition(".")[2]: one for one in known if one.rpartition(".")[0] == parent} if parent else {}
     siblings = difflib.get_close_matches(leaf.lower(), group, n=1, cutoff=0.45)
     found = [group[siblings[0]]] if siblings else difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)

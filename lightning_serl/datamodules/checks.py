@@ -32,6 +32,13 @@ def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -
     module.check_trainer(trainer, "fit")
 
 
+def check_module(trainer: pl.Trainer, stage: str) -> None:
+    """Run the module's checks of a stage, if it has any, before problems and memory are reported."""
+    check = getattr(trainer.lightning_module, "check_trainer", None)
+    if check is not None:
+        check(trainer, stage)
+
+
 def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
     """Refuse what would cut an optimizer step, whose gradient would lack micro-batches, and impossible intervals."""
     limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+import yaml
 
 from lightning_serl.answers import AnswerGrader, resolve_grader
 from lightning_serl.answers.registry import NAMES
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
@@ -27,43 +31,72 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     # the labels of the published training files are not boxed
     "RuleReward": lambda grader, seed: RuleReward(boxed=False),
 }
+# What data.source would be for the sources of this package, which are made of seeds and pool.
+_SOURCES = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}
 
 
-def parse_source(source: str | InstructionSource) -> float:
-    """The share of each round that comes from the seeds themselves, in [0, 1]."""
+class GraderLike(Protocol):
+    """What ``data.grader`` accepts by class path: a grader with or without types, see ``answers.AnswerGrader``."""
+
+    def extract(self, text: Any, /) -> Any:
+        """The answer of a response."""
+
+    def same(self, a: Any, b: Any, /) -> Any:
+        """Whether two answers are equal."""
+
+
+class RewardLike(Protocol):
+    """What ``data.reward`` accepts by class path: a reward with or without types, see ``rewards.Reward``."""
+
+    def __call__(self, groups: Any, ctx: Any, /) -> Any:
+        """One verdict for each group."""
+
+
+def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSource, float]:
+    """The source, made if it is a class path, and the share of each round that comes from the seeds themselves."""
+    if isinstance(source, str) and "." in source and not source.startswith("mix:"):
+        known = "use self, seeds, mix:RATIO, or the class path of your own"
+        source = load_class_path(source, "data.source", known)
     if isinstance(source, InstructionSource):
-        return 0.0
+        return source, 0.0
     if source in ("self", "seeds"):
-        return float(source == "seeds")
-    if not (isinstance(source, str) and source.startswith("mix:")):
-        raise InputError(f"data.source must be self, seeds or mix:RATIO, got {source!r}")
+        return source, float(source == "seeds")
+    if not isinstance(source, str):
+        kind = getattr(source, "__name__", type(source).__name__)
+        raise InputError(f"data.source {kind} is no source; subclass datamodules.sources.InstructionSource")
+    if source in _SOURCES:
+        raise InputError(f"data.source {source!r} is made by the run: set data.source to {_SOURCES[source]}")
+    if not source.startswith("mix:"):
+        raise InputError(f"data.source must be self, seeds, mix:RATIO or the class path of your own, got {source!r}")
     try:
         ratio = float(source[4:])
     except ValueError:
         ratio = -1.0
     if not 0 < ratio < 1:
         raise InputError(f"data.source {source!r}: the ratio must be a number between 0 and 1, as in mix:0.5")
-    return ratio
+    return source, ratio
 
 
 def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]]:
     """The name of a reward of this package and an empty dict, or ``None`` and the user's rewards by role.
 
-    ``reward`` is a name; a class path; an object, which is for role ``solve``; objects by role; or ``None``.
+    ``reward`` is a name; a class path; an object, which is for role ``solve``; any of these by role; or ``None``.
     """
-    if isinstance(reward, str):
-        if reward in _MAKERS:
-            return reward, {}
-        if reward.lstrip().startswith("{"):
-            said = "data.reward: this class takes other options, or is not called as reward(groups, ctx)"
-            raise InputError(f"{said}; see rewards.Reward")
-        known = f"use {', '.join(_MAKERS)}, or the class path of your own"
-        return None, {"solve": check_reward(load_class_path(reward, "data.reward", known))}
+    if isinstance(reward, str) and reward in _MAKERS:
+        return reward, {}
     if isinstance(reward, Mapping):
         if not reward:
             raise InputError("data.reward is an empty mapping; give one reward per role, such as solve")
-        return None, {str(role): check_reward(one) for role, one in reward.items()}
-    return None, {} if reward is None else {"solve": check_reward(reward)}
+        return None, {str(role): _own_reward(one, f"data.reward.{role}") for role, one in reward.items()}
+    return None, {} if reward is None else {"solve": _own_reward(reward, "data.reward")}
+
+
+def _own_reward(reward: Any, option: str) -> Callable[..., Any]:
+    """The reward at a class path, or the object itself, after a check of its signature."""
+    if isinstance(reward, str):
+        known = f"use {', '.join(_MAKERS)}, or the class path of your own"
+        reward = load_class_path(f"lightning_serl.rewards.{reward}" if reward in _MAKERS else reward, option, known)
+    return check_reward(reward)
 
 
 def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
@@ -71,7 +104,7 @@ def named_reward(name: str, grader: str | AnswerGrader, seed: int) -> Reward:
     return _MAKERS[name](grader, seed)
 
 
-def parse_grader(grader: str | AnswerGrader) -> tuple[AnswerGrader, str]:
+def parse_grader(grader: Any) -> tuple[AnswerGrader, str]:
     """A grader and its name."""
     if isinstance(grader, str) and "." in grader:
         known = f"use {', '.join(NAMES)}, or the class path of your own"
@@ -87,9 +120,12 @@ def parse_paths(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def load_class_path(path: str, option: str, known: str) -> Any:
-    """The object at ``package.module.Name``, a class called without arguments; errors name ``option`` and ``known``."""
+    """The object at ``package.module.Name``, a class called without arguments.
+
+    An InputError names ``option``, what is ``known``, and file and line where the user's own code raised.
+    """
     if path.lstrip().startswith("{"):  # the parser could not make an object of these options
-        raise InputError(f"{option}: this class takes other options, or lacks a method; {known}")
+        raise InputError(_why_unmade(yaml.safe_load(path), option) or f"{option}: expected a mapping; {known}")
     if "." not in path:
         raise InputError(f"{option}: there is no {path[:80]!r}; {known}")
     try:
@@ -97,4 +133,30 @@ def load_class_path(path: str, option: str, known: str) -> Any:
         return found() if isinstance(found, type) else found
     except Exception as error:  # the user's module may raise anything while it is imported
         said = " ".join(str(error).split())[:120] or type(error).__name__
+        if place := own_place(error):
+            said = f"{said_by(error)[:120]} in {place}"
+            raise InputError(f"{option}: {path[:80]!r} cannot be used: {said}") from error
         raise InputError(f"{option}: {path[:80]!r} cannot be used ({said}); {known}") from error
+
+
+def _why_unmade(given: Any, option: str) -> str | None:
+    """Why the parser made no object of ``class_path`` and ``init_args``, or of those of a role; ``None`` if unknown."""
+    if not isinstance(given, Mapping):
+        return None
+    if "class_path" not in given:
+        parts = {role: one if isinstance(one, Mapping) else {"class_path": one} for role, one in given.items()}
+        reasons = (_why_unmade({"class_path": None, **one}, f"{option}.{role}") for role, one in parts.items())
+        return next((reason for reason in reasons if reason), None)
+    path, options = str(given["class_path"]), given.get("init_args") or {}
+    try:
+        found = pkgutil.resolve_name(path)
+        taken = inspect.signature(found).parameters
+    except Exception as error:
+        return f"{option}: there is no {path[:80]!r} ({said_by(error)[:120]})"
+    for wrong in (one for one in options if one not in taken):
+        near = difflib.get_close_matches(str(wrong), taken, n=1)
+        return f"{option}: {found.__name__} has no option {wrong!r}" + (f"; did you mean {near[0]}?" if near else "")
+    missing = [n for n, p in taken.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    for name in (one for one in missing if one not in options):
+        return f"{option}: {found.__name__} needs {name}; give it in init_args"
+    return None

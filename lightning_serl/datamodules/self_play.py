@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import reprlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from lightning_serl.callbacks.filters import NoveltyFilter, QualityFilter
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
+    GraderLike,
+    RewardLike,
     named_reward,
     parse_grader,
     parse_paths,
@@ -41,9 +44,15 @@ from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.evaluation.grading import SetGrader, expectation, set_graders
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
-from lightning_serl.rewards import LabelElseVote, Reward, VerifiableReward
+from lightning_serl.rewards import LabelElseVote, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Instruction
+
+# The option of a filter that decides on a reason.
+_LOOSEN = {
+    "duplicate": ".threshold", "too_short": ".min_words", "too_long": ".max_words", "keyword": ".keywords",
+    "no_choices": ".require_choices",
+}  # fmt: skip
 
 
 class SelfPlayDataModule(pl.LightningDataModule):
@@ -89,8 +98,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         seeds: str | None = None,
         source: str | InstructionSource = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
-        reward: Reward | dict[str, Reward] | str | None = None,
-        grader: AnswerGrader | str = "auto",
+        reward: RewardLike | dict[str, RewardLike] | str | None = None,
+        grader: GraderLike | str = "auto",
         engine: RolloutEngine | None = None,
         round: RoundOptions = RoundOptions(),  # noqa: B008
         writing: Writing = Writing(),  # noqa: B008
@@ -114,8 +123,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         check_range("data.seed", seed, at_least=0)
         # path objects are accepted too; with them in the annotation, the command line would read null as the path None
         self.seeds = None if seeds is None else os.fspath(seeds)
-        self.source, self.fields = source, fields
-        self.mix_ratio = parse_source(source)
+        self.fields = fields
+        self.source, self.mix_ratio = parse_source(source)
         self.reward_name, self.rewards = parse_reward(reward)
         self.grader, self.grader_name = parse_grader(grader)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
@@ -172,6 +181,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read and check every file, choose the graders and log them; no model is loaded yet."""
         self.check_trainer(self.trainer, stage)
+        checks.check_module(self.trainer, stage)
         self._choose_graders()
         self.session.attach(self.trainer, self._parts())
         if stage == "fit":
@@ -202,7 +212,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if not self.evaluation_problems and stage != "predict":
             self.evaluation_problems = {
                 name: read_set(os.fspath(spec), self.evaluation.fields, name)
-                for name, spec in sorted(self.evaluation.sets.items())
+                for name, spec in sorted((self.evaluation.sets or {}).items())
             }
 
     def _read_seeds(self) -> None:
@@ -284,6 +294,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[EvaluationStream]:
         """One stream for each evaluation set."""
+        if not self.evaluation_problems:  # a run without evaluation sets is a choice, of which Lightning warns
+            warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
         return [
             EvaluationStream(self.session, self.evaluation, name, problems, self.evaluation_graders.get(name))
             for name, problems in self.evaluation_problems.items()
@@ -327,7 +339,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
 def _announce_filters(seeds: Sequence[Instruction], filters: Sequence[InstructionFilter]) -> None:
     """Log what the filters would reject among the seeds, because new problems will be like them."""
-    reasons: Counter[str] = Counter()
+    rejected: dict[str, list[str]] = {}
+    options: dict[str, str] = {}
     seen = InstructionPool()
     seen.judge_by(seeds)
     whole = InstructionPool(seeds)
@@ -335,19 +348,26 @@ def _announce_filters(seeds: Sequence[Instruction], filters: Sequence[Instructio
         if isinstance(rule, NoveltyFilter) and (said := rule.frames_found(seen)):
             rank_zero_info(said)
     for seed in seeds:
-        reason = next(
-            (r for f in filters if (r := f.reject(seed, whole if isinstance(f, QualityFilter) else seen)) is not None),
-            None,
+        found = (
+            (f, reason)
+            for f in filters
+            if (reason := f.reject(seed, whole if isinstance(f, QualityFilter) else seen)) is not None
         )
+        by, reason = next(found, (None, None))
         seen.add(seed, "seed")
         if reason is not None:
-            reasons[reason] += 1
-    bad = sum(reasons.values())
+            rejected.setdefault(reason, []).append(seed.prompt)
+            options[reason] = f"{type(by).__name__}{_LOOSEN.get(reason, '')}"
+    bad = sum(map(len, rejected.values()))
     if not bad:
         return
-    ranked = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda r: (-r[1], r[0])))
-    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({ranked}); the seeds are used anyway"
+    ranked = sorted(rejected, key=lambda reason: (-len(rejected[reason]), reason))
+    counts = ", ".join(f"{reason} {len(rejected[reason])}" for reason in ranked)
+    examples = "; ".join(f"{reason}: {reprlib.repr(rejected[reason][0])}" for reason in ranked[:2])
+    message = f"the filters would reject {bad} of your {len(seeds)} seeds ({counts}), such as {examples}"
+    loosen = " and ".join(dict.fromkeys(options[reason] for reason in ranked[:2]))
     if 2 * bad > len(seeds):
-        rank_zero_warn(message + ", but problems like them will be rejected: loosen the filters")
+        said = f"the seeds are used anyway, but problems like them will be rejected: change {loosen}"
+        rank_zero_warn(f"{message}; {said} (trainer.callbacks; list the other filters too)")
     else:
-        rank_zero_info(message)
+        rank_zero_info(f"{message}; the seeds are used anyway ({loosen})")

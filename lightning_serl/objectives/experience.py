@@ -58,6 +58,15 @@ class BatchLayout:
         return self.inner_epochs * self.minibatches > 1
 
 
+def check_batch(batch: object) -> None:
+    """Refuse a training batch that did not come from ``experience``, such as a batch of problems."""
+    if not isinstance(batch, RolloutBatch):
+        raise InputError(
+            f"a training batch is a {type(batch).__name__}, not a RolloutBatch: give the Trainer a SelfPlayDataModule "
+            "whose seeds are your problems, or a loader that yields what module.experience(groups, verdicts) returns"
+        )
+
+
 def experience(groups: Sequence[Group], verdicts: Sequence[Verdict], objective: ResolvedObjective, layout: BatchLayout,
                ranks: Ranks, logprobs: LogProbs) -> list[RolloutBatch]:  # fmt: skip
     """This rank's micro-batches of a round in training order, as many whatever the number of responses.

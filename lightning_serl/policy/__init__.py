@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from lightning_serl.policy.loading import load_policy
 from lightning_serl.policy.logprobs import token_logprobs
+from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.policy import Policy
 
-__all__ = ["Policy", "token_logprobs"]
+__all__ = ["LoraOptions", "Policy", "load_policy", "token_logprobs"]

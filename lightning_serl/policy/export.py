@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from lightning_serl.policy.lora import TRAINED
 from lightning_serl.policy.policy import Policy
 
 Form = Literal["adapter", "merged", "full"]
+#: Names of the model card, and of the configuration with the options that the model was asked with.
+CARD, OPTIONS = "README.md", "serl.json"
 
 
 def export_form(form: Form | None, has_adapter: bool) -> Form:
@@ -32,7 +35,14 @@ def export_form(form: Form | None, has_adapter: bool) -> Form:
     return form
 
 
-def export(policy: Policy, directory: Path, form: Form | None = None, card: str | None = None) -> None:
+def export(
+    policy: Policy,
+    directory: Path,
+    form: Form | None = None,
+    card: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    base: str | None = None,
+) -> None:
     """Write a directory that ``from_pretrained`` opens: weights, configuration, tokenizer, generation config, card.
 
     The files are written to a temporary folder that then replaces the directory, so that an interrupted export never
@@ -45,22 +55,44 @@ def export(policy: Policy, directory: Path, form: Form | None = None, card: str 
         form: ``full`` weights, the ``adapter`` alone (for peft), or the adapter ``merged`` into the base; by default
             as in :func:`export_form`.
         card: The model card, ``README.md``.
+        options: The options that the policy was asked with, for ``serl.json``.
+        base: The name of the base that an adapter's configuration gives, by default where it was loaded from.
     """
     form = export_form(form, policy.has_adapter)
     with _staged(directory) as staging:
         if form == "adapter":
-            _save_adapter(policy, staging)
+            _save_adapter(policy, staging, base)
         else:
             _save_model(policy, staging)
         policy.tokenizer.save_pretrained(staging)
         if card is not None:
-            (staging / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+            (staging / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
+        if options is not None:
+            (staging / OPTIONS).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
 
 
-def _save_adapter(policy: Policy, staging: Path) -> None:
+def options_file(model: str) -> Path | None:
+    """``serl.json`` of an exported model, in a directory or on the hub; ``None`` if it has none or cannot be asked."""
+    if os.path.isdir(os.path.expanduser(model)):
+        found = Path(model).expanduser() / OPTIONS
+        return found if found.is_file() else None
+    if ":" in model or not model.strip():
+        return None
+    from transformers.utils import cached_file
+
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    with suppress(OSError, ValueError):  # a name that is no repository is refused where the model is loaded
+        fetched = cached_file(model, OPTIONS, **quiet)
+        return None if fetched is None else Path(fetched)
+    return None
+
+
+def _save_adapter(policy: Policy, staging: Path, base: str | None) -> None:
     model: Any = policy.model
     config = copy.deepcopy(model.peft_config[TRAINED])
     config.inference_mode = True
+    if base is not None:
+        config.base_model_name_or_path = base
     config.save_pretrained(str(staging))
     state = {n: t.cpu().contiguous() for n, t in policy.adapter_state().items()}
     save_file(state, staging / "adapter_model.safetensors", {"format": "pt"})

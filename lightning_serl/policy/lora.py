@@ -56,7 +56,7 @@ class LoraOptions:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: str | list[str] = "all-linear"
-    peft: dict[str, Any] = field(default_factory=dict)
+    peft: dict[str, Any] | None = field(default_factory=dict)
     start_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,11 +73,12 @@ class LoraOptions:
 
         if self.start_from is not None:
             return _stored_config(self.start_from)
-        for name, value in self.peft.items():
+        further = self.peft or {}
+        for name, value in further.items():
             _check_peft_option(name, value)
         try:
             config = LoraConfig(
-                task_type="CAUSAL_LM", **{theirs: getattr(self, ours) for theirs, ours in _OURS.items()}, **self.peft
+                task_type="CAUSAL_LM", **{theirs: getattr(self, ours) for theirs, ours in _OURS.items()}, **further
             )
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(f"model.lora.peft is refused by peft ({reason(error)}); change the option") from error

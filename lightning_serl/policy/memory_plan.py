@@ -119,7 +119,7 @@ def plan(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None =
 def _layers_are_alike(config: Any, lora: LoraOptions | None) -> bool:
     """Whether all layers take the same memory."""
     if lora is not None and (
-        lora.start_from or {"rank_pattern", "layers_to_transform", "layers_pattern"} & set(lora.peft)
+        lora.start_from or {"rank_pattern", "layers_to_transform", "layers_pattern"} & set(lora.peft or {})
     ):
         return False
     return len(set(getattr(config.get_text_config(), "layer_types", None) or ("",))) == 1

@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
-from lightning_serl.errors import InputError
+from lightning_serl.errors import InputError, check_range
 from lightning_serl.policy.policy import Policy
+
+#: Learning rate of the default optimizer where all weights are trained, as in SeRL.
+FULL_LR = 1e-6
+#: The same for an adapter. Its updates are scaled by alpha / r, so that the rate does not depend on the rank; a hundred
+#: times the rate of all weights is the upper end of what is published for adapters (10 to 100 times).
+ADAPTER_LR = 1e-4
+# Below this rate the steps of an adapter are too small to be seen within a run.
+_LOWEST_ADAPTER_LR = 5e-6
+
+
+def adamw(params: Any, lr: float = FULL_LR) -> torch.optim.Optimizer:
+    """AdamW as SeRL uses it: betas 0.9 and 0.95, no weight decay."""
+    return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def optimizer_factory(make: OptimizerCallable | None, lr: float | None, adapter: bool) -> OptimizerCallable:
+    """The user's optimizer, by default :func:`adamw` at the rate for an adapter or for all weights.
+
+    ``lr``, if given, replaces the rate of every parameter group. InputError for a rate below 0.
+    """
+    check_range("model.lr", lr, at_least=0)
+    if make is None:
+        return partial(adamw, lr=(ADAPTER_LR if adapter else FULL_LR) if lr is None else lr)
+    return make if lr is None else partial(_with_rate, make, lr)
+
+
+def _with_rate(make: OptimizerCallable, lr: float, params: Any) -> torch.optim.Optimizer:
+    optimizer = make(params)
+    optimizer.defaults["lr"] = lr
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return optimizer
+
+
+def announce_rate(optimizer: torch.optim.Optimizer, adapter: bool) -> None:
+    """Log the learning rate and what is trained with it, as a warning where an adapter would hardly move."""
+    group = optimizer.param_groups[0]
+    lr = group.get("initial_lr", group["lr"])
+    what = "an adapter" if adapter else "all weights"
+    said = f"learning rate: {lr:g}, {type(optimizer).__name__} on {what}"
+    if adapter and 0 < lr < _LOWEST_ADAPTER_LR:
+        rank_zero_warn(
+            f"{said}; adapters need 10 to 100 times the rate of all weights, so set --model.lr {ADAPTER_LR:g}"
+        )
+    else:
+        rank_zero_info(f"{said}; --model.lr sets another")
 
 
 def trial_optimizer(make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None) -> torch.optim.Optimizer:

@@ -27,7 +27,7 @@ class PromptTemplate:
 
     chat: bool | None = None
     system: str | None = None
-    chat_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_kwargs: dict[str, Any] | None = field(default_factory=dict)
     stop: list[str] | None = None
 
     def uses_chat(self, tokenizer: Any) -> bool:
@@ -58,7 +58,7 @@ class PromptTemplate:
         """
         user = _without_surrogates(user)
         if self.uses_chat(tokenizer):
-            text = _chat_text(tokenizer, user, self.system, self.chat_kwargs)
+            text = _chat_text(tokenizer, user, self.system, self.chat_kwargs or {})
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
             opening = list(tokenizer("")["input_ids"])[:1]
             if opening == [tokenizer.bos_token_id] != ids[:1]:

@@ -72,6 +72,11 @@ def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> No
             raise InputError(f"the reward {name} requires the parameter {parameter.name!r}; {wanted}")
 
 
+def grader_of(own: AnswerGrader, named: bool, ctx: Any) -> AnswerGrader:
+    """The grader that a reward reads with: its own if the user named one, else the run's, without a run its own."""
+    return own if named else getattr(ctx, "grader", None) or own
+
+
 def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:
     """Set ``answers`` and ``cluster`` of every group that lacks them.
 

@@ -10,7 +10,7 @@ import torch
 
 from lightning_serl.answers import AnswerGrader, resolve_grader
 from lightning_serl.errors import check_choice, check_range
-from lightning_serl.rewards.base import fill_answers
+from lightning_serl.rewards.base import fill_answers, grader_of
 from lightning_serl.types import Group, Verdict
 
 TIES = ("smallest", "abstain")
@@ -36,7 +36,8 @@ class MajorityVote:
     ``unique_answers`` (classes) and ``no_answer`` (responses without an answer).
 
     Args:
-        grader: ``"auto"``, ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        grader: ``"auto"``, ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``; by default
+            that of the run (``data.grader``), and without a run ``"math"``.
         mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
         ties: ``"smallest"`` lets the smaller answer win; ``"abstain"`` gives no label and weights 0.
         min_share: If the winner has a smaller share of the responses, there is no label and all weights are 0.
@@ -57,7 +58,7 @@ class MajorityVote:
 
     def __init__(
         self,
-        grader: str | AnswerGrader = "math",
+        grader: str | AnswerGrader | None = None,
         mode: str = "fast",
         ties: str = "smallest",
         min_share: float = 0.0,
@@ -65,12 +66,13 @@ class MajorityVote:
     ) -> None:
         check_choice("ties of the majority vote", ties, TIES)
         check_range("min_share of the majority vote", min_share, at_least=0, at_most=1)
-        self.grader = resolve_grader(grader, mode)
+        self.grader = resolve_grader("math" if grader is None else grader, mode)
+        self.named = grader is not None or mode != "fast"
         self.ties, self.min_share, self.soft = ties, min_share, soft
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group; fills ``answers`` and ``cluster``."""
-        fill_answers(groups, self.grader)
+        fill_answers(groups, grader_of(self.grader, self.named, ctx))
         return [self._vote(group) for group in groups]
 
     def _vote(self, group: Group) -> Verdict:

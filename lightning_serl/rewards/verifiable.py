@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lightning_serl.answers import AnswerGrader, equal_to_label, grader_for, resolve_grader
-from lightning_serl.rewards.base import fill_answers
+from lightning_serl.rewards.base import fill_answers, grader_of
 from lightning_serl.rewards.majority import MajorityVote
 from lightning_serl.types import Group, Verdict
 
@@ -24,7 +24,8 @@ class VerifiableReward:
     label, or with one that the grader cannot read, gets weights 0 and the cause in ``info["reason"]``.
 
     Args:
-        grader: ``"auto"``, ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``.
+        grader: ``"auto"``, ``"math"``, ``"choice"``, ``"text"`` or an object with ``extract`` and ``same``; by default
+            that of the run (``data.grader``), and without a run ``"math"``.
         mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
 
     Raises:
@@ -33,27 +34,28 @@ class VerifiableReward:
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(self, grader: str | AnswerGrader = "math", mode: str = "fast") -> None:
-        self.grader = resolve_grader(grader, mode)
+    def __init__(self, grader: str | AnswerGrader | None = None, mode: str = "fast") -> None:
+        self.grader = resolve_grader("math" if grader is None else grader, mode)
+        self.named = grader is not None or mode != "fast"
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group; fills ``answers`` and ``cluster``."""
-        return [self._score(group) for group in groups]
+        return [self._score(group, grader_of(self.grader, self.named, ctx)) for group in groups]
 
-    def _score(self, group: Group) -> Verdict:
-        fill_answers([group], self.grader)
+    def _score(self, group: Group, grader: AnswerGrader) -> Verdict:
+        fill_answers([group], grader)
         assert group.answers is not None
         assert group.cluster is not None
         n = len(group)
         classes = {number for number in group.cluster if number >= 0}
         info: dict[str, Any] = {"tie": False, "unique_answers": len(classes), "no_answer": group.answers.count(None)}
         gold, problem = group.instruction.label, group.instruction
-        grader = grader_for(self.grader, problem.prompt, problem.meta.get("choices"))
+        grader = grader_for(grader, problem.prompt, problem.meta.get("choices"))
         label = None if gold is None else _read_label(grader, gold)
         if label is None:
             info["reason"] = "the instruction has no label" if gold is None else "the grader cannot read the label"
             return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), info=info)
-        start_group = getattr(self.grader, "start_group", None)
+        start_group = getattr(grader, "start_group", None)
         if start_group is not None:
             start_group(_LABEL_SECONDS)
         right = equal_to_label(label, {answer for answer in group.answers if answer is not None}, grader)
@@ -65,16 +67,16 @@ class LabelElseVote:
     """The default reward: groups with a label are scored against it, all others by majority vote.
 
     Args:
-        grader: The grader of both.
+        grader: The grader of both, by default as in :class:`MajorityVote`.
         options: Further options of :class:`MajorityVote`, which raises the same errors.
     """
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(self, grader: str | AnswerGrader = "math", **options: Any) -> None:
+    def __init__(self, grader: str | AnswerGrader | None = None, **options: Any) -> None:
         self.vote = MajorityVote(grader, **options)
-        # Both share one grader and its cache.
-        self.verify = VerifiableReward(self.vote.grader)
+        self.verify = VerifiableReward(self.vote.grader)  # both share one grader and its cache
+        self.verify.named = self.vote.named
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group, in order; fills ``answers`` and ``cluster``."""

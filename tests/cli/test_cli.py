@@ -520,7 +520,8 @@ def test_a_reward_that_raises_ends_the_run_in_one_sentence(tmp_path, held_out):
     ]
     ended = cli("fit", *options, picture=True)
     assert ended.status == 1
-    assert ended.error == "RuntimeError: the judge is gone"
+    assert ended.error.startswith("RuntimeError: the judge is gone in command_line.py:")
+    assert "(Judge.__call__)" in ended.error
     assert ended.run == tmp_path
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 1

@@ -378,6 +378,11 @@ def test_options_of_classes(text, sentence):
         (["--trainer.strategy.timeout", "0"], "trainer.strategy.timeout: trainer.strategy 'auto' takes no options"),
         (["--trainer.callbacks.low", "0"], "trainer.callbacks.low: trainer.callbacks needs a class first"),
         (["--model.optimizer.foo", "0"], "model.optimizer: there is no option 'foo'"),
+        (["--learning_rate", "1e-4"], "unrecognized arguments: --learning_rate; did you mean --model.lr?"),
+        (
+            ["--model.lr_scheduler.gamma", "0.5"],
+            "model.lr_scheduler.gamma: model.lr_scheduler needs a class first",
+        ),
         (["--model.lora.r", "x"], "model.lora.r: expected a whole number, but got x"),
         (["--data.engine", "ReplayEngine"], "data.engine: ReplayEngine needs recordings; give --data.engine."),
     ],

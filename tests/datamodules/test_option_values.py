@@ -24,12 +24,17 @@ def constant(groups, ctx):
 
 
 def test_the_share_of_the_seeds():
-    assert [parse_source(s) for s in ("self", "seeds", "mix:0.25")] == [0.0, 1.0, 0.25]
-    assert parse_source(PromptSet([Instruction("a", "1")])) == 0.0
+    assert [parse_source(s) for s in ("self", "seeds", "mix:0.25")] == [
+        ("self", 0.0),
+        ("seeds", 1.0),
+        ("mix:0.25", 0.25),
+    ]
+    own = PromptSet([Instruction("a", "1")])
+    assert parse_source(own) == (own, 0.0)
     for wrong in ("mix:0", "mix:1", "mix:x", "mix:nan", "mix:"):
         with pytest.raises(InputError, match=rf"^data\.source '{wrong}': the ratio must be a number between 0 and 1"):
             parse_source(wrong)
-    with pytest.raises(InputError, match=r"^data\.source must be self, seeds or mix:RATIO, got 'seed'$"):
+    with pytest.raises(InputError, match=r"^data\.source must be self, .* or the class path of your own, got 'seed'$"):
         parse_source("seed")
 
 

@@ -23,14 +23,14 @@ REFUSED = [
     ("rewards", "absent", ["--data.reward", "helpers.malformed.Rewrad"], "Rewrad"),
     ("rewards", "absent", ["--data.reward", "no_such_module.Reward"], "no_such_module"),
     ("rewards", "absent", ["--data.reward", "Majority"], "MajorityVote"),
-    ("rewards", "options", ["--data.reward", own("Reward", who="x")], "takes other options"),
+    ("rewards", "options", ["--data.reward", own("Reward", who="x")], "Reward has no option 'who'"),
     ("rewards", "options", ["--data.reward", "helpers.malformed.Reward"], "how"),
     ("rewards", "raises", ["--data.reward", "helpers.malformed.RaisesAtOnce"], "MY_KEY"),
     ("graders", "methods", ["--data.grader", "helpers.malformed.NoExtract"], "extract"),
     ("graders", "methods", ["--data.grader", "helpers.malformed.NoSame"], "same"),
     ("graders", "absent", ["--data.grader", "helpers.malformed.Grdaer"], "Grdaer"),
     ("graders", "absent", ["--data.grader", "maths"], "maths"),
-    ("graders", "options", ["--data.grader", own("Grader", who="x")], "takes other options"),
+    ("graders", "options", ["--data.grader", own("Grader", who="x")], "Grader has no option 'who'"),
     ("graders", "raises", ["--data.grader", "helpers.malformed.RaisesAtOnce"], "MY_KEY"),
 ]
 

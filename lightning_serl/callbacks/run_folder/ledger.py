@@ -14,9 +14,15 @@ from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Group, Round, Verdict
 
+# Steps between two points in the loggers, unless the user sets ``Trainer(log_every_n_steps=...)`` to another number.
+_LIGHTNING_INTERVAL = 50
+
 
 class Ledger(RolloutHooks):
     """Writes what became of every instruction, the metrics of every step, and some samples, from rank 0.
+
+    The metrics go to the Trainer's loggers too, one point per optimizer step: ``log_every_n_steps`` becomes 1 where it
+    has Lightning's default, 50.
 
     ``ledger.jsonl`` has one row per event of an instruction: proposed, rejected, accepted, voted, kept, carried,
     dropped, trained. It holds no times, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer
@@ -41,7 +47,9 @@ class Ledger(RolloutHooks):
         self.last_metrics: dict[str, float] = {}  # the latest value of each
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Open the files of the run folder."""
+        """Open the files of the run folder, and let the user's loggers have a point per optimizer step."""
+        if stage == "fit" and trainer.log_every_n_steps == _LIGHTNING_INTERVAL:
+            trainer.log_every_n_steps = 1  # a step is a round or a part of one: there are few
         if trainer.is_global_zero and not trainer.fast_dev_run:
             root = Path(trainer.default_root_dir)
             if stage != "fit" and (root / "ledger.jsonl").exists():

@@ -41,7 +41,7 @@ class Summary(RolloutHooks):
         self.after: Results = {}  # of the last
         self._first_round: dict[str, float] = {}
         self._seconds = 0.0
-        self._taken = 0  # seeds among the proposals
+        self._taken = self._given = 0  # seeds and problems of the user's own source among the proposals
         self._began: float | None = None
         self._first_step: int | None = None
         self.deferred = False  # set it to evaluate once more after the fit, and then call `finish`
@@ -81,6 +81,7 @@ class Summary(RolloutHooks):
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Count the seeds among the proposals; the ledger counts them together with written problems."""
         self._taken += played.taken
+        self._given += played.given
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print what the stream has to report."""
@@ -138,6 +139,10 @@ class Summary(RolloutHooks):
             }
         return summary
 
+    def compared(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        """The first and the last evaluation of every set, as in the table."""
+        return {name: (_short(self.before.get(name, {})), _short(after)) for name, after in self.after.items()}
+
     def _print(self, summary: dict[str, Any]) -> None:
         console = Console(file=sys.stdout, highlight=False)
         before, after = summary["before"], summary["after"]
@@ -154,9 +159,10 @@ class Summary(RolloutHooks):
             console.print("no labels here: agreement, answers and KL show health, not accuracy", soft_wrap=True)
         kl = "not measured (model.objective.beta is 0)" if summary["kl"] is None else f"{summary['kl']:.4f}"
         console.print(f"KL to the starting policy: {kl}")
-        written = summary["proposed"] - self._taken
-        proposed = [f"{written} written"] * bool(written or not self._taken)
+        written = summary["proposed"] - self._taken - self._given
+        proposed = [f"{written} written"] * bool(written or not (self._taken or self._given))
         proposed += [f"{self._taken} taken from the seeds"] * bool(self._taken)
+        proposed += [f"{self._given} from data.source"] * bool(self._given)
         console.print(
             f"problems: {', '.join(proposed)}, "
             f"{sum(summary['rejected'].values())} rejected{_why(summary['rejected'])}, "
@@ -191,6 +197,7 @@ class Summary(RolloutHooks):
             "first_round": self._first_round,
             "seconds": self._elapsed(),
             "taken": self._taken,
+            "given": self._given,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -198,6 +205,7 @@ class Summary(RolloutHooks):
         self.before, self._first_round = state_dict["before"], state_dict["first_round"]
         self.after = state_dict.get("after", {})
         self._seconds, self._taken = state_dict["seconds"], state_dict.get("taken", 0)
+        self._given = state_dict.get("given", 0)
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)

@@ -140,9 +140,10 @@ def _round_line(played: Round, metrics: dict[str, float]) -> str:
     stats = played.stats
     groups = stats["serl/round/groups"]
     answered = (groups - stats.get("serl/round/carried", 0.0)) / max(1e-9, stats["serl/filter/yield"])
-    written = stats["serl/filter/proposed"] - played.taken
-    proposed = [f"wrote {written:.0f}"] * bool(written or not played.taken)
+    written = stats["serl/filter/proposed"] - played.taken - played.given
+    proposed = [f"wrote {written:.0f}"] * bool(written or not (played.taken or played.given))
     proposed += [f"took {played.taken}"] * bool(played.taken)
+    proposed += [f"got {played.given} from the source"] * bool(played.given)
     return (
         f"round {played.number + 1:>4}  {', '.join(proposed)}, trained on {groups:.0f} of {answered:.0f} answered; "
         f"agreement {stats['serl/vote/agreement_mean']:.2f}, no answer {stats['serl/vote/no_answer_frac']:.2f}, "

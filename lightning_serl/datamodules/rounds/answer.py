@@ -27,9 +27,8 @@ def answer(
     mine = setup.ranks.share(list(roots))
 
     def read(group: Group) -> None:
-        """Read a group's answers while the engine writes the next ones; the reward then finds them."""
-        if group.instruction.role == "solve":
-            fill_answers([group], setup.grader)
+        """Read a group's answers, if possible while the engine writes the next ones; every reward finds them."""
+        fill_answers([group], setup.grader)
 
     with setup.phase("answering", len(mine) * options.samples_per_prompt) as tick, setup.ranks.stage("answering"):
         ctx = setup.context(number, "rollout", tick=tick)
@@ -45,10 +44,9 @@ def answer(
         _measure(setup, list(families.groups.values()))
     with setup.phase("voting", len(mine)) as tick, setup.ranks.stage("voting"):
         groups = list(families.groups.values())
+        for group in groups:
+            read(group)
         verdicts = _reward(setup, groups, setup.context(number, "reward"))
-        for group in groups:  # the signs of health count answers, also if the reward did not read them
-            if group.answers is None:
-                read(group)
         tick(len(mine))
     answered: list[tuple[Group, Verdict]] = []
     for events, pairs in setup.ranks.interleave(families.by_root(verdicts)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,8 @@ from lightning_serl.policy.policy import Policy
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.types import Completion, Group, Instruction, Verdict
 
+#: The role of a plain string given to :meth:`Context.generate`.
+TEXT = "text"
 #: The template of roles that have none: the bare prompt.
 VERBATIM = SolveTemplate(text="{problem}", plain="{problem}", answer_format="")
 
@@ -54,9 +57,23 @@ class Context:
         self._calls += 1
         return rng_for(self.seed, "context", self.round, self._calls)
 
-    def same(self, a: str, b: str) -> bool:
+    def extract(self, text: str, problem: Instruction | None = None) -> str | None:
+        """The answer in a finished response as the run's grader reads it, ``None`` if it finds none.
+
+        Some graders read the answers to a ``problem`` by its kind or its options.
+        """
+        return self._grader_for(problem).extract(text)
+
+    def same(self, a: str, b: str, problem: Instruction | None = None) -> bool:
         """Whether two answers are equal for the run's grader."""
-        return self.grader.same(a, b)
+        return self._grader_for(problem).same(a, b)
+
+    def _grader_for(self, problem: Instruction | None) -> AnswerGrader:
+        for_problem = getattr(self.grader, "for_problem", None)
+        if problem is None or for_problem is None:
+            return self.grader
+        grader: AnswerGrader = for_problem(problem.prompt, problem.meta.get("choices"))
+        return grader
 
     def encode(self, instruction: Instruction) -> tuple[int, ...]:
         """Token ids of an instruction's solve prompt; empty when rollouts are replayed."""
@@ -72,19 +89,23 @@ class Context:
         return (self.templates.get(role) or VERBATIM).stop_strings(self.policy.tokenizer)
 
     def generate(
-        self, instructions: Sequence[Instruction], n: int, who: Who = "policy", **sampling: Any
+        self, instructions: Sequence[Instruction | str], n: int = 1, who: Who = "policy", **sampling: Any
     ) -> list[Group]:
         """Roll out ``n`` completions of each instruction with the weights of ``who``: one group for each, in order.
 
         Args:
-            instructions: What to answer.
+            instructions: What to answer. An :class:`Instruction` is put to the policy by the template of its role, and
+                its uid keys the sampling seeds. A plain string is put to it as it is, as one user turn where the
+                tokenizer has a chat template; the same string in the same round gets the same completions.
             n: Completions of each.
-            who: Which weights write them.
-            sampling: Fields of :class:`Sampling` that differ from the round's.
+            who: Which weights write them: ``policy``, or ``reference`` or ``teacher`` if ``needs`` lists it.
+            sampling: Fields of :class:`Sampling` that differ from the round's: ``max_tokens``, ``temperature``,
+                ``top_p``, ``top_k``, ``stop``.
 
         Raises:
             ValueError: if two instructions share a uid or one has none, because completions of a uid share their seeds.
         """
+        instructions = _instructions(instructions)
         uids = [i.uid for i in instructions]
         if len(set(uids)) < len(uids) or "" in uids:
             raise ValueError(
@@ -159,3 +180,16 @@ class Context:
             rows.append((head + encode(text, add_special_tokens=False), len(head)))
         logps = self.engine.score([ids for ids, _ in rows], who)
         return [logp[start - 1 :] for logp, (_, start) in zip(logps, rows, strict=True)]
+
+
+def _instructions(given: Sequence[Instruction | str]) -> list[Instruction]:
+    """The instructions, made of the strings among them; their uids depend on the text and on equal ones before it."""
+    seen: Counter[str] = Counter()
+    out = []
+    for one in given:
+        if isinstance(one, str):
+            seen[one] += 1
+            key = hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+            one = Instruction(one, f"{TEXT}-{key}-{seen[one]}", role=TEXT)
+        out.append(one)
+    return out

@@ -71,6 +71,7 @@ class Proposals:
             instruction = replace(instruction, uid=self._uid())
         self.log.event(instruction.uid, "proposed", **proposal_facts(instruction))
         self.log.event(instruction.uid, "accepted")
+        self.log.round.given += instruction.meta.get("origin") != "self"
         # answers that the source read are kept, whichever grader read them
         return replace(group, instruction=instruction, read_by=None)
 
@@ -86,6 +87,7 @@ class Proposals:
         log.event(instruction.uid, "proposed", **proposal_facts(instruction))
         seed = instruction.meta.get("origin") == "seed"
         log.round.taken += seed
+        log.round.given += not seed and instruction.meta.get("origin") != "self"
         written = self.source.filtered and instruction.role == "solve" and not seed
         reason = self._reason_against(instruction, written)
         if reason is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from lightning_serl.callbacks.filters import ZeroSpread
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.pool.words import count_words, unique_ngrams
 from lightning_serl.types import Event, Group, Instruction, Round, Verdict
@@ -63,11 +64,18 @@ def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> st
             f"look at samples.jsonl, then check data.grader ({setup.grader_name}), the answer format that "
             "data.solve asks for, and data.max_tokens"
         )
+    elif dropped and dropped.most_common(1)[0][0] == "no_spread":
+        advice = (
+            "all responses to a problem got the same score, so there is nothing to learn from them: take other "
+            "problems, or a reward that tells responses apart"
+        )
     else:
         # a list of filters in trainer.callbacks replaces the default ones
         others = " and ".join(dict.fromkeys(type(f).__name__ for f in setup.instruction_filters))
         kept = f" (list {others} too, to keep them)" if others else ""
-        advice = f"look at samples.jsonl, then widen the DifficultyFilter{kept} or raise data.round.max_attempts"
+        names = dict.fromkeys(type(f).__name__ for f in setup.group_filters if not isinstance(f, ZeroSpread))
+        widen = f"widen the {' and '.join(names)}{kept} or " if names else ""
+        advice = f"look at samples.jsonl, then {widen}raise data.round.max_attempts"
     said = f"none of {tried} groups survived {attempts} attempts (dropped or rejected: {common})"
     return f"round {number}: {said}; {advice}"
 

@@ -16,6 +16,11 @@ class InstructionSource(ABC):
     ``propose`` and ``observe`` run alike on all ranks: same arguments, same results. ``derive`` gets the groups of one
     rank. A source that samples proposals in another way rolls them out in ``propose`` and returns the groups. An
     instruction without a uid gets one from the round, which also applies filters and pool.
+
+    On the command line a source is ``--data.source package.module.Name``, with the arguments of its ``__init__`` as
+    ``--data.source.NAME``. Set ``filtered = False`` where problems may come again, as from a fixed list: the novelty
+    filter rejects what the pool holds already. Put ``"origin": "self"`` into ``meta`` of problems that the policy
+    wrote, so that the log counts them as written.
     """
 
     #: Policies that the source's rollouts need besides the live one (``reference``, ``teacher``).

@@ -24,7 +24,7 @@ class EvaluationOptions:
 
     Args:
         sets: Problem sets by name, each a jsonl file, a directory or a data set of the Hugging Face hub such as
-            ``hub:math-500``; their labels are used for measuring only.
+            ``hub:math-500``; their labels are used for measuring only. null or {} for none.
         fields: Names of the fields of these sets; known benchmarks have their own.
         samples: Sampled answers per problem, for mean@k, maj@k and pass@k; 0 for greedy answers only.
         temperature: Temperature of the sampled answers.
@@ -34,7 +34,7 @@ class EvaluationOptions:
             prompt and response together and votes by pairs. Multiple-choice sets are always scored by ``default``.
     """
 
-    sets: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, str] | None = field(default_factory=dict)
     fields: Fields = field(default_factory=Fields)
     samples: int = 16
     temperature: float = 1.0
@@ -43,6 +43,7 @@ class EvaluationOptions:
     scoring: Literal["default", "serl"] = "default"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sets", self.sets or {})
         check_range("data.evaluation.samples", self.samples, at_least=0)
         check_range("data.evaluation.batch_size", self.batch_size, at_least=1)
         check_range("data.evaluation.temperature", self.temperature, above=0)

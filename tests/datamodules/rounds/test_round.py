@@ -12,7 +12,7 @@ from lightning_serl.datamodules.sources import InstructionSource, Mixture, Promp
 from lightning_serl.engines import ReplayEngine, Sampling
 from lightning_serl.errors import EmptyRound
 from lightning_serl.rewards import MajorityVote
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Link, Verdict
 
 ANSWERS = ["\\boxed{1}", "\\boxed{1}", "\\boxed{2}", "\\boxed{3}"]
 
@@ -181,7 +181,7 @@ def why_empty(barren, number=0):
 
 
 def test_an_empty_round_advises_about_what_emptied_it():
-    from lightning_serl.callbacks import DifficultyFilter, NoveltyFilter, QualityFilter
+    from lightning_serl.callbacks import DifficultyFilter, NoveltyFilter, QualityFilter, ZeroSpread
 
     def mute(groups, ctx):
         return [Verdict(torch.zeros(4), info={"no_answer": 4}) for _ in groups]
@@ -201,6 +201,41 @@ def test_an_empty_round_advises_about_what_emptied_it():
     assert "then widen the DifficultyFilter or raise data.round.max_attempts" in why_empty(hard)
     hard.change(instruction_filters=[QualityFilter(), NoveltyFilter(1.0)])
     assert "DifficultyFilter (list QualityFilter and NoveltyFilter too, to keep them) or" in why_empty(hard, 1)
+    alike = rounds(Generous(), hopeless, prompts_per_round=2)
+    alike.change(group_filters=[ZeroSpread()], instruction_filters=[QualityFilter(), NoveltyFilter(1.0)])
+    said = why_empty(alike)
+    assert "DifficultyFilter" not in said  # which is off
+    assert "all responses to a problem got the same score" in said
+
+
+class Roles(InstructionSource):
+    """Brings an instruction, a group that it rolled out itself, and both of another role."""
+
+    filtered = False
+
+    def propose(self, k, ctx):
+        rolled = [Group.from_texts(f"g{i}", ANSWERS) for i in range(2)]
+        for i, (group, role) in enumerate(zip(rolled, ("solve", "judge"), strict=True)):
+            group.instruction = Instruction(f"g{i}", f"g{ctx.round}-{i}", role=role)
+        return [*rolled, Instruction("p0", "p0"), Instruction("p1", "p1", role="judge")]
+
+    def derive(self, groups, verdicts, ctx):
+        return [Instruction("again", "", link=Link("again", g.instruction.uid), role="judge") for g in groups[:1]]
+
+
+def test_every_reward_finds_the_answers_of_the_run_s_grader():
+    seen = {}
+
+    def look(groups, ctx):
+        seen.update({g.instruction.uid: (g.answers, g.cluster) for g in groups})
+        assert all([ctx.extract(text, g.instruction) for text in g.texts] == g.answers for g in groups)
+        return [Verdict(torch.tensor([1.0, 0, 0, 1])) for _ in groups]
+
+    played = rounds(Roles(), look, prompts_per_round=4, max_waves=1)
+    played.change(rewards={"solve": look, "judge": look})
+    played.play(0)
+    assert len(seen) == 5
+    assert all(found == (["1", "1", "2", "3"], [0, 0, 1, 2]) for found in seen.values())
 
 
 def test_a_round_without_proposals_says_what_would_bring_some():
