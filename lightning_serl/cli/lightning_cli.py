@@ -17,8 +17,9 @@ from lightning_serl.callbacks.memory_plan import report_memory_plan
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
+from lightning_serl.cli.conventions import command_refusal, reads_environment
 from lightning_serl.cli.exported import exported_options, said_of_export
-from lightning_serl.cli.parser_errors import construction_refusal
+from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal
 from lightning_serl.cli.parser_internals import option_groups
 from lightning_serl.cli.preset_cli import PresetCLI
 from lightning_serl.cli.run_folder import CommandState
@@ -80,6 +81,8 @@ class SelfPlayCLI(PresetCLI):
 
     def __init__(self, args: Sequence[str], state: CommandState) -> None:
         self.state = state
+        if (said := command_refusal(args)) is not None:
+            raise ParserRefusal(said)
         super().__init__(
             SeRLModule,
             SelfPlayDataModule,
@@ -87,7 +90,11 @@ class SelfPlayCLI(PresetCLI):
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False, "state": state},
             seed_everything_default=0,
             trainer_defaults=_TRAINER_DEFAULTS,
-            parser_kwargs={"prog": "lightning-serl", "description": _DESCRIPTION},
+            parser_kwargs={
+                "prog": "lightning-serl",
+                "description": _DESCRIPTION,
+                "default_env": reads_environment(),  # the help names a variable for each option otherwise
+            },
             args=args,
         )
 
