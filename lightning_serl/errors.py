@@ -40,6 +40,10 @@ class StorageFailure(SeRLError):
     """A file of the run cannot be written: disk full, no permission, or the disk is gone."""
 
 
+class NotFinite(SeRLError):
+    """Weights, or too many optimizer steps in a row, hold values that are NaN or infinite; nothing of them is saved."""
+
+
 class EngineFailure(SeRLError):
     """The rollout engine cannot generate: it is gone, refused the model, or is out of memory."""
 

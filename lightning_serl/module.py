@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -18,18 +17,25 @@ from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.distributed import sharding, strategies
 from lightning_serl.distributed.lightning_internals import attached_trainer
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.distributed.strategies import compute_dtype, precision_of
+from lightning_serl.distributed.strategies import compute_dtype
 from lightning_serl.errors import InputError, check_range
-from lightning_serl.evaluation.metrics import GradedProblem
-from lightning_serl.evaluation.results import EvaluationBatch, EvaluationResults, figures, logged
+from lightning_serl.evaluation.hooks import EvaluatesProblems
 from lightning_serl.objectives.experience import BatchLayout, check_batch, experience
+from lightning_serl.objectives.optimizer_steps import OptimizerSteps, StepFacts, check_weights
 from lightning_serl.objectives.options import Objective, ResolvedObjective
-from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.policy import frozen_copies
-from lightning_serl.policy.loading import DType, check_model_path, check_quantize, load_policy
+from lightning_serl.policy.loading import DType, check_model_path, check_quantize, load_policy, loaded_dtype
 from lightning_serl.policy.lora import LoraOptions
-from lightning_serl.policy.optimizers import adamw, announce_rate, optimizer_factory, policy_optimizer, trial_optimizer
+from lightning_serl.policy.optimizers import (
+    Shared,
+    adamw,
+    announce_rate,
+    optimizer_factory,
+    policy_optimizer,
+    scheduler_monitor,
+    trial_optimizer,
+)
 from lightning_serl.policy.packing_check import choose_packing
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization
@@ -45,7 +51,7 @@ def _adamw(params: Any) -> torch.optim.Optimizer:
     return adamw(params)
 
 
-class SeRLModule(pl.LightningModule):
+class SeRLModule(EvaluatesProblems):
     """Trains a language model on graded groups of its own responses.
 
     Use it with ``SelfPlayDataModule``, or with any training stream that yields ``module.experience(groups, verdicts)``.
@@ -66,18 +72,15 @@ class SeRLModule(pl.LightningModule):
         attn_implementation: As in transformers, for example ``sdpa``; null lets transformers choose.
         packing: ``auto`` trains without padding and computes each prompt once if the model can, which is tested at the
             start of training and logged; ``none`` pads rows of similar length.
+        max_nonfinite_steps: Optimizer steps in a row whose loss, log-probs or gradient are not finite that end the run.
+            Such a step changes neither weights nor optimizer state.
         lr: Learning rate of the optimizer, whichever it is. By default the optimizer's own; for the default optimizer
             1e-6 where all weights are trained, as in SeRL, and 1e-4 for an adapter, which starts at zero.
         optimizer: Optimizer class and its options; by default AdamW with betas 0.9 and 0.95 and no weight decay.
         lr_scheduler: Learning-rate scheduler class and its options, stepped after every optimizer step.
 
     Attributes:
-        step_metrics: Metrics of the last optimizer step, under TRL's names; ``metrics.jsonl`` is written from them.
         updating: Whether the optimizer is writing weights, so that no checkpoint may be saved.
-        evaluated_at: Optimizer step of the last complete evaluation inside ``fit``.
-        last_report: Results of the last evaluation by set, equal on all ranks.
-        last_results: The same without intervals, levels and subjects.
-        evaluation_items: The graded problems of the last ``validate`` or ``test`` by set, on rank 0.
 
     Raises:
         InputError: if the model directory is incomplete or an option is out of range.
@@ -100,6 +103,7 @@ class SeRLModule(pl.LightningModule):
         gradient_checkpointing: bool = False,
         attn_implementation: str | None = None,
         packing: Literal["auto", "none"] = "auto",
+        max_nonfinite_steps: int = 3,
         lr: float | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -108,6 +112,7 @@ class SeRLModule(pl.LightningModule):
         check_range("model.inner_epochs", inner_epochs, at_least=1)
         check_range("model.minibatches", minibatches, at_least=1)
         check_range("model.temperature", temperature, above=0)
+        check_range("model.max_nonfinite_steps", max_nonfinite_steps, at_least=1)
         if model_name_or_path is not None:
             check_model_path(model_name_or_path)
         if lora is not None and (lora.peft or lora.start_from):
@@ -123,21 +128,25 @@ class SeRLModule(pl.LightningModule):
             "gradient_checkpointing": gradient_checkpointing,
             "attn_implementation": attn_implementation,
         }
-        self._make_optimizer = optimizer_factory(optimizer, lr, adapter=lora is not None)
-        self._make_scheduler, self._said_rate = lr_scheduler, False
-        self._totals, self._warned_of_gap = StepTotals(), False
-        self.step_metrics: dict[str, float] = {}
+        self._make_optimizer = Shared(optimizer_factory(optimizer, lr, adapter=lora is not None))
+        self._make_scheduler = None if lr_scheduler is None else Shared(lr_scheduler)
+        self._steps, self._said_rate = OptimizerSteps(max_nonfinite_steps), False
         self.updating = False
-        self._evaluation = EvaluationResults()
-        self.evaluated_at: int | None = None
-        self.last_report: dict[str, dict[str, Any]] = {}
-        self.last_results: dict[str, dict[str, Any]] = {}
-        self.evaluation_items: dict[str, list[GradedProblem]] = {}
 
     @property
     def steps_per_round(self) -> int:
         """Optimizer steps per round."""
         return self.inner_epochs * self.minibatches
+
+    @property
+    def steps_not_taken(self) -> int:
+        """Optimizer steps left out since the last one that was taken, because a value was not finite."""
+        return self._steps.in_a_row
+
+    @property
+    def step_metrics(self) -> dict[str, float]:
+        """Metrics of the last optimizer step, under TRL's names; ``metrics.jsonl`` is written from them."""
+        return self._steps.metrics
 
     @property
     def has_policy(self) -> bool:
@@ -166,6 +175,12 @@ class SeRLModule(pl.LightningModule):
         if "policy" not in self._modules:
             raise InputError(_NO_MODEL)
         return cast(Policy, self._modules["policy"])
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The weights, loaded first outside a Trainer: a LightningCLI of one's own makes ``--optimizer`` of them."""
+        if self.has_policy and attached_trainer(self) is None:
+            self.configure_model()
+        return super().parameters(recurse)
 
     def configure_model(self) -> None:
         """Load the policy once, and make the frozen copies that the run needs; InputError if no model was named."""
@@ -230,7 +245,7 @@ class SeRLModule(pl.LightningModule):
         self.check_trainer(self.trainer, stage)
         use_our_files(self.trainer)
         if stage == "fit":
-            self._totals, self._warned_of_gap = StepTotals(), False
+            self._steps.reset()
             self.evaluated_at, self.updating = None, False
 
     def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
@@ -239,16 +254,11 @@ class SeRLModule(pl.LightningModule):
         Nothing is loaded for it. The stage is ``fit``, ``validate``, ``test`` or ``predict``.
         """
         strategies.check_strategy(trainer, {"quantize": self.quantize, "offload_frozen": self.offload_frozen})
-        if self.quantize is not None and precision_of(trainer).weights is not None:
-            raise InputError(
-                f"trainer.precision {trainer.precision} would cast the scales of 4-bit weights; use bf16-mixed or "
-                "32-true"
-            )
         if stage == "fit":
             check_range("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, at_least=1)
-            optimizer, adapter = self.check_optimizer(), self.lora is not None
-            lr = float(optimizer.param_groups[0]["lr"])
-            strategies.check_learning_rate(trainer, lr, self.load_options["dtype"], adapter)
+            optimizer, adapter, given = self.check_optimizer(), self.lora is not None, self.load_options["dtype"]
+            lr, dtype = float(optimizer.param_groups[0]["lr"]), loaded_dtype(self.model_name_or_path, given)
+            strategies.check_learning_rate(trainer, lr, dtype, adapter, given)
             if not self._said_rate:
                 self._said_rate = True
                 announce_rate(optimizer, adapter)
@@ -257,12 +267,18 @@ class SeRLModule(pl.LightningModule):
         """An optimizer of a small tensor, to check the options before a model is loaded; InputError if one is wrong."""
         return trial_optimizer(self._make_optimizer, self._make_scheduler)
 
+    def scheduler_monitor(self) -> str | None:
+        """The metric that the learning-rate scheduler waits for, if it waits for one."""
+        return scheduler_monitor(self._make_optimizer, self._make_scheduler)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer of the trainable weights, and scheduler; every optimizer step raises the policy's version."""
-        return policy_optimizer(self.policy, self._make_optimizer, self._make_scheduler, self._end_update)
+        return policy_optimizer(self.policy, self._make_optimizer, self._make_scheduler)
 
-    def _end_update(self) -> None:
-        self.updating = False
+    @property
+    def _has_other_optimizer(self) -> bool:
+        """Whether a LightningCLI has replaced :meth:`configure_optimizers` by its ``--optimizer``."""
+        return "configure_optimizers" in vars(self)
 
     def on_fit_start(self) -> None:
         """Place frozen copies, and decide whether micro-batches are packed."""
@@ -312,62 +328,34 @@ class SeRLModule(pl.LightningModule):
         check_batch(batch)
         surrogate = Surrogate(self.objective, batch)
         loss, stats = surrogate.evaluate(self.policy)
-        self._totals.add(surrogate, loss, stats)
+        self._steps.add(surrogate, loss, stats)
         trainer = attached_trainer(self)
         return loss if trainer is None else loss * trainer.accumulate_grad_batches * trainer.world_size
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Reduce the step's sums over ranks and log them."""
-        trainer = attached_trainer(self)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
-        totals, self._totals = self._totals.reduced(Ranks.of(trainer)), StepTotals()
-        learning_rate = float(optimizer.param_groups[0]["lr"])
-        self.step_metrics = step_metrics(totals, self.objective, float(sharding.full(norm)), learning_rate)
-        warning = gap_warning(totals, compute_dtype(trainer, next(self.policy.parameters()).dtype))
-        if warning is not None and not self._warned_of_gap:
-            self._warned_of_gap = True
-            rank_zero_warn(warning)
+        """Reduce the step's sums over ranks and log them; without gradients the optimizer changes nothing."""
+        trainer, weights = self.trainer, [p for p in self.policy.parameters() if p.grad is not None]
+        facts = StepFacts(
+            number=trainer.global_step + 1,
+            round=trainer.global_step // self.steps_per_round + 1,
+            grad_norm=float(sharding.full(torch.nn.utils.get_total_norm([p.grad for p in weights]))),
+            learning_rate=float(optimizer.param_groups[0]["lr"]),
+            dtype=compute_dtype(trainer, next(self.policy.parameters()).dtype),
+            loss_scale=lambda: strategies.loss_scale(trainer),
+        )
+        if not self._steps.finish(facts, self.objective, Ranks.of(trainer)):
+            for weight in weights:
+                weight.grad = None
         self.updating = True  # clipping and the update come next
         self.log_dict(self.step_metrics, on_step=True, on_epoch=False, batch_size=1)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The update is finished, or was skipped by a loss scaler."""
-        self._end_update()
-
-    # -- evaluation --------------------------------------------------------------------------------------------------
-
-    def _start_evaluation(self) -> None:
-        self._evaluation, self.evaluation_items = EvaluationResults(), {}
-
-    on_validation_epoch_start = on_test_epoch_start = _start_evaluation
-
-    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add one batch of graded problems."""
-        self._evaluation.add(batch, self.device)
-
-    test_step = validation_step
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """The batch itself: the stream has written its rows already."""
-        return batch
-
-    def on_validation_epoch_end(self) -> None:
-        """Log every set's results as ``val/SET/METRIC``."""
-        self._log_results("val")
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self.evaluated_at = self.trainer.global_step
-
-    def on_test_epoch_end(self) -> None:
-        """Log every set's results as ``test/SET/METRIC``."""
-        self._log_results("test")
-
-    def _log_results(self, stage: str) -> None:
-        self.last_report = self._evaluation.report()
-        self.last_results = {name: figures(one) for name, one in self.last_report.items()}
-        for name, one in self.last_report.items():
-            self.log_dict(logged(one, f"{stage}/{name}"), batch_size=1)  # equal on all ranks: not reduced again
-        if self.trainer.state.fn != "fit":
-            self.evaluation_items = self._evaluation.gathered_items(Ranks.of(self.trainer))
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make the update; a NotFinite on all ranks, and no checkpoint, if it left a weight NaN or infinite."""
+        super().optimizer_step(*args, **kwargs)
+        self.policy.version += self._has_other_optimizer
+        trained = ((name, p) for name, p in self.policy.named_parameters() if p.requires_grad)
+        check_weights(trained, Ranks.of(self.trainer), f"after step {self.trainer.global_step + 1}")
+        self.updating = False
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -380,16 +368,23 @@ class SeRLModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only trained weights under LoRA; add moved frozen copies, and progress as of the last whole step."""
         trainer = attached_trainer(self)
-        kept = self.saved_names() if self.policy.has_adapter else None
+        averaged = "averaging_state" in checkpoint  # of a callback, which restores all weights of its copy
+        kept = self.saved_names() if self.policy.has_adapter and not averaged else None
         frozen = frozen_copies.moved_state(self.policy, Ranks.of(trainer))
-        state = module_state.ModuleState(self.policy.version, frozen, self.evaluated_at)
+        state = module_state.ModuleState(self.policy.version, frozen, self.evaluated_at, self._steps.not_taken)
         module_state.save(checkpoint, state, trainer, kept)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore moved frozen copies, and give the weights a version that no engine has."""
         if self.has_policy:
-            module_state.check_names(set(checkpoint["state_dict"]), self.saved_names(), self.policy.has_adapter)
-        state = module_state.load(checkpoint, attached_trainer(self))
+            found, expected = set(checkpoint["state_dict"]), self.saved_names()
+            found = found & expected if "averaging_state" in checkpoint else found
+            module_state.check_names(found, expected, self.policy.has_adapter)
+        trainer = attached_trainer(self)
+        if trainer is not None and trainer.state.fn == "fit" and not self._has_other_optimizer:
+            module_state.check_kind(checkpoint, self.check_optimizer())
+        state = module_state.load(checkpoint, trainer)
         self.policy.version = max(self.policy.version, state.version) + 1
         self.evaluated_at = state.evaluated_at
+        self._steps.not_taken = state.not_taken
         frozen_copies.load_moved(self.policy, state.frozen, self._convert)

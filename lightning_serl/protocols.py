@@ -40,6 +40,7 @@ class TrainsOnGroups(Protocol):
     steps_per_round: int = 1  # optimizer steps
     step_metrics: dict[str, float] = _NOTHING  # of the last optimizer step, under TRL's names
     updating: bool = False  # whether the optimizer is writing weights, so that no checkpoint may be saved
+    steps_not_taken: int = 0  # optimizer steps left out since the last one taken, because a value was not finite
     evaluated_at: int | None = None  # optimizer step of the last complete evaluation inside ``fit``
     last_results: Mapping[str, Mapping[str, Any]] = _NOTHING  # figures of the last evaluation by set
     last_report: Mapping[str, Mapping[str, Any]] = _NOTHING  # the same with intervals and strata

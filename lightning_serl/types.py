@@ -71,7 +71,7 @@ class Completion:
     Attributes:
         token_ids: Sampled ids, the end-of-sequence token included when it was sampled.
         text: The decoded ids, without special tokens and without the stop string that ended the completion.
-        logprobs: The sampler's log-probability of each token (same length as ``token_ids``), or ``None``.
+        logprobs: The sampler's log-probability of each token, finite (same length as ``token_ids``), or ``None``.
         finished: ``True`` if an end token or stop string ended it, ``False`` if it reached the maximal length.
         version: ``Policy.version`` of the weights that wrote it; -1 for recorded text.
     """
@@ -216,6 +216,7 @@ class RolloutBatch:
         padding: How many of them are padding; set by ``Policy.forward``.
         kl_in_reward: Sum over these rows of the divergence that was subtracted from their reward, else 0.
         stale: Whether older weights than those at the start of the round wrote any of these rows.
+        fault: The first value of these rows that is not finite, in words; empty if all are finite.
     """
 
     _SAVED = (
@@ -238,12 +239,13 @@ class RolloutBatch:
         uids: Sequence[str] = (),
         kl_in_reward: float = 0.0,
         stale: bool = False,
+        fault: str = "",
     ) -> None:
         self.input_ids, self.attention_mask = input_ids, attention_mask
         self.position_ids, self.mask = position_ids, mask
         self.advantages, self.old_logp, self.ref_logp, self.sampler_logp = advantages, old_logp, ref_logp, sampler_logp
         self.num_tokens, self.num_sequences, self.uids = num_tokens, num_sequences, tuple(uids)
-        self.kl_in_reward, self.stale = kl_in_reward, stale
+        self.kl_in_reward, self.stale, self.fault = kl_in_reward, stale, fault
         self.positions = self.padding = 0
 
     def __len__(self) -> int:
@@ -257,7 +259,8 @@ class RolloutBatch:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, for a checkpoint read with ``weights_only=True``."""
-        return {**{k: getattr(self, k) for k in self._SAVED}, "uids": list(self.uids)}
+        state = {**{k: getattr(self, k) for k in self._SAVED}, "uids": list(self.uids)}
+        return state | {"fault": self.fault} if self.fault else state
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RolloutBatch:

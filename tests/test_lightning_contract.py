@@ -313,10 +313,11 @@ def test_subprocess_script_launcher():
     child.wait()
     trainer.strategy.launcher.procs.append(child)
     observer = _ChildProcessObserver(main_pid=-1, child_processes=trainer.strategy.launcher.procs)
-    assert internals.take_child_processes(trainer) == [child]
+    started = internals.started_processes(trainer)
+    assert started == [child]
+    started.clear()
     assert observer._run() is True
-    assert internals.take_child_processes(trainer) == []
-    assert internals.take_child_processes(pl.Trainer(**QUIET)) == []
+    assert internals.started_processes(pl.Trainer(**QUIET)) == []
 
 
 @pytest.mark.parametrize("name", [n for n in StrategyRegistry.available_strategies() if n.startswith("ddp")])

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_serl.checkpoints.atomic_write import forget_unfinished
 from lightning_serl.distributed.lightning_internals import CheckpointHooks, dump_checkpoint
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.errors import RankFailure, StorageFailure
+from lightning_serl.errors import NotFinite, RankFailure, StorageFailure
 from lightning_serl.protocols import module_of
 
 
@@ -61,10 +61,13 @@ class Checkpoints(CheckpointHooks):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save the current state, at the last whole optimizer step; the checkpoint before stays where it cannot be.
 
-        That is while the optimizer was writing weights, since half a step cannot be continued from, and where weights
-        are sharded and the ranks did not agree to end. Unsharded weights are then saved by rank 0 alone.
+        That is while the optimizer was writing weights, since half a step cannot be continued from, where weights are
+        sharded and the ranks did not agree to end, and where weights or steps are not finite. Unsharded weights are
+        saved by rank 0 alone if the ranks did not agree.
         """
         if trainer.state.fn != "fit" or trainer.fast_dev_run or not self._started or module_of(trainer).updating:
+            return
+        if isinstance(exception, NotFinite):
             return
         path = self.choose_folder(trainer) / "last.ckpt"
         try:
@@ -72,12 +75,17 @@ class Checkpoints(CheckpointHooks):
                 _save_together(trainer, path, False)
             elif trainer.is_global_zero and isinstance(trainer.strategy, DDPStrategy):
                 trainer.strategy.save_checkpoint(dump_checkpoint(trainer), path)
-        except (StorageFailure, RankFailure) as error:
+        except (NotFinite, StorageFailure, RankFailure) as error:
             # the user must hear what ended the run; the checkpoint before this one is still there
             rank_zero_warn(f"the checkpoint of the interrupted run could not be saved: {error}")
 
     def write(self, trainer: pl.Trainer, path: Path) -> None:
-        """Write one checkpoint; if that fails, all ranks raise the error and the earlier checkpoints stay."""
+        """Write one checkpoint; if that fails, all ranks raise the error and the earlier checkpoints stay.
+
+        None is written after an optimizer step that was not taken: the weights may be the reason.
+        """
+        if module_of(trainer).steps_not_taken:
+            return
         _save_together(trainer, path, self.save_weights_only)
         self.note_saved(trainer, path)
         if trainer.is_global_zero and self.save_top_k >= 0:

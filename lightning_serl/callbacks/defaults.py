@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_serl.callbacks.averaging import AveragedWeights, averages
 from lightning_serl.callbacks.checkpoints import Checkpoints
 from lightning_serl.callbacks.export import Export
 from lightning_serl.callbacks.filters import (
@@ -46,6 +47,8 @@ def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:
     """
     present = [] if trainer is None else trainer.callbacks
     wanted = [kind for kind in ALWAYS if not _has(present, kind)]
+    if averages(trainer):
+        wanted.append(AveragedWeights)
     if not _chosen_filters(present):
         wanted += DEFAULT_FILTERS
     return [kind() for kind in wanted]

@@ -12,6 +12,9 @@ from lightning_serl.answers.registry import NAMES
 from lightning_serl.callbacks.model_card import model_card
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.distributed.ranks import Ranks
+from lightning_serl.engines.weight_checks import check_finite
+from lightning_serl.errors import NotFinite
+from lightning_serl.objectives.optimizer_steps import ADVICE
 from lightning_serl.policy.export import CARD, Form, export, export_form
 from lightning_serl.policy.sharded_weights import whole
 from lightning_serl.protocols import SelfPlay, module_of
@@ -40,10 +43,18 @@ class Export(pl.Callback):
             export_form(self.form, pl_module.lora is not None)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the directory from rank 0; sharded weights are gathered from all ranks."""
+        """Write the directory from rank 0; sharded weights are gathered from all ranks.
+
+        Raises:
+            NotFinite: if the last optimizer step was not taken, or if weights or log-probs are not finite.
+        """
         if trainer.fast_dev_run:
             return
         live, ranks = module_of(trainer).policy, Ranks.of(trainer)
+        if module_of(trainer).steps_not_taken:
+            with ranks.stage("exporting the policy"):
+                raise NotFinite(f"the run ended on a step that was not taken, so nothing is exported; {ADVICE}")
+        check_finite(live, trainer)
         form = export_form(self.form, live.has_adapter)
         policy = whole(live, ranks)
         with ranks.stage("exporting the policy"):

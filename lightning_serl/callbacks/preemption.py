@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
-from lightning_serl.distributed.lightning_internals import replace_sigterm_handler, take_child_processes
+from lightning_serl.distributed.lightning_internals import replace_sigterm_handler, started_processes
 from lightning_serl.errors import RankFailure
 
 # Seconds that a child rank may take to end: longer than a process group waits for a lost rank, or little where the
@@ -43,9 +43,10 @@ class Preemption(RolloutHooks):
         self._sigterm = False
         if trainer.world_size == 1:
             return
-        children = take_child_processes(trainer)
+        children = started_processes(trainer)
         if children:
             self._children.extend(children)
+            children.clear()  # Lightning's watching thread looks at this very list
             threading.Thread(target=_end_if_stuck, args=(self._children,), daemon=True).start()
             atexit.register(self._wait_for_ranks)
 
@@ -61,6 +62,11 @@ class Preemption(RolloutHooks):
         """Do not wait long for ranks that did not agree to end: they are waiting for this one."""
         if not getattr(exception, "on_every_rank", False):
             self._patience = _GRACE
+
+    @classmethod
+    def children(cls, trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
+        """The ranks that this process started, whether or not :meth:`setup` has taken them over."""
+        return [*cls._children, *started_processes(trainer)]
 
     def _wait_for_ranks(self) -> None:
         """Wait for ranks that are ending; kill them after the patience, or once one was killed, since others hang."""

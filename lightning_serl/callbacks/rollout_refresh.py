@@ -34,7 +34,8 @@ class RolloutRefresh(RolloutHooks):
     Three proofs precede the first token: after the start of an engine a canary, that is changed weights with which all
     log-probs must change, before the policy's weights, with which they must agree with the policy's; at every push
     version, names and bytes of the received tensors; and at every push the log-probs of fixed tokens in policy and
-    engine. All ranks take the same steps.
+    engine. All ranks take the same steps. Weights that are not finite, or give log-probs that are NaN, are not pushed,
+    and an engine that reads the live weights does not sample from them.
 
     Logged with the next round: ``serl/sync/bytes``, ``serl/sync/probe_logp_err`` (nats per token) and ``time/sync``
     (seconds).
@@ -54,6 +55,7 @@ class RolloutRefresh(RolloutHooks):
         self._fresh: dict[str, float] = {}  # metrics of the pushes since the last round
         self._must_push = False
         self._engine: RolloutEngine | None = None
+        self._finite: int | None = None  # version of the policy whose weights were last seen to be finite
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -64,14 +66,22 @@ class RolloutRefresh(RolloutHooks):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drop the reference to the engine."""
-        self._engine = None
+        self._engine = self._finite = None
 
     def on_rollout_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, engine: RolloutEngine) -> None:
-        """Push the weights if the versions differ; a PushMismatch if the engine does not sample from them."""
+        """Push the weights if the versions differ.
+
+        Raises:
+            NotFinite: if a weight is NaN or infinite, or gives log-probs that are NaN.
+            PushMismatch: if the engine does not sample from the weights that were pushed.
+        """
         if not engine.samples_policy:
             return  # recordings, which can be replayed without a policy
         policy, self._engine = pl_module.policy, engine
         ranks = Ranks.of(trainer)
+        if self._finite != policy.version:
+            weight_checks.check_finite(policy, trainer)
+            self._finite = policy.version
         with ranks.stage("asking the engine for its version"):
             due = self._must_push or engine.version != policy.version
         if not any(ranks.gather(due)):

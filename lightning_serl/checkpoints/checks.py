@@ -10,6 +10,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 
+from lightning_serl.checkpoints.module_state import check_kind
 from lightning_serl.checkpoints.serialize import load_completion, load_instruction, load_pair
 from lightning_serl.errors import InputError
 from lightning_serl.pool.pool import STATUSES
@@ -171,7 +172,7 @@ def _is_ahead(ahead: Any) -> bool:
 
 
 def check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
-    """Refuse the first option of this run's optimizer that the checkpoint's would replace without a message."""
+    """Refuse another optimizer, or the first option that the checkpoint's would replace without a message."""
     if ckpt_path is None or not Path(ckpt_path).is_file():
         return
     try:
@@ -179,6 +180,7 @@ def check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
         stored = checkpoint["optimizer_states"][0]["param_groups"][0]
     except Exception:  # it is refused where it is restored
         return
+    check_kind(checkpoint, optimizer)
     scheduled = {"betas", "momentum"} if "initial_lr" in optimizer.param_groups[0] else set()
     for name in sorted(set(optimizer.defaults) - scheduled):
         # a scheduler keeps the initial value under another name

@@ -11,14 +11,26 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.checkpoints.checks import check_sums
-from lightning_serl.errors import StorageFailure
+from lightning_serl.distributed.finite import first_not_finite, tensors_in
+from lightning_serl.errors import NotFinite, StorageFailure
+
+# Parts that must not hold NaN; in micro-batches that are not trained on yet it means an unknown log-prob.
+_FINITE = ("state_dict", "optimizer_states", "serl_policy", "current_model_state")
 
 
 class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint atomically, and reads one only after its checksums were compared."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a file atomically; after a StorageFailure, which gives the reason, the former file is unchanged."""
+        """Write a file atomically; after an error the former file is unchanged.
+
+        Raises:
+            NotFinite: if a weight or the state of an optimizer is NaN or infinite.
+            StorageFailure: if the file cannot be written, with the reason.
+        """
+        held = {part: checkpoint[part] for part in _FINITE if part in checkpoint}
+        if (wrong := first_not_finite(tensors_in(held))) is not None:
+            raise NotFinite(f"{wrong} holds values that are not finite, so {path} is not written and stays as it was")
         try:
             write_whole(Path(path), lambda file: torch.save(checkpoint, file))
         except RuntimeError as error:  # torch's writer hides the OSError of a full disk

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import torch
 
 from lightning_serl.distributed.lightning_internals import FitCounters, validation_is_due
 from lightning_serl.errors import InputError
 
 _KEY = "serl_policy"
+# Options that torch's optimizers gained over time.
+_LATER = {"maximize", "foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
 
 
 class ModuleState(NamedTuple):
@@ -23,6 +26,7 @@ class ModuleState(NamedTuple):
     version: int  # of the policy's weights
     frozen: Mapping[str, Any]  # weights of the frozen copies that were moved, by name
     evaluated_at: int | None  # optimizer step of the last complete evaluation inside ``fit``
+    not_taken: list[int]  # optimizer steps that were not taken: in a row up to now, and in all
 
 
 def save(checkpoint: dict[str, Any], state: ModuleState, trainer: pl.Trainer | None, kept: set[str] | None) -> None:
@@ -33,6 +37,7 @@ def save(checkpoint: dict[str, Any], state: ModuleState, trainer: pl.Trainer | N
     if trainer is not None and _fits(trainer, checkpoint):
         _settle(checkpoint["loops"]["fit_loop"], trainer, state.evaluated_at)
         checkpoint[_KEY]["accumulate"] = trainer.accumulate_grad_batches
+        checkpoint[_KEY]["optimizer"] = kind_of(trainer.optimizers[0])
 
 
 def load(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None) -> ModuleState:
@@ -43,7 +48,30 @@ def load(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None) -> ModuleSta
         # only if the number differs: the last window of a user's own stream may be shorter
         if saved.get("accumulate", accumulate) != accumulate:
             _rescale(checkpoint["loops"]["fit_loop"], accumulate)
-    return ModuleState(saved["version"], saved["frozen"], saved["evaluated_at"])
+    not_taken = list(saved.get("not_taken", (0, 0)))
+    return ModuleState(saved["version"], saved["frozen"], saved["evaluated_at"], not_taken)
+
+
+def kind_of(optimizer: torch.optim.Optimizer) -> str:
+    """The full name of an optimizer's class."""
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def check_kind(checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer of another class than the one whose state a checkpoint holds.
+
+    Checkpoints of earlier versions do not name it; then an option that the checkpoint lacks tells.
+    """
+    stored, here = checkpoint.get(_KEY, {}).get("optimizer"), kind_of(optimizer)
+    groups = [group for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
+    lacking = sorted(set(optimizer.defaults) - set(groups[0]) - _LATER) if groups else []
+    if stored == here or (stored is None and not lacking):
+        return
+    theirs = stored or f"another one, without {lacking[0]}"
+    raise InputError(
+        f"model.optimizer is {here} but the checkpoint holds the state of {theirs}; give the one that it was made "
+        "with, or begin a new run"
+    )
 
 
 def _fits(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> bool:

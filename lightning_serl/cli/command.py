@@ -10,9 +10,7 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from lightning_serl.cli import run_folder
 from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
+from lightning_serl.cli.signals import end_on_signals
 from lightning_serl.errors import EngineFailure, InputError, SeRLError, own_place, said_by
 
 _LONGEST_LINE = 300
@@ -39,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # lines reach a log file at once; file names may hold characters that the encoding of stdout lacks
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     state, status, message = CommandState(), 0, ""
-    former, formatting = _handle_sigterm(state), warnings.formatwarning
+    undo, formatting = end_on_signals(state), warnings.formatwarning
     try:
         from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
@@ -54,8 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if state.lock is not None:
             os.close(state.lock)
         os.environ.pop(run_folder.VARIABLE, None)
-        if former is not None:
-            signal.signal(signal.SIGTERM, former)
+        undo()
     sys.stdout.flush()
     if status in (1, 2) and not state.began:
         run_folder.restore(state.run_folder, state.written_config)
@@ -138,25 +136,6 @@ def _cut(said: str, end: str) -> str:
     """A message with its end, which is kept where the whole is too long."""
     room = _LONGEST_LINE - len("error: ") - len(end)
     return (said if len(said) <= room or not end else f"{said[: room - 3]}...") + end
-
-
-def _handle_sigterm(state: CommandState) -> Any:
-    """End with a sentence and status 143 where Lightning does not listen for SIGTERM; returns the former handler."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-
-    def handler(number: int, frame: Any) -> None:
-        if signal.getsignal(signal.SIGTERM) is not handler:
-            return  # Lightning listens too, and ends the run after the current batch
-        # outside a Trainer there is nothing to save; an exception raised here could be swallowed by an import
-        if state.began:
-            os.write(1, f"run: {state.run_folder}\n".encode())
-        os.write(2, b"error: stopped by SIGTERM\n")
-        os._exit(143)
-
-    former = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, handler)
-    return former
 
 
 def _without_our_paths(former: Callable[..., str]) -> Callable[..., str]:

@@ -14,10 +14,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_serl.callbacks import Export, Ledger, RolloutHooks, Summary, default_callbacks
 from lightning_serl.callbacks.memory_plan import report_memory_plan
+from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
+from lightning_serl.cli.conventions import command_refusal, reads_environment
 from lightning_serl.cli.exported import exported_options, said_of_export
-from lightning_serl.cli.parser_errors import construction_refusal
+from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal
 from lightning_serl.cli.parser_internals import option_groups
 from lightning_serl.cli.preset_cli import PresetCLI
 from lightning_serl.cli.run_folder import CommandState
@@ -79,6 +81,8 @@ class SelfPlayCLI(PresetCLI):
 
     def __init__(self, args: Sequence[str], state: CommandState) -> None:
         self.state = state
+        if (said := command_refusal(args)) is not None:
+            raise ParserRefusal(said)
         super().__init__(
             SeRLModule,
             SelfPlayDataModule,
@@ -86,7 +90,11 @@ class SelfPlayCLI(PresetCLI):
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False, "state": state},
             seed_everything_default=0,
             trainer_defaults=_TRAINER_DEFAULTS,
-            parser_kwargs={"prog": "lightning-serl", "description": _DESCRIPTION},
+            parser_kwargs={
+                "prog": "lightning-serl",
+                "description": _DESCRIPTION,
+                "default_env": reads_environment(),  # the help names a variable for each option otherwise
+            },
             args=args,
         )
 
@@ -144,12 +152,14 @@ class SelfPlayCLI(PresetCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Construct the Trainer and add the callbacks of a run of the command line."""
-        trainer = super().instantiate_trainer(**kwargs)
         options = self.config_init[self.subcommand].trainer
+        # a copy, since the Trainer adds its own callbacks to this very list
+        listed = list(options.callbacks) if isinstance(options.callbacks, list) else [options.callbacks]
+        trainer = super().instantiate_trainer(**kwargs)
+        self.state.children = lambda: Preemption.children(trainer)
         if options.precision in ("16-mixed", "16", 16) and trainer.precision_plugin.precision != "16-mixed":
             raise InputError("trainer.precision 16-mixed needs a GPU; use bf16-mixed or 32-true here")
         check_strategy(trainer)
-        listed = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
         if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
             # the Trainer's own would write a second series of checkpoints
             trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]

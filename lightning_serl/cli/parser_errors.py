@@ -11,6 +11,7 @@ from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
+from lightning_serl.cli import conventions
 from lightning_serl.cli.own_code import import_trouble
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
@@ -62,9 +63,13 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
 
     ``options`` are all known option names, to suggest the nearest for a mistyped one.
     """
+    if (said_ambiguous := conventions.ambiguous(text)) is not None:
+        return said_ambiguous
     if arguments := _ARGUMENTS.search(text):
         said = arguments[1].split()
         name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0].rstrip(";")
+        if (other := conventions.meant(name, options)) is not None:
+            return f"unrecognized arguments: {name}; did you mean {other}?"
         return f"unrecognized arguments: {name}{_nearest(name, options) or '; --help lists the options of a command'}"
     keys = [key for key in _KEY.findall(text) if key]
     where = f"{keys[0]}: " if keys else ""
@@ -73,6 +78,8 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         said_nearest = _nearest("--" + name, options).replace("--", "") if "." in name or not keys else ""
         return f"{where}there is no option {name!r}{said_nearest}"
     reasons = _reasons(_KEY.sub("", text))
+    if keys and (convention := _by_convention(keys[0], text)) is not None:
+        return convention
     if keys and (classless := _without_class(keys[0], text, reasons) or _in_class(keys[0], text, reasons)):
         return " ".join(classless.split())
     reason = _reason(_KEY.sub("", text), reasons)
@@ -83,6 +90,19 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         nested = _NESTED.match(given[1])
         reason = f"{reason}, but got {_cut(nested[2].strip(chr(39)) if nested else given[1])}"
     return " ".join((where + reason).split())
+
+
+def _by_convention(option: str, text: str) -> str | None:
+    """The refusal of what other command lines take at this option; ``None`` if the text is about something else."""
+    if (several := conventions.several_classes(text)) is not None:
+        return f"{option}: {several}"
+    if unloaded := re.search(r"Unable to load config ['\"](.*)['\"]", text):
+        return conventions.group_refusal(option, unloaded[1])
+    nested = _NESTED.search(text)
+    implied = nested and re.search(
+        r"class_path='(torch\.optim\.Optimizer|typing\.Union)'|must include a class_path", text
+    )
+    return conventions.without_class(option, nested[1], nested[2].strip("'\"")) if nested and implied else None
 
 
 def construction_refusal(text: str, options: Any) -> str | None:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
 from jsonargparse._actions import _ActionConfigLoad
+from lightning.fabric.utilities.enums import LightningEnum
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+# Lightning's enumerations, defaults of callbacks such as Timer, are strings that YAML would not write.
+yaml.SafeDumper.add_multi_representer(LightningEnum, lambda dumper, value: dumper.represent_str(value.value))
 
 
 class StrictCLI(LightningCLI):

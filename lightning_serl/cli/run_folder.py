@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ class CommandState:
     run_folder: Path | None = None  # once it is chosen
     command: str = ""  # fit, validate, test or predict
     lock: int | None = None  # descriptor that locks the run folder; the end of the process releases it
+    children: Callable[[], list[subprocess.Popen[bytes]]] = list  # the processes of further ranks, once there are any
     written_config: tuple[Path, bytes | None] | None = None  # the `config.yaml` that was written, and what it replaced
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+from lightning_serl.callbacks.averaging import check_averaging
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError, check_range
@@ -28,6 +29,7 @@ class ChecksTrainer(Protocol):
 def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -> None:
     """Run all checks of ``fit`` that need no model, for callers that load or evaluate before they call it."""
     trainer.strategy.connect(cast(pl.LightningModule, module))  # checks read trainer.lightning_module
+    check_averaging(trainer)
     data.check_trainer(trainer, "fit")
     module.check_trainer(trainer, "fit")
 
@@ -84,12 +86,19 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
 
 
 def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
-    """Refuse optimizer steps without a response, in which only the optimizer's momentum would move the weights."""
+    """Refuse optimizer steps without a response, in which only momentum would move the weights, and empty windows."""
     parts, most = module_of(trainer).minibatches, options.prompts_per_round * options.samples_per_prompt
     if not options.max_waves and parts > most:  # the number of follow-ups is not known beforehand
         raise InputError(
             f"model.minibatches is {parts} but a round has only {most} responses (data.round.prompts_per_round x "
             "samples_per_prompt); lower it, or make the round larger"
+        )
+    accumulate, rows = trainer.accumulate_grad_batches, -(-most // parts)
+    if not options.max_waves and accumulate > rows:
+        raise InputError(
+            f"trainer.accumulate_grad_batches is {accumulate} but an optimizer step has only {rows} responses "
+            "(data.round.prompts_per_round x samples_per_prompt / model.minibatches), so that micro-batches would be "
+            "empty; lower it"
         )
 
 

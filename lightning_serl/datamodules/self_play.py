@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_serl.answers import AnswerGrader
 from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.callbacks.filters import NoveltyFilter, QualityFilter
+from lightning_serl.callbacks.monitors import check_monitors
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
@@ -196,6 +197,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.check_files(stage)
         if stage == "fit":
             checks.check_schedule(trainer, self.rounds_per_epoch)
+            check_monitors(trainer, self.evaluation.sets)
             checks.check_staleness(trainer, self.max_staleness, self.round_options, self.engine)
             if self._own_source is None:  # the user's own may bring groups of any size
                 checks.check_minibatches(trainer, self.round_options)

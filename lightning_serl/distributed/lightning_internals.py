@@ -100,14 +100,10 @@ def replace_sigterm_handler(trainer: pl.Trainer, handler: Callable[[int, Any], N
     connector._sigterm_notifier_fn = handler
 
 
-def take_child_processes(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
-    """The ranks that this process started, which Lightning stops watching; empty for all other processes."""
+def started_processes(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
+    """The ranks that this process started, as the list that Lightning watches: whoever empties it ends that."""
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return []
-    children = list(launcher.procs)
-    launcher.procs.clear()  # Lightning's watching thread looks at this very list
-    return children
+    return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
 
 
 def spawns_workers(strategy: Strategy) -> bool:

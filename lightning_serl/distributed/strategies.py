@@ -138,6 +138,10 @@ def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
+    if (options or {}).get("quantize") and precision_of(trainer).weights is not None:
+        raise InputError(
+            f"trainer.precision {trainer.precision} would cast the scales of 4-bit weights; use bf16-mixed or 32-true"
+        )
     if isinstance(strategy, ModelParallelStrategy):
         for option, value in (options or {}).items():
             if value:
@@ -169,11 +173,19 @@ def check_strategy(trainer: pl.Trainer, options: Mapping[str, Any] | None = None
         raise InputError(f"trainer.precision {precision} is not supported; use bf16-mixed, 32-true or 64-true")
 
 
-def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool) -> None:
-    """Refuse 16-bit weights at learning rates whose steps are lost to rounding: the run would not train.
+def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool, given: str = "") -> None:
+    """Refuse weights in float16, and weights in 16 bits at learning rates whose steps are lost to rounding.
 
-    ``dtype`` is ``model.dtype``, of the loaded weights; an adapter stays in float32 unless the precision converts it.
+    ``dtype`` is that of the loaded weights, and ``given`` is ``model.dtype``, if it differs; an adapter stays in
+    float32 unless the precision converts it.
     """
+    option = f"model.dtype {given} ({dtype} in its config.json)" if given not in ("", dtype) else f"model.dtype {dtype}"
+    if dtype == "float16" and not lora and precision_of(trainer).weights is None:
+        raise InputError(
+            f"{option} cannot be trained: Adam's steps overflow in it, and the weights become NaN; use --model.dtype "
+            "float32 with --trainer.precision bf16-mixed (16-mixed on older GPUs), or LoRA (--model.lora.r 16), which "
+            "keeps the base in float16"
+        )
     if lr >= _LOWEST_HALF_LR:
         return
     if trainer.precision_plugin.precision == "bf16-true":
@@ -181,11 +193,17 @@ def check_learning_rate(trainer: pl.Trainer, lr: float, dtype: str, lora: bool) 
             f"trainer.precision bf16-true does not train at learning rate {lr:g}: such steps are lost to rounding, "
             "also under LoRA; use bf16-mixed"
         )
-    if dtype in ("bfloat16", "float16") and not lora:
+    if dtype == "bfloat16" and not lora and precision_of(trainer).weights is None:
         raise InputError(
-            f"model.dtype {dtype} does not train at learning rate {lr:g}: such steps are lost to rounding; use "
+            f"{option} does not train at learning rate {lr:g}: such steps are lost to rounding; use "
             "--model.dtype float32 with --trainer.precision bf16-mixed, or LoRA"
         )
+
+
+def loss_scale(trainer: pl.Trainer) -> float:
+    """The factor of the loss scaler under ``16-mixed``; 1 without one. It waits for the device."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
 
 
 class Precision(NamedTuple):

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import Receipt, RolloutEngine, WeightUpdate
-from lightning_serl.errors import PushMismatch
+from lightning_serl.errors import NotFinite, PushMismatch
+from lightning_serl.objectives.optimizer_steps import ADVICE, check_weights
 from lightning_serl.policy.named_weights import base_name
 from lightning_serl.policy.policy import Policy
 
@@ -102,6 +105,21 @@ def policy_logps(policy: Policy, rows: list[list[int]], base: bool = False) -> l
     """Log-probs of the rows at temperature 1, of the policy or its base model; call inside ``Policy.gathered``."""
     with policy.at_temperature(1.0), policy.model.disable_adapter() if base else nullcontext():  # type: ignore[operator]
         return [s.logp for s in policy.stats([(row, 1) for row in rows])]
+
+
+def check_finite(policy: Policy, trainer: pl.Trainer | None) -> None:
+    """Raise a NotFinite on all ranks, which must all call it, if a weight is NaN or infinite, or a log-prob is NaN.
+
+    Finite weights can be so large that the forward pass overflows. The log-probs are those of :func:`probe_rows`.
+    """
+    step, ranks = 0 if trainer is None else trainer.global_step, Ranks.of(trainer)
+    when = f"after step {step}" if step else "as they were loaded"
+    check_weights(policy.model.named_parameters(), ranks, when)
+    with policy.gathered(trainer):
+        wrong = any(bool(torch.isnan(logp).any()) for logp in policy_logps(policy, probe_rows(policy)))
+    if ranks.any(wrong):
+        with ranks.stage("checking the log-probs"):
+            raise NotFinite(f"with the weights {when} the policy's log-probs are NaN; {ADVICE}")
 
 
 def gap(a: list[Tensor], b: list[Tensor]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -190,6 +191,7 @@ def micro_batch(
     batch.num_tokens, batch.num_sequences, batch.uids = tokens, sequences, tuple(r.uid for r in rows)
     batch.kl_in_reward = sum(float(r.kl.sum()) for r in rows if r.kl is not None)
     batch.stale = any(0 <= r.completion.version < layout.version for r in rows)
+    batch.fault = next(filter(None, map(_fault, rows)), "")
 
     def table(values: list[Tensor | None]) -> Tensor:
         out = torch.zeros(batch.mask.shape, dtype=layout.dtype)
@@ -211,6 +213,16 @@ def micro_batch(
         known = [r.completion.logprobs or (torch.nan,) for r in rows]
         batch.sampler_logp = table([torch.tensor(values, dtype=layout.dtype) for values in known])
     return batch
+
+
+def _fault(row: Row) -> str:
+    """The first value of a row that is NaN or infinite, in words with its problem; empty if all are finite."""
+    held = {"a score": row.token_scores, "an advantage": row.advantage}
+    held |= {"a log-prob at the start of the round": row.old, "a reference log-prob": row.ref}
+    wrong = next((name for name, t in held.items() if t is not None and not bool(torch.isfinite(t).all())), None)
+    if wrong is None and not all(map(math.isfinite, row.completion.logprobs or ())):
+        wrong = "a log-prob of the engine"
+    return f"{wrong} of problem {row.uid}" if wrong else ""
 
 
 # -- the division of rows: pure functions with equal results on all ranks ----------------------------------------------

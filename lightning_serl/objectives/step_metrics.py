@@ -12,11 +12,11 @@ from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.objectives.importance import effective_sample_size
 from lightning_serl.objectives.options import Objective
 from lightning_serl.objectives.surrogate import Surrogate
-from lightning_serl.types import TokenStats
+from lightning_serl.types import RolloutBatch, TokenStats
 
 _SUMS = (
     "loss", "entropy", "low", "high", "kl", "padding", "positions",
-    "gap", "sampled", "fresh_gap", "fresh", "weights", "ratio", "squares", "outside",
+    "gap", "sampled", "fresh_gap", "fresh", "weights", "ratio", "squares", "outside", "faults", "wild_norms",
 )  # fmt: skip
 _PEAKS = ("gap", "ratio", "least")
 # Mean difference of log-probs per token, in nats, up to which the kernels of a dtype explain it.
@@ -30,6 +30,7 @@ class StepTotals:
     sums: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)  # "least": the smallest weight, with its sign changed
     tokens: int = 1  # loss tokens of the whole optimizer step
+    fault: str = ""  # the first value of this rank's micro-batches that is not finite, in words
 
     def add(self, surrogate: Surrogate, loss: Tensor, stats: TokenStats) -> None:
         """Add one micro-batch: its loss function, () loss, log-probs and entropies."""
@@ -56,6 +57,13 @@ class StepTotals:
             weight = weight.double()
             self._sum(weights=weight.numel(), ratio=weight.sum(), squares=(weight**2).sum(), outside=outside.sum())
             self._peak(ratio=weight, least=-weight)
+        if not self.fault and (batch.fault or not math.isfinite(self.sums["loss"])):
+            self.fault = batch.fault or _fault(batch, logp)
+            self._sum(faults=1.0)
+
+    def add_norm(self, norm: float) -> None:
+        """Add this rank's value of the gradient's norm, which should be equal on all ranks."""
+        self._sum(wild_norms=not math.isfinite(norm))
 
     def _sum(self, **values: Tensor | float) -> None:
         for name, value in values.items():
@@ -82,13 +90,22 @@ class StepTotals:
             dict(zip(_SUMS, summed[:count].tolist(), strict=True)),
             dict(zip(_PEAKS, peaks.tolist(), strict=True)),
             self.tokens,
+            self.fault,
         )
+
+
+def _fault(batch: RolloutBatch, logp: Tensor) -> str:
+    """What made the loss of a micro-batch NaN or infinite, with the problem of the first response that did."""
+    rows = (batch.mask & ~torch.isfinite(logp.detach())).any(-1).nonzero().flatten().tolist()
+    if not rows:
+        return f"the loss of {len(batch)} responses from problem {batch.uids[0]} on" if batch.uids else "the loss"
+    return f"a log-prob of the policy on problem {batch.uids[rows[0]]}" if batch.uids else "a log-prob of the policy"
 
 
 def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, learning_rate: float) -> dict[str, float]:
     """The metrics of an optimizer step from totals over all ranks, under TRL's names where TRL has one.
 
-    ``grad_norm`` is that of the whole gradient, before clipping.
+    ``grad_norm`` is that of the whole gradient, before clipping. Values that are not finite are left out.
     """
     sums, peaks, tokens = totals.sums, totals.peaks, max(1, totals.tokens)
     metrics = {
@@ -116,7 +133,7 @@ def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, lea
         metrics["serl/sampling/effective_sample_size"] = size
         changed = "masked" if objective.correction.endswith("mask") else "truncated"
         metrics[f"serl/sampling/{changed}_frac"] = sums["outside"] / sums["weights"]
-    return metrics
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def gap_warning(totals: StepTotals, dtype: torch.dtype) -> str | None:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lightning_serl.checkpoints.atomic_write import sync, sync_tree
-from lightning_serl.errors import InputError
+from lightning_serl.distributed.finite import first_not_finite
+from lightning_serl.errors import InputError, NotFinite
 from lightning_serl.policy.lora import TRAINED
 from lightning_serl.policy.policy import Policy
 
@@ -57,6 +59,9 @@ def export(
         card: The model card, ``README.md``.
         options: The options that the policy was asked with, for ``serl.json``.
         base: The name of the base that an adapter's configuration gives, by default where it was loaded from.
+
+    Raises:
+        NotFinite: if a weight to write is NaN or infinite; the last export stays.
     """
     form = export_form(form, policy.has_adapter)
     with _staged(directory) as staging:
@@ -95,6 +100,7 @@ def _save_adapter(policy: Policy, staging: Path, base: str | None) -> None:
         config.base_model_name_or_path = base
     config.save_pretrained(str(staging))
     state = {n: t.cpu().contiguous() for n, t in policy.adapter_state().items()}
+    _check_finite(state)
     save_file(state, staging / "adapter_model.safetensors", {"format": "pt"})
     if (generation := getattr(policy.causal_lm, "generation_config", None)) is not None:
         generation.save_pretrained(staging)
@@ -103,6 +109,7 @@ def _save_adapter(policy: Policy, staging: Path, base: str | None) -> None:
 def _save_model(policy: Policy, staging: Path) -> None:
     """Save through an empty model of the same class, so that names and files are those that transformers writes."""
     state = {name: tensor.cpu() for name, tensor in policy.merged_weights()}
+    _check_finite(state)
     lm = policy.causal_lm
     config = copy.deepcopy(lm.config)
     config.use_cache = True  # it is off only while training
@@ -115,6 +122,11 @@ def _save_model(policy: Policy, staging: Path) -> None:
     for name in getattr(empty, "all_tied_weights_keys", None) or ():
         state.pop(name, None)
     empty.save_pretrained(staging, state_dict=state)
+
+
+def _check_finite(state: dict[str, Tensor]) -> None:
+    if (wrong := first_not_finite(state.items())) is not None:
+        raise NotFinite(f"{wrong} holds values that are not finite, so the policy is not exported")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -58,6 +59,19 @@ def check_model_path(name: str) -> str:
                 f"model directory {shown} has no {what}; save model and tokenizer there with save_pretrained"
             )
     return resolved
+
+
+def loaded_dtype(name: str | None, dtype: str) -> str:
+    """``model.dtype``, or under ``auto`` the dtype that a model directory's ``config.json`` names, if it names one."""
+    config = Path(str(name)) / "config.json"
+    if dtype != "auto" or not config.is_file():
+        return dtype
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return dtype  # refused where it is loaded
+    stored = facts.get("dtype") or facts.get("torch_dtype") if isinstance(facts, dict) else None
+    return stored if isinstance(stored, str) else dtype
 
 
 def load_policy(

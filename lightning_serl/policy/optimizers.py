@@ -62,6 +62,21 @@ def announce_rate(optimizer: torch.optim.Optimizer, adapter: bool) -> None:
         rank_zero_info(f"{said}; --model.lr sets another")
 
 
+class Shared:
+    """Calls a factory, and is itself where a module is copied: the parser's hold the parser, which cannot be copied."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any) -> Any:
+        """What the factory makes."""
+        return self._make(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        """Itself."""
+        return self
+
+
 def trial_optimizer(make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None) -> torch.optim.Optimizer:
     """An optimizer of a small tensor, with a scheduler on it, to check the options before a model is loaded."""
     try:
@@ -73,18 +88,31 @@ def trial_optimizer(make: OptimizerCallable, make_scheduler: LRSchedulerCallable
     return optimizer
 
 
+def scheduler_monitor(make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None) -> str | None:
+    """The metric that the learning-rate scheduler waits for, if it waits for one."""
+    scheduler = None if make_scheduler is None else make_scheduler(make([nn.Parameter(torch.zeros(2, 2))]))
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return str(scheduler.monitor)
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise InputError(
+            "model.lr_scheduler: torch's ReduceLROnPlateau does not say what to monitor; use "
+            "lightning.pytorch.cli.ReduceLROnPlateau with --model.lr_scheduler.monitor"
+        )
+    return None
+
+
 def policy_optimizer(
-    policy: Policy, make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None, after_step: Callable[[], None]
+    policy: Policy, make: OptimizerCallable, make_scheduler: LRSchedulerCallable | None
 ) -> OptimizerLRScheduler:
     """What ``configure_optimizers`` returns: an optimizer of the trainable weights, and its scheduler if there is one.
 
-    Every optimizer step raises the policy's version, calls ``after_step`` and steps the scheduler.
+    Every optimizer step raises the policy's version and steps the scheduler; one that waits for an evaluation's figure
+    is stepped after the evaluations of an epoch.
     """
     optimizer = make([p for p in policy.parameters() if p.requires_grad])
 
     def count(*_: Any) -> None:
         policy.version += 1
-        after_step()
 
     optimizer.register_step_post_hook(count)
     if make_scheduler is None:
@@ -93,4 +121,5 @@ def policy_optimizer(
     config = {"scheduler": scheduler, "interval": "step"}
     if isinstance(scheduler, ReduceLROnPlateau):
         config["monitor"] = scheduler.monitor
+        config["interval"] = "epoch" if scheduler.monitor.startswith("val/") else "step"
     return {"optimizer": optimizer, "lr_scheduler": config}

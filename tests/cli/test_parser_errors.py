@@ -3,12 +3,14 @@
 import hashlib
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from helpers.command_line import cli, problems, small, write_rows
 
 from lightning_serl import tiny
+from lightning_serl.cli import conventions
 from lightning_serl.cli.config_files import presets
 from lightning_serl.cli.parser_errors import refusal
 from lightning_serl.cli.parser_internals import option_names
@@ -389,6 +391,49 @@ def test_options_of_classes(text, sentence):
 )
 def test_options_of_classes_name_the_option_as_typed(tmp_path, options, sentence):
     assert refused(tmp_path, *options).startswith(sentence)
+
+
+CONVENTIONS = {
+    "command": conventions.command_refusal,
+    "group": conventions.group_refusal,
+    "name": lambda name: conventions.meant(name, OPTIONS),
+    "class": conventions.without_class,
+    "several": conventions.several_classes,
+    "ambiguous": conventions.ambiguous,
+    "environment": conventions.reads_environment,
+}
+OPTIONS = [
+    "--config", "--model.model_name_or_path", "--model.lr_scheduler", "--model.lr", "--model.optimizer", "--model.lora",
+    "--trainer.max_epochs", "--trainer.default_root_dir", "--trainer.callbacks", "--data.round.samples_per_prompt",
+]  # fmt: skip
+
+
+def test_options_of_other_command_lines():
+    """Each is answered by the option's name here, or is none of the kind (null)."""
+    rows = [json.loads(line) for line in Path(__file__).with_name("conventions.jsonl").read_text().splitlines()]
+    for row in rows:
+        arguments = [row["arguments"]] if row["call"] == "command" else row["arguments"]
+        said = CONVENTIONS[row["call"]](*arguments)
+        assert (said == row["says"]) if not isinstance(row["says"], str) else row["says"] in said, (row, said)
+        assert not isinstance(said, str) or len(said) < 290
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "q.yaml", "fit"], "--config stands before the command; give it after fit"),
+        (["fit", "--model", "tiny:base"], "give the model as --model.model_name_or_path tiny:base"),
+        (["fit", "--model", "mymod.MyModule"], "this command runs SeRLModule alone"),
+        (["fit", "--optimizer.lr", "1e-4"], "did you mean --model.optimizer.lr?"),
+        (["fit", "--model.optimizer.lr", "1e-5"], "give --model.lr 1e-5, or a class first, as in"),
+        (["fit", "--model.opt", "AdamW"], "did you mean --model.optimizer?"),
+        (["fit", "--model.lr_scheduler", "ReduceLROnPlateau"], "lightning.pytorch.cli.ReduceLROnPlateau or torch"),
+    ],
+)
+def test_options_of_other_command_lines_are_answered(arguments, words):
+    ended = cli(*arguments)
+    assert ended.status == 2
+    assert words in ended.error
 
 
 def test_long_values_are_cut():

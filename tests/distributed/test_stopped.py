@@ -55,3 +55,19 @@ def test_one_rank_is_killed(tmp_path):
         for pid in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_stopped_while_a_node_waits_for_its_peers(tmp_path):
+    """Torch's rendezvous waits in C, where no signal handler of Python's is called."""
+    numbers = {signal.SIGTERM: (143, "stopped by SIGTERM"), signal.SIGINT: (130, "interrupted")}
+    nodes = ["--trainer.num_nodes", 2, "--trainer.devices", 1]
+    waiting = {number: fork("fit", *small(tmp_path / number.name), *nodes) for number in numbers}
+    for process in waiting.values():
+        while "Initializing distributed" not in process.err:
+            assert process.poll() is None, process.err
+            time.sleep(0.05)
+    time.sleep(0.5)
+    for number, process in waiting.items():
+        process.send_signal(number)
+        ended = finish(process, limit=20)
+        assert (ended.status, ended.error) == numbers[number]

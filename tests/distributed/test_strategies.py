@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from lightning_serl import SeRLModule
 from lightning_serl.distributed.strategies import check_learning_rate, check_strategy
 from lightning_serl.errors import InputError
-from lightning_serl.policy.loading import LoraOptions
+from lightning_serl.policy.loading import LoraOptions, loaded_dtype
 
 
 def trainer(strategy="auto", **options):
@@ -59,7 +59,9 @@ def test_a_strategy_that_works(strategy):
         ("bf16-mixed", "bfloat16", False, 1e-6, True),
         ("bf16-mixed", "bfloat16", True, 1e-6, False),
         ("bf16-mixed", "float32", False, 1e-6, False),
-        ("32-true", "float16", False, 1e-6, True),
+        ("32-true", "float16", True, 1e-6, False),
+        ("bf16-true", "float16", False, 1e-4, False),  # converted to bfloat16
+        ("64-true", "bfloat16", False, 1e-6, False),
     ],
 )
 def test_weights_in_16_bits_at_small_learning_rates(precision, dtype, lora, lr, refused):
@@ -69,6 +71,24 @@ def test_weights_in_16_bits_at_small_learning_rates(precision, dtype, lora, lr, 
         return
     with pytest.raises(InputError, match=f"does not train at learning rate {lr:g}.*bf16-mixed"):
         check_learning_rate(runner, lr, dtype, lora)
+
+
+def test_float16_weights_are_not_trained(tmp_path):
+    """As ``16-true`` is refused, whatever the learning rate; named by the option, or by the model's own dtype."""
+    config = tmp_path / "model" / "config.json"
+    config.parent.mkdir()
+    for key in ("dtype", "torch_dtype"):
+        config.write_text(f'{{"{key}": "float16"}}')
+        assert loaded_dtype(str(config.parent), "auto") == "float16"
+    for given, said in {"float16": "float16", "auto": r"auto \(float16 in its config.json\)"}.items():
+        for precision in ("32-true", "bf16-mixed"):
+            with pytest.raises(InputError, match=f"^model.dtype {said} cannot be trained.*float32") as caught:
+                check_learning_rate(trainer(precision=precision), 1e-3, "float16", False, given)
+            assert len(str(caught.value)) < 290
+    for stored in ("{}", "[]", "{", '{"dtype": null}'):
+        config.write_text(stored)
+        assert loaded_dtype(str(config.parent), "auto") == "auto"
+    assert loaded_dtype("org/name", "auto") == "auto"
 
 
 def test_refused_before_anything_is_loaded(tmp_path):

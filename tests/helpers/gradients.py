@@ -180,10 +180,7 @@ def off_by(model, rounds, spread, holes=False):
             first = seen.get((number, (*group.prompt_ids, *completion.token_ids)))
             if first is not None:
                 said = (first + spread * torch.randn(len(first), generator=noise, dtype=torch.float64)).tolist()
-                if holes and k == 1:
-                    said[0] = math.nan
-                gone = holes and (number, k) == (0, 1)
-                group.completions[k] = replace(completion, logprobs=None if gone else tuple(said))
+                group.completions[k] = replace(completion, logprobs=None if holes and k == 1 else tuple(said))
     return groups, verdicts
 
 
@@ -262,10 +259,9 @@ class Plain:
         kind, ratio = self.correction["correction"], self.correction.get("correction_ratio", "product")
         if kind == "none" or row["sampler"] is None:
             return torch.ones(())
-        known = [not math.isnan(s) for s in row["sampler"]]
-        logs = [float(o) - s if k else 0.0 for o, s, k in zip(old, row["sampler"], known, strict=True)]
+        logs = [float(o) - s for o, s in zip(old, row["sampler"], strict=True)]
         if "sequence" in kind:
-            logs = [sum(logs) / (max(1, sum(known)) if ratio == "geometric" else 1)]
+            logs = [sum(logs) / (len(logs) if ratio == "geometric" else 1)]
         low, high = self.correction["correction_floor"], self.correction["correction_cap"]
         out = []
         for value in map(math.exp, logs):

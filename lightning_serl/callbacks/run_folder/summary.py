@@ -109,7 +109,7 @@ class Summary(RolloutHooks):
         if self.after and (report := module_of(trainer).last_report):
             _write_json(root / "evaluation.json", report)
         draw_curves(root / "metrics.jsonl", root / "curves.png")
-        self._print(summary)
+        self._print(summary, "model.objective.beta is 0" if trainer.global_step else "no optimizer step was made")
         warnings = [w for c in trainer.callbacks if isinstance(c, Health) for w in c.outside]
         if warnings:
             signs = "; ".join(w.partition(": ")[0] for w in warnings)
@@ -143,7 +143,7 @@ class Summary(RolloutHooks):
         """The first and the last evaluation of every set, as in the table."""
         return {name: (_short(self.before.get(name, {})), _short(after)) for name, after in self.after.items()}
 
-    def _print(self, summary: dict[str, Any]) -> None:
+    def _print(self, summary: dict[str, Any], without_kl: str) -> None:
         console = Console(file=sys.stdout, highlight=False)
         before, after = summary["before"], summary["after"]
         title = f"held-out problems: {summary['set']}" if summary["set"] else "training rounds"
@@ -157,7 +157,7 @@ class Summary(RolloutHooks):
         console.print(table)
         if not summary["labels"]:
             console.print("no labels here: agreement, answers and KL show health, not accuracy", soft_wrap=True)
-        kl = "not measured (model.objective.beta is 0)" if summary["kl"] is None else f"{summary['kl']:.4f}"
+        kl = f"not measured ({without_kl})" if summary["kl"] is None else f"{summary['kl']:.4f}"
         console.print(f"KL to the starting policy: {kl}")
         written = summary["proposed"] - self._taken - self._given
         proposed = [f"{written} written"] * bool(written or not (self._taken or self._given))

@@ -144,7 +144,7 @@ def _reward(setup: RoundSetup, groups: list[Group], ctx: Context) -> dict[str, V
     for role, reward in setup.rewards.items():
         chosen = [g for g in groups if g.instruction.role == role]
         verdicts = reward(chosen, ctx)
-        _check_verdicts(role, chosen, verdicts)
+        _check_verdicts(role, reward, chosen, verdicts)
         ctx.verdicts |= {g.instruction.uid: v for g, v in zip(chosen, verdicts, strict=True)}
     for group in groups if setup.options.mask_truncated else ():
         finished = torch.tensor([float(c.finished) for c in group.completions])
@@ -153,15 +153,18 @@ def _reward(setup: RoundSetup, groups: list[Group], ctx: Context) -> dict[str, V
     return ctx.verdicts
 
 
-def _check_verdicts(role: str, groups: list[Group], verdicts: object) -> None:
+def _check_verdicts(role: str, reward: object, groups: list[Group], verdicts: object) -> None:
     """Refuse what a reward must not return."""
+    whose = f"the reward {getattr(reward, '__name__', type(reward).__name__)} of role {role!r}"
     if not (isinstance(verdicts, (list, tuple)) and all(isinstance(v, Verdict) for v in verdicts)):
-        raise ValueError(f"the reward of role {role!r} must return a list with a Verdict for each group")
+        raise ValueError(f"{whose} must return a list with a Verdict for each group")
     if len(verdicts) != len(groups):
-        raise ValueError(f"the reward of role {role!r} returned {len(verdicts)} verdicts for {len(groups)} groups")
+        raise ValueError(f"{whose} returned {len(verdicts)} verdicts for {len(groups)} groups")
     for group, verdict in zip(groups, verdicts, strict=True):
         if len(verdict.scores) != len(group):
-            raise ValueError(f"the reward of role {role!r} gave {len(verdict.scores)} scores to {len(group)} responses")
+            raise ValueError(f"{whose} gave {len(verdict.scores)} scores to {len(group)} responses")
         numbers = [verdict.scores[verdict.weight > 0], verdict.weight, *(verdict.token_scores or ())]
         if not all(bool(torch.isfinite(n).all()) for n in numbers):
-            raise ValueError(f"the reward of role {role!r} gave a score or weight that is not a finite number")
+            raise ValueError(
+                f"{whose} gave a score or weight that is not a finite number, to problem {group.instruction.uid}"
+            )

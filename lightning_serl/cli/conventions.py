@@ -1,0 +1,107 @@
+"""Answers to commands and options as Lightning's command lines and other trainers spell them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+COMMANDS = ("fit", "validate", "test", "predict")
+_OTHER_COMMANDS = {"train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict"}
+# Options of TRL and transformers, and of Lightning before it had a command line.
+_OTHER_NAMES = {
+    "learning_rate": "--model.lr", "num_generations": "--data.round.samples_per_prompt",
+    "max_completion_length": "--data.max_tokens", "max_new_tokens": "--data.max_tokens",
+    "per_device_train_batch_size": "--data.round.prompts_per_round", "batch_size": "--data.round.prompts_per_round",
+    "gradient_accumulation_steps": "--trainer.accumulate_grad_batches", "num_train_epochs": "--trainer.max_epochs",
+    "epochs": "--trainer.max_epochs", "output_dir": "--trainer.default_root_dir", "seed": "--seed_everything",
+    "gpus": "--trainer.devices", "bf16": "--trainer.precision bf16-mixed", "fp16": "--trainer.precision 16-mixed",
+    "resume": "--ckpt_path", "resume_from_checkpoint": "--ckpt_path", "dataset": "--data.seeds",
+    "train_file": "--data.seeds", "model_id": "--model.model_name_or_path", "use_peft": "--model.lora.r 16",
+    "lora_r": "--model.lora.r", "lora_alpha": "--model.lora.alpha", "report_to": "--trainer.logger",
+}  # fmt: skip
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_ENVIRONMENT = re.compile(rf"PL_({'|'.join(COMMANDS).upper()})__\w+|PL_CONFIG")
+
+
+def command_refusal(arguments: Sequence[str]) -> str | None:
+    """What is wrong with arguments whose first is no command and no ``--help``; ``None`` if nothing is."""
+    first = arguments[0] if arguments else "--help"
+    if first in COMMANDS or first in ("-h", "--help"):
+        return None
+    if not first.startswith("-"):
+        near = [_OTHER_COMMANDS[first]] if first in _OTHER_COMMANDS else difflib.get_close_matches(first, COMMANDS, n=1)
+        return f"there is no command {first[:60]!r}; " + (f"did you mean {near[0]}?" if near else f"give {_one_of()}")
+    named = next((argument for argument in arguments if argument in COMMANDS), None)
+    option = first.partition("=")[0]
+    if named is not None:
+        return f"{option} stands before the command; give it after {named}, as in lightning-serl {named} {option} ..."
+    return f"no command was given before {option}; give {_one_of()} first, as in lightning-serl fit {option} ..."
+
+
+def _one_of() -> str:
+    return f"{', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}"
+
+
+def reads_environment(variables: Mapping[str, str] = os.environ) -> bool:
+    """Whether an option is given by an environment variable, as LightningCLI names them: ``PL_FIT__MODEL__LR``."""
+    return any(_ENVIRONMENT.fullmatch(name) for name in variables)
+
+
+def group_refusal(option: str, value: str) -> str | None:
+    """The answer to a value at ``--model``, ``--data`` or ``--trainer``, which hold options by name."""
+    value = value if len(value) <= 80 else f"{value[:77]}..."
+    is_class = _CLASS_PATH.fullmatch(value) and value.rpartition(".")[2][0].isupper()
+    if is_class and option in ("model", "data"):
+        ours = {"model": "SeRLModule", "data": "SelfPlayDataModule"}[option]
+        return (
+            f"{option}: this command runs {ours} alone, so {value} cannot be given; run your own class from a script "
+            "with lightning_serl.cli.PresetCLI or Lightning's LightningCLI"
+        )
+    if option == "model":
+        return f"model holds options by name; give the model as --model.model_name_or_path {value}"
+    if option == "data":
+        return f"data holds options by name; give problems as --data.seeds {value}"
+    return None
+
+
+def without_class(option: str, parameter: str, value: str) -> str | None:
+    """The answer to an option of an optimizer or a scheduler whose class was not given."""
+    if option == "model.optimizer":
+        short = f"give --model.lr {value}, or a class first" if parameter == "lr" else "give a class first"
+        return f"{option}.{parameter}: {short}, as in --{option} AdamW --{option}.{parameter} {value}"
+    if option == "model.lr_scheduler":
+        example = f"--{option} CosineAnnealingLR --{option}.T_max 100"
+        return f"{option}.{parameter}: give the scheduler's class first, as in {example}"
+    return None
+
+
+def several_classes(text: str) -> str | None:
+    """The answer to a short name that several classes have; ``None`` if the text is about something else."""
+    found = re.search(r"Multiple subclasses with name (\w+)\. .*?: ([\w., ]+?)\.?$", text, re.MULTILINE)
+    if found is None:
+        return None
+    paths = sorted(found[2].split(", "), key=lambda path: not path.startswith("lightning.pytorch.cli."))
+    return f"there are several {found[1]}; give the full path, {' or '.join(paths[:3])}"
+
+
+def ambiguous(text: str) -> str | None:
+    """The answer to an option that was shortened too much; ``None`` if the text is about something else."""
+    found = re.search(r"ambiguous option: (\S+) could match (.+)", text)
+    if found is None:
+        return None
+    names = [name for name in found[2].split(", ") if not name.endswith((".help", "+"))]
+    short = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    more = ", ..." if len(short) > 4 else ""
+    return f"there is no option {found[1]}; did you mean {' or '.join(short[:4])}{more}?"
+
+
+def meant(name: str, options: Iterable[str]) -> str | None:
+    """The option of this command that is meant by one of another command line, such as ``--optimizer.lr``."""
+    known = list(options)
+    root, dot, rest = name.removeprefix("--").replace("-", "_").partition(".")
+    if not dot and (other := _OTHER_NAMES.get(root)) and other.split()[0] in known:
+        return other
+    group = next((one for one in known if one.rpartition(".")[2] == root and one != f"--{root}"), None)
+    return None if group is None else f"{group}{dot}{rest}"

@@ -1,0 +1,76 @@
+"""Ends a command on SIGTERM and Ctrl-C wherever it is, also while its main thread waits inside a C function.
+
+Python calls its signal handlers in the main thread only, between two instructions. A node that waits for its peers, in
+torch's rendezvous, executes none for up to half an hour, and a scheduler kills what does not end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from lightning_serl.cli.run_folder import CommandState
+
+# Seconds that Python's handler may take to be called before the watching thread ends the process.
+_PATIENCE = 1.0
+
+
+def end_on_signals(state: CommandState) -> Callable[[], None]:
+    """End with a sentence and status 143 or 130 where no Trainer listens; returns what undoes it.
+
+    Outside a Trainer's work there is nothing to save, and an exception raised by a handler could be swallowed by an
+    import.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    called = threading.Event()
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        called.set()
+        if signal.getsignal(signal.SIGTERM) is on_sigterm:  # else Lightning ends the run after the current batch
+            _end(state, number)
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        called.set()
+        signal.default_int_handler(number, frame)
+
+    former = {signal.SIGTERM: signal.signal(signal.SIGTERM, on_sigterm)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        former[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        with os.fdopen(reading, "rb", buffering=0) as signals:
+            while received := signals.read(1):
+                number = received[0]
+                if number not in former:
+                    continue
+                if not called.wait(_PATIENCE) and signal.getsignal(signal.SIGTERM) is on_sigterm:
+                    _end(state, number)
+                called.clear()
+
+    threading.Thread(target=watch, daemon=True, name="signals").start()
+
+    def undo() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        os.close(writing)
+
+    return undo
+
+
+def _end(state: CommandState, number: int) -> None:
+    """End this process, and first those of further ranks that it started."""
+    for child in state.children():
+        child.send_signal(number)
+    if state.began:
+        os.write(1, f"run: {state.run_folder}\n".encode())
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.write(2, b"error: stopped by SIGTERM\n" if number == signal.SIGTERM else b"error: interrupted\n")
+    os._exit(128 + number)
