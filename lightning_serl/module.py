@@ -60,6 +60,8 @@ class SeRLModule(pl.LightningModule):
             device only for their forward passes.
         inner_epochs: Passes over each round's responses.
         minibatches: Optimizer steps per pass.
+        micro_batch: Responses of a micro-batch on each rank, at most; ``auto`` divides steps into the fewest that fit
+            the memory, unless ``trainer.accumulate_grad_batches`` is above 1.
         temperature: Of rollouts, and of the log-probs that the ratio is computed from.
         dtype: Of the loaded weights; keep ``float32`` under mixed precision.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
@@ -93,6 +95,7 @@ class SeRLModule(pl.LightningModule):
         offload_frozen: bool = False,
         inner_epochs: int = 1,
         minibatches: int = 1,
+        micro_batch: int | Literal["auto"] = "auto",
         temperature: float = 1.0,
         dtype: DType = "float32",
         gradient_checkpointing: bool = False,
@@ -104,6 +107,7 @@ class SeRLModule(pl.LightningModule):
         super().__init__()
         check_range("model.inner_epochs", inner_epochs, at_least=1)
         check_range("model.minibatches", minibatches, at_least=1)
+        check_range("model.micro_batch", None if micro_batch == "auto" else micro_batch, at_least=1)
         check_range("model.temperature", temperature, above=0)
         if model_name_or_path is not None:
             check_model_path(model_name_or_path)
@@ -113,7 +117,7 @@ class SeRLModule(pl.LightningModule):
             check_quantize(quantize, lora)
         self.model_name_or_path, self.objective = model_name_or_path, objective
         self.lora, self.quantize, self.offload_frozen = lora, quantize, offload_frozen
-        self.inner_epochs, self.minibatches = inner_epochs, minibatches
+        self.inner_epochs, self.minibatches, self.micro_batch = inner_epochs, minibatches, micro_batch
         self.temperature, self.packing = temperature, packing
         self.load_options: dict[str, Any] = {
             "dtype": dtype,

@@ -13,8 +13,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_serl.callbacks import Checkpoints, Export, Ledger, RolloutHooks, Summary
-from lightning_serl.callbacks.memory_plan import report_memory_plan
+from lightning_serl.callbacks import Checkpoints, Export, Ledger, MemoryPlan, RolloutHooks, Summary
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
 from lightning_serl.cli.config_files import preset_path, presets, read_config, with_current_paths
@@ -200,7 +199,7 @@ class SelfPlayCLI(StrictCLI):
         if options.enable_checkpointing is None and not any(isinstance(c, Checkpoint) for c in listed):
             # the Trainer's own would write a second series of checkpoints
             trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
-        wanted = [Summary, Export, *([] if options.enable_checkpointing is False else [Checkpoints])]
+        wanted = [MemoryPlan, Summary, Export, *([] if options.enable_checkpointing is False else [Checkpoints])]
         present = {type(c) for c in trainer.callbacks}
         trainer.callbacks += [kind() for kind in wanted if kind not in present]
         trainer.callbacks.append(StateObserver(self.state))
@@ -213,7 +212,7 @@ class SelfPlayCLI(StrictCLI):
         check_overrides(self.model.check_optimizer(), ckpt_path)
         self._callback(Summary).deferred = True
         if ckpt_path is None and not self.trainer.fast_dev_run and self.datamodule.evaluation.sets:
-            report_memory_plan(self.trainer, self.model, self.datamodule)
+            self._callback(MemoryPlan).fit_follows = True
             self.trainer.validate(self.model, self.datamodule, verbose=False)
 
     def after_fit(self) -> None:

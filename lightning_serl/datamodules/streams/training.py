@@ -36,6 +36,8 @@ class SelfPlayStream:
             stop_if_asked(session.trainer, session.ranks)
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
+                # the gradients of the last step would take memory while completions are written
+                session.trainer.lightning_module.zero_grad(set_to_none=True)
                 played = session.play()
                 session.parts.setup.engine.sleep()
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
