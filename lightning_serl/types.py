@@ -20,7 +20,7 @@ STYLES: tuple[str, ...] = get_args(Style)
 Reason = Literal[
     "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "non_ascii", "duplicate",
     "truncated_item", "solution_leak", "no_choices", "too_easy", "too_hard", "no_spread", "no_answer",
-    "over_long_prompt", "stale",
+    "over_long_prompt", "stale", "no_room",
 ]  # fmt: skip
 
 #: One row of ``ledger.jsonl``.

@@ -128,6 +128,10 @@ class RolloutEngine(ABC):
     overlaps: bool = False
     #: Whether it can be called from another thread while its policy is being trained.
     concurrent: bool = False
+    #: Tokens written so far, for the display of progress, where the engine counts them while it writes; else those of
+    #: finished completions are counted by whoever asked for them.
+    tokens: int = 0
+    counts_tokens: bool = False
 
     def __init__(self) -> None:
         #: Called often while the engine waits; raises when the run should stop.
