@@ -85,10 +85,10 @@ class Foresight:
         trainer, module, data = self.trainer, self.module, self.data
         longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         prompt = data.round_options.max_prompt_tokens or _prompt_tokens(data.seed_problems)
-        length = prompt + data.sampling.max_tokens
+        length = prompt + data.sampling.longest
         writing = data.writing if data.writes else None
         examples = 0 if writing is None else writing.exemplars * _prompt_tokens(data.seed_problems, least=0)
-        written = 0 if writing is None else _PROMPT + examples + writing.sampling.max_tokens
+        written = 0 if writing is None else _PROMPT + examples + writing.sampling.longest
         sharded = isinstance(trainer.strategy, ModelParallelStrategy)
         passes = module.objective.beta > 0 or module.steps_per_round > 1
         return Work(

@@ -80,7 +80,8 @@ def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:
     policy = module.policy if setup.engine.samples_policy or module.has_policy else None
     sampling = setup.sampling
     if policy is not None:
-        sampling = Sampling(max_tokens=sampling.max_tokens, temperature=policy.temperature)
+        sampling = replace(sampling, temperature=policy.temperature)
+        sampling = sampling.fitted(setup.engine.shared_context(policy))
     return replace(
         setup,
         policy=policy,

@@ -67,7 +67,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         writing: How new problems are written.
         solve: How problems are put to the policy.
         templates: Solve templates of further roles; a role without one gets its bare prompt.
-        max_tokens: Longest answer, in tokens.
+        max_tokens: Longest answer, in tokens; null for 1,024, or for half of the context of model and engine where
+            1,024 would leave too little room for prompts, which is logged.
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         probe: Which seeds are answered repeatedly to watch the health of the run.
@@ -95,7 +96,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         writing: Writing = Writing(),  # noqa: B008
         solve: SolveTemplate = SolveTemplate(),  # noqa: B008
         templates: dict[str, SolveTemplate] | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         rounds_per_epoch: int = 20,
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
         predict_to: str | None = None,
@@ -107,8 +108,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         super().__init__()
         check_range("data.rounds_per_epoch", rounds_per_epoch, at_least=1)
         check_range("data.max_tokens", max_tokens, at_least=1)
+        self.sampling = Sampling(max_tokens=max_tokens)
         hint = "the upper limit is data.max_tokens"
-        check_range("data.round.overlong_buffer", round.overlong_buffer, at_most=max_tokens, hint=hint)
+        check_range("data.round.overlong_buffer", round.overlong_buffer, at_most=self.sampling.longest, hint=hint)
         check_choice("data.max_staleness", max_staleness, (0, 1))
         check_range("data.seed", seed, at_least=0)
         # path objects are accepted too; with them in the annotation, the command line would read null as the path None
@@ -120,7 +122,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve
         self.templates = templates or {}
-        self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch, self.max_staleness = rounds_per_epoch, max_staleness
         self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
         self.pool_from = parse_paths(pool_from)

@@ -110,5 +110,5 @@ def _shape(setup: RoundSetup, group: Group, verdict: Verdict, attempt: int) -> V
     if not options.overlong_buffer or verdict.centred:
         return verdict
     lengths = torch.tensor([len(c.token_ids) for c in group.completions])
-    penalty = overlong_penalty(lengths, setup.sampling.max_tokens, options.overlong_buffer)
+    penalty = overlong_penalty(lengths, setup.sampling.longest, options.overlong_buffer)
     return replace(verdict, scores=verdict.scores + penalty)
