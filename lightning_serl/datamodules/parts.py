@@ -15,7 +15,6 @@ from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.engines.base import Sampling
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.protocols import module_of
 from lightning_serl.types import Instruction

@@ -31,6 +31,7 @@ from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, ne
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars
+from lightning_serl.datamodules.spending import evaluation_sentence, planned_rounds, probe_sentence
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.datamodules.streams.predictions import PredictionStream, check_target
 from lightning_serl.datamodules.streams.training import SelfPlayStream
@@ -181,6 +182,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             check_target(self._target)
         if stage in ("fit", "predict"):
             self._announce(stage)
+        elif self.evaluation_problems and self.engine.samples_policy:
+            rank_zero_info(evaluation_sentence(self.evaluation_problems, self.evaluation, self.sampling.longest))
 
     def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
         """Read the files of a stage and refuse options or a Trainer that it cannot use; no model is loaded."""
@@ -258,6 +261,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 said = f"labels: {without} of {len(seeds)} seeds have none and are left out"
                 rank_zero_info(f"{said}: data.reward needs labels")
             announce_choice(self.trainer.callbacks, self.writes)
+            if seeds and self.engine.samples_policy and self.probe.every != 0:
+                rounds, probe = planned_rounds(self.trainer, self.rounds_per_epoch), self.session.parts.probe
+                longest = self.sampling.longest
+                rank_zero_info(probe_sentence(probe, len(seeds), rounds, self.round_options, longest))
         if self.writes:
             _announce_filters(seeds, [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)])
 
@@ -288,7 +295,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             seeds=self.seed_problems,
             earlier=self._earlier,
             writing=self.writing if self.writes else None,
-            probe=self.probe,
+            probe=self.probe.fitted(
+                planned_rounds(self.trainer, self.rounds_per_epoch),
+                self.round_options.prompts_per_round * self.round_options.samples_per_prompt,
+                len(self.seed_problems),
+            ),
         )
 
     # -- streams -----------------------------------------------------------------------------------------------------

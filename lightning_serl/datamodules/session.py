@@ -206,7 +206,7 @@ class Session:
         probe, rounds = self.parts.probe, self.progress.rounds - self.progress.first_round
         if not probe.every or rounds % probe.every or self.trainer.state.fn != "fit" or not setup.engine.samples_policy:
             return {}
-        return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples)
+        return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples or 2)
 
     def _end_round(self, played: Round) -> None:
         for hook in hooks(self.trainer.callbacks, "on_round_end"):

@@ -1,4 +1,4 @@
-"""How far a phase of a run has come, how fast it goes and how long it will still take."""
+"""How far a phase of a run has come, how fast it goes and how long it will still take; numbers in words."""
 
 from __future__ import annotations
 
@@ -63,3 +63,9 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def plain(value: float, digits: int) -> str:
+    """A number without the sign of a negative zero."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if not float(text) else text

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
-from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration
+from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration, plain
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Round
 
@@ -209,13 +209,13 @@ def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: 
         "round": f"round {number:>{max(1, len(total) - 1)}}{total}: ",
         "written": f"wrote {written:.0f}, " if written or not answered else "",
         "seeds": f"took {played.taken} seeds, " if played.taken else "",
-        "queue": f"took {answered:.0f} from the queue, " if answered and not written and not played.taken else "",
+        "queue": f"{answered:.0f} from queue, " if answered and not written and not played.taken else "",
         "kept": f"kept {groups:.0f} of {answered:.0f}; ",
-        "reward": f"reward {_number(stats['reward'], 2)}, ",
-        "agreement": f"agreement {_number(stats['serl/vote/agreement_mean'], 2)}, ",
+        "reward": f"reward {plain(stats['reward'], 2)}, ",
+        "agreement": f"agreement {plain(stats['serl/vote/agreement_mean'], 2)}, ",
         "unread": f"unread {100 * unread:.0f} %, " if unread >= 0.005 else "",
         "length": f"{stats['completions/mean_length']:.0f} tokens, ",
-        "kl": f"kl {_number(metrics['kl'], 4)}, " if "kl" in metrics else "",
+        "kl": f"kl {plain(metrics['kl'], 4)}, " if "kl" in metrics else "",
         "time": duration(seconds),
     }
     for name in ("", "kl", "length", "unread"):
@@ -224,12 +224,6 @@ def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: 
         if len(line) <= _WIDTH:
             break
     return line
-
-
-def _number(value: float, digits: int) -> str:
-    """A number without the sign of a negative zero."""
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if not float(text) else text
 
 
 def _estimate(seconds: float, left: float, now: datetime) -> str:

@@ -136,4 +136,6 @@ def test_choices(policy):
 
 def test_every_reason_is_met_above():
     met = {end for ends in WRITTEN.values() for end in ends} - {"kept"}
-    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_room", "no_choices"} == set(get_args(Reason))
+    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_room", "no_choices"} == set(
+        get_args(Reason)
+    )
