@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_serl.callbacks.foresight import REMEDIES, SHARE, Division, Foresight, remedied, state_per_weight
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import TransformersEngine
-from lightning_serl.errors import InputError, reason
+from lightning_serl.errors import InputError, SeRLError, reason
 from lightning_serl.policy.memory_plan import Plan, gib
 from lightning_serl.protocols import LoadsPolicy, SelfPlay
 
@@ -41,6 +41,7 @@ class MemoryPlan(pl.Callback):
         self._planned = False  # for the fit that comes next
         self._chose = False  # whether the number of micro-batches was left to this callback
         self._micro_batches = 1
+        self._rows: int | None = None  # completions written at one time, after memory ran out with more
         self._scored: int | None = None
         self._foresight: Foresight | None = None
 
@@ -85,13 +86,17 @@ class MemoryPlan(pl.Callback):
         self, trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, trains: bool
     ) -> tuple[Foresight, Division] | None:
         """The division of this rank; ``None`` for a model that cannot be traced, which can be trained all the same."""
-        foresight = Foresight(trainer, module, data)
+        foresight, former = Foresight(trainer, module, data), _former(trainer)
+        self._rows = None if former is None else former.get("rows")
+        if self._rows is not None and foresight.limits_rows:
+            data.engine.max_rows = min(data.engine.max_rows, self._rows)  # type: ignore[attr-defined]
         self._chose = module.micro_batch == "auto" and trainer.accumulate_grad_batches == 1
         try:
             if not trains:
                 return foresight, _writing_only(foresight)
             if self._chose:
-                return foresight, _chosen(foresight, _former(trainer), self._cannot_fit)
+                count = None if former is None else former.get("micro_batches", 1)
+                return foresight, _chosen(foresight, count, self._cannot_fit)
             given = trainer.accumulate_grad_batches
             if isinstance(module.micro_batch, int):
                 given = -(-foresight.responses // min(module.micro_batch, foresight.responses))
@@ -166,30 +171,36 @@ class MemoryPlan(pl.Callback):
             pl_module.zero_grad(set_to_none=True)
 
     def _next_setting(self, trainer: pl.Trainer, exception: BaseException) -> str:
-        """What to try after memory ran out."""
-        files = [Path(frame.filename).name for frame in traceback.extract_tb(exception.__traceback__)]
+        """What to try after memory ran out; what was chosen here is chosen smaller when the run is resumed."""
+        fits = trainer.state.fn == "fit"
+        go_on = f"go on with {'--ckpt_path last and ' if fits else ''}"
         engine = getattr(trainer.datamodule, "engine", None)
-        rows = getattr(engine, "max_rows", 0)
-        if "transformers.py" in files and isinstance(engine, TransformersEngine) and rows > 1:
+        frames = traceback.extract_tb(exception.__traceback__)
+        writes = any(frame.filename.endswith("engines/transformers.py") for frame in frames)
+        if writes and isinstance(engine, TransformersEngine) and engine.max_rows > 1:
+            now, self._rows = engine.max_rows, engine.max_rows // 2
             return (
-                f"memory ran out while {rows} completions were written at one time; go on with "
-                f"--data.engine TransformersEngine --data.engine.max_rows {max(1, rows // 2)}"
+                f"memory ran out while {now} completions were written at one time; {go_on}"
+                f"--data.engine TransformersEngine --data.engine.max_rows {self._rows}"
             )
-        foresight = self._foresight
-        responses = None if foresight is None else foresight.rows_of(self._micro_batches)
-        if trainer.state.fn != "fit" or responses == 1:
+        size = None if self._foresight is None else self._foresight.rows_of(trainer.accumulate_grad_batches)
+        if not fits or size == 1:
             return f"memory ran out; try {REMEDIES[0].options}, a smaller data.max_tokens or {REMEDIES[1].options}"
         now = trainer.accumulate_grad_batches
         self._micro_batches = 2 * now
-        of = "" if responses is None else f" of {responses} responses"
-        return (
-            f"memory ran out with {now} micro-batches{of} in an optimizer step; go on with "
-            f"--trainer.accumulate_grad_batches {2 * now}"
-        )
+        of = "" if size is None else f" of {size} responses"
+        if self._chose:
+            go_on = "go on with --ckpt_path last, which makes them"
+        elif getattr(trainer.lightning_module, "micro_batch", "auto") != "auto":
+            return f"memory ran out with micro-batches{of}; {go_on}--model.micro_batch {max(1, (size or 2) // 2)}"
+        else:
+            go_on += "--trainer.accumulate_grad_batches"
+        return f"memory ran out with {now} micro-batches{of} in an optimizer step; {go_on} {2 * now}"
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of micro-batches, if it was chosen here; empty where a step is not divided."""
-        return {"micro_batches": self._micro_batches} if self._chose and self._micro_batches > 1 else {}
+        """The numbers of micro-batches and of rows that were chosen here; empty where neither was needed."""
+        micro_batches = {"micro_batches": self._micro_batches} if self._chose and self._micro_batches > 1 else {}
+        return micro_batches | ({} if self._rows is None else {"rows": self._rows})
 
 
 def divide_steps(trainer: pl.Trainer, micro_batches: int) -> None:
@@ -204,7 +215,9 @@ def divide_steps(trainer: pl.Trainer, micro_batches: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device or the host had no memory left."""
+    """Whether an exception of another library says that a device or the host had no memory left."""
+    if isinstance(error, SeRLError):
+        return False
     said = str(error)
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "DefaultCPUAllocator" in said or "out of memory" in said.lower()
@@ -225,7 +238,7 @@ def _check_micro_batch(trainer: pl.Trainer, asked: object, ours: bool) -> None:
 
 
 def _chosen(foresight: Foresight, former: int | None, cannot_fit: Any) -> Division:
-    """The fewest micro-batches and most rows that fit; the ``former`` number of a checkpoint stays if it fits at all."""
+    """The fewest micro-batches and most rows that fit; the ``former`` number of a checkpoint if that one fits."""
     first = former or 1
     whole = foresight.plan_of(foresight.rows_of(first), foresight.most_rows, 1)
     if whole.peak <= (foresight.limit if former is None else foresight.free):
@@ -282,16 +295,13 @@ def _too_large(foresight: Foresight, plan: Plan) -> str:
     return f"{said}; trainer.accumulate_grad_batches {count} would take {gib(other.peak)}"
 
 
-def _former(trainer: pl.Trainer) -> int | None:
-    """The micro-batches of an optimizer step that were chosen in the run whose checkpoint this one continues from.
-
-    1 if its steps were not divided, ``None`` without a checkpoint.
-    """
+def _former(trainer: pl.Trainer) -> dict[str, int] | None:
+    """What this callback saved in the checkpoint that the run continues from; ``None`` without a checkpoint."""
     path = trainer.ckpt_path
     if path is None or not Path(path).is_file():
         return None
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return int(checkpoint["callbacks"]["MemoryPlan"]["micro_batches"])
-    except Exception:  # none was recorded, or the file is refused where it is restored
-        return 1
+        return {name: int(value) for name, value in checkpoint["callbacks"]["MemoryPlan"].items()}
+    except Exception:  # nothing was saved, or the file is refused where it is restored
+        return {}
