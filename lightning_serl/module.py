@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_serl.callbacks.defaults import missing_callbacks
+from lightning_serl.callbacks.memory_plan import resume_division
 from lightning_serl.checkpoints import module_state
 from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.distributed import sharding, strategies
@@ -384,7 +385,9 @@ class SeRLModule(pl.LightningModule):
         """Restore moved frozen copies, and give the weights a version that no engine has."""
         if self.has_policy:
             module_state.check_names(set(checkpoint["state_dict"]), self.saved_names(), self.policy.has_adapter)
-        state = module_state.load(checkpoint, attached_trainer(self))
+        trainer = attached_trainer(self)
+        resume_division(trainer, checkpoint)  # before its counters are converted to this run's micro-batches
+        state = module_state.load(checkpoint, trainer)
         self.policy.version = max(self.policy.version, state.version) + 1
         self.evaluated_at = state.evaluated_at
         frozen_copies.load_moved(self.policy, state.frozen, self._convert)

@@ -58,10 +58,9 @@ class Foresight:
         #: Bytes that this process can take, those of a loaded model included, and bytes of the device.
         self.free, self.total = free_memory(self.device, max(1, trainer.num_devices) if on_cpu else 1)
         self.free += _held(module, self.device)
-        options = data.round_options
         #: Responses that an optimizer step has on each rank.
-        self.responses = -(-options.prompts_per_round * options.samples_per_prompt // _shares(trainer, module))
-        self.plan_of = lru_cache(maxsize=None)(self._plan)
+        self.responses = responses_of(trainer, module, data)
+        self._traced = lru_cache(maxsize=None)(self._trace)
 
     @property
     def limit(self) -> int:
@@ -134,8 +133,19 @@ class Foresight:
             scored=0 if scored <= rows or not self.work.scored else min(scored, answers),
         )
 
-    def _plan(self, rows: int, writing: int, scored: int = _SCORED) -> Plan:
+    def plan_of(self, rows: int, writing: int, scored: int = _SCORED) -> Plan:
+        """The plan with ``rows`` responses in a micro-batch and ``writing`` completions written at one time."""
         work = self.divided(rows, writing, scored)
+        found = self._traced(rows, 0)
+        if work.scored:
+            found = replace(found, scoring=self._traced(1, work.scored).scoring)
+        if work.engine is None:
+            found = replace(found, engine=found.engine + writing_bytes(self.config, self.dtype, work))
+        return found
+
+    def _trace(self, rows: int, scored: int) -> Plan:
+        """The plan of a run that writes nothing, which is all that takes time to compute."""
+        work = replace(self.work, rows=rows, scored=scored)
         return plan(self.config, self.dtype, work, self.module.lora, self.module.quantize is not None)
 
     def rows_of(self, micro_batches: int) -> int:
@@ -172,9 +182,10 @@ class Foresight:
         return max(1, min(_SCORED, max(fits, rows)))
 
 
-def _shares(trainer: pl.Trainer, module: LoadsPolicy) -> int:
-    """Parts into which the responses of a round are divided among optimizer steps and ranks."""
-    return module.minibatches * trainer.world_size
+def responses_of(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay) -> int:
+    """Responses that an optimizer step has on each rank."""
+    options = data.round_options
+    return -(-options.prompts_per_round * options.samples_per_prompt // (module.minibatches * trainer.world_size))
 
 
 def _prompt_tokens(seeds: Sequence[Any], least: int = _PROMPT) -> int:
@@ -234,7 +245,7 @@ REMEDIES = (
 def remedied(foresight: Foresight, remedy: Remedy) -> Plan:
     """The plan of the run with the options of a remedy."""
     rows = foresight.rows_of(remedy.micro_batches) if remedy.micro_batches else 1
-    work = replace(foresight.divided(rows, remedy.rows), checkpointing=True)
+    work = replace(foresight.divided(rows, remedy.rows, rows), checkpointing=True)
     lora, dtype = foresight.module.lora, foresight.dtype
     if remedy.lora:
         lora = LoraOptions(r=remedy.lora, alpha=2 * remedy.lora)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import traceback
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.callbacks.foresight import REMEDIES, SHARE, Division, Foresight, remedied, state_per_weight
+from lightning_serl.callbacks.foresight import (
+    REMEDIES,
+    SHARE,
+    Division,
+    Foresight,
+    remedied,
+    responses_of,
+    state_per_weight,
+)
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import TransformersEngine
 from lightning_serl.errors import InputError, SeRLError, reason
@@ -61,12 +69,24 @@ class MemoryPlan(pl.Callback):
         Raises:
             InputError: if the run cannot fit, or the number of micro-batches is given twice.
         """
-        ours = isinstance(module, LoadsPolicy) and isinstance(data, SelfPlay)
-        asked = getattr(module, "micro_batch", "auto")
-        if trains and asked != "auto":
-            _check_micro_batch(trainer, asked, ours)
+        asked, former = getattr(module, "micro_batch", "auto"), trainer.accumulate_grad_batches
+        # a second fit by the same Trainer finds what the first one set
+        self._chose = asked == "auto" and (former == 1 or (self._chose and former == self._micro_batches))
+        if trains and asked != "auto" and former != self._micro_batches:
+            raise InputError(
+                f"model.micro_batch is {asked} and trainer.accumulate_grad_batches {former}; give one of them"
+            )
         if not isinstance(module, LoadsPolicy) or not isinstance(data, SelfPlay) or module.model_name_or_path is None:
+            if trains and asked != "auto":
+                raise InputError(
+                    f"model.micro_batch is {asked}, but the responses of an optimizer step are known only with "
+                    "SelfPlayDataModule; set trainer.accumulate_grad_batches"
+                )
             return False
+        if trains and isinstance(module.micro_batch, int):
+            responses = responses_of(trainer, module, data)
+            self._micro_batches = -(-responses // min(module.micro_batch, responses))
+            divide_steps(trainer, self._micro_batches)
         ranks = Ranks.of(trainer)
         with ranks.stage("planning the memory"):
             found = self._foresee(trainer, module, data, trains)
@@ -86,21 +106,13 @@ class MemoryPlan(pl.Callback):
         self, trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, trains: bool
     ) -> tuple[Foresight, Division] | None:
         """The division of this rank; ``None`` for a model that cannot be traced, which can be trained all the same."""
-        foresight, former = Foresight(trainer, module, data), _former(trainer)
-        self._rows = None if former is None else former.get("rows")
-        if self._rows is not None and foresight.limits_rows:
-            data.engine.max_rows = min(data.engine.max_rows, self._rows)  # type: ignore[attr-defined]
-        self._chose = module.micro_batch == "auto" and trainer.accumulate_grad_batches == 1
         try:
+            foresight = Foresight(trainer, module, data)
             if not trains:
                 return foresight, _writing_only(foresight)
             if self._chose:
-                count = None if former is None else former.get("micro_batches", 1)
-                return foresight, _chosen(foresight, count, self._cannot_fit)
-            given = trainer.accumulate_grad_batches
-            if isinstance(module.micro_batch, int):
-                given = -(-foresight.responses // min(module.micro_batch, foresight.responses))
-            return foresight, _given(foresight, given, self._cannot_fit)
+                return foresight, _chosen(foresight, self._cannot_fit)
+            return foresight, _given(foresight, trainer.accumulate_grad_batches, self._cannot_fit)
         except InputError:
             raise
         except Exception as error:
@@ -133,6 +145,24 @@ class MemoryPlan(pl.Callback):
         divide_steps(trainer, division.micro_batches)
         if plan.peak > foresight.free:
             rank_zero_warn(_too_large(foresight, plan))
+
+    def resume(self, trainer: pl.Trainer, saved: Mapping[str, int]) -> None:
+        """Keep the number of micro-batches of a checkpoint, from its :meth:`state_dict`, if it fits the free memory.
+
+        Called before the counters of the checkpoint are converted to the run's number of micro-batches.
+        """
+        foresight, former = self._foresight, saved.get("micro_batches", 1)
+        self._rows = saved.get("rows")
+        engine = getattr(trainer.datamodule, "engine", None)
+        if self._rows is not None and isinstance(engine, TransformersEngine) and engine.given_rows is None:
+            engine.max_rows = min(engine.max_rows, self._rows)
+        if foresight is None or not self._chose or former == self._micro_batches:
+            return
+        fits = foresight.plan_of(foresight.rows_of(former), 1, 1).training <= foresight.free
+        if all(Ranks.of(trainer).gather(fits)):
+            self._micro_batches = former
+            divide_steps(trainer, former)
+            rank_zero_info(f"memory: an optimizer step has {former} micro-batches, as in the checkpoint's run")
 
     def _cannot_fit(self, foresight: Foresight) -> None:
         """Refuse a run of which not even one response at a time fits, or warn of it."""
@@ -203,15 +233,22 @@ class MemoryPlan(pl.Callback):
         return micro_batches | ({} if self._rows is None else {"rows": self._rows})
 
 
+def resume_division(trainer: pl.Trainer | None, checkpoint: Mapping[str, Any]) -> None:
+    """Let the Trainer's :class:`MemoryPlan` divide steps as in the run that a fit continues."""
+    if trainer is not None and trainer.state.fn == "fit":
+        for callback in trainer.callbacks:
+            if isinstance(callback, MemoryPlan):
+                callback.resume(trainer, checkpoint.get("callbacks", {}).get(callback.state_key, {}))
+
+
 def divide_steps(trainer: pl.Trainer, micro_batches: int) -> None:
     """Divide optimizer steps into micro-batches; limits and intervals that were given in steps are converted."""
-    times, rest = divmod(micro_batches, trainer.accumulate_grad_batches)
-    trainer.accumulate_grad_batches = micro_batches
-    if rest or times == 1 or trainer.fast_dev_run:
+    former, trainer.accumulate_grad_batches = trainer.accumulate_grad_batches, micro_batches
+    if trainer.fast_dev_run:
         return
     for name in ("limit_train_batches", "val_check_interval"):
-        if type(number := getattr(trainer, name)) is int:
-            setattr(trainer, name, number * times)
+        if type(number := getattr(trainer, name)) is int and number % former == 0:
+            setattr(trainer, name, number // former * micro_batches)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -223,26 +260,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or "DefaultCPUAllocator" in said or "out of memory" in said.lower()
 
 
-def _check_micro_batch(trainer: pl.Trainer, asked: object, ours: bool) -> None:
-    """Refuse a size of micro-batches that cannot be followed."""
-    if trainer.accumulate_grad_batches > 1:
-        raise InputError(
-            f"model.micro_batch is {asked} and trainer.accumulate_grad_batches {trainer.accumulate_grad_batches}; give "
-            "one of them"
-        )
-    if not ours:
-        raise InputError(
-            f"model.micro_batch is {asked}, but the responses of an optimizer step are known with SelfPlayDataModule "
-            "alone; set trainer.accumulate_grad_batches"
-        )
-
-
-def _chosen(foresight: Foresight, former: int | None, cannot_fit: Any) -> Division:
-    """The fewest micro-batches and most rows that fit; the ``former`` number of a checkpoint if that one fits."""
-    first = former or 1
-    whole = foresight.plan_of(foresight.rows_of(first), foresight.most_rows, 1)
-    if whole.peak <= (foresight.limit if former is None else foresight.free):
-        return Division(first, foresight.most_rows, _scored(foresight, foresight.rows_of(first), whole))
+def _chosen(foresight: Foresight, cannot_fit: Callable[[Foresight], None]) -> Division:
+    """The fewest micro-batches, most rows and longest passes without gradients that fit."""
+    whole = foresight.plan_of(foresight.responses, foresight.most_rows, 1)
+    if whole.peak <= foresight.limit:
+        return Division(1, foresight.most_rows, _scored(foresight, foresight.responses, whole))
     rows = foresight.largest_micro_batch(foresight.limit)
     writing = foresight.writing_rows(foresight.limit)
     if not rows or not writing:
@@ -250,13 +272,11 @@ def _chosen(foresight: Foresight, former: int | None, cannot_fit: Any) -> Divisi
             cannot_fit(foresight)
         rows, writing = max(1, rows), max(1, writing)
     count = -(-foresight.responses // rows)
-    if former is not None and foresight.plan_of(foresight.rows_of(former), 1, 1).training <= foresight.free:
-        count = former
     plan = foresight.plan_of(foresight.rows_of(count), writing, 1)
     return Division(count, writing, _scored(foresight, foresight.rows_of(count), plan))
 
 
-def _given(foresight: Foresight, micro_batches: int, cannot_fit: Any) -> Division:
+def _given(foresight: Foresight, micro_batches: int, cannot_fit: Callable[[Foresight], None]) -> Division:
     """The user's number of micro-batches, with the most rows and longest passes that fit."""
     size = foresight.rows_of(micro_batches)
     writing = foresight.most_rows
@@ -293,15 +313,3 @@ def _too_large(foresight: Foresight, plan: Plan) -> str:
     count = -(-foresight.responses // size)
     other = foresight.plan_of(foresight.rows_of(count), max(1, rows), 1)
     return f"{said}; trainer.accumulate_grad_batches {count} would take {gib(other.peak)}"
-
-
-def _former(trainer: pl.Trainer) -> dict[str, int] | None:
-    """What this callback saved in the checkpoint that the run continues from; ``None`` without a checkpoint."""
-    path = trainer.ckpt_path
-    if path is None or not Path(path).is_file():
-        return None
-    try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return {name: int(value) for name, value in checkpoint["callbacks"]["MemoryPlan"].items()}
-    except Exception:  # nothing was saved, or the file is refused where it is restored
-        return {}
