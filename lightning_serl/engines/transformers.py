@@ -38,6 +38,8 @@ class TransformersEngine(RolloutEngine):
         max_rows: Completions written at one time; null for 256, or as many as fit the memory by :class:`MemoryPlan`.
     """
 
+    counts_tokens = True
+
     def __init__(self, max_rows: int | None = None) -> None:
         super().__init__()
         check_range("data.engine.max_rows", max_rows, at_least=1)
@@ -142,6 +144,7 @@ class _Writer:
             self._batch.add(actor, self._prompts[first : self._begun])
             self._drafts.begin(first, self._begun)
         chosen, logp = self._choose(actor)
+        self._engine.tokens += len(chosen)
         done = self._drafts.append(chosen, logp)
         finished: list[int] = self._drafts.live[done].tolist()
         if finished:

@@ -26,8 +26,12 @@ from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
 from lightning_serl.policy.loading import prepare_for_training
 from lightning_serl.policy.lora import LoraOptions
 
-# Bytes of the engine's tables per row and entry of the vocabulary: logits, log-probs, and two in float64.
-_SAMPLING_BYTES = 28
+# Bytes of the tables that tokens are drawn from, per row and entry of the vocabulary, and the number of tables that are
+# held at one time of so many rows as the engine draws for together (see engines/transformers.py).
+_SAMPLING_BYTES, _SAMPLING_TABLES = 28, 7
+_TABLE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
+# Columns of the engine's cache for each that is in use: its buffers grow by a quarter.
+_SPARE_COLUMNS = 1.25
 # Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -133,7 +137,8 @@ def writing_bytes(config: Any, dtype: torch.dtype, work: Work) -> int:
     text = config.get_text_config()
     rows = max(work.sampled, work.written)
     tokens = max(work.sampled * work.length, work.written * work.written_length)
-    return tokens * _kv_bytes(config, work.autocast or dtype) + rows * text.vocab_size * _SAMPLING_BYTES
+    tables = min(rows * text.vocab_size * _SAMPLING_BYTES, _SAMPLING_TABLES * _TABLE_BYTES[work.device])
+    return int(tokens * _SPARE_COLUMNS * _kv_bytes(config, work.autocast or dtype)) + tables
 
 
 def largest_below(amount: Callable[[int], int], most: int, limit: int) -> int:
