@@ -62,7 +62,8 @@ def run(root: Path, seed: int, every: int, options: list[str]) -> Run:
     """One run, evaluated greedily after every ``every`` rounds."""
     command = [sys.executable, "-m", "lightning_serl", "fit", "-c", "preset:quickstart", "--seed_everything", str(seed)]
     command += ["--trainer.default_root_dir", str(root), "--trainer.val_check_interval", str(4 * every)]
-    command += ["--data.evaluation.samples", "0", *options]
+    command += ["--data.evaluation.samples", "0"]
+    command += ["--data.probe.prompts", "32", "--data.probe.samples", "8", "--data.probe.every", "5", *options]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
     error = done.stderr.strip().splitlines()[-1] if done.returncode else ""
     if error and "survived" not in error:  # a policy that locks in may leave nothing to train on

@@ -157,10 +157,10 @@ def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, in
     """
     work.mkdir(parents=True, exist_ok=True)
     kills: list[Kill] = []
+    again = ["--ckpt_path", "last"]  # one command for every life
     for number, (phase, skip, delay, alone) in enumerate(plan):
         beacons = work / f"life-{number}"
         beacons.mkdir(parents=True)
-        again = ["--ckpt_path", "last"] if number else []
         deadly = {"deadly": phase, "fatal": skip + 1} if phase in INSIDE else {}
         process = begin([*command(root, options, beacons, **deadly), *again], work / "log")
         kill = strike(process, beacons, phase, skip, delay, alone)
@@ -169,7 +169,7 @@ def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, in
         kills.append(kill)
         where = f"{kill.phase} {kill.detail}".strip() + ("" if alone is None else f", rank {alone} alone")
         print(f"kill {number + 1:>2}: meant for {phase:<11} struck {where:<34} after {kill.seconds:.1f} s", flush=True)
-    process = begin([*command(root, options, None), *(["--ckpt_path", "last"] if plan else [])], work / "log")
+    process = begin([*command(root, options, None), *again], work / "log")
     if process.wait():
         raise RuntimeError(f"the last life failed: {(work / 'log').read_text()[-800:]}")
     return kills

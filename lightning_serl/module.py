@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_serl.callbacks.defaults import missing_callbacks
+from lightning_serl.callbacks.memory_plan import resume_division
 from lightning_serl.checkpoints import module_state
 from lightning_serl.checkpoints.io import use_our_files
 from lightning_serl.distributed import sharding, strategies
@@ -66,6 +67,8 @@ class SeRLModule(EvaluatesProblems):
             device only for their forward passes.
         inner_epochs: Passes over each round's responses.
         minibatches: Optimizer steps per pass.
+        micro_batch: Responses of a micro-batch on each rank, at most; ``auto`` divides steps into the fewest that fit
+            the memory, unless ``trainer.accumulate_grad_batches`` is above 1.
         temperature: Of rollouts, and of the log-probs that the ratio is computed from.
         dtype: Of the loaded weights; keep ``float32`` under mixed precision.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
@@ -98,6 +101,7 @@ class SeRLModule(EvaluatesProblems):
         offload_frozen: bool = False,
         inner_epochs: int = 1,
         minibatches: int = 1,
+        micro_batch: int | Literal["auto"] = "auto",
         temperature: float = 1.0,
         dtype: DType = "float32",
         gradient_checkpointing: bool = False,
@@ -111,6 +115,7 @@ class SeRLModule(EvaluatesProblems):
         super().__init__()
         check_range("model.inner_epochs", inner_epochs, at_least=1)
         check_range("model.minibatches", minibatches, at_least=1)
+        check_range("model.micro_batch", None if micro_batch == "auto" else micro_batch, at_least=1)
         check_range("model.temperature", temperature, above=0)
         check_range("model.max_nonfinite_steps", max_nonfinite_steps, at_least=1)
         if model_name_or_path is not None:
@@ -121,7 +126,7 @@ class SeRLModule(EvaluatesProblems):
             check_quantize(quantize, lora)
         self.model_name_or_path, self.objective = model_name_or_path, objective
         self.lora, self.quantize, self.offload_frozen = lora, quantize, offload_frozen
-        self.inner_epochs, self.minibatches = inner_epochs, minibatches
+        self.inner_epochs, self.minibatches, self.micro_batch = inner_epochs, minibatches, micro_batch
         self.temperature, self.packing = temperature, packing
         self.load_options: dict[str, Any] = {
             "dtype": dtype,
@@ -383,6 +388,7 @@ class SeRLModule(EvaluatesProblems):
         trainer = attached_trainer(self)
         if trainer is not None and trainer.state.fn == "fit" and not self._has_other_optimizer:
             module_state.check_kind(checkpoint, self.check_optimizer())
+        resume_division(trainer, checkpoint)  # before its counters are converted to this run's micro-batches
         state = module_state.load(checkpoint, trainer)
         self.policy.version = max(self.policy.version, state.version) + 1
         self.evaluated_at = state.evaluated_at

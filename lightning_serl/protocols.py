@@ -72,6 +72,8 @@ class LoadsPolicy(Protocol):
     quantize: str | None
     offload_frozen: bool
     minibatches: int
+    steps_per_round: int
+    micro_batch: int | str  # responses of a micro-batch; auto leaves it to MemoryPlan
     load_options: dict[str, Any]
 
     def check_optimizer(self) -> torch.optim.Optimizer:
@@ -95,6 +97,9 @@ class SelfPlay(Protocol):
     reward_name: str | None  # if it was given by name
     seed_problems: Sequence[Instruction]
     grader_name: str
+    evaluation: Any
+    writing: Any
+    writes: bool  # whether the policy writes new problems
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ STYLES: tuple[str, ...] = get_args(Style)
 Reason = Literal[
     "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "non_ascii", "duplicate",
     "truncated_item", "solution_leak", "no_choices", "too_easy", "too_hard", "no_spread", "no_answer",
-    "over_long_prompt", "stale", "no_question", "several_questions", "no_context",
+    "over_long_prompt", "stale", "no_room", "no_question", "several_questions", "no_context",
 ]  # fmt: skip
 
 #: One row of ``ledger.jsonl``.
@@ -256,6 +256,24 @@ class RolloutBatch:
         held = self.state_dict()
         tensors = {k: v.to(device, non_blocking=non_blocking) for k, v in held.items() if isinstance(v, Tensor)}
         return RolloutBatch(**{**held, **tensors})
+
+    def split(self, parts: int) -> list[RolloutBatch]:
+        """The same rows in ``parts`` micro-batches, in order; those without rows hold one row that is masked.
+
+        ``kl_in_reward``, a sum over rows, stays with the first.
+        """
+        out, held = [], self.state_dict()
+        size = -(-len(self) // parts)
+        for start in range(0, parts * size, size):
+            rows = slice(start, start + size) if start < len(self) else slice(0, 1)
+            width = max(2, int(self.attention_mask[rows].sum(-1).max()))
+            tensors = {k: v[rows, :width].clone() for k, v in held.items() if isinstance(v, Tensor)}
+            part = RolloutBatch(**{**held, **tensors, "uids": self.uids[start : start + size]})
+            if start >= len(self):
+                part.mask = torch.zeros_like(part.mask)
+            part.kl_in_reward = 0.0 if start else self.kl_in_reward
+            out.append(part)
+        return out
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives only, for a checkpoint read with ``weights_only=True``."""

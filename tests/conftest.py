@@ -69,7 +69,7 @@ def _equal_runs_share_their_memory_plan():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_serl.callbacks.memory_plan.plan", plan)
+        patch.setattr("lightning_serl.callbacks.foresight.plan", plan)
         yield
 
 

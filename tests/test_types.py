@@ -38,6 +38,26 @@ def test_group_from_texts():
         Group.from_texts("p", ["a", "b"], finished=[True])
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_a_micro_batch_is_divided_into_its_rows(parts):
+    whole = batch(uids=("a", "b"), kl_in_reward=1.5, num_tokens=6, num_sequences=2)
+    whole.attention_mask[1, 2] = 0
+    whole.mask[1, 2] = False
+    made = whole.split(parts)
+    assert len(made) == parts
+    assert sum(one.kl_in_reward for one in made) == 1.5
+    assert [uid for one in made for uid in one.uids] == ["a", "b"]
+    assert {(one.num_tokens, one.num_sequences) for one in made} == {(6, 2)}
+    kept = [one for one in made if one.mask.any()]
+    assert len(kept) == min(parts, 2)
+    for row, width in ((0, 3), (1, 2)):
+        part, place = (kept[0], row) if parts == 1 else (kept[row], 0)
+        assert torch.equal(part.input_ids[place, :width], whole.input_ids[row, :width])
+        assert torch.equal(part.advantages[place, :width], whole.advantages[row, :width])
+        assert int(part.mask[place].sum()) == width
+    assert all(one.input_ids.shape[0] >= 1 for one in made)
+
+
 def test_groups_share_nothing():
     one, two = Group.from_texts("p", ["a"]), Group.from_texts("p", ["a"])
     one.stats["entropy"] = []

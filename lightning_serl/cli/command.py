@@ -117,6 +117,10 @@ def _sentence(error: BaseException) -> str:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     # the parser adds text around what a class raises in its __init__
+    # what is to be done about it, by a callback: the error itself is of another library
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("memory ran out")]
+    if notes:
+        return notes[0]
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
     if "numpy accepts from" in text:
         text = f"seed_everything: {text}"

@@ -12,8 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks import Export, Ledger, RolloutHooks, Summary, default_callbacks
-from lightning_serl.callbacks.memory_plan import report_memory_plan
+from lightning_serl.callbacks import Export, Ledger, MemoryPlan, RolloutHooks, Summary, default_callbacks
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
@@ -164,7 +163,8 @@ class SelfPlayCLI(PresetCLI):
             # the Trainer's own would write a second series of checkpoints
             trainer.callbacks = [c for c in trainer.callbacks if type(c) is not ModelCheckpoint]
         present = {type(c) for c in trainer.callbacks}
-        added = default_callbacks(checkpoints=options.enable_checkpointing is not False)
+        # the plan is also what the evaluation before the first step reports
+        added = [MemoryPlan(), *default_callbacks(checkpoints=options.enable_checkpointing is not False)]
         trainer.callbacks += [callback for callback in added if type(callback) not in present]
         trainer.callbacks.append(StateObserver(self.state))
         return trainer
@@ -176,7 +176,7 @@ class SelfPlayCLI(PresetCLI):
         check_overrides(self.model.check_optimizer(), ckpt_path)
         self._callback(Summary).deferred = True
         if ckpt_path is None and not self.trainer.fast_dev_run and self.datamodule.evaluation.sets:
-            report_memory_plan(self.trainer, self.model, self.datamodule)
+            self._callback(MemoryPlan).fit_follows = True
             self.trainer.validate(self.model, self.datamodule, verbose=False)
 
     def after_fit(self) -> None:

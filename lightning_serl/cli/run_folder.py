@@ -93,9 +93,10 @@ def lock(root: Path) -> int | None:
 
 
 def last_checkpoint(root: Path, command: str) -> str | None:
-    """The checkpoint that ``--ckpt_path last`` means; ``None`` for a run that ended before it had one: it begins again.
+    """The checkpoint that ``--ckpt_path last`` means; ``None`` if there is none yet, so that the run begins.
 
-    An InputError if there is none, and it is not clear that the run has to begin again.
+    One command then serves a job that may be killed at any time. An InputError if the folder holds a finished run
+    without a checkpoint, or checkpoints of other names, and if the command is not ``fit``.
     """
     last = root / "checkpoints" / "last.ckpt"
     if last.exists():
@@ -111,10 +112,16 @@ def last_checkpoint(root: Path, command: str) -> str | None:
             f"--ckpt_path last: there is no {last}, but there is {', '.join(others)}; name the file to use"
         )
     finished = (root / "summary.json").exists() or (root / "export").exists()
-    if command != "fit" or finished or not (root / "config.yaml").exists():
+    if command != "fit" or finished:
         raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
-    print(f"{root} holds a run that ended before its first checkpoint; it begins again", file=sys.stderr)
-    return None  # its ledger, metrics and samples are renamed when training begins
+    if not is_first_process():
+        return None  # the first process says it, and may be writing already
+    if (root / "config.yaml").exists() or (root / "ledger.jsonl").exists():
+        # its ledger, metrics and samples are renamed when training begins
+        print(f"{root} holds a run that ended before its first checkpoint; it begins again", file=sys.stderr)
+    else:
+        print(f"--ckpt_path last: there is no checkpoint in {root} yet; the run begins", file=sys.stderr)
+    return None
 
 
 def restore(root: Path | None, written_config: tuple[Path, bytes | None] | None) -> None:

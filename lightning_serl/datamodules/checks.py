@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_serl.callbacks.averaging import check_averaging
 from lightning_serl.datamodules.rounds.setup import RoundOptions
@@ -120,13 +121,38 @@ def check_chat_templates(
 
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:
     """Refuse answers or written problems that alone would fill the context of model or engine."""
-    if policy is None or (context := engine.shared_context(policy)) is None:
-        return
-    whose = "model" if context == policy.context_length else "engine"
-    for name, sampling in (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing)):
-        if sampling is not None and sampling.max_tokens >= context:
+    for name, sampling, whose, context in _lengths(policy, engine, answers, writing):
+        if sampling.max_tokens is not None and sampling.max_tokens >= context:
             said = f"{name} is {sampling.max_tokens} but the {whose}'s context holds {context} tokens, prompt included"
             raise InputError(f"{said}; lower it")
+
+
+def announce_lengths(
+    policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None, buffer: int
+) -> None:
+    """Log the lengths that were left open and fit the context of model or engine by being less than usual.
+
+    Refuses a ``data.round.overlong_buffer`` longer than the answers have become.
+    """
+    for name, sampling, whose, context in _lengths(policy, engine, answers, writing):
+        fitted = sampling.fitted(context).longest
+        if fitted == sampling.longest:
+            continue
+        if sampling is answers:
+            hint = f"the upper limit is data.max_tokens, half of the {whose}'s context"
+            check_range("data.round.overlong_buffer", buffer, at_most=fitted, hint=hint)
+        rank_zero_info(f"{name}: {fitted}, half of the {context} tokens that the {whose}'s context holds")
+
+
+def _lengths(
+    policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None
+) -> list[tuple[str, Sampling, str, int]]:
+    """Option, sampling, whose context limits it and to how many tokens; empty without a limit."""
+    if policy is None or (context := engine.shared_context(policy)) is None:
+        return []
+    whose = "model" if context == policy.context_length else "engine"
+    both = (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing))
+    return [(name, sampling, whose, context) for name, sampling in both if sampling is not None]
 
 
 def check_subjects(seeds: Sequence[Instruction]) -> None:

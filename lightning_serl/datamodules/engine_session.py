@@ -13,11 +13,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, hooks
-from lightning_serl.datamodules.checks import check_chat_templates, check_lengths
+from lightning_serl.datamodules.checks import announce_lengths, check_chat_templates, check_lengths
 from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.sources.few_shot import Writing
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.engines.base import RolloutEngine
+from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import PushMismatch
 from lightning_serl.policy.policy import Policy
 
@@ -29,11 +29,16 @@ class EngineSession:
         self._started: tuple[RolloutEngine, Policy | None] | None = None
 
     @contextmanager
-    def ready(self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None) -> Iterator[None]:
-        """Context in which the engine generates: started, awake, with the policy's weights, and those gathered."""
+    def ready(
+        self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None, answers: Sampling
+    ) -> Iterator[None]:
+        """Context in which the engine generates: started, awake, with the policy's weights, and those gathered.
+
+        ``answers`` are drawn as the user asked for it, before lengths were fitted to a context.
+        """
         engine, policy, ranks = setup.engine, setup.policy, setup.ranks
         if self._started is None or self._started[1] is not policy:
-            self._start(trainer, setup, writing)
+            self._start(trainer, setup, writing, answers)
         engine.poll = partial(poll, trainer)
         with ranks.stage("waking the engine"):
             engine.wake()
@@ -53,8 +58,8 @@ class EngineSession:
         with policy.gathered(trainer):
             yield
 
-    def _start(self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None) -> None:
-        engine, policy, answers = setup.engine, setup.policy, setup.sampling
+    def _start(self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None, answers: Sampling) -> None:
+        engine, policy = setup.engine, setup.policy
         problems = None if writing is None else writing.sampling
         check_chat_templates(policy, setup.templates, None if writing is None else writing.template)
         check_lengths(policy, engine, answers, problems)
@@ -64,6 +69,7 @@ class EngineSession:
         atexit.register(engine.close)
         # some engines know the length of their context only now
         check_lengths(policy, engine, answers, problems)
+        announce_lengths(policy, engine, answers, problems, setup.options.overlong_buffer)
         self._started = engine, policy
 
     def _refresh(self, trainer: pl.Trainer, engine: RolloutEngine) -> None:

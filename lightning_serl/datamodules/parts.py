@@ -15,7 +15,6 @@ from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
 from lightning_serl.distributed.ranks import Ranks
-from lightning_serl.engines.base import Sampling
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.protocols import module_of
 from lightning_serl.types import Instruction
@@ -80,7 +79,8 @@ def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:
     policy = module.policy if setup.engine.samples_policy or module.has_policy else None
     sampling = setup.sampling
     if policy is not None:
-        sampling = Sampling(max_tokens=sampling.max_tokens, temperature=policy.temperature)
+        sampling = replace(sampling, temperature=policy.temperature)
+        sampling = sampling.fitted(setup.engine.shared_context(policy))
     return replace(
         setup,
         policy=policy,

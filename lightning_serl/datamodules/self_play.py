@@ -12,7 +12,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.answers import AnswerGrader
 from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.callbacks.filters import NoveltyFilter, QualityFilter
 from lightning_serl.callbacks.monitors import check_monitors
@@ -36,6 +35,7 @@ from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, ne
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars
+from lightning_serl.datamodules.spending import evaluation_sentence, planned_rounds, probe_sentence
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.datamodules.streams.predictions import PredictionStream, check_target
 from lightning_serl.datamodules.streams.training import SelfPlayStream
@@ -78,7 +78,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         writing: How new problems are written.
         solve: How problems are put to the policy.
         templates: Solve templates of further roles; a role without one gets its bare prompt.
-        max_tokens: Longest answer, in tokens.
+        max_tokens: Longest answer, in tokens; null for 1,024, or for half of the context of model and engine where
+            1,024 would leave too little room for prompts, which is logged.
         rounds_per_epoch: Rounds of one Lightning epoch.
         evaluation: What is measured by ``validate``, ``test`` and during ``fit``.
         probe: Which seeds are answered repeatedly to watch the health of the run.
@@ -106,7 +107,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         writing: Writing = Writing(),  # noqa: B008
         solve: SolveTemplate = SolveTemplate(),  # noqa: B008
         templates: dict[str, SolveTemplate] | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         rounds_per_epoch: int = 20,
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
         predict_to: str | None = None,
@@ -118,8 +119,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         super().__init__()
         check_range("data.rounds_per_epoch", rounds_per_epoch, at_least=1)
         check_range("data.max_tokens", max_tokens, at_least=1)
+        self.sampling = Sampling(max_tokens=max_tokens)
         hint = "the upper limit is data.max_tokens"
-        check_range("data.round.overlong_buffer", round.overlong_buffer, at_most=max_tokens, hint=hint)
+        check_range("data.round.overlong_buffer", round.overlong_buffer, at_most=self.sampling.longest, hint=hint)
         check_choice("data.max_staleness", max_staleness, (0, 1))
         check_range("data.seed", seed, at_least=0)
         # path objects are accepted too; with them in the annotation, the command line would read null as the path None
@@ -131,7 +133,6 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve
         self.templates = templates or {}
-        self.sampling = Sampling(max_tokens=max_tokens)
         self.rounds_per_epoch, self.max_staleness = rounds_per_epoch, max_staleness
         self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
         self.pool_from = parse_paths(pool_from)
@@ -191,6 +192,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
             check_target(self._target)
         if stage in ("fit", "predict"):
             self._announce(stage)
+        elif self.evaluation_problems and self.engine.samples_policy:
+            rank_zero_info(evaluation_sentence(self.evaluation_problems, self.evaluation, self.sampling.longest))
 
     def check_trainer(self, trainer: pl.Trainer, stage: str) -> None:
         """Read the files of a stage and refuse options or a Trainer that it cannot use; no model is loaded."""
@@ -256,6 +259,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 said = f"labels: {without} of {len(seeds)} seeds have none and are left out"
                 rank_zero_info(f"{said}: data.reward needs labels")
             announce_choice(self.trainer.callbacks, self.writes)
+            if seeds and self.engine.samples_policy and self.probe.every != 0:
+                rounds, probe = planned_rounds(self.trainer, self.rounds_per_epoch), self.session.parts.probe
+                longest = self.sampling.longest
+                rank_zero_info(probe_sentence(probe, len(seeds), rounds, self.round_options, longest))
         if self.writes:
             _announce_filters(seeds, [c for c in self.trainer.callbacks if isinstance(c, InstructionFilter)])
 
@@ -285,7 +292,11 @@ class SelfPlayDataModule(pl.LightningDataModule):
             seeds=self.seed_problems,
             earlier=self._earlier,
             writing=self.writing if self.writes else None,
-            probe=self.probe,
+            probe=self.probe.fitted(
+                planned_rounds(self.trainer, self.rounds_per_epoch),
+                self.round_options.prompts_per_round * self.round_options.samples_per_prompt,
+                len(self.seed_problems),
+            ),
         )
 
     # -- streams -----------------------------------------------------------------------------------------------------

@@ -116,8 +116,8 @@ class Session:
         if self._prefetch is not None:
             self._prefetch.wait()  # its completions must come from one version of the weights
         setup, _ = self._current()
-        with self._engine.ready(self.trainer, setup, self.parts.writing):
-            yield setup
+        with self._engine.ready(self.trainer, setup, self.parts.writing, self.parts.setup.sampling):
+            yield self._current()[0]  # some engines know the length of their context only now
 
     def begin_stream(self) -> int:
         """Begin or resume the training stream: returns the optimizer steps done since it began."""
@@ -174,7 +174,7 @@ class Session:
         played.stats["serl/rollout/policy_version_lag"] = float(self.trainer.global_step - played.oldest)
         with self.ranks.stage("closing the round"):
             self._end_round(played)
-        clipped, longest = played.stats["completions/clipped_ratio"], self.parts.setup.sampling.max_tokens
+        clipped, longest = played.stats["completions/clipped_ratio"], self._current()[0].sampling.longest
         if clipped > 0.5 and not self._warned_of_truncation:  # then votes mean nothing
             self._warned_of_truncation = True
             rank_zero_warn(
@@ -223,7 +223,7 @@ class Session:
         probe, rounds = self.parts.probe, self.progress.rounds - self.progress.first_round
         if not probe.every or rounds % probe.every or self.trainer.state.fn != "fit" or not setup.engine.samples_policy:
             return {}
-        return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples)
+        return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples or 2)
 
     def _end_round(self, played: Round) -> None:
         for hook in hooks(self.trainer.callbacks, "on_round_end"):

@@ -70,8 +70,8 @@ def without_batches(saved: dict[str, Any]) -> dict[str, Any]:
 def restore(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState, trainer: pl.Trainer) -> Progress:
     """Overwrite source and state by what :func:`save_state` returned, and return how far the rounds are.
 
-    Micro-batches that do not fit this run's number of ranks or size of a step are left out, with a warning; then the
-    stream begins with the next round.
+    Micro-batches are divided further if this run has a multiple of their number. Those that do not fit its number of
+    ranks or size of a step are left out, with a warning; then the stream begins with the next round.
     """
     ranks = Ranks.of(trainer)
     _warn_of_differences(saved, setup, ranks)
@@ -88,9 +88,10 @@ def restore(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState, trai
     carried = saved.get("carried", ())
     state.carried[:] = [Carried([load_pair(p) for p in c["pairs"]], c["round"], c["step"]) for c in carried]
     pending = [[RolloutBatch.from_state_dict(b) for b in one] for one in saved["pending"]]
+    steps = module_of(trainer).steps_per_round
+    pending = _divided(pending, steps * trainer.accumulate_grad_batches)
     cache = None if saved.get("ahead") is None else RolloutCache.from_state_dict(saved["ahead"])
     progress = Progress(saved["rounds"], saved["first_step"], saved["first_round"], pending, cache)
-    steps = module_of(trainer).steps_per_round
     sizes = [steps * trainer.accumulate_grad_batches] * ranks.size
     if saved["steps_per_round"] != steps or (pending and [len(one) for one in pending] != sizes):
         if pending:
@@ -100,6 +101,15 @@ def restore(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState, trai
             )
         progress.pending, progress.first_step, progress.first_round = [], trainer.global_step, progress.rounds
     return progress
+
+
+def _divided(pending: list[list[RolloutBatch]], wanted: int) -> list[list[RolloutBatch]]:
+    """The micro-batches of each rank, divided further if their wanted number is a multiple of what it is."""
+    times = [wanted // len(one) if one and wanted % len(one) == 0 else 1 for one in pending]
+    return [
+        one if parts == 1 else [part for batch in one for part in batch.split(parts)]
+        for one, parts in zip(pending, times, strict=True)
+    ]
 
 
 def _warn_of_differences(saved: Mapping[str, Any], setup: RoundSetup, ranks: Ranks) -> None:

@@ -15,6 +15,9 @@ from lightning_serl.errors import check_range
 from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
 
+# Longest completion where the user gives none, and the tokens that it should leave for a prompt.
+_MAX_TOKENS, _PROMPT_ROOM = 1024, 256
+
 Who = Literal["policy", "reference", "teacher"]
 
 
@@ -23,7 +26,8 @@ class Sampling:
     """How tokens are drawn.
 
     Args:
-        max_tokens: Longest completion, in tokens.
+        max_tokens: Longest completion, in tokens; null for 1,024, or for half of the context of model and engine where
+            1,024 would leave too little room for prompts.
         temperature: Divides the logits; 0 takes the most likely token.
         top_p: Probability mass of the nucleus; 1 keeps every token.
         top_k: Number of most likely tokens kept; 0 keeps every token.
@@ -32,7 +36,7 @@ class Sampling:
             temperature is applied; between -2 and 2.
     """
 
-    max_tokens: int = 1024
+    max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -45,6 +49,17 @@ class Sampling:
         check_range("data.writing.sampling.top_p", self.top_p, above=0, at_most=1)
         check_range("data.writing.sampling.top_k", self.top_k, at_least=0)
         check_range("data.writing.sampling.presence_penalty", self.presence_penalty, at_least=-2, at_most=2)
+
+    @property
+    def longest(self) -> int:
+        """The longest completion, in tokens."""
+        return _MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def fitted(self, context: int | None) -> Sampling:
+        """A copy with a number of tokens: the given one, else one that fits a context of so many tokens."""
+        if self.max_tokens is not None or context is None or context - _MAX_TOKENS >= _PROMPT_ROOM:
+            return replace(self, max_tokens=self.longest)
+        return replace(self, max_tokens=max(1, context // 2))
 
     def with_stop(self, stop: Sequence[str]) -> Sampling:
         """A copy with these stop strings added."""
@@ -128,6 +143,10 @@ class RolloutEngine(ABC):
     overlaps: bool = False
     #: Whether it can be called from another thread while its policy is being trained.
     concurrent: bool = False
+    #: Tokens written so far, for the display of progress, where the engine counts them while it writes; else those of
+    #: finished completions are counted by whoever asked for them.
+    tokens: int = 0
+    counts_tokens: bool = False
 
     def __init__(self) -> None:
         #: Called often while the engine waits; raises when the run should stop.

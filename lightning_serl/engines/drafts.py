@@ -27,7 +27,7 @@ class Drafts:
 
     def __init__(self, policy: Policy, seeds: Sequence[int], sampling: Sampling) -> None:
         self._policy, self._sampling, self._seeds = policy, sampling, seeds
-        total, limit = len(seeds), sampling.max_tokens
+        total, limit = len(seeds), sampling.longest
         self._uniforms = torch.empty(total, limit if sampling.temperature else 0, dtype=torch.float64)
         self._tokens = torch.full((total, limit), policy.pad_id, dtype=torch.long)
         self._logps = torch.zeros(total, limit, dtype=torch.float32)
@@ -40,7 +40,7 @@ class Drafts:
     def begin(self, first: int, last: int) -> None:
         """Append rows for the completions ``first`` up to but not including ``last``."""
         if self._sampling.temperature:
-            drawn = np.stack([uniforms(seed, self._sampling.max_tokens) for seed in self._seeds[first:last]])
+            drawn = np.stack([uniforms(seed, self._sampling.longest) for seed in self._seeds[first:last]])
             self._uniforms[first:last] = torch.from_numpy(drawn)
         self.live = torch.cat([self.live, torch.arange(first, last)])
 
@@ -60,7 +60,7 @@ class Drafts:
         if self._sampling.stop:
             done |= self._stopped()
         self._ended[live[done]] = True
-        return done | (steps + 1 == self._sampling.max_tokens)
+        return done | (steps + 1 == self._sampling.longest)
 
     def keep(self, order: Tensor) -> None:
         """The rows are now the former rows ``order``."""

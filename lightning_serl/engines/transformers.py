@@ -21,6 +21,8 @@ from lightning_serl.types import Completion
 
 # Finished requests are handed out after at least so many tokens, since switching the adapter takes time.
 _BURST = 4
+# Completions written at one time where memory allows it.
+_ROWS = 256
 
 
 class TransformersEngine(RolloutEngine):
@@ -33,13 +35,17 @@ class TransformersEngine(RolloutEngine):
     Call :meth:`generate` and :meth:`score` inside ``Policy.gathered``.
 
     Args:
-        max_rows: Completions written at one time.
+        max_rows: Completions written at one time; null for 256, or as many as fit the memory by :class:`MemoryPlan`.
     """
 
-    def __init__(self, max_rows: int = 256) -> None:
+    counts_tokens = True
+
+    def __init__(self, max_rows: int | None = None) -> None:
         super().__init__()
         check_range("data.engine.max_rows", max_rows, at_least=1)
-        self.max_rows = max_rows
+        #: As it was given; where it is ``None``, :attr:`max_rows` may be lowered.
+        self.given_rows = max_rows
+        self.max_rows = _ROWS if max_rows is None else max_rows
         self._policy: Policy | None = None
 
     @property
@@ -138,6 +144,7 @@ class _Writer:
             self._batch.add(actor, self._prompts[first : self._begun])
             self._drafts.begin(first, self._begun)
         chosen, logp = self._choose(actor)
+        self._engine.tokens += len(chosen)
         done = self._drafts.append(chosen, logp)
         finished: list[int] = self._drafts.live[done].tolist()
         if finished:

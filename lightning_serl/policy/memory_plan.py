@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,8 +26,12 @@ from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
 from lightning_serl.policy.loading import prepare_for_training
 from lightning_serl.policy.lora import LoraOptions
 
-# Bytes of the engine's tables per row and entry of the vocabulary: logits, log-probs, and two in float64.
-_SAMPLING_BYTES = 28
+# Bytes of the tables that tokens are drawn from, per row and entry of the vocabulary, and the number of tables that are
+# held at one time of so many rows as the engine draws for together (see engines/transformers.py).
+_SAMPLING_BYTES, _SAMPLING_TABLES = 28, 7
+_TABLE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
+# Columns of the engine's cache for each that is in use: its buffers grow by a quarter.
+_SPARE_COLUMNS = 1.25
 # Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -48,6 +52,9 @@ class Work:
     replicated: bool = False  # whether gradients are held a second time for their reduction, as under DDP
     engine: int | None = None  # bytes that a separate engine takes; None where the policy itself writes
     device: str = "cpu"  # or cuda
+    scored: int = 0  # rows of a pass without gradients, which gives old and reference log-probs
+    written: int = 0  # problems that are written at one time, as the answers of `sampled`
+    written_length: int = 0  # tokens of such a row, examples included
 
 
 @dataclass(frozen=True)
@@ -61,22 +68,31 @@ class Plan:
     activations: int  # and temporaries of training
     engine: int  # what writing completions takes
     host: int = 0  # frozen copies on the CPU
+    scoring: int = 0  # a pass without gradients
     # A separate engine holds its memory while training; the policy itself writes and trains in turns, and the peak has
     # the larger of the two.
     separate: bool = False
 
     @property
+    def lasting(self) -> int:
+        """What the device holds from the first optimizer step to the last."""
+        return self.weights + self.optimizer + self.frozen + (self.engine if self.separate else 0)
+
+    @property
+    def training(self) -> int:
+        """The most that the device holds during an optimizer step and the passes before it."""
+        return self.lasting + max(self.gradients + self.activations, self.scoring)
+
+    @property
     def peak(self) -> int:
         """The most that the device holds at one time."""
-        training = self.gradients + self.activations
-        lasting = self.weights + self.optimizer + self.frozen
-        return lasting + (training + self.engine if self.separate else max(training, self.engine))
+        return self.training if self.separate else max(self.training, self.lasting + self.engine)
 
     def sentence(self, device: str, room: int | None = None) -> str:
-        """The plan as one line, with the device's name and its bytes if known."""
+        """The plan as one line, with the device's name and the bytes that are free there, if known."""
         names = ("weights", "gradients", "optimizer", "frozen", "activations", "engine")
         parts = ", ".join(f"{'frozen copies' if n == 'frozen' else n} {gib(getattr(self, n))}" for n in names)
-        total = f" of {gib(room)}" if room is not None else ""
+        total = f" of {gib(room)} free" if room is not None else ""
         host = f"; frozen copies on the CPU {gib(self.host)}" if self.host else ""
         return f"memory, GiB on {device}: {parts}; peak {gib(self.peak)}{total}{host}"
 
@@ -99,21 +115,51 @@ def plan(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None =
         traced = trace(config, dtype, work, lora, quantized)
     weights, gradients, ranks = traced.weights, traced.gradients, work.ranks
     frozen = weights if work.reference else 0
-    writing = _kv_bytes(config, work) + work.sampled * text.vocab_size * _SAMPLING_BYTES
     activations = max(0, traced.peak - gradients) + (gradients if work.replicated else 0)
     # the optimizer's temporaries, once the activations are freed: on a GPU it updates all weights at once
     step = traced.trained * 4 if work.device == "cuda" else 2 * traced.largest
     whole = 0 if ranks == 1 else weights - weights // ranks  # sharded weights are gathered for writing
     return Plan(
-        weights // ranks,
-        gradients // ranks,
-        int(traced.trained * work.state) // ranks,
-        0 if work.offload else frozen // ranks,
-        max(activations, step // ranks),
-        writing + whole if work.engine is None else work.engine,
-        frozen // ranks if work.offload else 0,
-        work.engine is not None,
+        weights=weights // ranks,
+        gradients=gradients // ranks,
+        optimizer=int(traced.trained * work.state) // ranks,
+        frozen=0 if work.offload else frozen // ranks,
+        activations=max(activations, step // ranks),
+        engine=writing_bytes(config, dtype, work) + whole if work.engine is None else work.engine,
+        host=frozen // ranks if work.offload else 0,
+        scoring=traced.scoring + whole if traced.scoring else 0,
+        separate=work.engine is not None,
     )
+
+
+def writing_bytes(config: Any, dtype: torch.dtype, work: Work) -> int:
+    """What writing completions with the policy itself takes: keys, values and the tables that tokens are drawn from."""
+    text = config.get_text_config()
+    rows = max(work.sampled, work.written)
+    tokens = max(work.sampled * work.length, work.written * work.written_length)
+    tables = min(rows * text.vocab_size * _SAMPLING_BYTES, _SAMPLING_TABLES * _TABLE_BYTES[work.device])
+    return int(tokens * _SPARE_COLUMNS * _kv_bytes(config, work.autocast or dtype)) + tables
+
+
+def largest_below(amount: Callable[[int], int], most: int, limit: int) -> int:
+    """The largest number up to ``most`` whose amount is at most ``limit``; 0 if that of 1 is more.
+
+    ``amount`` grows with the number, nearly in proportion, so that few of them are computed.
+    """
+    if (high_amount := amount(most)) <= limit:
+        return most
+    if most == 1 or (low_amount := amount(1)) > limit:
+        return 0
+    low, high = 1, most
+    while high - low > 1:
+        share = (limit - low_amount) / max(1, high_amount - low_amount)
+        guess = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        value = amount(guess)
+        if value <= limit:
+            low, low_amount = guess, value
+        else:
+            high, high_amount = guess, value
+    return low
 
 
 def _layers_are_alike(config: Any, lora: LoraOptions | None) -> bool:
@@ -135,13 +181,12 @@ def _shortened(config: Any, layers: int) -> Any:
     return config
 
 
-def _kv_bytes(config: Any, work: Work) -> int:
-    """Keys and values of all rows that are written at one time, and of two layers more while they are copied."""
+def _kv_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of keys and values of one token, in all layers and two more, which are copied when a row is finished."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    size = 2 if work.autocast is not None else 4
-    return 2 * (text.num_hidden_layers + 2) * heads * width * size * work.sampled * work.length
+    return int(2 * (text.num_hidden_layers + 2) * heads * width * dtype.itemsize)
 
 
 # -- one pass, traced --------------------------------------------------------------------------------------------------
@@ -155,6 +200,7 @@ class Traced(NamedTuple):
     gradients: int
     peak: int  # beyond the weights, gradients included
     largest: int  # trained parameter
+    scoring: int  # beyond the weights, in a pass without gradients; 0 if there is none
 
 
 def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None, quantized: bool) -> Traced:
@@ -167,9 +213,10 @@ def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None,
         trained = [p for p in model.parameters() if p.requires_grad]
         # shared tensors count once
         weights = sum(t.nbytes for t in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
-        peak = _peak(model, work)
+        scoring = _peak(model, work, work.scored, learns=False) if work.scored else 0
+        peak = _peak(model, work, work.rows, learns=True)
     sizes = [p.nbytes for p in trained]
-    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes))
+    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes), scoring)
 
 
 def _stand_in(config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoraOptions | None, quantized: bool) -> Any:
@@ -237,20 +284,28 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def _peak(model: Any, work: Work) -> int:
-    """The most bytes beyond the weights in one forward and backward pass, gradients included."""
+def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
+    """The most bytes beyond the weights in one pass, with its backward pass and gradients where the model learns.
+
+    Gradients exist from the beginning: those of the micro-batch before, or of the step before until the first backward
+    pass of the next one.
+    """
     lm = model.get_base_model() if hasattr(model, "peft_config") else model
     text = lm.config.get_text_config()
-    ids = torch.zeros(work.rows, work.length, dtype=torch.long)
-    logits = TABLES * min(table_bytes(work.device), 4 * work.rows * work.length * text.vocab_size)
-    with _LiveBytes((*model.parameters(), *model.buffers())) as live:
+    ids = torch.zeros(rows, work.length, dtype=torch.long)
+    logits = TABLES * min(table_bytes(work.device), 4 * rows * work.length * text.vocab_size)
+    with _LiveBytes((*model.parameters(), *model.buffers())) as live, torch.set_grad_enabled(learns):
+        for parameter in model.parameters() if learns else ():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
         with torch.autocast("cpu", dtype=work.autocast, enabled=work.autocast is not None):
             hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        # the fused log-probs hold tables of logits, the gradient of the head's weight, and that of the hidden states
+        # the fused log-probs hold tables of logits, and gradients of the hidden states and of the head's weight
         head = lm.get_output_embeddings().weight
-        if head.requires_grad:
-            head.grad = torch.zeros_like(head)
         gradient = torch.zeros_like(hidden)
+        head_gradient = torch.zeros_like(head) if learns and head.requires_grad else None
         live.most = max(live.most, live.now + logits)
-        hidden.backward(gradient)
+        if learns:
+            hidden.backward(gradient)
+        del head_gradient
     return live.most

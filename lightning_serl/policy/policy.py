@@ -43,6 +43,7 @@ class Policy(nn.Module):
         packs: Whether batches run without padding; ``packing_check.unpackable`` finds out if they can.
         moved: Whether a frozen copy no longer has its first weights; only then it is saved in checkpoints.
         placement: How the weights are sharded; ``None`` where every rank holds all of them.
+        rows_per_pass: Rows whose statistics are computed at one time; :class:`MemoryPlan` lowers it to what fits.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, temperature: float = 1.0, chunk: int | None = None) -> None:
@@ -58,6 +59,7 @@ class Policy(nn.Module):
         self.frozen: dict[str, Policy] = {}
         self.frozen_adapters: dict[str, FrozenAdapter] = {}
         self.offload_frozen = self.packs = self.moved = False
+        self.rows_per_pass = 64
         self.placement: sharding.Placement | None = None
 
     # -- the model -------------------------------------------------------------------------------------------------
@@ -290,11 +292,12 @@ class Policy(nn.Module):
         return nullcontext() if self.placement is not None else adapter_in_autocast_dtype(self.model, self.device.type)
 
     def stats(self, rows: Sequence[tuple[Sequence[int], int]], who: str = "policy", certainty: bool = False,
-              rows_per_pass: int = 64) -> list[TokenStats]:  # fmt: skip
+              rows_per_pass: int | None = None) -> list[TokenStats]:  # fmt: skip
         """Statistics of given tokens, in length-sorted passes; call inside :meth:`gathered`.
 
         A row is ``(token ids, start)`` with ``start`` at least 1, and gives (len - start,) tensors on the CPU.
         """
+        size = self.rows_per_pass if rows_per_pass is None else rows_per_pass
         out: list[TokenStats] = [TokenStats(torch.zeros(0))] * len(rows)
         scored = (i for i in range(len(rows)) if len(rows[i][0]) > rows[i][1])
         if self.packs:  # rows of one prompt side by side
@@ -302,8 +305,8 @@ class Policy(nn.Module):
         else:
             order = sorted(scored, key=lambda i: (len(rows[i][0]), i))
         with self.acting_as(who) as actor:
-            for k in range(0, len(order), rows_per_pass):
-                chosen = order[k : k + rows_per_pass]
+            for k in range(0, len(order), size):
+                chosen = order[k : k + size]
                 batch = pad_rows([rows[i][0] for i in chosen], [rows[i][1] for i in chosen], self.pad_id)
                 result = actor(batch.to(self.device), certainty=certainty)
                 for line, i in enumerate(chosen):

@@ -247,7 +247,6 @@ def test_checkpoint_that_is_none(tmp_path):
     torch.save({"state_dict": {}}, torn)
     assert "--ckpt_path" in refused(tmp_path, "--ckpt_path", torn)
     assert "does not exist" in refused(tmp_path, "--ckpt_path", tmp_path / "none.ckpt")
-    assert "there is no" in refused(tmp_path, "--ckpt_path", "last")
 
 
 # -- the parser's words -------------------------------------------------------------------------------------------

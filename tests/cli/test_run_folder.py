@@ -9,7 +9,9 @@ from helpers.command_line import cli, problems, small, write_rows
 
 from lightning_serl import SelfPlayDataModule, SeRLModule
 from lightning_serl.callbacks import Summary
+from lightning_serl.cli.run_folder import last_checkpoint
 from lightning_serl.datamodules import RoundOptions
+from lightning_serl.errors import InputError
 from lightning_serl.objectives import Objective
 from lightning_serl.prompts import SolveTemplate
 from lightning_serl.types import Verdict
@@ -83,6 +85,52 @@ def test_an_adapter_is_not_ignored_where_no_adapter_is_asked_for(tmp_path, lora_
     assert "holds a LoRA adapter and this run does not" in ended.error
     ended = cli("validate", *small(tmp_path / "run", held_out), "--ckpt_path", checkpoint, "--model.lora.r", 2)
     assert ended.status == 0, ended.err
+
+
+# (files of the folder, command, the checkpoint that is meant or what is said)
+FOLDERS = [
+    (None, "fit", "there is no checkpoint in"),
+    ((), "fit", "there is no checkpoint in"),
+    ((".writable",), "fit", "there is no checkpoint in"),
+    (("notes.txt",), "fit", "there is no checkpoint in"),
+    (("evaluation.json",), "fit", "there is no checkpoint in"),
+    (("config.yaml",), "fit", "ended before its first checkpoint; it begins again"),
+    (("ledger.jsonl",), "fit", "it begins again"),
+    (("config.yaml", "ledger.jsonl", "metrics.jsonl", "samples.jsonl"), "fit", "it begins again"),
+    (("config.yaml", "ledger.1.jsonl", "ledger.jsonl"), "fit", "it begins again"),
+    (("config.yaml", "checkpoints/"), "fit", "it begins again"),
+    (("config.yaml", "checkpoints/.last.ckpt.7.unfinished"), "fit", "it begins again"),
+    (("config.yaml", "checkpoints/.step=10.ckpt.7.unfinished", "ledger.jsonl"), "fit", "it begins again"),
+    (("config.yaml", "checkpoints/step=10.ckpt"), "fit", "checkpoints/step=10.ckpt"),
+    (("config.yaml", "checkpoints/step=10.ckpt", "checkpoints/last.ckpt"), "fit", "checkpoints/last.ckpt"),
+    (("checkpoints/mine.ckpt",), "fit", InputError),
+    (("summary.json", "config.yaml"), "fit", InputError),
+    (("export/",), "fit", InputError),
+    (("checkpoints/last.ckpt",), "validate", "checkpoints/last.ckpt"),
+    ((), "validate", InputError),
+    ((), "predict", InputError),
+    (("config.yaml",), "test", InputError),
+]
+
+
+@pytest.mark.parametrize(("files", "command", "expected"), FOLDERS)
+def test_the_checkpoint_that_last_means(tmp_path, capsys, files, command, expected):
+    root = tmp_path / "run"
+    for name in files or ():
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    if expected is InputError:
+        with pytest.raises(InputError, match="--ckpt_path last: there is no"):
+            last_checkpoint(root, command)
+        return
+    found = last_checkpoint(root, command)
+    if expected.endswith(".ckpt"):
+        assert found == str(root / expected)
+    else:
+        assert found is None
+        assert expected in capsys.readouterr().err
 
 
 def test_a_finished_run_without_its_last_checkpoint_is_not_begun_again(lora_run):

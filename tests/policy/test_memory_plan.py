@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 from lightning_serl.policy.loading import load_policy
 from lightning_serl.policy.lora import LoraOptions
-from lightning_serl.policy.memory_plan import Work, plan
+from lightning_serl.policy.memory_plan import Work, largest_below, plan
 
 WORK = Work(rows=2, length=32, sampled=4)
 
@@ -61,6 +61,22 @@ def test_what_makes_a_run_smaller_is_seen():
     assert peak(reference=True, offload=True).host == base.weights
     assert peak(ranks=2).weights == base.weights // 2
     assert peak(sampled=500).engine > 100 * base.engine
+    assert peak(sampled=1, written=1, written_length=640).engine > 5 * base.engine
+    assert 0 < peak(scored=8).scoring < base.activations
+    assert peak(scored=800).training > base.training
+
+
+AMOUNTS = [lambda n: 100 * n, lambda n: 1000 + 7 * n, lambda n: 50 + max(0, n - 9) * 30, lambda n: n * n, lambda n: 5]
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+@pytest.mark.parametrize("most", [1, 2, 3, 17, 256])
+def test_the_largest_number_below_a_limit(amount, most):
+    for limit in (0, 4, 5, 99, 100, 1007, 1100, 1750, 65536, 10**6):
+        asked = []
+        found = largest_below(lambda n: asked.append(n) or amount(n), most, limit)  # noqa: B023
+        assert found == max((n for n in range(1, most + 1) if amount(n) <= limit), default=0)
+        assert len(asked) <= 40
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])

@@ -18,6 +18,7 @@ from rich.table import Table
 from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
+from lightning_serl.callbacks.run_folder.phase_clock import duration, plain
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.protocols import Reports, module_of
 from lightning_serl.types import Round
@@ -157,7 +158,7 @@ class Summary(RolloutHooks):
         console.print(table)
         if not summary["labels"]:
             console.print("no labels here: agreement, answers and KL show health, not accuracy", soft_wrap=True)
-        kl = f"not measured ({without_kl})" if summary["kl"] is None else f"{summary['kl']:.4f}"
+        kl = f"not measured ({without_kl})" if summary["kl"] is None else plain(summary["kl"], 4)
         console.print(f"KL to the starting policy: {kl}")
         written = summary["proposed"] - self._taken - self._given
         proposed = [f"{written} written"] * bool(written or not (self._taken or self._given))
@@ -170,7 +171,8 @@ class Summary(RolloutHooks):
             f"{summary['kept']} kept",
             soft_wrap=True,
         )
-        console.print(f"time: {summary['seconds']:.0f} s for {summary['rounds']} rounds")
+        rounds = summary["rounds"]
+        console.print(f"time: {duration(summary['seconds'])} for {rounds} round{'' if rounds == 1 else 's'}")
 
     def _write_evaluation(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:

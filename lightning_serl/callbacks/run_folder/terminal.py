@@ -1,11 +1,13 @@
-"""Progress bars of a round's phases, and one line on stdout per finished round."""
+"""Progress of a round's phases, as bars on a terminal or as lines of a log file, and one line for each round."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,19 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
-from lightning_serl.protocols import module_of
+from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration, plain
+from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Round
 
-#: Runs that will take at least this many seconds print an estimate after their first round.
-LONG = 600.0
+#: Longest silence of a run whose output is no terminal, in seconds.
+EVERY = 29.0
+#: Longest line of a round, in characters.
+_WIDTH = 100
 
 
 class RoundProgress(RolloutHooks):
     """Shows on rank 0 how far writing, answering, voting, training and evaluating have come.
 
     In a terminal each phase has a progress bar; under Lightning's ``RichProgressBar`` it is a line of that bar. Where
-    stdout is no terminal, only the line per round is printed, and after the first round of a long run an estimate of
-    the time left.
+    stdout is no terminal, whatever takes longer than half a minute prints a line every half minute: what is done, the
+    total, tokens per second and the time left. Each round prints one line, and the first one when the run will end.
     """
 
     def __init__(self) -> None:
@@ -34,27 +39,68 @@ class RoundProgress(RolloutHooks):
         self._trainer: pl.Trainer | None = None
         self._own: Progress | None = None  # our own bars, where Lightning shows none
         self._training: tuple[Progress, Any] | None = None  # the bar of the optimizer steps and its task
+        self._clock: PhaseClock | None = None  # of the phase that a log file shows
+        self._trained = 0  # tokens of the micro-batches so far
         self._played: Round | None = None  # until the last optimizer step of the round
         self._batches = 0  # micro-batches of this round so far
-        self._began: float | None = None  # start of the first round, until it is finished
+        self._began = time.monotonic()  # of the round
+        self._first = True  # whether no round was finished yet
+        self._said = self._idle = time.monotonic()  # the last line, and the end of the last phase
+        self._silence: threading.Event | None = None  # set to end the thread that writes to a log file
         self._console = Console(file=sys.stdout)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep the Trainer for :meth:`phase`, which is called without one."""
+        """Keep the Trainer for :meth:`phase`, which is called without one, and begin to write to a log file."""
         self._trainer = trainer
+        self._stop()
+        if trainer.is_global_zero and not self._console.is_terminal and trainer.progress_bar_callback is None:
+            self._said = self._idle = time.monotonic()
+            self._silence = threading.Event()
+            threading.Thread(target=self._write_log, args=(self._silence,), daemon=True, name="progress").start()
+
+    def _write_log(self, ended: threading.Event) -> None:
+        """Print a line whenever nothing was printed for :data:`EVERY` seconds; runs in a thread."""
+        while not ended.wait(max(0.01, self._said + EVERY - time.monotonic())):
+            if time.monotonic() - self._said < EVERY:
+                continue
+            clock = self._clock
+            try:
+                if clock is None:
+                    self._print(f"loading or saving: {duration(time.monotonic() - self._idle)} so far")
+                else:
+                    self._print(clock.line(self._tokens(clock.name)))
+            except (OSError, ValueError):  # standard output was closed, which ends the run elsewhere
+                return
+
+    def _tokens(self, phase: str) -> int:
+        """Tokens that were written so far, or trained on."""
+        if phase == "training":
+            return self._trained
+        return int(getattr(data_of(self._trainer).engine, "tokens", 0))
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Tick]:
-        """Show the bar of one phase; the yielded function advances it."""
+        """Show one phase; the yielded function advances it."""
         bar = self._bar()
         if bar is None:
-            yield lambda done: None
+            clock = self._clock = self._make_clock(name, total)
+            try:
+                yield lambda done: clock.advance(done, self._tokens(name))
+            finally:
+                self._clock, self._idle = None, time.monotonic()
             return
         task = bar.add_task(name, total=total)
         try:
             yield lambda done: bar.advance(task, done)
         finally:
             bar.remove_task(task)
+            self._end_own()
+
+    def _make_clock(self, name: str, total: int) -> PhaseClock:
+        data: Any = getattr(self._trainer, "datamodule", None)
+        longest = getattr(getattr(data, "sampling", None), "max_tokens", None)
+        answers = name in ("answering", "probing", "evaluating")
+        return PhaseClock(name, total, self._tokens(name), longest if answers else None)
 
     def _bar(self) -> Progress | None:
         """Lightning's bar if there is one, else our own; ``None`` where no bar can be shown."""
@@ -74,45 +120,47 @@ class RoundProgress(RolloutHooks):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the first round, which includes the start of the engine."""
-        self._began = time.monotonic()
+        self._began, self._first = time.monotonic(), True
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
-        """Show the bar of the round's optimizer steps."""
+        """Show the progress of the round's optimizer steps."""
         self._played, self._batches = played, 0
-        bar = self._bar()
-        if bar is not None and trainer.training:
-            self._training = bar, bar.add_task("training", total=_batches_per_round(trainer))
+        if not trainer.training:
+            return
+        bar, total = self._bar(), _batches_per_round(trainer)
+        if bar is not None:
+            self._training = bar, bar.add_task("training", total=total)
+        else:
+            self._clock = self._make_clock("training", total)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance the training bar, and print the round's line after its last step."""
+        """Advance the training, and print the round's line after its last step."""
+        self._trained += getattr(batch, "positions", 0)
         if self._training is not None:
             self._training[0].advance(self._training[1])
+        elif self._clock is not None:
+            self._clock.advance(1, self._trained)
         self._batches += 1
         if self._played is None or self._batches < _batches_per_round(trainer):
             return
         if self._training is not None:
             self._training[0].remove_task(self._training[1])
             self._training = None
+            self._end_own()
+        self._clock, self._idle = None, time.monotonic()
+        seconds, self._began = time.monotonic() - self._began, time.monotonic()
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
-            self._print(_round_line(self._played, module_of(trainer).step_metrics))
-            self._print_estimate(trainer)
-        self._played = None
-
-    def _print_estimate(self, trainer: pl.Trainer) -> None:
-        """After the first round: print how long the others will take, if that is long."""
-        began, self._began = self._began, None
-        if began is None:
-            return
-        seconds = time.monotonic() - began
-        steps = trainer.estimated_stepping_batches - trainer.global_step
-        left = steps / module_of(trainer).steps_per_round
-        if 0 < left < float("inf") and seconds * (left + 1) >= LONG:
-            self._print(f"the first round took {seconds:.0f} s, {left:.0f} more take about {_duration(seconds * left)}")
+            left = _rounds_left(trainer)
+            self._print(_round_line(self._played, module_of(trainer).step_metrics, left, seconds))
+            if self._first:
+                self._print(_estimate(seconds, left, datetime.now()))
+        self._played, self._first = None, False
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._said = time.monotonic()
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Remove the bars."""
@@ -122,10 +170,18 @@ class RoundProgress(RolloutHooks):
         """Remove the bars."""
         self._stop()
 
+    def _end_own(self) -> None:
+        """Remove our own bars if no phase is running, before anything else writes to the terminal."""
+        if self._own is not None and not self._own.tasks:
+            self._own.stop()
+            self._own = None
+
     def _stop(self) -> None:
+        if self._silence is not None:
+            self._silence.set()
         if self._own is not None:
             self._own.stop()
-        self._own = self._training = None
+        self._own = self._training = self._clock = self._silence = None
 
 
 class Phases(RoundProgress):
@@ -136,23 +192,46 @@ def _batches_per_round(trainer: pl.Trainer) -> int:
     return module_of(trainer).steps_per_round * trainer.accumulate_grad_batches
 
 
-def _round_line(played: Round, metrics: dict[str, float]) -> str:
+def _rounds_left(trainer: pl.Trainer) -> float:
+    """Rounds that are still to come; infinite for a run without end."""
+    return (trainer.estimated_stepping_batches - trainer.global_step) / module_of(trainer).steps_per_round
+
+
+def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: float) -> str:
+    """A round in at most 100 characters; what matters less is left out where they do not suffice."""
     stats = played.stats
     groups = stats["serl/round/groups"]
     answered = (groups - stats.get("serl/round/carried", 0.0)) / max(1e-9, stats["serl/filter/yield"])
     written = stats["serl/filter/proposed"] - played.taken - played.given
-    proposed = [f"wrote {written:.0f}"] * bool(written or not (played.taken or played.given))
-    proposed += [f"took {played.taken}"] * bool(played.taken)
-    proposed += [f"got {played.given} from the source"] * bool(played.given)
-    return (
-        f"round {played.number + 1:>4}  {', '.join(proposed)}, trained on {groups:.0f} of {answered:.0f} answered; "
-        f"agreement {stats['serl/vote/agreement_mean']:.2f}, no answer {stats['serl/vote/no_answer_frac']:.2f}, "
-        f"length {stats['completions/mean_length']:.0f}" + (f", kl {metrics['kl']:.4f}" if "kl" in metrics else "")
-    )
+    number, unread = played.number + 1, stats["serl/vote/no_answer_frac"]
+    total = f"/{number + left:.0f}" if left < float("inf") else ""
+    parts = {
+        "round": f"round {number:>{max(1, len(total) - 1)}}{total}: ",
+        "written": f"wrote {written:.0f}, " if written or not answered else "",
+        "seeds": f"took {played.taken} seeds, " if played.taken else "",
+        "given": f"got {played.given} from the source, " if played.given else "",
+        "queue": f"{answered:.0f} from queue, " if answered and not (written or played.taken or played.given) else "",
+        "kept": f"kept {groups:.0f} of {answered:.0f}; ",
+        "reward": f"reward {plain(stats['reward'], 2)}, ",
+        "agreement": f"agreement {plain(stats['serl/vote/agreement_mean'], 2)}, ",
+        "unread": f"unread {100 * unread:.0f} %, " if unread >= 0.005 else "",
+        "length": f"{stats['completions/mean_length']:.0f} tokens, ",
+        "kl": f"kl {plain(metrics['kl'], 4)}, " if "kl" in metrics else "",
+        "time": duration(seconds),
+    }
+    for name in ("", "kl", "length", "unread"):
+        parts.pop(name, None)
+        line = "".join(parts.values())
+        if len(line) <= _WIDTH:
+            break
+    return line
 
 
-def _duration(seconds: float) -> str:
-    """Hours and minutes."""
-    minutes = round(seconds / 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+def _estimate(seconds: float, left: float, now: datetime) -> str:
+    """The time of the first round, and what it means for those to come."""
+    said = f"the first round took {duration(seconds)}"
+    if not 0 < left < float("inf"):
+        return said
+    end = now + timedelta(seconds=seconds * left)
+    day = "" if end.date() == now.date() else f"{end:%a %d %b} "
+    return f"{said}; {left:.0f} more take about {duration(seconds * left)}, until {day}{end:%H:%M}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
 
 from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.distributed.seeding import rng_for
@@ -11,20 +12,45 @@ from lightning_serl.errors import check_range
 from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Instruction, Vote
 
+# What all probes of a run may cost where nothing else is asked for, as a share of the answers that it trains on.
+_SHARE = 0.03
+# (seeds, answers to each) in the order in which they are tried, and fewest rounds between two probes.
+_SIZES = ((32, 8), (24, 8), (16, 8), (16, 4), (8, 4))
+_OFTEN = 5
+
 
 @dataclass(frozen=True)
 class Probe:
     """The health probe: some seeds, answered with the same sampling seeds every time and never trained on.
 
+    Numbers that are left open (null) are chosen so that all probes of the run cost at most 3 % of its answers; there is
+    none where two probes of the smallest size would cost more.
+
     Args:
-        prompts: Seeds in the probe.
-        samples: Answers to each.
+        prompts: Seeds in the probe; null for at most 32.
+        samples: Answers to each; null for at most 8.
         every: Rounds between two probes; 0 for none.
     """
 
-    prompts: int = 32
-    samples: int = 8
-    every: int = 5
+    prompts: int | None = None
+    samples: int | None = None
+    every: int | None = None
+
+    def fitted(self, rounds: float, answers: int, seeds: int) -> Probe:
+        """The probe of a run with so many rounds (perhaps without end), answers in each, and seeds; no number open."""
+        given = replace(self, prompts=self.prompts or _SIZES[0][0], samples=self.samples or _SIZES[0][1])
+        if self.every is not None or not seeds:
+            return replace(given, every=self.every or 0)
+        for prompts, samples in _SIZES:
+            cost = (self.prompts or min(prompts, seeds)) * (self.samples or samples)
+            one = replace(self, prompts=self.prompts or prompts, samples=self.samples or samples)
+            if not isfinite(rounds):
+                return replace(one, every=max(_OFTEN, ceil(cost / (_SHARE * answers))))
+            times = int(_SHARE * rounds * answers / cost)
+            if times >= 2:
+                return replace(one, every=max(_OFTEN, ceil(rounds / times)))
+        asked = self.prompts is not None or self.samples is not None
+        return replace(given, every=max(_OFTEN, ceil(rounds / 2)) if asked else 0)
 
     def __post_init__(self) -> None:
         check_range("data.probe.every", self.every, at_least=0)
@@ -33,7 +59,7 @@ class Probe:
 
     def choose(self, seeds: Sequence[Instruction], seed: int) -> list[Instruction]:
         """The probe's problems: the same for every call with the same seeds and run seed."""
-        return rng_for(seed, "probe").sample(list(seeds), min(self.prompts, len(seeds)))
+        return rng_for(seed, "probe").sample(list(seeds), min(self.prompts or _SIZES[0][0], len(seeds)))
 
 
 def probe_votes(setup: RoundSetup, problems: Sequence[Instruction], samples: int) -> dict[str, Vote]:

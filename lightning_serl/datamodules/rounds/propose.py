@@ -60,7 +60,7 @@ class Proposals:
     def forget_queue(self) -> None:
         """Drop what was accepted and not answered, as SeRL's published code does."""
         for instruction in self.state.queue:
-            self.log.event(instruction.uid, "dropped", reason="stale")
+            self.log.event(instruction.uid, "dropped", reason="no_room")
         self.state.pool.mark_spent(i.uid for i in self.state.queue)
         self.state.queue.clear()
 

@@ -55,8 +55,9 @@ def select(
             log.event(uid, "carried")
             continue
         if weight > 0 and family not in chosen:
-            # a surplus group would be too old by the time there is room for it
-            weight, reason = 0.0, "stale" if alive[family] else "no_spread"
+            # a surplus group would be too old by the time there is room for it; without staleness it never has any
+            surplus: Reason = "stale" if setup.max_staleness else "no_room"
+            weight, reason = 0.0, surplus if alive[family] else "no_spread"
         if weight == 0:
             log.event(uid, "dropped", reason=reason or "no_spread")
             if published:
@@ -109,5 +110,5 @@ def _shape(setup: RoundSetup, group: Group, verdict: Verdict, attempt: int) -> V
     if not options.overlong_buffer or verdict.centred:
         return verdict
     lengths = torch.tensor([len(c.token_ids) for c in group.completions])
-    penalty = overlong_penalty(lengths, setup.sampling.max_tokens, options.overlong_buffer)
+    penalty = overlong_penalty(lengths, setup.sampling.longest, options.overlong_buffer)
     return replace(verdict, scores=verdict.scores + penalty)

@@ -149,6 +149,6 @@ class RoundSetup:
         limit = self.options.max_prompt_tokens
         context = self.engine.shared_context(self.policy)
         if context is not None:
-            room = context - self.sampling.max_tokens
+            room = context - self.sampling.longest
             limit = room if limit is None else min(limit, room)
         return limit is not None and len(self.context(0, "rollout").encode(instruction)) > limit

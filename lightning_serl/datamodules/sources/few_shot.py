@@ -39,7 +39,7 @@ class Writing:
     prompts_per_call: int = 8
     by_subject: bool = False
     template: InstructionTemplate = field(default_factory=InstructionTemplate)
-    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024, temperature=0.8, top_p=0.95))
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))
     style: Literal["default", "serl"] = "default"
 
     def __post_init__(self) -> None:
@@ -125,14 +125,14 @@ class FewShotSelfInstruction(InstructionSource):
         context = ctx.engine.shared_context(ctx.policy)
         if self.writing.style == "serl" and template.chat is None:
             template = replace(template, chat=bool(getattr(ctx.policy.tokenizer, "chat_template", None)))
-        sampling = sampling.with_stop(template.stop_strings(ctx.policy.tokenizer))
+        sampling = sampling.fitted(context).with_stop(template.stop_strings(ctx.policy.tokenizer))
         if self.writing.style == "serl":
             shown = [replace(i, prompt=published.exemplar(i.prompt)) for i in shown]
-            room = min(published.PROMPT_TOKENS, (context or 10**9) - sampling.max_tokens)
+            room = min(published.PROMPT_TOKENS, (context or 10**9) - sampling.longest)
             return Request(tuple(template.encode(ctx.policy.tokenizer, shown)[:room]), seeds, sampling)
         while shown:
             ids = tuple(template.encode(ctx.policy.tokenizer, shown))
-            if context is None or len(ids) + sampling.max_tokens <= context:
+            if context is None or len(ids) + sampling.longest <= context:
                 return Request(ids, seeds, sampling)
             shown.remove(max(shown, key=lambda i: len(i.prompt)))
         return None

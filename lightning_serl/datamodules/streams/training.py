@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightning_serl.callbacks.rollout_hooks import phase_of
 from lightning_serl.datamodules.engine_session import stop_if_asked
 from lightning_serl.datamodules.session import Session
 from lightning_serl.protocols import module_of
@@ -36,11 +37,16 @@ class SelfPlayStream:
             stop_if_asked(session.trainer, session.ranks)
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
+                # the gradients of the last step would take memory while completions are written
+                session.trainer.lightning_module.zero_grad(set_to_none=True)
                 played = session.play()
                 session.parts.setup.engine.sleep()
                 groups = [*played.groups, *(g for g, _ in played.dropped)]
                 verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
-                session.commit(played, module_of(session.trainer).experience(groups, verdicts))
+                with phase_of(session.trainer.callbacks, "scoring", len(groups)) as tick:
+                    batches = module_of(session.trainer).experience(groups, verdicts)
+                    tick(len(groups))
+                session.commit(played, batches)
                 session.prefetch()
             yield session.pending_batch(place)
 

@@ -256,7 +256,7 @@ class VLLMEngine(RolloutEngine):
             yield from session.fallback.generate(requests, who)
             return
         for request in requests:
-            session.check_length(len(request.prompt_ids), request.sampling.max_tokens)
+            session.check_length(len(request.prompt_ids), request.sampling.longest)
         jobs = [
             (request.prompt_ids, session.sampling_params(request.sampling, seed), (i, k))
             for i, request in enumerate(requests)

@@ -265,7 +265,7 @@ class VLLMServerEngine(RolloutEngine):
             yield from session.fallback.generate(requests, who)
             return
         for request in requests:
-            session.check_length(len(request.prompt_ids), request.sampling.max_tokens, "prompt")
+            session.check_length(len(request.prompt_ids), request.sampling.longest, "prompt")
         jobs = [
             Job((i, k), session.body(request, seed, session.model_of(who)), together=i)
             for i, request in enumerate(requests)

@@ -201,7 +201,7 @@ class ServerSession(Session):
             "prompt": list(request.prompt_ids),
             "n": 1,
             "seed": seed,
-            "max_tokens": how.max_tokens,
+            "max_tokens": how.longest,
             "temperature": how.temperature,
             "top_p": how.top_p,
             "top_k": how.top_k,
@@ -224,7 +224,7 @@ class ServerSession(Session):
         if ids is None:
             raise EngineFailure(f"the vLLM server at {url} returns no token ids; update vLLM")
         ids, reason = tuple(map(int, ids)), choice["finish_reason"]
-        if reason not in ("stop", "length") or (reason == "length" and len(ids) < how.max_tokens):
+        if reason not in ("stop", "length") or (reason == "length" and len(ids) < how.longest):
             raise EngineFailure(
                 f"the vLLM server at {url} ended a completion after {len(ids)} tokens ({reason}); "
                 "start it with --generation-config vllm"

@@ -180,7 +180,7 @@ class VLLMSession(Session):
         return self.vllm.SamplingParams(
             n=1,
             seed=seed,
-            max_tokens=how.max_tokens,
+            max_tokens=how.longest,
             temperature=how.temperature,
             top_p=how.top_p,
             top_k=how.top_k or -1,

@@ -93,7 +93,7 @@ def test_difficulty(policy, style, expected):
 @pytest.mark.parametrize("style", ["default", "serl"])
 def test_spread_and_room(policy, style):
     answers = {p: EASY if p == GOOD[0] else BAND for p in GOOD}
-    rest = "waits" if style == "default" else "stale"
+    rest = "waits" if style == "default" else "no_room"
     assert outcomes(policy, style, GOOD, answers, band=False, room=4) == ["no_spread", "kept", "kept", "kept", rest]
 
 
@@ -139,4 +139,6 @@ def test_choices(policy):
 
 def test_every_reason_is_met_above():
     met = {end for ends in WRITTEN.values() for end in ends} - {"kept"}
-    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_choices"} == set(get_args(Reason))
+    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_room", "no_choices"} == set(
+        get_args(Reason)
+    )

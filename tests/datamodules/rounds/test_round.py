@@ -295,7 +295,7 @@ def test_the_published_loop_forgets_what_was_not_answered_and_the_default_carrie
     made = published()
     first = made.play(0)
     assert made.state.queue == []
-    dropped = [e for e in first.events if e["event"] == "dropped" and e["reason"] == "stale"]
+    dropped = [e for e in first.events if e["event"] == "dropped" and e["reason"] == "no_room"]
     assert len(dropped) == 22, "30 written, 8 answered"
     assert "accepted" not in made.state.pool.statuses
     carries = rounds(Generous(), prompts_per_round=4)
