@@ -25,6 +25,8 @@ from lightning_serl.distributed.sharding import replace_tensors
 from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
 from lightning_serl.policy.loading import prepare_for_training
 from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.parts import decoder
+from lightning_serl.policy.traced_experts import trace_experts
 
 # Bytes of the engine's tables per row and entry of the vocabulary: logits, log-probs, and two in float64.
 _SAMPLING_BYTES = 28
@@ -175,6 +177,7 @@ def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None,
 def _stand_in(config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoraOptions | None, quantized: bool) -> Any:
     """The model as it will be trained, on the default device."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    trace_experts(model)
     head = model.get_output_embeddings()
     model = prepare_for_training(model, checkpointing, lora, load=False)
     if quantized:
@@ -245,7 +248,7 @@ def _peak(model: Any, work: Work) -> int:
     logits = TABLES * min(table_bytes(work.device), 4 * work.rows * work.length * text.vocab_size)
     with _LiveBytes((*model.parameters(), *model.buffers())) as live:
         with torch.autocast("cpu", dtype=work.autocast, enabled=work.autocast is not None):
-            hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = decoder(lm)(input_ids=ids, use_cache=False).last_hidden_state
         # the fused log-probs hold tables of logits, the gradient of the head's weight, and that of the hidden states
         head = lm.get_output_embeddings().weight
         if head.requires_grad:
