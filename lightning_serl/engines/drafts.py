@@ -15,7 +15,6 @@ from lightning_serl.types import Completion
 
 # Stop strings are searched for in the text of at least this many of the latest tokens.
 _TAIL = 24
-_DECODING = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 class Drafts:
@@ -68,14 +67,14 @@ class Drafts:
 
     def _stopped(self) -> Tensor:
         """(rows,) bool: rows whose text now contains a stop string; the text before it is kept."""
-        tokenizer, stop = self._policy.tokenizer, self._sampling.stop
+        stop = self._sampling.stop
         # a token holds at least one byte of text
         tail = max(_TAIL, *(2 * len(s.encode()) for s in stop))
         written = [self._written(i) for i in self.live.tolist()]
         found = torch.zeros(len(written), dtype=torch.bool)
-        for k, text in enumerate(tokenizer.batch_decode([ids[-tail:] for ids in written], **_DECODING)):
+        for k, text in enumerate(self._policy.texts([ids[-tail:] for ids in written])):
             if any(s in text for s in stop):
-                whole = tokenizer.decode(written[k], **_DECODING)
+                (whole,) = self._policy.texts([written[k]])
                 if (cut := self._sampling.before_stop(whole)) is not None:
                     found[k] = True
                     self._cut_texts[int(self.live[k])] = cut
@@ -87,7 +86,7 @@ class Drafts:
     def completions(self, chosen: Sequence[int]) -> list[Completion]:
         """The completions of these numbers, in their order."""
         written = [self._written(i) for i in chosen]
-        decoded = self._policy.tokenizer.batch_decode(written, **_DECODING)
+        decoded = self._policy.texts(written)
         return [
             Completion(
                 token_ids=tuple(ids),

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lightning_serl.engines.base import Receipt, Request, RolloutEngine, Sampling, WeightUpdate, Who
 from lightning_serl.engines.decoding_attention import decoding_attention
-from lightning_serl.engines.decoding_batch import decoding_batch
 from lightning_serl.engines.drafts import Drafts
 from lightning_serl.engines.token_choice import choose_tokens
 from lightning_serl.errors import EngineFailure, check_range
+from lightning_serl.policy.decoding_batch import decoding_batch
 from lightning_serl.policy.policy import Policy
 from lightning_serl.types import Completion
 

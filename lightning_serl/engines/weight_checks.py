@@ -93,7 +93,7 @@ def full_names(policy: Policy) -> frozenset[str]:
 def probe_rows(policy: Policy) -> list[list[int]]:
     """Rows of token ids to score, drawn over the whole vocabulary; the same for every push of a run."""
     tokenizer = policy.tokenizer
-    special = set(tokenizer.all_special_ids)
+    special = {*tokenizer.all_special_ids, *policy.spare_ids}
     size = min(len(tokenizer), int(policy.causal_lm.get_input_embeddings().weight.shape[0]))
     plain = torch.tensor([i for i in range(size) if i not in special] or [tokenizer.eos_token_id])
     length = min(_LENGTH, (policy.context_length or _LENGTH) - 1)
@@ -102,8 +102,12 @@ def probe_rows(policy: Policy) -> list[list[int]]:
 
 
 def policy_logps(policy: Policy, rows: list[list[int]], base: bool = False) -> list[Tensor]:
-    """Log-probs of the rows at temperature 1, of the policy or its base model; call inside ``Policy.gathered``."""
-    with policy.at_temperature(1.0), policy.model.disable_adapter() if base else nullcontext():  # type: ignore[operator]
+    """Log-probs of the rows at temperature 1, of the policy or its base model; call inside ``Policy.gathered``.
+
+    They are over all ids, as an engine scores a text, whatever it may sample.
+    """
+    adapter = policy.model.disable_adapter() if base else nullcontext()  # type: ignore[operator]
+    with policy.at_temperature(1.0), policy.over_all_ids(), adapter:
         return [s.logp for s in policy.stats([(row, 1) for row in rows])]
 
 

@@ -19,6 +19,9 @@ TABLES = 3
 # Logits whose statistics are taken at one time on a CPU: few enough to stay in its cache.
 _CACHED = 2**18
 
+#: A logit whose probability is 0, finite so that its product with 0 is 0.
+IMPOSSIBLE = -1e30
+
 #: ``f(logp, place)``: d loss / d logp, (k,), of the tokens at ``place``; ``logp`` is (N,), with 0 for later chunks.
 LossDerivative = Callable[[Tensor, slice], Tensor]
 
@@ -26,6 +29,11 @@ LossDerivative = Callable[[Tensor, slice], Tensor]
 def table_bytes(device: str) -> int:
     """Bytes of float32 logits that exist at one time by default, by the type of the device."""
     return 2**25 if device == "cpu" else 2**28
+
+
+def impossible(dtype: torch.dtype) -> float:
+    """:data:`IMPOSSIBLE`, or what float16 can hold of it."""
+    return max(IMPOSSIBLE, torch.finfo(dtype).min)
 
 
 def rows_at_once(hidden: Tensor, vocabulary: int, chunk: int | None) -> int:
@@ -39,7 +47,7 @@ class FusedLogProbs:
 
     ``scale`` multiplies the logits, ``cap`` is their soft cap, ``temperature`` divides them. ``loss_derivative``
     predicts the gradient by ``logp`` up to a common factor. With ``spread_gradient`` entropy and certainty carry a
-    gradient too.
+    gradient too. The ids in ``spare``, (k,) int64, have probability 0.
     """
 
     scale: float
@@ -49,6 +57,7 @@ class FusedLogProbs:
     loss_derivative: LossDerivative | None
     certainty: bool
     spread_gradient: bool
+    spare: Tensor | None = None
     # set by each call: positions of a chunk, whether gradients are recorded, and the dtype of the matrix products
     rows: int = 0
     learns: bool = False
@@ -102,13 +111,24 @@ class FusedLogProbs:
     def log_softmax(self, block: Tensor) -> tuple[Tensor, Tensor | None]:
         """(rows, V) log-probs in exact precision, and the derivative of the cap, ``None`` without one."""
         if self.in_place:
-            return torch.log_softmax(block, -1), None
+            return torch.log_softmax(self.without_spare(block), -1), None
         logits = block.to(self.exact, copy=True)
         if self.cap is None:
-            return torch.log_softmax(logits.mul_(self.factor), -1), None
+            return torch.log_softmax(self.without_spare(logits.mul_(self.factor)), -1), None
         logits.mul_(self.scale / self.cap).tanh_()
         cap_derivative = 1 - logits.square()
-        return torch.log_softmax(logits.mul_(self.cap / self.temperature), -1), cap_derivative
+        logits = self.without_spare(logits.mul_(self.cap / self.temperature))
+        return torch.log_softmax(logits, -1), cap_derivative
+
+    def without_spare(self, logits: Tensor, value: float = IMPOSSIBLE) -> Tensor:
+        """(rows, V) in exact precision, in place with ``value`` in the columns of the spare ids."""
+        return logits if self.spare is None else logits.index_fill_(-1, self.spare, value)
+
+    def certainty_of(self, log_p: Tensor) -> Tensor:
+        """(rows,) KL(uniform || p) + log V over the ids that can be written, from (rows, V) log-probs."""
+        if self.spare is None:
+            return -log_p.mean(-1)
+        return log_p.index_fill(-1, self.spare, 0.0).sum(-1) / (len(self.spare) - log_p.shape[-1])
 
 
 class _FusedFunction(torch.autograd.Function):
@@ -140,7 +160,7 @@ class _FusedFunction(torch.autograd.Function):
             for place in task.chunks(count):
                 table, y = task.table(h[place], w, b, out), labels[place, None]
                 if fused:
-                    torch.softmax(table, -1, out=table)
+                    torch.softmax(task.without_spare(table), -1, out=table)
                     logp[place] = _label_logps(table.gather(-1, y)[:, 0], task, h[place], w, y)
                     _add_at(table, y, -1.0)
                 else:
@@ -207,7 +227,7 @@ def _statistics(
         p = log_p.exp()
         entropy[at] = -torch.linalg.vecdot(p, log_p)
         if task.certainty:
-            certainty[at] = -log_p.mean(-1)
+            certainty[at] = task.certainty_of(log_p)
         if keep_gradient:
             _add_at(p, labels[rows], -1.0)
             table[rows] = p if cap_derivative is None else p.mul_(cap_derivative)
@@ -224,7 +244,8 @@ def _logit_gradient(
         if task.spread_gradient:
             even = up_certainty[at, None]
             back = log_p.add_(entropy[at, None]).mul_(up_entropy[at, None]).add_(factors - even)
-            back.mul_(p).add_(even / p.shape[-1])
+            possible = p.shape[-1] - (0 if task.spare is None else len(task.spare))
+            back = task.without_spare(back.mul_(p).add_(even / possible), 0.0)
         else:
             back = p.mul_(factors)
         _add_at(back, labels[rows], -factors)
@@ -247,7 +268,7 @@ def _label_logps(p: Tensor, task: FusedLogProbs, hidden: Tensor, weight: Tensor,
     small = p < torch.finfo(p.dtype).tiny / torch.finfo(p.dtype).eps
     logs = p.log()
     if bool(small.any()):
-        logits = (hidden[small] @ weight.t()).mul_(task.factor)
+        logits = task.without_spare((hidden[small] @ weight.t()).mul_(task.factor))
         logs[small] = torch.log_softmax(logits, -1).gather(-1, labels[small])[:, 0]
     return logs
 

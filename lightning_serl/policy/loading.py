@@ -7,18 +7,22 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from lightning_serl import tiny
 from lightning_serl.errors import InputError, reason, short
+from lightning_serl.policy.finite import check_finite
+from lightning_serl.policy.load_checks import check_forward
 from lightning_serl.policy.lora import LoraOptions, add_lora
+from lightning_serl.policy.parts import freeze_beside_text
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization, compute_exactly, let_go_of_files, quantization_config
+from lightning_serl.policy.vocabulary import check_tokenizer
 
 # Names that the hub accepts, with or without an organisation.
 _HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -119,19 +123,29 @@ def load_policy(
     if quantize is not None:
         compute_exactly(model, compute)
         let_go_of_files(model)
+    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], shown)
     if not empty:
-        _check_head(model, shown)
+        check_finite(dict(model.named_parameters()), f"model {shown}")
+        check_forward(Policy(model, tokenizer), shown)
     _fix_generation_config(model)
     model = prepare_for_training(model, gradient_checkpointing, lora)
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"the tokenizer of model {shown} has no end token; set eos_token in its tokenizer_config.json")
     # from_pretrained returns eval mode and Lightning does not change it
-    return Policy(model, tokenizer, temperature).train()
+    policy = Policy(model, tokenizer, temperature)
+    if policy.steady_length is not None:
+        rank_zero_info(
+            f"positions: prompt and response are kept within {policy.context_length} tokens, beyond which this model "
+            "changes the positions of all rows of a batch"
+        )
+    return policy.train()
 
 
 def prepare_for_training(model: Any, gradient_checkpointing: bool, lora: LoraOptions | None, load: bool = True) -> Any:
-    """Switch off the cache, and add gradient checkpointing and the adapter as in :func:`.add_lora`, if asked for."""
+    """Switch off the cache, and add gradient checkpointing and the adapter as in :func:`.add_lora`, if asked for.
+
+    Parts that a text does not pass, such as a vision tower, are frozen.
+    """
     model.config.use_cache = False
+    freeze_beside_text(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if lora is not None:
@@ -180,28 +194,6 @@ def _unloadable(shown: str, where: str, error: Exception) -> str:
             "and network"
         )
     return f"model {shown} cannot be loaded ({reason(error)}); check the options, or save the model again"
-
-
-@torch.no_grad()
-def _check_head(model: Any, shown: str) -> None:
-    """Refuse a model whose logits are not what ``Policy.head`` computes; its log-probs would be wrong unnoticed."""
-    if getattr(model.config, "_attn_implementation", None) not in ("eager", "sdpa"):
-        return  # cannot run where the weights are loaded
-    ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
-    probe, kind = Policy(model, SimpleNamespace(eos_token_id=0)), type(model).__name__
-    try:
-        places = torch.arange(4, device=ids.device)[None]
-        out = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places, use_cache=False)
-        ours = probe.head(out.last_hidden_state).float()
-        theirs = model(input_ids=ids, use_cache=False).logits.float()
-        same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"model {shown} ({kind}) does not run as a causal LM here: {reason(error)}") from error
-    if not same:
-        raise InputError(
-            f"model {shown} ({kind}) uses logit processing that this package does not reproduce; give a model of "
-            "another architecture"
-        )
 
 
 def _fix_generation_config(model: Any) -> None:

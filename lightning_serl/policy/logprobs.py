@@ -16,22 +16,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_serl.policy.fused_logprobs import FusedLogProbs, LossDerivative, rows_at_once
+from lightning_serl.policy.fused_logprobs import FusedLogProbs, LossDerivative, impossible, rows_at_once
 
 
 @dataclass(frozen=True)
 class OutputLayer:
     """The last step of a causal LM: ``cap * tanh(scale * layer(hidden) / cap)``, or without a cap ``scale * layer``.
 
+    Ids that the tokenizer cannot write have no probability: their logits are replaced by :data:`.IMPOSSIBLE`.
+
     Attributes:
         layer: Called on (k, H) hidden states to give (k, V) logits.
         scale: Cohere, Granite and Falcon-H1 scale their logits.
         cap: Gemma 2 caps them softly.
+        spare: (k,) int64 ids that are never written, on the device of the layer; ``None`` for none.
     """
 
     layer: Callable[[Tensor], Tensor]
     scale: float = 1.0
     cap: float | None = None
+    spare: Tensor | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """(..., H) hidden states to (..., V) logits."""
@@ -40,7 +44,7 @@ class OutputLayer:
             logits = logits * self.scale
         if self.cap is not None:
             logits = torch.tanh(logits / self.cap) * self.cap
-        return logits
+        return logits if self.spare is None else logits.index_fill(-1, self.spare, impossible(logits.dtype))
 
     @property
     def plain(self) -> bool:
@@ -51,6 +55,20 @@ class OutputLayer:
             and not (layer._forward_hooks or layer._forward_pre_hooks)
             and type(layer.weight.data) is Tensor
         )
+
+
+def output_layer(causal_lm: Any) -> OutputLayer:
+    """The output layer of a Hugging Face causal LM, with the model's own scaling and soft cap."""
+    config = causal_lm.config.get_text_config()
+    scale = 1.0
+    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        scale *= factor
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        scale /= divisor
+    if (factor := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
+        scale *= factor
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
+    return OutputLayer(causal_lm.get_output_embeddings(), scale, cap)
 
 
 def token_logprobs(
@@ -97,7 +115,9 @@ def token_stats(
     """
     if head.plain:
         layer: Any = head.layer
-        fused = FusedLogProbs(head.scale, head.cap, temperature, chunk, loss_derivative, certainty, spread_gradient)
+        fused = FusedLogProbs(
+            head.scale, head.cap, temperature, chunk, loss_derivative, certainty, spread_gradient, head.spare
+        )
         return fused(hidden, layer.weight, layer.bias, labels)
     return _recomputed(hidden, head, labels, temperature, chunk, spread_gradient)
 
@@ -115,7 +135,11 @@ def _recomputed(
         with nullcontext() if spread_gradient else torch.no_grad():
             shifted = logits - normaliser[:, None]
             entropy = -(shifted.exp() * shifted).sum(-1)
-            certainty = normaliser - logits.mean(-1)
+            if head.spare is None:
+                certainty = normaliser - logits.mean(-1)
+            else:
+                possible = logits.shape[-1] - len(head.spare)
+                certainty = normaliser - logits.index_fill(-1, head.spare, 0.0).sum(-1) / possible
         return logp, entropy, certainty
 
     if chunk is None:

@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lightning_serl.errors import InputError, reason, short
+from lightning_serl.policy.finite import check_finite
+from lightning_serl.policy.parts import beside_text, experts, read_by_kernels, routers
 
 # peft is imported in functions: it takes a quarter of the time that importing `lightning_serl.module` does.
 
@@ -29,6 +32,8 @@ _CHANGES_BASE = {
     "target_parameters", "trainable_token_indices",
 }  # fmt: skip
 _INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
+# Layers of experts and their router in former releases of transformers, now parts of one tensor.
+_EXPERT_LAYERS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
 # Names of the modules that hold an adapter's two factors.
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
@@ -151,8 +156,9 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
     from peft import get_peft_model
 
     config = options.config()
-    linear = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
+    linear = sorted({_leaf(n) for n, m in model.named_modules() if isinstance(m, nn.Linear)})
     known = short(", ".join(linear))[1:-1]
+    left_out = _leave_out(model, config)
     _check_targets(model, config, known)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[operator]
     targets = f"model.lora.target_modules {short(str(options.target_modules))}"
@@ -171,7 +177,66 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
     _check_patterns(adapted, config)
     if options.start_from is not None and load:
         _load(adapted, options.start_from)
+    if left_out and load:
+        rank_zero_info(f"model.lora adapts {left_out}")
     return adapted
+
+
+def _leave_out(model: nn.Module, config: Any) -> str:
+    """Take out of the targets what cannot or should not be adapted; returns it in words, "" for nothing.
+
+    Fused experts are no layers that can be adapted; a router that moves would choose experts for which the frozen ones
+    were not trained; a vision tower gets no gradient; Mamba's kernels skip an adapter around some projections.
+    A model without such parts keeps its targets as they are.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    wanted, head = config.target_modules, model.get_output_embeddings()  # type: ignore[operator]
+    everything = isinstance(wanted, str) and wanted.lower() == "all-linear"
+    blocks, media, projections = experts(model), beside_text(model), read_by_kernels(model) if everything else []
+    if not (blocks or media or projections):
+        return ""
+    apart, renamed = {*blocks, *media, *projections, *routers(model)}, _renamed_by_peft(model) if blocks else set()
+    inside, named = tuple(f"{name}." for name in apart), dict(model.named_modules())
+    if everything:
+        matched = [n for n, m in named.items() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
+    else:
+        matched = [n for n in named if n and check_target_module_exists(config, n)]
+    chosen = [n for n in matched if n not in apart and not n.startswith(inside) and _leaf(n) not in renamed]
+    inner = (
+        _EXPERT_LAYERS | {_leaf(n) for name in blocks for n, _ in named[name].named_parameters()} if blocks else set()
+    )
+    listed = [] if isinstance(wanted, str) else [t for t in wanted if not any(_named(n, t) for n in named)]
+    unknown = [t for t in listed if _leaf(t) not in inner]
+    if not (chosen or unknown) and (matched or listed):
+        raise InputError(
+            f"model.lora.target_modules {short(str(wanted))} names only experts, routers or parts that no text passes, "
+            "which keep their weights; name layers of attention, or use all-linear"
+        )
+    leaves = {_leaf(n) for n in chosen}
+    exact = {n for n in named if _leaf(n) in leaves} != set(chosen)
+    config.target_modules = {*(chosen if exact else leaves), *unknown}
+    said = [f"experts and routers of {len(blocks)} layers"] if blocks else []
+    said += [f"{' and '.join(sorted({_leaf(n) for n in projections}))} of Mamba layers"] if projections else []
+    return f"{', '.join(sorted(leaves))}; without an adapter stay {', '.join([*said, *media])}"
+
+
+def _renamed_by_peft(model: nn.Module) -> set[str]:
+    """Names of layers that peft takes for the experts of former releases of transformers, in this architecture."""
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    trial = LoraConfig(target_modules=sorted(_EXPERT_LAYERS))
+    convert_peft_config_for_transformers(trial, model, None)
+    return _EXPERT_LAYERS - set(trial.target_modules or ())
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _named(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
 
 
 def _check_targets(model: nn.Module, config: Any, known: str) -> None:
@@ -179,7 +244,7 @@ def _check_targets(model: nn.Module, config: Any, known: str) -> None:
     options = {"target_modules": config.target_modules, "peft.modules_to_save": config.modules_to_save}
     for option, targets in options.items():
         for target in () if isinstance(targets, str) else sorted(targets or ()):
-            if not any(n == target or n.endswith(f".{target}") for n, _ in model.named_modules()):
+            if not any(_named(n, target) for n, _ in model.named_modules()):
                 raise InputError(f"model.lora.{option} {short(target)} matches no layer; linear layers: {known}")
 
 
@@ -201,6 +266,7 @@ def _load(model: Any, directory: str) -> None:
         odd = sorted(set(state) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)))
         if odd:
             raise InputError(f"{where} is of another model: {len(odd)} tensors differ in name, such as {odd[0]}")
+        check_finite(state, f"the adapter of {where}")
         set_peft_model_state_dict(model, state)
     except InputError:
         raise

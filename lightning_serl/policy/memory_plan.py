@@ -25,6 +25,8 @@ from lightning_serl.distributed.sharding import replace_tensors
 from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
 from lightning_serl.policy.loading import prepare_for_training
 from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.parts import decoder
+from lightning_serl.policy.traced_experts import trace_experts
 
 # Bytes of the tables that tokens are drawn from, per row and entry of the vocabulary, and the number of tables that are
 # held at one time of so many rows as the engine draws for together (see engines/transformers.py).
@@ -222,6 +224,7 @@ def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None,
 def _stand_in(config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoraOptions | None, quantized: bool) -> Any:
     """The model as it will be trained, on the default device."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    trace_experts(model)
     head = model.get_output_embeddings()
     model = prepare_for_training(model, checkpointing, lora, load=False)
     if quantized:
@@ -299,7 +302,7 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         with torch.autocast("cpu", dtype=work.autocast, enabled=work.autocast is not None):
-            hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = decoder(lm)(input_ids=ids, use_cache=False).last_hidden_state
         # the fused log-probs hold tables of logits, and gradients of the hidden states and of the head's weight
         head = lm.get_output_embeddings().weight
         gradient = torch.zeros_like(hidden)

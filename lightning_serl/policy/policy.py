@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,10 +16,14 @@ from lightning_serl.distributed import sharding
 from lightning_serl.errors import InputError
 from lightning_serl.policy.frozen_copies import FrozenAdapter, move_towards, on_device
 from lightning_serl.policy.fused_logprobs import LossDerivative
-from lightning_serl.policy.logprobs import OutputLayer, token_stats
+from lightning_serl.policy.logprobs import OutputLayer, output_layer, token_stats
 from lightning_serl.policy.lora import TRAINED, adapter_in_autocast_dtype
 from lightning_serl.policy.named_weights import merged_weights, named_weights
 from lightning_serl.policy.packing import attending, pack, prepare
+from lightning_serl.policy.parts import decoder
+from lightning_serl.policy.positions import steady_length
+from lightning_serl.policy.vocabulary import TextDecoder, spare_ids
+from lightning_serl.prompts.chat import turn_end_id
 from lightning_serl.types import RolloutBatch, TokenStats, pad_rows
 
 
@@ -36,6 +41,8 @@ class Policy(nn.Module):
     Attributes:
         version: Rises on every optimizer step and every load, so that an engine can tell stale weights.
         quantized: Whether the base holds 4-bit weights.
+        steady_length: Most tokens of a row, if the position embedding would change beyond; longer rows are refused.
+        spare_ids: Rows of the output layer that the tokenizer cannot write; they have no probability.
         frozen: Frozen copies by name (``reference``, ``teacher``), outside the module tree on purpose, so that they are
             not in optimizer, checkpoint or ``parameters()``.
         frozen_adapters: The same under LoRA: second adapters on the same base.
@@ -61,6 +68,13 @@ class Policy(nn.Module):
         self.offload_frozen = self.packs = self.moved = False
         self.rows_per_pass = 64
         self.placement: sharding.Placement | None = None
+        self._decoder: TextDecoder | None = None
+        self._turn_ends: tuple[Any, int | None] = (None, None)  # of the chat template in front
+        head, embedding = self.causal_lm.get_output_embeddings(), self.causal_lm.get_input_embeddings()
+        self._rows = int(embedding.weight.shape[0])
+        self.spare_ids = spare_ids(tokenizer, getattr(head, "out_features", self._rows), self.end_ids)
+        self.steady_length = steady_length(self.causal_lm.config)
+        self._spare = torch.tensor(self.spare_ids) if self.spare_ids else None
 
     # -- the model -------------------------------------------------------------------------------------------------
 
@@ -81,37 +95,42 @@ class Policy(nn.Module):
 
     @property
     def pad_id(self) -> int:
-        """The padding id; any id serves, since padding is masked everywhere."""
+        """The padding id; any id with a row serves, since padding is masked everywhere."""
         pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        return int(self.tokenizer.eos_token_id if pad is None or pad >= self._rows else pad)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Ids that end a completion: the tokenizer's and those of the generation config."""
+        """Ids that end a completion: the tokenizer's, those of the generation config and the chat template's."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        if template != self._turn_ends[0]:
+            self._turn_ends = (template, turn_end_id(self.tokenizer))
         extra = getattr(getattr(self.causal_lm, "generation_config", None), "eos_token_id", None)
         ids = [self.tokenizer.eos_token_id, *(extra if isinstance(extra, (list, tuple)) else [extra])]
-        return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+        return tuple(dict.fromkeys(int(i) for i in (*ids, self._turn_ends[1]) if i is not None))
+
+    def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of completion ids, see :class:`.TextDecoder`."""
+        ends = self.end_ids
+        if self._decoder is None or self._decoder.ends != ends:
+            self._decoder = TextDecoder(self.tokenizer, ends)
+        return self._decoder(rows)
 
     @property
     def context_length(self) -> int | None:
-        """The most positions the model was built for, if its configuration says."""
+        """The most positions that can be used, if the configuration says: see also :func:`.steady_length`."""
         length = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
-        return None if length is None else int(length)
+        return min((int(n) for n in (length, self.steady_length) if n is not None), default=None)
 
     @property
     def output_layer(self) -> OutputLayer:
         """The output layer with the model's own scaling and soft cap, before temperature."""
-        lm = self.causal_lm
-        config = lm.config.get_text_config()
-        scale = 1.0
-        if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
-            scale *= factor
-        if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
-            scale /= divisor
-        if (factor := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
-            scale *= factor
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
-        return OutputLayer(lm.get_output_embeddings(), scale, cap)
+        layer = output_layer(self.causal_lm)
+        if self._spare is None:
+            return layer
+        if self._spare.device != self.device:
+            self._spare = self._spare.to(self.device)
+        return replace(layer, spare=self._spare)
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., H) hidden states to (..., V) logits, with the model's own scaling and soft cap, before temperature."""
@@ -155,7 +174,8 @@ class Policy(nn.Module):
 
     def _predicting(self, batch: RolloutBatch, mask: Tensor) -> Tensor:
         """(K, H) last hidden states from which the K masked tokens are predicted, row by row."""
-        run = self.causal_lm.base_model
+        self.check_length(batch.input_ids.shape[1])
+        run = decoder(self.causal_lm)
         if self.packs:
             packed = pack(batch, mask)
             batch.positions, batch.padding = packed.home.shape[0], 0
@@ -247,6 +267,15 @@ class Policy(nn.Module):
             self(pad_rows([], [], self.pad_id).to(self.device))
         sharding.reshard(self)
 
+    def check_length(self, tokens: int) -> None:
+        """Refuse rows of so many tokens if their position embedding would be another one: an InputError."""
+        if self.steady_length is not None and tokens > self.steady_length:
+            raise InputError(
+                f"a row of {tokens} tokens is longer than {self.steady_length}, beyond which this model changes the "
+                "positions of all rows of a batch (rope_type longrope or dynamic); lower data.max_tokens or "
+                "data.round.max_prompt_tokens"
+            )
+
     # -- use outside of training_step ------------------------------------------------------------------------------
 
     @contextmanager
@@ -271,6 +300,15 @@ class Policy(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    @contextmanager
+    def over_all_ids(self) -> Iterator[Policy]:
+        """Probabilities over all rows of the output layer, those without a token included, as other engines score."""
+        self._spare, spare = None, self._spare
+        try:
+            yield self
+        finally:
+            self._spare = spare
 
     @contextmanager
     def at_temperature(self, temperature: float) -> Iterator[Policy]:

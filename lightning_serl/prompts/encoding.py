@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_uppercase
 from typing import Any
 
-from jinja2 import TemplateError
-
 from lightning_serl.errors import InputError
+from lightning_serl.prompts.chat import chat_text, open_thought, turn_end, turn_end_id
 from lightning_serl.types import Instruction
 
 
@@ -22,7 +21,8 @@ class PromptTemplate:
         chat: Use the tokenizer's chat template; by default whenever it has one.
         system: System prompt; without a chat template it becomes the first paragraph.
         chat_kwargs: More arguments for the chat template, for example ``enable_thinking``.
-        stop: Strings that end a completion; by default none under a chat template.
+        stop: Strings that end a completion; under a chat template by default none, or the letters that end its turns
+            where the tokenizer has no token for them.
     """
 
     chat: bool | None = None
@@ -41,10 +41,17 @@ class PromptTemplate:
         return available if self.chat is None else self.chat
 
     def stop_strings(self, tokenizer: Any) -> list[str]:
-        """The strings that end a completion; the tokenizer decides whether it is a chat, which ends by itself."""
+        """The strings that end a completion; a chat ends by its end-of-turn token, see ``Policy.end_ids``."""
         if self.stop is not None:
             return list(self.stop)
-        return [] if self.uses_chat(tokenizer) else [self._plain_stop()]
+        if not self.uses_chat(tokenizer):
+            return [self._plain_stop()]
+        end = turn_end(tokenizer)
+        return [end] if end and turn_end_id(tokenizer) is None else []
+
+    def opening(self, tokenizer: Any) -> str:
+        """The tag of a section of thoughts that the prompt opens, which belongs before the completion's text."""
+        return open_thought(tokenizer, self.chat_kwargs or {}) if self.uses_chat(tokenizer) else ""
 
     def _plain_stop(self) -> str:
         """The default stop string of a prompt without a chat template."""
@@ -58,7 +65,10 @@ class PromptTemplate:
         """
         user = _without_surrogates(user)
         if self.uses_chat(tokenizer):
-            text = _chat_text(tokenizer, user, self.system, self.chat_kwargs or {})
+            text = chat_text(tokenizer, user, self.system, self.chat_kwargs or {})
+            begin = tokenizer.bos_token
+            if begin and text.lstrip().startswith(begin):
+                text = text.lstrip()
             ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
             opening = list(tokenizer("")["input_ids"])[:1]
             if opening == [tokenizer.bos_token_id] != ids[:1]:
@@ -119,26 +129,3 @@ def with_options(problem: str, instruction: Instruction) -> str:
 def _without_surrogates(text: str) -> str:
     """The text with lone surrogates replaced: JSON allows them, tokenizers refuse them."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _chat_text(tokenizer: Any, user: str, system: str | None, chat_kwargs: Mapping[str, Any]) -> str:
-    """The chat template filled with one user turn."""
-    turns = [{"role": "user", "content": user}]
-    if system is not None:
-        try:
-            return _apply(tokenizer, [{"role": "system", "content": system}, *turns], chat_kwargs)
-        except TemplateError:
-            # Some templates have no system role; their models were trained with such text in the user turn.
-            turns = [{"role": "user", "content": f"{system}\n\n{user}"}]
-    try:
-        return _apply(tokenizer, turns, chat_kwargs)
-    except (TemplateError, TypeError) as error:
-        raise InputError(
-            f"the chat template of {getattr(tokenizer, 'name_or_path', '')!r} cannot be filled "
-            f"({one_line(str(error))}); check chat_kwargs or set chat to false"
-        ) from error
-
-
-def _apply(tokenizer: Any, turns: list[dict[str, str]], chat_kwargs: Mapping[str, Any]) -> str:
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **chat_kwargs)
-    return str(text)

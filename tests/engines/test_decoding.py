@@ -8,8 +8,8 @@ from helpers.small_models import small_policy
 
 from lightning_serl.engines import Request, Sampling, TransformersEngine
 from lightning_serl.engines.decoding_attention import decoding_attention
-from lightning_serl.engines.decoding_batch import RowBatch, WholeBatch, decoding_batch
-from lightning_serl.engines.kv_cache import RowCache
+from lightning_serl.policy.decoding_batch import RowBatch, WholeBatch, decoding_batch
+from lightning_serl.policy.kv_cache import RowCache
 
 
 def written(policy, requests, max_rows):

@@ -16,6 +16,7 @@ from lightning_serl.engines.token_choice import choose_tokens
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy import Policy
 from lightning_serl.policy.loading import load_policy
+from lightning_serl.policy.vocabulary import TextDecoder
 from lightning_serl.tiny.language import held_out, solve_prompt
 
 GREEDY = Sampling(max_tokens=40, temperature=0.0)
@@ -333,7 +334,8 @@ def test_a_stop_string_longer_than_the_tail(policy, prompts):
 def test_stop_strings_are_sought_in_the_text_as_it_is_kept():
     tokenizer = tiny_tokenizer()
     tokenizer.clean_up_tokenization_spaces = True  # as in many published tokenizer_config.json; turns " ." into "."
-    policy = SimpleNamespace(tokenizer=tokenizer, pad_id=0, end_ids=(0,), version=1)
+    texts = TextDecoder(tokenizer, (0,))
+    policy = SimpleNamespace(tokenizer=tokenizer, pad_id=0, end_ids=(0,), version=1, texts=texts)
     for text, kept in ((" 3 . So", " 3"), (" 3. So", " 3. So")):
         ids = tokenizer.encode(text)
         drafts = Drafts(policy, [0], Sampling(len(ids), temperature=0.0, stop=(" .",)))

@@ -1,5 +1,7 @@
 """The fused pass over the logits: exact whatever the gradient is, and the only one if the gradient was predicted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.small_models import ROWS, STARTS, plain_stats, small_model, small_policy, tiny_tokenizer, with_lora
@@ -189,3 +191,41 @@ def test_a_training_step_makes_the_logits_once(objective, expected, passes):
     loss = module.training_step(batch, 0)
     (4 * loss).backward()  # as accumulation, ranks or a loss scaler may have it
     assert len(passes) == expected
+
+
+# --- ids that the tokenizer cannot write -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("how", ["spread", "two passes", "one pass", "predicted", "by autograd"])
+def test_spare_ids_have_no_probability(kind, how):
+    """Against the softmax over the other ids alone, with its gradients; the rows of spare ids get none."""
+    torch.manual_seed(3)
+    spare = torch.tensor([2, 17, 48, 49])
+    real = torch.tensor([i for i in range(VOCABULARY) if i not in spare])
+    head = head_of(kind)
+    layer, with_certainty = head.layer, how != "one pass"
+    layer.requires_grad_(how != "one pass")
+    masked = replace(head, layer=layer if how != "by autograd" else lambda x: layer(x), spare=spare)
+    hidden = torch.randn(11, WIDTH, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(len(real), (11,))
+    weights = torch.linspace(-1, 1, 11, dtype=torch.float64)
+    derivative = (lambda logp, place: weights[place]) if how == "predicted" else None
+    got = token_stats(hidden, masked, real[label], 0.7, 3, with_certainty, how == "spread", derivative)
+    logp = torch.log_softmax(head(hidden)[:, real] / 0.7, -1)
+    want = logp[torch.arange(11), label], -(logp.exp() * logp).sum(-1), -logp.mean(-1) * with_certainty
+    found = []
+    for values in (got, want):
+        loss = (weights * values[0]).sum()
+        if how == "spread":
+            loss = loss + (weights.flip(0) * values[1]).sum() + (weights**2 * values[2]).sum()
+        found.append(torch.autograd.grad(loss, [hidden, *(p for p in layer.parameters() if p.requires_grad)]))
+    for ours, theirs in zip((*got, *found[0]), (*want, *found[1]), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    if how != "one pass":
+        assert not found[0][1][spare].any()
+        assert found[0][1].any()
+    assert torch.softmax(masked(hidden) / 0.01, -1)[:, spare].max() == 0
+    half = replace(masked, layer=lambda x: layer(x.double()).half())(hidden.half())
+    assert half.dtype == torch.float16
+    assert torch.isfinite(half).all()

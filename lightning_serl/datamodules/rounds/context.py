@@ -88,6 +88,12 @@ class Context:
             return ()
         return (self.templates.get(role) or VERBATIM).stop_strings(self.policy.tokenizer)
 
+    def opening(self, role: str) -> str:
+        """See :meth:`.SolveTemplate.opening`; "" when rollouts are replayed, whose texts are complete."""
+        if self.policy is None:
+            return ""
+        return (self.templates.get(role) or VERBATIM).opening(self.policy.tokenizer)
+
     def generate(
         self, instructions: Sequence[Instruction | str], n: int = 1, who: Who = "policy", **sampling: Any
     ) -> list[Group]:
@@ -120,14 +126,19 @@ class Context:
             for i, ids in zip(instructions, prompts, strict=True)
         ]
         groups = [Group(i, ids, []) for i, ids in zip(instructions, prompts, strict=True)]
+        openings = {role: self.opening(role) for role in {i.role for i in instructions}}
+
+        def fill(group: Group, completions: list[Completion]) -> None:
+            start = openings[group.instruction.role]
+            group.completions = [replace(c, text=start + c.text) for c in completions] if start else completions
 
         def arrived(index: int, completions: list[Completion]) -> None:
-            groups[index].completions = completions
             if self.arrived is not None and self.engine.overlaps:
+                fill(groups[index], completions)
                 self.arrived(groups[index])
 
         for group, completions in zip(groups, self.complete(requests, who, arrived), strict=True):
-            group.completions = completions
+            fill(group, completions)
         return groups
 
     def seeds(self, uid: str, n: int) -> tuple[int, ...]:

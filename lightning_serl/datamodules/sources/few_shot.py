@@ -88,10 +88,12 @@ class FewShotSelfInstruction(InstructionSource):
                 requests.append(request)
                 facts.append((self.writing.template.first_number(shown), subject))
         out: list[Instruction] = []
+        opening = "" if ctx.policy is None else self.writing.template.opening(ctx.policy.tokenizer)
         for (first, subject), completions in zip(facts, ctx.complete(requests), strict=True):
             for completion in completions:  # none if a recording has no more
                 # text without any problem becomes an empty proposal, so that the ledger counts it
-                out += self._read(completion, first, subject) or [Instruction("", "", meta={"origin": "self"})]
+                written = replace(completion, text=opening + completion.text) if opening else completion
+                out += self._read(written, first, subject) or [Instruction("", "", meta={"origin": "self"})]
         return out
 
     def _exemplars(

@@ -175,6 +175,8 @@ class VLLMEngine(RolloutEngine):
             wanted |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, longest)}
         if self.max_model_len is not None:
             wanted["max_model_len"] = self.max_model_len
+        elif policy.steady_length is not None:  # with a longer context vLLM takes the positions of long rows for all
+            wanted["max_model_len"] = policy.context_length
         if self.kv_cache_gb is not None or on_cpu:
             wanted["kv_cache_memory_bytes"] = int((self.kv_cache_gb or 1.0) * 1024**3)
         if session.can_sleep:

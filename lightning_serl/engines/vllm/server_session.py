@@ -215,6 +215,8 @@ class ServerSession(Session):
             "logprobs": 0,
             "return_token_ids": True,
             "skip_special_tokens": True,
+            # the ids that the tokenizer cannot write, which have no probability in the policy
+            **({"logit_bias": {str(i): -100.0 for i in self.policy.spare_ids}} if self.policy.spare_ids else {}),
         }
 
     def completion_of(self, answer: Any, how: Sampling, url: str) -> Completion:

@@ -50,7 +50,7 @@ class Session(ABC):
         ``ids`` include the end token, ``stopped`` means ended by it or a stop string, and ``version`` is
         ``Policy.version`` of the weights, -1 for those of the base.
         """
-        text = self.policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        (text,) = self.policy.texts([ids])
         if stopped and (cut := how.before_stop(text)) is not None:
             text = cut
         return Completion(ids, text, tuple(logprobs), stopped, version)
@@ -185,6 +185,8 @@ class VLLMSession(Session):
             top_p=how.top_p,
             top_k=how.top_k or -1,
             presence_penalty=how.presence_penalty,
+            # the ids that the tokenizer cannot write, which have no probability in the policy
+            logit_bias=dict.fromkeys(self.policy.spare_ids, -100.0) or None,
             stop=list(how.stop) or None,
             # the policy's end tokens, not those that vLLM reads from files
             stop_token_ids=[*self.policy.end_ids, *how.special_stop_ids(self.policy.tokenizer)],

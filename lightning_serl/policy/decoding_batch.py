@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_serl.engines.kv_cache import RowCache, row_layers
+from lightning_serl.policy.kv_cache import RowCache, row_layers
+from lightning_serl.policy.parts import decoder
 from lightning_serl.policy.policy import Policy
 
 # Unused columns are dropped when they are at least so many and this share of all.
@@ -66,9 +67,11 @@ class RowBatch:
     def append(self, actor: Policy, tokens: Tensor) -> None:
         """Run one more token of each row, (rows,) int64."""
         place = self._columns - self._first
+        if actor.steady_length is not None:
+            actor.check_length(int(place.max()) + 1)
         self._columns += 1
         columns = torch.arange(self._columns, device=self._first.device)
-        out = actor.causal_lm.base_model(
+        out = decoder(actor.causal_lm)(
             input_ids=tokens.to(actor.device)[:, None],
             attention_mask=(columns >= self._first[:, None]).long(),
             position_ids=place[:, None],
@@ -118,8 +121,10 @@ class WholeBatch:
 
     def append(self, actor: Policy, tokens: Tensor) -> None:
         """Run one more token of each row, (rows,) int64."""
+        if actor.steady_length is not None:
+            actor.check_length(int(self._position.max()) + 1)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], -1)
-        out = actor.causal_lm.base_model(
+        out = decoder(actor.causal_lm)(
             input_ids=tokens.to(actor.device)[:, None],
             attention_mask=self._mask,
             position_ids=self._position[:, None],
@@ -145,9 +150,10 @@ def prefill(actor: Policy, prompts: list[tuple[int, ...]], pad: int) -> tuple[An
     distinct = list(dict.fromkeys(prompts))
     number = {ids: k for k, ids in enumerate(distinct)}
     longest, device = max(map(len, distinct)), actor.device
+    actor.check_length(longest)
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in distinct], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in distinct], device=device)
-    out = actor.causal_lm.base_model(
+    out = decoder(actor.causal_lm)(
         input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=True
     )
     place = torch.tensor([number[p] for p in prompts], device=device)
