@@ -16,10 +16,16 @@ from lightning_serl.answers.registry import NAMES
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.errors import InputError, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
+from lightning_serl.rewards.confidence import NegativeEntropy, SelfCertainty
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
+from lightning_serl.rewards.novelty import NoveltyVote
 from lightning_serl.rewards.random import RandomReward
+from lightning_serl.rewards.restrain import RestrainVote
+from lightning_serl.rewards.selective import SelectiveVote
+from lightning_serl.rewards.self_aligned import SelfAligned
 from lightning_serl.rewards.serl import PairwiseVote, RuleReward
+from lightning_serl.rewards.teacher import TeacherVote
 from lightning_serl.rewards.verifiable import VerifiableReward
 
 _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
@@ -30,6 +36,13 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     "PairwiseVote": lambda grader, seed: PairwiseVote(),
     # the labels of the published training files are not boxed
     "RuleReward": lambda grader, seed: RuleReward(boxed=False),
+    "SelectiveVote": lambda grader, seed: SelectiveVote(grader),
+    "NoveltyVote": lambda grader, seed: NoveltyVote(grader),
+    "RestrainVote": lambda grader, seed: RestrainVote(grader),
+    "TeacherVote": lambda grader, seed: TeacherVote(grader),
+    "SelfCertainty": lambda grader, seed: SelfCertainty(),
+    "NegativeEntropy": lambda grader, seed: NegativeEntropy(),
+    "SelfAligned": lambda grader, seed: SelfAligned(),
 }
 # What data.source would be for the sources of this package, which are made of seeds and pool.
 _SOURCES = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from lightning_serl.rewards.base import Reward, check_reward, fill_answers
+from lightning_serl.rewards.confidence import NegativeEntropy, SelfCertainty
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
+from lightning_serl.rewards.mix import Mix
+from lightning_serl.rewards.novelty import NoveltyVote
 from lightning_serl.rewards.random import RandomReward
+from lightning_serl.rewards.restrain import RestrainVote
+from lightning_serl.rewards.selective import SelectiveVote
+from lightning_serl.rewards.self_aligned import SelfAligned
 from lightning_serl.rewards.serl import PairwiseVote, RuleReward
+from lightning_serl.rewards.teacher import TeacherVote
 from lightning_serl.rewards.verifiable import LabelElseVote, VerifiableReward
 
 __all__ = [
     "FormatReward",
     "LabelElseVote",
     "MajorityVote",
+    "Mix",
+    "NegativeEntropy",
+    "NoveltyVote",
     "PairwiseVote",
     "RandomReward",
+    "RestrainVote",
     "Reward",
     "RuleReward",
+    "SelectiveVote",
+    "SelfAligned",
+    "SelfCertainty",
+    "TeacherVote",
     "VerifiableReward",
     "check_reward",
     "fill_answers",

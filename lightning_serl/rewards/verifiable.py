@@ -83,6 +83,14 @@ class LabelElseVote:
         return [(self.vote if g.instruction.label is None else self.verify)([g], ctx)[0] for g in groups]
 
 
+def scores_against(group: Group, label: str | None, grader: AnswerGrader) -> torch.Tensor:
+    """(n,) 1 for answers of a read group that equal a label as the grader compares it, 0 for others and without one."""
+    assert group.answers is not None
+    distinct = sorted({answer for answer in group.answers if answer is not None})
+    right = {answer for answer in distinct if label is not None and grader.same(label, answer)}
+    return torch.tensor([float(answer in right) for answer in group.answers])
+
+
 def _read_label(grader: AnswerGrader, gold: str) -> str | None:
     """A gold label as the grader compares it."""
     read = getattr(grader, "label", None)

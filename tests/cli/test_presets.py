@@ -19,6 +19,13 @@ CHANGES = [
 ]  # fmt: skip
 
 
+METHODS = {
+    "srt": "MajorityVote", "empo": "MajorityVote", "scrl": "SelectiveVote", "evol-rl": "NoveltyVote",
+    "restrain": "RestrainVote", "teacher-vote": "TeacherVote", "intuitor": "SelfCertainty", "rent": "NegativeEntropy",
+    "sar": "Mix",
+}  # fmt: skip
+
+
 def stand_in(root, *chosen, rounds=2):
     """A recipe with nothing replaced but the model, the seeds and the sizes that make it large."""
     options = [option for name in chosen for option in ("-c", f"preset:{name}")]
@@ -44,6 +51,7 @@ def weights(folder):
 def test_the_recipes_are_there():
     assert {*RECIPES, *CHANGES, *MODELS, *ALGORITHMS, "serl", "quickstart"} <= set(presets())
     assert {f"iteration-{k}" for k in (1, 2, 3)} <= set(presets())
+    assert {f"method-{name}" for name in METHODS} == {name for name in presets() if name.startswith("method-")}
 
 
 @pytest.mark.parametrize("name", presets())
@@ -122,6 +130,19 @@ def test_baselines_and_controls_run(change, tmp_path):
     before, after = weights(tiny.path("base")), weights(tmp_path / "run" / "export")
     moved = any(not torch.equal(before[name], after[name]) for name in before)
     assert moved == (change != "control-frozen")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_run(method, tmp_path):
+    extra = ["--data.source", "seeds", "--data.grader", "math", "--data.solve.answer_format", "", "--model.lr", 1e-3]
+    extra += ["--data.round.samples_per_prompt", 8]
+    ended = cli("fit", *stand_in(tmp_path, f"method-{method}", rounds=3), *extra)
+    assert ended.status == 0, ended.err
+    found = yaml.safe_load((tmp_path / "config.yaml").read_text())["data"]["reward"]
+    assert METHODS[method] in (found if isinstance(found, str) else found["class_path"])
+    assert len([row for row in rows(tmp_path / "metrics.jsonl") if "reward" in row]) == 3
+    before, after = weights(tiny.path("base")), weights(tmp_path / "export")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_iterations_start_from_the_last_export(tmp_path, monkeypatch):
