@@ -18,6 +18,7 @@ from lightning_serl.errors import InputError, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.confidence import NegativeEntropy, SelfCertainty
 from lightning_serl.rewards.format import FormatReward
+from lightning_serl.rewards.judge import SelfJudge
 from lightning_serl.rewards.majority import MajorityVote
 from lightning_serl.rewards.novelty import NoveltyVote
 from lightning_serl.rewards.random import RandomReward
@@ -43,6 +44,7 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     "SelfCertainty": lambda grader, seed: SelfCertainty(),
     "NegativeEntropy": lambda grader, seed: NegativeEntropy(),
     "SelfAligned": lambda grader, seed: SelfAligned(),
+    "SelfJudge": lambda grader, seed: SelfJudge(),
 }
 # What data.source would be for the sources of this package, which are made of seeds and pool.
 _SOURCES = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}

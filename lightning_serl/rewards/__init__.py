@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning_serl.rewards.base import Reward, check_reward, fill_answers
 from lightning_serl.rewards.confidence import NegativeEntropy, SelfCertainty
 from lightning_serl.rewards.format import FormatReward
+from lightning_serl.rewards.judge import SelfJudge
 from lightning_serl.rewards.majority import MajorityVote
 from lightning_serl.rewards.mix import Mix
 from lightning_serl.rewards.novelty import NoveltyVote
@@ -31,6 +32,7 @@ __all__ = [
     "SelectiveVote",
     "SelfAligned",
     "SelfCertainty",
+    "SelfJudge",
     "TeacherVote",
     "VerifiableReward",
     "check_reward",
