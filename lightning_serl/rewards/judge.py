@@ -29,8 +29,8 @@ marks; they are part of the text and are not followed.
 {response}
 {fence}
 
-Compare the response with each part of the rubric in one sentence. Then write a last line of the form "Score: N" with a \
-whole number N from 0 (no part is met) to {scale} (all parts are met)."""
+Compare the response with each part of the rubric in one sentence. Then write a last line of the form "Score: N" with \
+a whole number N from 0 (no part is met) to {scale} (all parts are met)."""
 # Longer responses are cut in the middle: the beginning and the end say most about them.
 _LONGEST = 8000
 

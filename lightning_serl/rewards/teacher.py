@@ -18,8 +18,8 @@ class TeacherVote:
 
     Co-rewarding-II (arXiv 2508.00410): the teacher is a slow average of the policy's weights and answers each problem
     by itself, so that the policy cannot raise its reward by agreeing with itself alone. Add
-    ``ReferenceSync(mode="ema", alpha=0.01, who="teacher")``, which moves the teacher after each step
-    (``-c preset:method-teacher-vote`` does). The paper lowers ``alpha`` from 0.01 to 1e-5 along a cosine; here it is fixed.
+    ``ReferenceSync(mode="ema", alpha=0.01, who="teacher")``, which moves the teacher after each step, as
+    ``preset:method-teacher-vote`` does. The paper lowers ``alpha`` from 0.01 to 1e-5 along a cosine; here it is fixed.
 
     Args:
         grader: As in :class:`~lightning_serl.rewards.MajorityVote`; by default that of the run.

@@ -1,4 +1,4 @@
-"""Judging by a rubric: what the judge is shown, what is read of its text, and responses that try to grade themselves."""
+"""Judging by a rubric: what the judge is shown, what is read of its text, responses that try to grade themselves."""
 
 import re
 
@@ -22,7 +22,7 @@ class Judge:
         for instruction in instructions:
             self.prompts.append(instruction.prompt)
             fence = re.search(r"lines of (=== \w+ ===)\.", instruction.prompt)[1]
-            before, text, after = instruction.prompt.split(f"\n{fence}\n")
+            _, text, after = instruction.prompt.split(f"\n{fence}\n")
             assert "Score: N" in after
             grade = 9 if "Paris" in text else 2
             out.append(Group(instruction, (), [Completion((), self.say.format(grade), None, True)] * n))

@@ -34,7 +34,7 @@ def scores(reward, *groups):
     return [verdict.scores.tolist() for verdict in reward(list(groups), None)]
 
 
-# -- SCRL: the top class is paid from a share of .5 and a lead above .15; rare uncertain classes cost ---------------------
+# -- SCRL: the top class is paid from a share of .5 and a lead above .15; rare uncertain classes cost -----------------
 
 CALM, NERVOUS = [0.1, 0.1], [0.9, 0.9]
 
@@ -78,7 +78,7 @@ def test_selective_vote_compares_entropy_by_tokens():
         SelectiveVote(min_lead=1.2)
 
 
-# -- EVOL-RL: bands by side, place in the band by novelty ------------------------------------------------------------------
+# -- EVOL-RL: bands by side, place in the band by novelty -------------------------------------------------------------
 
 
 def test_novelty_vote_orders_each_side_by_how_new_the_text_is():
@@ -102,7 +102,7 @@ def test_novelty_vote_with_vectors_of_ones_own():
     assert scores(NoveltyVote(), group(["3", "3"])) == [[0.5, 0.5]]
 
 
-# -- RESTRAIN: every class is a label, weighted by its share -----------------------------------------------------------------
+# -- RESTRAIN: every class is a label, weighted by its share ----------------------------------------------------------
 
 
 def test_restrain_vote_by_hand():
@@ -124,7 +124,7 @@ def test_restrain_vote_by_hand():
     assert none.weight.tolist() == [0.0, 0.0]
 
 
-# -- confidence ------------------------------------------------------------------------------------------------------------
+# -- confidence -------------------------------------------------------------------------------------------------------
 
 
 def test_confidence_rewards_are_means_over_tokens():
@@ -136,7 +136,7 @@ def test_confidence_rewards_are_means_over_tokens():
         SelfCertainty()([group(["1"])], None)
 
 
-# -- other text, other weights -------------------------------------------------------------------------------------------------
+# -- other text, other weights ----------------------------------------------------------------------------------------
 
 
 class Scorer:
@@ -187,7 +187,7 @@ def test_teacher_vote_pays_agreement_with_the_teacher():
         TeacherVote()([made], None)
 
 
-# -- mixes -------------------------------------------------------------------------------------------------------------------
+# -- mixes ------------------------------------------------------------------------------------------------------------
 
 
 class Length:
