@@ -4,16 +4,7 @@ import pytest
 import torch
 
 from lightning_serl.datamodules import RoundOptions
-from lightning_serl.types import Verdict
-
-
-class SelfCertainty:
-    """Scores each response by its mean token certainty, which is KL(uniform || p) plus a constant."""
-
-    needs = frozenset({"certainty"})
-
-    def __call__(self, groups, ctx):
-        return [Verdict(torch.stack([tokens.mean() for tokens in g.stats["certainty"]])) for g in groups]
+from lightning_serl.rewards import SelfCertainty
 
 
 def logprobs(model, group, completion):

@@ -6,27 +6,7 @@ import torch
 
 from lightning_serl.callbacks import ReferenceSync
 from lightning_serl.datamodules import RoundOptions
-from lightning_serl.rewards import MajorityVote, fill_answers
-from lightning_serl.types import Verdict
-
-
-class TeacherVote:
-    """Scores 1 for the answer that most of the teacher's own responses give."""
-
-    needs = frozenset({"teacher"})
-    vote = MajorityVote("math")
-
-    def __call__(self, groups, ctx):
-        fill_answers(groups, self.vote.grader)
-        taught = ctx.generate([group.instruction for group in groups], 8, who="teacher")
-        for group, teacher in zip(groups, taught, strict=True):
-            group.links["teacher", None] = [teacher]
-        votes = self.vote(taught, ctx)
-        return [self.score(group, vote, ctx) for group, vote in zip(groups, votes, strict=True)]
-
-    def score(self, group, vote, ctx):
-        scores = [float(None not in (a, vote.label) and ctx.same(a, vote.label)) for a in group.answers]
-        return Verdict(scores, vote.label, vote.confidence)
+from lightning_serl.rewards import TeacherVote
 
 
 def logprobs(model, group):
