@@ -340,10 +340,11 @@ class SeRLModule(EvaluatesProblems):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Reduce the step's sums over ranks and log them; without gradients the optimizer changes nothing."""
         trainer, weights = self.trainer, [p for p in self.policy.parameters() if p.grad is not None]
+        gradients = [p.grad for p in weights if p.grad is not None]
         facts = StepFacts(
             number=trainer.global_step + 1,
             round=trainer.global_step // self.steps_per_round + 1,
-            grad_norm=float(sharding.full(torch.nn.utils.get_total_norm([p.grad for p in weights]))),
+            grad_norm=float(sharding.full(torch.nn.utils.get_total_norm(gradients))),
             learning_rate=float(optimizer.param_groups[0]["lr"]),
             dtype=compute_dtype(trainer, next(self.policy.parameters()).dtype),
             loss_scale=lambda: strategies.loss_scale(trainer),

@@ -97,9 +97,6 @@ class SelfPlay(Protocol):
     reward_name: str | None  # if it was given by name
     seed_problems: Sequence[Instruction]
     grader_name: str
-    evaluation: Any
-    writing: Any
-    writes: bool  # whether the policy writes new problems
 
 
 @runtime_checkable

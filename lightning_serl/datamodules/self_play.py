@@ -200,7 +200,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.check_files(stage)
         if stage == "fit":
             checks.check_schedule(trainer, self.rounds_per_epoch)
-            check_monitors(trainer, self.evaluation.sets)
+            check_monitors(trainer, self.evaluation.sets or {})
             checks.check_staleness(trainer, self.max_staleness, self.round_options, self.engine)
             if self._own_source is None:  # the user's own may bring groups of any size
                 checks.check_minibatches(trainer, self.round_options)

@@ -86,8 +86,9 @@ class LabelElseVote:
 def scores_against(group: Group, label: str | None, grader: AnswerGrader) -> torch.Tensor:
     """(n,) 1 for answers of a read group that equal a label as the grader compares it, 0 for others and without one."""
     assert group.answers is not None
-    distinct = sorted({answer for answer in group.answers if answer is not None})
-    right = {answer for answer in distinct if label is not None and grader.same(label, answer)}
+    problem, answers = group.instruction, {answer for answer in group.answers if answer is not None}
+    grader = grader_for(grader, problem.prompt, problem.meta.get("choices"))
+    right = set() if label is None else equal_to_label(label, answers, grader)
     return torch.tensor([float(answer in right) for answer in group.answers])
 
 
