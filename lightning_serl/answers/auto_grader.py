@@ -46,7 +46,7 @@ class AutoGrader:
     Example:
         >>> grader = AutoGrader()
         >>> [grader.extract(text) for text in ("12 apples", "The answer is 12.", r"\boxed{\text{Paris}}")]
-        ['12 apples', '12', 'Paris']
+        ['12', '12', 'Paris']
         >>> grader.same("12", "12 apples"), grader.same("NaCl", "ClNa")
         (True, False)
         >>> grader.for_problem("Which metal is liquid?", ["iron", "mercury"]).extract("It is mercury.")
