@@ -18,7 +18,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     Of a sharded tensor the part on this rank is read, without a collective call. Integers, such as 4-bit weights, are
     not read.
     """
-    held = [(name, _local(tensor.detach())) for name, tensor in tensors]
+    held = [(name, own_part(tensor.detach())) for name, tensor in tensors]
     held = [(name, tensor) for name, tensor in held if tensor.dtype in _FLOATS and not tensor.is_meta]
     if not held or bool(torch.isfinite(torch.nn.utils.get_total_norm([tensor for _, tensor in held]))):
         return None
@@ -38,5 +38,6 @@ def tensors_in(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
             yield from tensors_in(item, f"{name}.{number}")
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def own_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; another tensor itself."""
+    return tensor.toown_part() if isinstance(tensor, DTensor) else tensor

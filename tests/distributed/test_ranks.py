@@ -139,6 +139,17 @@ def test_checkpoints_are_of_one_form(tmp_path, alone, both, pair):
     assert rows(there, "ledger") == rows(alone, "ledger")
 
 
+@pytest.mark.parametrize("how", ["ddp", "sharded"])
+def test_a_value_of_one_rank_that_is_not_finite(tmp_path, pair, how):
+    """All ranks leave the step out, and none of them waits for another."""
+    pair.run("spoilt", root=tmp_path, how=how)
+    first, second = ranks_of(tmp_path)
+    assert first["left_out"] == second["left_out"] == 2
+    for name, weight in first["weights"].items():
+        assert weight.isfinite().all()
+        assert torch.equal(weight, second["weights"][name]), name
+
+
 def test_a_rank_whose_share_is_empty(tmp_path, pair):
     """It writes nothing while the other one does, under sharded weights that both must gather together."""
     expected = fit_alone(tmp_path / "alone", **rank_jobs.NARROW)

@@ -6,22 +6,27 @@ descriptor; ``python -m helpers.rank_jobs JOB KEY=VALUE...`` runs one job and le
 
 import contextlib
 import json
+import math
 import os
 import sys
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import torch
 from helpers.command_line import cli
 from helpers.engines import FailingEngine
 from helpers.gradients import mixed_round, off_by, recorded_round, train_recorded
+from helpers.nonfinite import Fault, first_weight
 from helpers.training import selfplay, sharded, trainer_for, weights
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_serl.callbacks import Checkpoints, Export, ReferenceSync
 from lightning_serl.datamodules import RoundOptions
 from lightning_serl.datamodules.rounds.health_probe import Probe
+from lightning_serl.distributed.finite import own_part
 from lightning_serl.objectives import Objective
+from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.policy.loading import LoraOptions
 
 
@@ -175,6 +180,25 @@ def fail_in_step(root):
     fit(root, "ddp", module, data, every=100)
 
 
+def spoilt(root, how):
+    """Job: on rank 1 alone the loss of the second step is NaN, and a value of the gradient before the third is used."""
+    module, data = rank_selfplay(engine=FailingEngine(), **NARROW)
+
+    def evaluate(surrogate, policy):
+        loss, stats = whole(surrogate, policy)
+        return (loss * math.nan if module.global_rank and module.global_step == 1 else loss), stats
+
+    def in_gradient(trainer, module, optimizer):
+        if module.global_rank and module.global_step == 2:
+            own_part(first_weight(module).grad).fill_(math.nan)
+
+    whole = Surrogate.evaluate
+    with mock.patch.object(Surrogate, "evaluate", evaluate):
+        trainer = trainer_for(root, [Fault("on_before_optimizer_step", in_gradient, 1, 9), Export()], **two(how))
+        trainer.fit(module, data)
+    save({"weights": weights(module), "left_out": module.step_metrics["serl/nonfinite_steps"]}, root)
+
+
 # -- the command line ------------------------------------------------------------------------------------------
 
 
@@ -184,7 +208,7 @@ def command(arguments):
     return [ended.status, ended.out, ended.err]
 
 
-JOBS = {job.__name__: job for job in (gradients, objectives, play, fail, fail_in_step, command)}
+JOBS = {job.__name__: job for job in (gradients, objectives, play, fail, fail_in_step, spoilt, command)}
 
 
 def serve(replies):
