@@ -40,4 +40,4 @@ def tensors_in(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:
 
 def own_part(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor; another tensor itself."""
-    return tensor.toown_part() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
