@@ -22,8 +22,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed import distributed_c10d as c10d
 from torch.utils.data import DataLoader
 
-from lightning_serl.cli.preset_cli import Parser
 from lightning_serl.cli.parser_internals import StrictCLI, option_groups, option_names
+from lightning_serl.cli.preset_cli import Parser
 from lightning_serl.distributed import lightning_internals as internals
 from lightning_serl.distributed.strategies import ShardedStrategy
 
