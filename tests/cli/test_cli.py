@@ -382,9 +382,9 @@ def test_sources(tmp_path, source, seeds, written):
     proposed = [prompt in known for prompt in prompts.values()]
     taken, wrote = proposed.count(True), proposed.count(False)
     rejected = sum(row["event"] == "rejected" for row in ledger)
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("round    1  ")]
-    brought = [f"wrote {wrote}"] * bool(wrote) + [f"took {taken}"] * bool(taken)
-    assert line.startswith(f"round    1  {', '.join(brought)}, trained on ")
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("round 1/1: ")]
+    brought = [f"wrote {wrote}"] * bool(wrote) + [f"took {taken} seeds"] * bool(taken)
+    assert line.startswith(f"round 1/1: {', '.join(brought)}, kept ")
     brought = [f"{wrote} written"] * bool(wrote) + [f"{taken} taken from the seeds"] * bool(taken)
     assert f"\nproblems: {', '.join(brought)}, {rejected} rejected" in ended.out
 

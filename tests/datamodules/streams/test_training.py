@@ -183,10 +183,11 @@ def test_resume_with_other_micro_batches_skips_the_rest_of_the_round(tmp_path):
 
     module, data = selfplay(steps=(1, 2), rounds_per_epoch=3)
     with pytest.raises(RuntimeError, match="stopped"):
-        trainer_for(tmp_path, [Checkpoints(), Stop()]).fit(module, data)
+        trainer_for(tmp_path, [Checkpoints(), Stop()], accumulate_grad_batches=2).fit(module, data)
     watch = Watch()
     module, data = selfplay(steps=(1, 2), rounds_per_epoch=3)
-    trainer = trainer_for(tmp_path, [watch, Checkpoints()], accumulate_grad_batches=2, max_steps=7, max_epochs=-1)
+    # a multiple would divide the micro-batches of the checkpoint further
+    trainer = trainer_for(tmp_path, [watch, Checkpoints()], accumulate_grad_batches=3, max_steps=7, max_epochs=-1)
     with pytest.warns(UserWarning, match="the rest of that round is skipped"):
         trainer.fit(module, data, ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"))
     assert [(r["number"], r["step"]) for r in watch.rounds] == [(2, 3), (3, 5)]
