@@ -71,6 +71,13 @@ def stated_answer(text: str) -> str | None:
             found = _read(inside.replace("\\\\", "\\"))
             if found is not None:
                 return found
+    # Most often the last line states it; then nothing else is searched.
+    at = max(tail.rfind(word) for word in _SPELLINGS)
+    last = None if at == -1 else _ENGLISH.match(tail, at)
+    if last is not None and "\n" not in tail[last.end() :].rstrip():
+        found, _ = _after(tail, last.end(), False)
+        if found is not None:
+            return found
     places = _places(tail)
     for start, label in sorted(places, reverse=True)[:_MOST_READ]:
         found, refused = _after(tail, start, label)
