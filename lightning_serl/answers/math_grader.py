@@ -117,7 +117,7 @@ class MathGrader:
         return self._unboxed(text)
 
     def _in_tag(self, content: str) -> str | None:
-        """The answer between answer tags: a formula or number as it stands, or the one that a sentence comes down to."""
+        """The answer between tags: a formula or number as it stands, or the one that a sentence comes down to."""
         content = bare(content)
         value = as_value(undressed(content))
         if value is not None or not is_sentence(content):

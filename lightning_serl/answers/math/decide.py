@@ -25,10 +25,10 @@ _UNAMBIGUOUS = re.compile(
 )
 _DOUBTFUL = re.compile(r"\d\s*\(|\d,\s*\d{3}|\d\s+\d|\.\s*(?:;|$)|\.\.|(?<!\d)\.|[,(\[{]\s*,|,\s*[)\]}]")
 _PLAIN = re.compile(
-    r"-?\d{1,15}(?:\.\d{1,15})?|-?\d{1,3}(?:,\d{3})+|-?\d{1,9}(?:\.\d{1,9})?\s?\\?%|\\text\{-?\d{1,15}\}"
+    r"-?\d{1,15}(?:\.\d{1,15})?|-?[1-9]\d{0,2}(?:,\d{3})+|-?\d{1,9}(?:\.\d{1,9})?\s?\\?%|\\text\{-?\d{1,15}\}"
 )
 # Powers of ten, remainders, repeating decimals in brackets, groups around the whole.
-_NOT_PLAIN = re.compile(r"\d\s*[eErR]\s*[-+]?\d|\d\(\d|^\{|^[+*]|\]\s*\^|!")
+_NOT_PLAIN = re.compile(r"\d\s*[eErR]\s*[-+]?\d|[\d.]\(\d|^\{|^[+*]|\]\s*\^|!")
 _WORDS = re.compile(r"[a-zA-Z ]+\.?")
 _DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
 # Not three digits, which would be thousands.
