@@ -53,6 +53,8 @@ _CLAUSE = re.compile(
     r"|\s(?:because|since|porque|weil|car|ya que|perché|as)\s|\.\s|\s(?:after|when|which|where|so|if)\s"
 )
 _COMMA_WORDS = re.compile(r"^\s*(?:and|or|y|und|et|e|o|oder|ou)\b")
+# Most lines hold a number and nothing else.
+_SIMPLE = re.compile(r"\$?(-?(?:\d{1,15}|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d{1,15})?)\.?")
 _START = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})(?:[.,]\d{1,20})?(?:\s?/\s?\d{1,20})?(?:\s?\\?%)?")
 _AFTER_START = re.compile(r"\s*(?:$|[.,;:!)\]]|(?:[a-zA-Zà-ÿ°€£¥$]|[\u3040-\u9fff\uac00-\ud7af])|[-–—]\s)")
 _PERCENT_WORD = re.compile(r"(?i)\s*(?:percent|per cent|pct)")
@@ -138,6 +140,9 @@ def _after(tail: str, start: int, label: bool) -> tuple[str | None, bool]:
 
 def _read(line: str) -> str | None:
     """The answer that a line begins with."""
+    simple = _SIMPLE.fullmatch(line)
+    if simple is not None:
+        return simple[1].replace(",", "")
     formula = formula_after(line)
     if formula is not None:
         return formula or None
