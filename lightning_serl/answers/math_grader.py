@@ -117,7 +117,7 @@ class MathGrader:
         return self._unboxed(text)
 
     def _in_tag(self, content: str) -> str | None:
-        """The answer between answer tags: a formula or number as it stands, or the one that a sentence comes down to."""
+        """The answer between tags: a formula or number as it stands, or the one that a sentence comes down to."""
         content = bare(content)
         value = as_value(undressed(content))
         if value is not None or not is_sentence(content):
@@ -127,7 +127,7 @@ class MathGrader:
     def _unboxed(self, text: str) -> str | None:
         """The answer of a response without a box in fast mode."""
         found = stated_answer(text) or final_value(text)
-        if found is not None and found.isdigit() and f"{found}%" in text[-_RESTATED:]:
+        if found is not None and found.isdigit() and re.search(rf"(?<![\d.]){found}%", text[-_RESTATED:]):
             found += r"\%"  # "... = 50%\nA: 50"
         if found is None:
             found = last_formula(undressed_end(text[-MAX_READ:]))

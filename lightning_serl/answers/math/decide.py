@@ -24,6 +24,11 @@ _UNAMBIGUOUS = re.compile(
     r"|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))+"
 )
 _DOUBTFUL = re.compile(r"\d\s*\(|\d,\s*\d{3}|\d\s+\d|\.\s*(?:;|$)|\.\.|(?<!\d)\.|[,(\[{]\s*,|,\s*[)\]}]")
+_PLAIN = re.compile(
+    r"-?\d{1,15}(?:\.\d{1,15})?|-?[1-9]\d{0,2}(?:,\d{3})+|-?\d{1,9}(?:\.\d{1,9})?\s?\\?%|\\text\{-?\d{1,15}\}"
+)
+# Powers of ten, remainders, repeating decimals in brackets, groups around the whole.
+_NOT_PLAIN = re.compile(r"\d\s*[eErR]\s*[-+]?\d|[\d.]\(\d|^\{|^[+*]|\]\s*\^|!")
 _WORDS = re.compile(r"[a-zA-Z ]+\.?")
 _DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
 # Not three digits, which would be thousands.
@@ -36,6 +41,8 @@ def decide_default(a: str, b: str) -> bool | None:
 
     Answers are compared in plain spellings. Times, dates, ranges and sets of numbers are compared as wholes.
     """
+    if _is_plain(a) and _is_plain(b):
+        return decide(a, b)
     a, b = plain_spelling(a), plain_spelling(b)
     if a == b:
         return True
@@ -49,6 +56,16 @@ def decide_default(a: str, b: str) -> bool | None:
         a, b = _with_points(a, b)
         verdict = decide(a, b)
     return verdict
+
+
+@lru_cache(maxsize=16384)
+def _is_plain(answer: str) -> bool:
+    """Whether an answer is spelled plainly already, as most are: a test that costs less than a new spelling."""
+    if _PLAIN.fullmatch(answer) is not None:
+        return True
+    if _UNAMBIGUOUS.fullmatch(answer) is None or _DOUBTFUL.search(f"{answer};") or _NOT_PLAIN.search(answer):
+        return False
+    return "," not in answer or answer[0] in "([" or answer.startswith(("\\left", "\\{"))
 
 
 def _with_points(a: str, b: str) -> tuple[str, str]:

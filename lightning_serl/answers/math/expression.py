@@ -1,6 +1,8 @@
 r"""Evaluates one LaTeX expression at a fixed point, by recursive descent over a small grammar.
 
-Real numbers are computed to sixty digits, complex ones in double precision; variables are random numbers. All steps are linear in a text of bounded length; a text outside the grammar has no value.
+Real numbers are computed to sixty digits, complex ones in double precision; variables are random numbers. All steps are
+linear in a text of bounded length; a text outside the grammar has no value. Whole numbers, powers, factorials and their
+quotients also have an exact value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Compares sets of real numbers, however written: ``x > 3``, ``(3, \infty)``, ``x < 1 \text{ or } x > 4``, ``x \ne 5``."""
+r"""Compares sets of real numbers: ``x > 3``, ``(3, \infty)``, ``x < 1 \text{ or } x > 4``, ``x \ne 5``."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def closing_number(text: str) -> str | None:
 
 
 def formula_after(line: str) -> str | None:
-    """The formula in dollar signs that a line begins with; empty if words and more formulas follow, ``None`` without."""
+    """The formula that a line begins with; empty if words and more formulas follow, ``None`` without one."""
     math = _MATH.match(line)
     if math is None:
         return None

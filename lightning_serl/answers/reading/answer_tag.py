@@ -57,7 +57,7 @@ def answer_tag_span(text: str, finished: bool = True) -> tuple[int, int] | None:
     openings: list[re.Match[str]] = []
     if "<" in text:
         openings += (m for m in _OPENING.finditer(text) if not is_mentioned(text, *m.span()))
-    if "swer]" in text or "SWER]" in text:
+    if "[" in text and ("swer]" in text or "SWER]" in text):
         openings += (m for m in _SQUARE.finditer(text) if not is_mentioned(text, *m.span()))
         openings.sort(key=lambda m: m.start())
     if not openings:

@@ -20,9 +20,11 @@ _SIDES, _END = " \t*_`", " \t.!。！．;*_`"
 _SENTENCE = re.compile(r"(?<=[.!?。！？])(?:\s+|(?=[^\x00-\x7f]))|\n+")
 # Clauses behind a result, and what is ruled out.
 _CLAUSE = re.compile(
-    r",?\s+(?:which|since|because|given|as (?:we|he|she|it|they|the|there)|instead of|rather than|not|and not|compared (?:to|with)|"
+    r",?\s+(?:which|since|because|given|as (?:we|he|she|it|they|the|there)|instead of|rather than|not|and not"
+    r"|compared (?:to|with)|"
     r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|[（(][^()（）]*[)）]\s*[.。]?$"
-    r"|,\s(?:(?:exactly|about|almost|nearly)\s)?(?:twice|double|half|triple|\w+ times|more|less|fewer|up|down|while|whereas|although"
+    r"|,\s(?:(?:exactly|about|almost|nearly)\s)?(?:twice|double|half|triple|\w+ times|more|less|fewer|up|down"
+    r"|while|whereas|although"
     r"|though|unlike|just like|like|assuming|instead)\s.*$"
     r"|[,，](?:因为|而不是|不是).*$",
     re.DOTALL,
@@ -37,7 +39,8 @@ _CONCLUDES = re.compile(
 )
 # ", which makes 7 apples": such a clause is the result.
 _IS_RESULT = re.compile(
-    r",?\s+which\s(?:(?!is|are|was|were|means)\w+\s|(?:is|are|was|were|means)\s(?!.*\b(?:more|less|fewer|than|times|of|greater)\b)[^\d]{0,12}"
+    r",?\s+which\s(?:(?!is|are|was|were|means)\w+\s|(?:is|are|was|were|means)\s(?!.*\b(?:more|less|fewer|than"
+    r"|times|of|greater)\b)[^\d]{0,12}"
     r"[\d.,]+\s?[a-zA-Z°]*\^?\d?[^\d]{0,40}$)"
 )
 _HAS_DIGIT = re.compile(r"(?<!\^)\d")

@@ -16,36 +16,45 @@ _MOST_TRIED = 20
 _MOST_READ = 4
 _SPELLINGS = ("answer", "Answer", "ANSWER")
 _LINK = (
-    r"(?:\s+(?:is|are|was|will be|would be|must be|should be|has to be|comes? (?:out )?to(?: be)?|equals?|turns out to be|becomes?)\b"
+    r"(?:\s+(?:is|are|was|will be|would be|must be|should be|has to be|comes? (?:out )?to(?: be)?|equals?"
+    r"|turns out to be|becomes?)\b"
     r"\s*[:：]?|\s*(?:[:：=→⇒]|=>|->)|\s+[-–—](?=\s))"
 )
 _ENGLISH = re.compile(rf"(?i)answers?['’\"”)\]*_ ]*(?:\s+(?=isn't|is not|are not)|{_LINK})['‘\"“*_:\s]*?(?=[^\s:])")
 _HEADING = re.compile(r"(?im)^[#*_ \t>]*(?:final |the |short )?answer[*_ \t#]*[:：]?[*_ \t]*$")
 _OTHERS = re.compile(
     rf"(?i)(?:{ANSWER_WORDS}|\b(?:odpowiedź|cevap|svar|antwoord|vastaus)\b|đáp án)[*_ ]*"
-    r"(?:\s(?:es|est|ist|è|é|jest|är|er|is|on|là|adalah|lautet|sera|será|:|-|–)(?=\s)\s*[:：]?|[:：=]|是|为|為|は|은|는|이|가|то|[-–—](?=\s))[*_ ]*"
+    r"(?:\s(?:es|est|ist|è|é|jest|är|er|is|on|là|adalah|lautet|sera|será|:|-|–)(?=\s)\s*[:：]?|[:：=]|是|为|為|は|은|는"
+    r"|이|가|то|[-–—](?=\s))[*_ ]*"
 )
 _LABEL = re.compile(
-    r"(?im)(?:^|(?<=[.!?]\s))[>\-*•#\s_]*(?:(?:so|thus|hence|therefore),?\s)?(?:the\s)?(?:final(?:\s(?:answer|result|value))?|results?|solution"
-    r"|ans(?:wer)?|total|output|conclusion|resultado|solución|solution finale|résultat|ergebnis|lösung|risultato|soluzione|solução"
+    r"(?im)(?:^|(?<=[.!?]\s))[>\-*•#\s_]*(?:(?:so|thus|hence|therefore),?\s)?(?:the\s)?(?:final(?:\s(?:answer"
+    r"|result|value))?|results?|solution"
+    r"|ans(?:wer)?|total|output|conclusion|resultado|solución|solution finale|résultat|ergebnis|lösung"
+    r"|risultato|soluzione|solução"
     r"|合计|合計|总计|总共|结果|答|解|답)[*_ ]*(?:[:：=]|=>|->|→|\.(?=\s\d)|\s(?:is|-)\s)[*_ ]*"
 )
 # Parts of these labels, for a quick test.
 _LABEL_WORDS = ("inal", "esul", "olution", "Ans", "ans", "ANS", "otal", "utput", "onclusion", "rgebnis", "soluz")
 _MARK = re.compile(r"(?m)^[ \t]*####[ \t]*(.+)$|^[ \t]*A(?:ns)?[ \t]*:[ \t]*(.+)$")
 _JSON = re.compile(
-    r"[\"'](?:final[_ ]?)?(?:answer|result|solution|respuesta|réponse|antwort|答案)[\"']\s*:\s*(?:\"((?:[^\"\\\n]|\\.){1,300})\"|'([^'\n]{1,300})'"
+    r"[\"'](?:final[_ ]?)?(?:answer|result|solution|respuesta|réponse|antwort|答案)[\"']\s*:\s*(?:\"((?:[^\"\\\n]"
+    r"|\\.){1,300})\"|'([^'\n]{1,300})'"
     r"|(-?[\d.,/eE+]{1,60})|\[([^\]\n]{1,200})\])"
 )
 _FILLER = re.compile(
-    r"(?i)^(?:(?:therefore|thus|then|hence|simply|just|only|exactly|approximately|about|around|roughly|precisely|equal to|given by"
+    r"(?i)^(?:(?:therefore|thus|then|hence|simply|just|only|exactly|approximately|about|around|roughly"
+    r"|precisely|equal to|given by"
     r"|a total of|in total|option|the number|also|indeed|clearly|:|=|≈|~|即|约)[,:]?\s+)+"
 )
 _CLAUSE = re.compile(
-    r",\s*(?=[a-zA-Zà-ÿ]{2}|[\u3040-\u9fff\uac00-\ud7af])|[，、；;](?=\s*[^\d\s])|\s[-–—]\s|\.(?=\s|$)|[。！!?？]|\s\((?![\d,\s.\-∞a-zπ]+[)\]])|（|\*\*"
+    r",\s*(?=[a-zA-Zà-ÿ]{2}|[\u3040-\u9fff\uac00-\ud7af])|[，、；;](?=\s*[^\d\s])|\s[-–—]\s|\.(?=\s|$)|[。！!?？]"
+    r"|\s\((?![\d,\s.\-∞a-zπ]+[)\]])|（|\*\*"
     r"|\s(?:because|since|porque|weil|car|ya que|perché|as)\s|\.\s|\s(?:after|when|which|where|so|if)\s"
 )
 _COMMA_WORDS = re.compile(r"^\s*(?:and|or|y|und|et|e|o|oder|ou)\b")
+# Most lines hold a number and nothing else.
+_SIMPLE = re.compile(r"\$?(-?(?:\d{1,15}|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d{1,15})?)\.?")
 _START = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})(?:[.,]\d{1,20})?(?:\s?/\s?\d{1,20})?(?:\s?\\?%)?")
 _AFTER_START = re.compile(r"\s*(?:$|[.,;:!)\]]|(?:[a-zA-Zà-ÿ°€£¥$]|[\u3040-\u9fff\uac00-\ud7af])|[-–—]\s)")
 _PERCENT_WORD = re.compile(r"(?i)\s*(?:percent|per cent|pct)")
@@ -71,6 +80,13 @@ def stated_answer(text: str) -> str | None:
             found = _read(inside.replace("\\\\", "\\"))
             if found is not None:
                 return found
+    # Most often the last line states it; then nothing else is searched.
+    at = max(tail.rfind(word) for word in _SPELLINGS)
+    last = None if at == -1 else _ENGLISH.match(tail, at)
+    if last is not None and "\n" not in tail[last.end() :].rstrip():
+        found, _ = _after(tail, last.end(), False)
+        if found is not None:
+            return found
     places = _places(tail)
     for start, label in sorted(places, reverse=True)[:_MOST_READ]:
         found, refused = _after(tail, start, label)
@@ -124,6 +140,9 @@ def _after(tail: str, start: int, label: bool) -> tuple[str | None, bool]:
 
 def _read(line: str) -> str | None:
     """The answer that a line begins with."""
+    simple = _SIMPLE.fullmatch(line)
+    if simple is not None:
+        return simple[1].replace(",", "")
     formula = formula_after(line)
     if formula is not None:
         return formula or None

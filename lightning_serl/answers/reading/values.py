@@ -1,4 +1,4 @@
-r"""Finds values in sentences: numbers with units, times, dates, remainders, ratios, ranges, relations, roots, formulas."""
+r"""Finds values in sentences: numbers with units, times, dates, remainders, ratios, ranges, relations, roots."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def rooted(text: str) -> str:
     r"""A term with a root sign of Unicode in LaTeX."""
     text = re.sub(r"√\s?(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-zA-Z]))", lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
     for sign, degree in (("∛", 3), ("∜", 4)):
-        text = re.sub(rf"{sign}\s?(?:\(([^()]*)\)|(\d+))", lambda m, n=degree: rf"\sqrt[{n}]{{{m[1] or m[2]}}}", text)
+        text = re.sub(rf"{sign}\s?(?:\(([^()]*)\)|(\d+))", rf"\\sqrt[{degree}]{{\1\2}}", text)
     text = text.strip()
     if text.count("(") != text.count(")"):
         text = text.strip("() ")
