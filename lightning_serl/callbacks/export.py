@@ -77,7 +77,11 @@ def options_of(trainer: pl.Trainer) -> dict[str, Any] | None:
     if not isinstance(data, SelfPlay):
         return None
     evaluation = {"temperature": data.evaluation.temperature, "top_p": data.evaluation.top_p}
-    asked: dict[str, Any] = {"solve": asdict(data.solve), "max_tokens": data.sampling.max_tokens, "evaluation": evaluation}
+    asked: dict[str, Any] = {
+        "solve": asdict(data.solve),
+        "max_tokens": data.sampling.max_tokens,
+        "evaluation": evaluation,
+    }
     if data.writes:
         asked["writing"] = asdict(data.writing)
     if data.grader_name in (*NAMES, "auto"):  # the options of a grader of the user's own are not known here
