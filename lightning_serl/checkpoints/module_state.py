@@ -52,24 +52,25 @@ def load(checkpoint: Mapping[str, Any], trainer: pl.Trainer | None) -> ModuleSta
     return ModuleState(saved["version"], saved["frozen"], saved["evaluated_at"], not_taken)
 
 
-def kind_of(optimizer: torch.optim.Optimizer) -> str:
-    """The full name of an optimizer's class."""
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+def kind_of(optimizer: torch.optim.Optimizer) -> list[str]:
+    """The full names of an optimizer's class and of the optimizers that it derives from."""
+    kinds = [kind for kind in type(optimizer).__mro__ if issubclass(kind, torch.optim.Optimizer)]
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if kind is not torch.optim.Optimizer]
 
 
 def check_kind(checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer of another class than the one whose state a checkpoint holds.
+    """Refuse an optimizer of another class than the one whose state a checkpoint holds; a derived class will do.
 
     Checkpoints of earlier versions do not name it; then an option that the checkpoint lacks tells.
     """
-    stored, here = checkpoint.get(_KEY, {}).get("optimizer"), kind_of(optimizer)
+    stored, here = checkpoint.get(_KEY, {}).get("optimizer") or [], kind_of(optimizer)
     groups = [group for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
     lacking = sorted(set(optimizer.defaults) - set(groups[0]) - _LATER) if groups else []
-    if stored == here or (stored is None and not lacking):
+    if (stored and (stored[0] in here or here[0] in stored)) or not (stored or lacking):
         return
-    theirs = stored or f"another one, without {lacking[0]}"
+    theirs = stored[0] if stored else f"another one, without {lacking[0]}"
     raise InputError(
-        f"model.optimizer is {here} but the checkpoint holds the state of {theirs}; give the one that it was made "
+        f"model.optimizer is {here[0]} but the checkpoint holds the state of {theirs}; give the one that it was made "
         "with, or begin a new run"
     )
 
