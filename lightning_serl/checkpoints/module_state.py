@@ -63,7 +63,8 @@ def check_kind(checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
 
     Checkpoints of earlier versions do not name it; then an option that the checkpoint lacks tells.
     """
-    stored, here = checkpoint.get(_KEY, {}).get("optimizer") or [], kind_of(optimizer)
+    saved, here = checkpoint.get(_KEY), kind_of(optimizer)
+    stored = (saved.get("optimizer") if isinstance(saved, Mapping) else None) or []  # what else is wrong is found later
     groups = [group for state in checkpoint.get("optimizer_states", ()) for group in state["param_groups"]]
     lacking = sorted(set(optimizer.defaults) - set(groups[0]) - _LATER) if groups else []
     if (stored and (stored[0] in here or here[0] in stored)) or not (stored or lacking):

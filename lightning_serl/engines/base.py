@@ -145,7 +145,7 @@ class RolloutEngine(ABC):
     concurrent: bool = False
     #: Tokens written so far, for the display of progress, where the engine counts them while it writes; else those of
     #: finished completions are counted by whoever asked for them.
-    tokens: int = 0
+    tokens_written: int = 0
     counts_tokens: bool = False
 
     def __init__(self) -> None:

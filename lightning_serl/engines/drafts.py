@@ -70,11 +70,14 @@ class Drafts:
         stop = self._sampling.stop
         # a token holds at least one byte of text
         tail = max(_TAIL, *(2 * len(s.encode()) for s in stop))
-        written = [self._written(i) for i in self.live.tolist()]
-        found = torch.zeros(len(written), dtype=torch.bool)
-        for k, text in enumerate(self._policy.texts([ids[-tail:] for ids in written])):
+        lengths = self._lengths[self.live]
+        places = (lengths[:, None] + torch.arange(-tail, 0)).clamp(min=0)
+        latest = self._tokens[self.live[:, None], places].tolist()
+        tails = [ids[-length:] for ids, length in zip(latest, lengths.tolist(), strict=True)]
+        found = torch.zeros(len(tails), dtype=torch.bool)
+        for k, text in enumerate(self._policy.texts(tails)):
             if any(s in text for s in stop):
-                (whole,) = self._policy.texts([written[k]])
+                (whole,) = self._policy.texts([self._written(int(self.live[k]))])
                 if (cut := self._sampling.before_stop(whole)) is not None:
                     found[k] = True
                     self._cut_texts[int(self.live[k])] = cut

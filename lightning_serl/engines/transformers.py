@@ -144,7 +144,7 @@ class _Writer:
             self._batch.add(actor, self._prompts[first : self._begun])
             self._drafts.begin(first, self._begun)
         chosen, logp = self._choose(actor)
-        self._engine.tokens += len(chosen)
+        self._engine.tokens_written += len(chosen)
         done = self._drafts.append(chosen, logp)
         finished: list[int] = self._drafts.live[done].tolist()
         if finished:

@@ -382,7 +382,7 @@ def test_options_of_classes(text, sentence):
         (["--learning_rate", "1e-4"], "unrecognized arguments: --learning_rate; did you mean --model.lr?"),
         (
             ["--model.lr_scheduler.gamma", "0.5"],
-            "model.lr_scheduler.gamma: model.lr_scheduler needs a class first",
+            "model.lr_scheduler.gamma: give the scheduler's class first, as in --model.lr_scheduler",
         ),
         (["--model.lora.r", "x"], "model.lora.r: expected a whole number, but got x"),
         (["--data.engine", "ReplayEngine"], "data.engine: ReplayEngine needs recordings; give --data.engine."),

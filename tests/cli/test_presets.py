@@ -32,7 +32,7 @@ def stand_in(root, *chosen, rounds=2):
     options += ["--model.model_name_or_path", "tiny:base", "--data.seeds", "tiny:seeds", "--data.max_tokens", 56]
     options += ["--data.writing.sampling.max_tokens", 170, "--data.rounds_per_epoch", rounds, "--trainer.max_epochs", 1]
     options += ["--data.round.prompts_per_round", 2, "--data.round.samples_per_prompt", 4]
-    options += ["--data.probe.prompts", 2, "--data.probe.samples", 2]
+    options += ["--data.probe.prompts", 2, "--data.probe.samples", 2, "--trainer.accumulate_grad_batches", 2]
     options += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--data.evaluation.sets", "{}"]
     return [*options, "--trainer.default_root_dir", root]
 

@@ -499,7 +499,6 @@ def path_cases():
         (lambda f: ["--trainer.default_root_dir", file_in(f)], "cannot be written"),
         (lambda f: ["--trainer.default_root_dir", file_in(f) / "x"], "cannot be written"),
         (lambda f: ["--trainer.default_root_dir", "/proc/none/x"], "cannot be written"),
-        (lambda f: ["--ckpt_path", "last"], "last.ckpt"),
         (lambda f: ["--ckpt_path", f / "none.ckpt"], "does not exist"),
         (lambda f: ["--ckpt_path", "best_of_all.ckpt"], "does not exist"),
         (lambda f: ["--ckpt_path", ""], "ckpt_path is empty"),

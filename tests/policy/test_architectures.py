@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.architectures import GEMMA3_VISION, LONG_ROPE, MIXTURES, RECURRENT, TRAINED, config
 from helpers.small_models import tiny_tokenizer
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lightning_serl import SeRLModule
@@ -293,8 +294,11 @@ def test_numbers_that_overflow_on_the_way_and_broken_adapters(work):
     assert "logits of model" in refusal(saved(work / "huge", None, model=model))
     where = saved(work / "whole", TRAINED["llama"])
     policy = load_policy(where, LoraOptions(r=2, target_modules=["q_proj"]))
-    next(p for n, p in policy.named_parameters() if "lora_B" in n).data[0, 0] = float("nan")
-    export(policy, work / "broken-adapter", "adapter")
+    export(policy, work / "broken-adapter", "adapter")  # which would refuse to write what is not finite
+    file = work / "broken-adapter" / "adapter_model.safetensors"
+    state = load_file(file)
+    next(tensor for name, tensor in state.items() if "lora_B" in name)[0, 0] = float("nan")
+    save_file(state, file)
     message = refusal(where, LoraOptions(start_from=str(work / "broken-adapter")))
     assert "the adapter of model.lora.start_from" in message
     assert "lora_B" in message

@@ -80,7 +80,15 @@ def test_few_shot_prompts_are_cut_where_the_published_ones_are():
     long = [f"Compute {' + '.join(str(n) for n in range(300))}:" for _ in range(3)]
     template = InstructionTemplate(header="Come up with a series of questions:")
     source = FewShotSelfInstruction(
-        InstructionPool(long), Writing(exemplars=3, from_kept=0, prompts_per_call=1, style="serl", template=template)
+        InstructionPool(long),
+        Writing(
+            exemplars=3,
+            from_kept=0,
+            prompts_per_call=1,
+            style="serl",
+            template=template,
+            sampling=Sampling(max_tokens=1024),
+        ),
     )
     request = source._request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
     assert len(request.prompt_ids) == writing.PROMPT_TOKENS == 2048 - 1024

@@ -76,7 +76,7 @@ class RoundProgress(RolloutHooks):
         """Tokens that were written so far, or trained on."""
         if phase == "training":
             return self._trained
-        return int(getattr(data_of(self._trainer).engine, "tokens", 0))
+        return int(getattr(data_of(self._trainer).engine, "tokens_written", 0))
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Tick]:

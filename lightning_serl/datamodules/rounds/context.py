@@ -164,7 +164,7 @@ class Context:
             for index, completions in self.engine.generate(mine, who):
                 out[index] = completions
                 if not self.engine.counts_tokens:
-                    self.engine.tokens += sum(len(c.token_ids) for c in completions)
+                    self.engine.tokens_written += sum(len(c.token_ids) for c in completions)
                 self.tick(len(completions))
                 if not self.spread:
                     arrived(index, completions)

@@ -105,7 +105,8 @@ def test_the_table_shows_the_change(capsys):
             "dropped": {"no_spread": 1},
             "seconds": 12.3,
             "rounds": 2,
-        }
+        },
+        "model.objective.beta is 0",
     )
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if "greedy pass@1" in line)

@@ -18,7 +18,9 @@ from lightning_serl.datamodules.problems.layouts import MMLU_PRO_GROUPS
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.streams.evaluation import strata_of
 from lightning_serl.errors import InputError
-from lightning_serl.evaluation.grading import set_graders
+from lightning_serl.evaluation.grading import SetGrader, set_graders
+
+RUN = SetGrader(resolve_grader("math"), "math")
 
 # One row of each known benchmark as the hub has it, and the problem that SeRL evaluates.
 UPSTREAM = {
@@ -129,7 +131,7 @@ def test_labels_are_read_by_the_sets_grader(tmp_path, name):
     problems = read(write_rows(tmp_path / "file.jsonl", [row] * 3))
     answers = {"math-500": "p - q", "math-hard": "7", "gsm8k": "1000", "asdiv": "9", "college-math": "x=1 or x=2",
                "aime24": "204", "amc23": "27", "mmlu-pro": "B"}  # fmt: skip
-    ((_, grader),) = set_graders({"set": problems}, None)[0].items()
+    ((_, grader),) = set_graders({"set": problems}, RUN)[0].items()
     chosen = grader.grader if name != "college-math" else resolve_grader("math")
     assert chosen.same(chosen.label(problems[0].label), chosen.extract("\\boxed{" + answers[name] + "}"))
 
@@ -264,7 +266,7 @@ def test_the_papers_files(golden_dir, name, levels, subjects):
     strata = strata_of(problems)
     assert strata.get("by_level") == levels
     assert len(strata.get("by_subject", [])) == subjects
-    assert set_graders({name: problems}, None)[0][name].name == "math"
+    assert set_graders({name: problems}, RUN)[0][name].name == "math"
     grader = resolve_grader("math")
     assert sum(grader.label(p.label) is None for p in problems) == 0
 
@@ -298,7 +300,7 @@ def test_the_same_text_comes_out_of_the_upstream_layout(golden_dir, tmp_path, na
     wrapped = [p.label if "\\boxed" in p.label else "\\boxed{" + p.label + "}" for p in ours]
     assert wrapped == [p.label for p in recorded]
     assert [p.meta for p in ours] == [p.meta for p in recorded]
-    assert set_graders({name: ours}, None)[0][name].name == "math"
+    assert set_graders({name: ours}, RUN)[0][name].name == "math"
 
 
 # --- names, splits, configurations -----------------------------------------------------------------------------------

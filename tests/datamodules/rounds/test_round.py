@@ -24,9 +24,7 @@ class Generous(InstructionSource):
         self.made = 0
 
     def propose(self, k, ctx):
-        out = [
-            Instruction(f"Own problem number {self.made + i} of many.", "", meta={"origin": "self"}) for i in range(30)
-        ]
+        out = [Instruction(f"What is number {self.made + i} of many?", "", meta={"origin": "self"}) for i in range(30)]
         self.made += 30
         return out
 
