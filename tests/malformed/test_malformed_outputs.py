@@ -233,7 +233,7 @@ ANSWERS = [
     ("code", "places", box("%s%n{0}"), "c"),
     ("repetition", "a token", "the the " * 50_000, "mct"),
     ("repetition", "an announcement", "The answer is " * 50_000, "mct"),
-    ("cut off", "in an announcement", "The answer is", "mc"),
+    ("cut off", "in an announcement", "The answer is", "mct"),
 ]  # fmt: skip
 GRADERS = {
     "math": ("m", box("5"), box("7")),

@@ -116,6 +116,13 @@ class Phrase(NamedTuple):
     named: bool = False
 
 
+_BARE_ANNOUNCEMENT = re.compile(r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?")
+# A block of code in a programming language is a way to an answer, not the answer.
+_PROGRAM = re.compile(
+    r"```[ \t]*(?!(?:text|txt|plain|plaintext|markdown|md|latex|tex|math)\b)[a-zA-Z][\w+#-]{0,15}[ \t]*\n[^`]*(?:```|$)"
+)
+
+
 def is_sentence(text: str) -> bool:
     """Whether a text says something about an answer instead of being one: it has a verb, or more than a few words."""
     if _VERB.search(text) is not None or len(_WORD.findall(text)) > SHORT_WORDS:
@@ -124,7 +131,12 @@ def is_sentence(text: str) -> bool:
 
 
 def says_nothing(phrase: Phrase) -> bool:
-    """Whether a phrase says that there is no answer; a response may announce that as its answer."""
+    """Whether a phrase says that there is no answer, or only announces one.
+
+    A response may announce that there is none as its answer.
+    """
+    if _BARE_ANNOUNCEMENT.fullmatch(phrase.text.strip(" .*:")) is not None:
+        return True
     return _NO_ANSWER.fullmatch(phrase.text.strip(" .*!?")) is not None and (not phrase.named or len(phrase.text) < 5)
 
 
@@ -146,7 +158,7 @@ def answer_phrase(text: str) -> Phrase | None:
         inside = text[slice(*span)]
         box = last_boxed(inside)
         return Phrase(bare(inside) if box is None else box, True, True)
-    tail = text[-_TAIL:]
+    tail = _PROGRAM.sub("", text[-_TAIL:])
     box = last_boxed(text)
     if box is not None:
         after = max(tail.rfind("\\boxed"), tail.rfind("\\fbox"))

@@ -101,7 +101,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "relation",
         ("<", ">", "≤", "≥", "≠", "!=", "\\"),
-        rf"(?<![\w$\\]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?",
+        rf"(?<![\w$\\</]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?",
     ),
     ("scale", ("illion", "housand"), rf"{_N}\s(?:thousand|million|billion|trillion)\b"),
     ("plusminus", ("±", "+/-"), rf"{_N}\s?(?:±|\+/-)\s?{_N}"),
