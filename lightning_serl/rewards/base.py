@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from lightning_serl.answers import AnswerGrader, cluster
+from lightning_serl.answers import AnswerGrader, cluster, resolve_grader
 from lightning_serl.errors import InputError
 from lightning_serl.types import Group, Verdict
 
@@ -75,6 +76,37 @@ def _check_signature(name: str, signature: inspect.Signature, wanted: str) -> No
 def grader_of(own: AnswerGrader, named: bool, ctx: Any) -> AnswerGrader:
     """The grader that a reward reads with: its own if the user named one, else the run's, without a run its own."""
     return own if named else getattr(ctx, "grader", None) or own
+
+
+class AnswerVote:
+    """A reward that scores the responses of each group by the classes of their answers, one group by itself.
+
+    Args:
+        grader: As in :class:`~lightning_serl.rewards.MajorityVote`.
+        mode: Of the math grader.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, grader: str | AnswerGrader | None = None, mode: str = "fast") -> None:
+        self.grader = resolve_grader("math" if grader is None else grader, mode)
+        self.named = grader is not None or mode != "fast"
+
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """One verdict for each group; fills ``answers`` and ``cluster``."""
+        fill_answers(groups, grader_of(self.grader, self.named, ctx))
+        return [self.vote(group, group.answers or [], group.cluster or []) for group in groups]
+
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
+        """The verdict on a group from the (n,) answers and the (n,) numbers of their classes, -1 for no answer."""
+        raise NotImplementedError
+
+
+def facts_of(classes: Sequence[int]) -> dict[str, Any]:
+    """What every vote reports: whether the largest classes are of one size, their number, and missing answers."""
+    sizes = Counter(number for number in classes if number >= 0)
+    tie = list(sizes.values()).count(max(sizes.values(), default=0)) > 1
+    return {"tie": tie, "unique_answers": len(sizes), "no_answer": len(classes) - sum(sizes.values())}
 
 
 def fill_answers(groups: Sequence[Group], grader: AnswerGrader) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import check_choice, check_range
-from lightning_serl.rewards.base import fill_answers, grader_of
+from lightning_serl.rewards.base import AnswerVote, facts_of
 from lightning_serl.types import Group, Verdict
 
 TIES = ("smallest", "abstain")
@@ -28,7 +27,7 @@ def majority(answers: Sequence[str | None], classes: Sequence[int]) -> tuple[str
     return min(a for a, c in zip(answers, classes, strict=True) if c == winner and a is not None), winner
 
 
-class MajorityVote:
+class MajorityVote(AnswerVote):
     r"""Scores 1 for the answer that most responses of a group give, 0 for every other and for no answer.
 
     The verdict does not depend on the order of the responses. Its ``confidence`` is the share of all responses in the
@@ -54,8 +53,6 @@ class MajorityVote:
         ('2', [1.0, 0.0, 1.0])
     """
 
-    needs: frozenset[str] = frozenset()
-
     def __init__(
         self,
         grader: str | AnswerGrader | None = None,
@@ -66,34 +63,24 @@ class MajorityVote:
     ) -> None:
         check_choice("ties of the majority vote", ties, TIES)
         check_range("min_share of the majority vote", min_share, at_least=0, at_most=1)
-        self.grader = resolve_grader("math" if grader is None else grader, mode)
-        self.named = grader is not None or mode != "fast"
+        super().__init__(grader, mode)
         self.ties, self.min_share, self.soft = ties, min_share, soft
 
-    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
-        """One verdict for each group; fills ``answers`` and ``cluster``."""
-        fill_answers(groups, grader_of(self.grader, self.named, ctx))
-        return [self._vote(group) for group in groups]
-
-    def _vote(self, group: Group) -> Verdict:
-        assert group.answers is not None
-        assert group.cluster is not None
-        n = len(group)
-        sizes = Counter(number for number in group.cluster if number >= 0)
-        info = {"tie": False, "unique_answers": len(sizes), "no_answer": n - sum(sizes.values())}
-        found = majority(group.answers, group.cluster)
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
+        """See :meth:`AnswerVote.vote`."""
+        n, info, found = len(group), facts_of(classes), majority(answers, classes)
         if found is None:
             return Verdict(torch.zeros(n), confidence=0.0, info=info)
         label, winner = found
-        top = max(sizes.values())
-        info["tie"] = list(sizes.values()).count(top) > 1
+        sizes = Counter(number for number in classes if number >= 0)
+        top = sizes[winner]
         confidence = top / n
         if (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
             return Verdict(torch.zeros(n), confidence=confidence, weight=torch.zeros(n), info=info)
         if not self.soft:
-            scores = torch.tensor([float(number == winner) for number in group.cluster])
+            scores = torch.tensor([float(number == winner) for number in classes])
         elif top == 1:
             scores = torch.zeros(n)
         else:
-            scores = torch.tensor([sizes[number] / n for number in group.cluster])
+            scores = torch.tensor([sizes[number] / n for number in classes])
         return Verdict(scores, label, confidence, info=info)

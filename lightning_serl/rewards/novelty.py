@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import check_range
-from lightning_serl.rewards.base import fill_answers, grader_of
+from lightning_serl.rewards.base import AnswerVote, facts_of
 from lightning_serl.rewards.majority import majority
 from lightning_serl.types import Group, Verdict
 
 
-class NoveltyVote:
+class NoveltyVote(AnswerVote):
     r"""Scores the majority's responses in [0.5, 1], the others in [-1, -0.5], each by how new its text is.
 
     EVOL-RL (arXiv 2509.15194): with :math:`\bar s_i` the mean similarity of response i to the others of its side (the
@@ -37,8 +36,6 @@ class NoveltyVote:
         InputError: for ``alpha`` outside [0, 1].
     """
 
-    needs: frozenset[str] = frozenset()
-
     def __init__(
         self,
         grader: str | AnswerGrader | None = None,
@@ -46,31 +43,21 @@ class NoveltyVote:
         embed: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
         check_range("alpha of the novelty vote", alpha, at_least=0, at_most=1)
-        self.grader, self.named = resolve_grader("math" if grader is None else grader), grader is not None
+        super().__init__(grader)
         self.alpha, self.embed = alpha, embed
 
-    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
-        """One verdict for each group; ``label`` and ``confidence`` are those of the majority vote."""
-        fill_answers(groups, grader_of(self.grader, self.named, ctx))
-        return [self._vote(group) for group in groups]
-
-    def _vote(self, group: Group) -> Verdict:
-        assert group.answers is not None
-        assert group.cluster is not None
-        n, found = len(group), majority(group.answers, group.cluster)
-        answered = [number >= 0 for number in group.cluster]
-        info = {"tie": False, "unique_answers": len(set(group.cluster) - {-1}), "no_answer": answered.count(False)}
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
+        """See :meth:`AnswerVote.vote`."""
+        n, info, found = len(group), facts_of(classes), majority(answers, classes)
         if found is None:
             return Verdict(torch.full((n,), -1.0), confidence=0.0, info=info)
         label, winner = found
-        sizes = [group.cluster.count(c) for c in sorted(set(group.cluster) - {-1})]
-        info["tie"] = sizes.count(max(sizes)) > 1
         scores, similarity = torch.full((n,), -1.0), self._similarity(group.texts)
         for least, inside in ((0.5, True), (-1.0, False)):
-            side = [i for i in range(n) if answered[i] and (group.cluster[i] == winner) is inside]
+            side = [i for i, number in enumerate(classes) if number >= 0 and (number == winner) is inside]
             if side:
                 scores[side] = least + 0.5 * self._novelty(similarity, side)
-        return Verdict(scores, label, max(sizes) / n, info=info)
+        return Verdict(scores, label, list(classes).count(winner) / n, info=info)
 
     def _similarity(self, texts: list[str]) -> Tensor:
         """(n, n) similarities of the texts; 0 of a text with itself."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import check_range
-from lightning_serl.rewards.base import fill_answers, grader_of
+from lightning_serl.rewards.base import AnswerVote, facts_of
 from lightning_serl.rewards.majority import majority
 from lightning_serl.types import Group, Verdict
 
 
-class RestrainVote:
+class RestrainVote(AnswerVote):
     r"""Advantages of a vote in which every answer class is a label of its own, weighted by its share.
 
     RESTRAIN (arXiv 2510.02172). With :math:`f_j` the share of class j among the n responses and the weights
@@ -40,8 +39,6 @@ class RestrainVote:
         InputError: for ``sigma`` not above 0, a share outside [0, 1] or a negative penalty.
     """
 
-    needs: frozenset[str] = frozenset()
-
     def __init__(
         self,
         grader: str | AnswerGrader | None = None,
@@ -52,31 +49,23 @@ class RestrainVote:
         check_range("sigma of the restrained vote", sigma, above=0)
         check_range("min_share of the restrained vote", min_share, at_least=0, at_most=1)
         check_range("penalty of the restrained vote", penalty, at_least=0)
-        self.grader, self.named = resolve_grader("math" if grader is None else grader), grader is not None
+        super().__init__(grader)
         self.sigma, self.min_share, self.penalty = sigma, min_share, penalty
 
-    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
-        """One verdict for each group; ``label`` and ``confidence`` are those of the majority vote."""
-        fill_answers(groups, grader_of(self.grader, self.named, ctx))
-        return [self._vote(group) for group in groups]
-
-    def _vote(self, group: Group) -> Verdict:
-        assert group.answers is not None
-        assert group.cluster is not None
-        n, sizes = len(group), Counter(number for number in group.cluster if number >= 0)
-        info = {"tie": False, "unique_answers": len(sizes), "no_answer": n - sum(sizes.values())}
-        found = majority(group.answers, group.cluster)
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
+        """See :meth:`AnswerVote.vote`."""
+        n, info, found = len(group), facts_of(classes), majority(answers, classes)
         if found is None:
             return Verdict(torch.zeros(n), confidence=0.0, weight=torch.zeros(n), centred=True, info=info)
+        sizes = Counter(number for number in classes if number >= 0)
         top = max(sizes.values())
-        info["tie"] = list(sizes.values()).count(top) > 1
         shares = {number: size / n for number, size in sizes.items()}
         weights = {number: math.exp(-((f - 1) ** 2) / (2 * self.sigma**2)) for number, f in shares.items()}
         total = sum(weights.values())
         scores = torch.zeros(n)
         for number, f in shares.items():
             if f < 1:
-                agrees = torch.tensor([float(c == number) for c in group.cluster])
+                agrees = torch.tensor([float(c == number) for c in classes])
                 scores += weights[number] / total * (agrees - f) / math.sqrt(f * (1 - f))
         if top < self.min_share * n - 1e-9:
             scores -= self.penalty

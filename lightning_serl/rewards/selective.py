@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from lightning_serl.answers import AnswerGrader, resolve_grader
+from lightning_serl.answers import AnswerGrader
 from lightning_serl.errors import InputError, check_range
-from lightning_serl.rewards.base import fill_answers, grader_of
+from lightning_serl.rewards.base import AnswerVote, facts_of
 from lightning_serl.rewards.majority import majority
 from lightning_serl.types import Group, Verdict
 
 
-class SelectiveVote:
+class SelectiveVote(AnswerVote):
     r"""Scores 1 for the top answer if it leads clearly, -1 for rare answers given with high entropy, 0 for all others.
 
     SCRL (arXiv 2603.19880). With :math:`p_a` the share of answer class :math:`a` among the n responses and
@@ -46,33 +45,25 @@ class SelectiveVote:
     ) -> None:
         for name, share in (("min_share", min_share), ("min_lead", min_lead), ("rare", rare)):
             check_range(f"{name} of the selective vote", share, at_least=0, at_most=1)
-        self.grader, self.named = resolve_grader("math" if grader is None else grader), grader is not None
+        super().__init__(grader)
         self.min_share, self.min_lead, self.rare = min_share, min_lead, rare
 
-    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
-        """One verdict for each group; its ``label`` is ``None`` where no class is paid."""
-        fill_answers(groups, grader_of(self.grader, self.named, ctx))
-        return [self._vote(group) for group in groups]
-
-    def _vote(self, group: Group) -> Verdict:
-        assert group.answers is not None
-        assert group.cluster is not None
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
+        """See :meth:`AnswerVote.vote`."""
         if "entropy" not in group.stats:
             raise InputError("SelectiveVote needs the entropy of every token in Group.stats['entropy']")
-        n, sizes = len(group), Counter(number for number in group.cluster if number >= 0)
-        info = {"tie": False, "unique_answers": len(sizes), "no_answer": n - sum(sizes.values())}
-        found = majority(group.answers, group.cluster)
+        n, info, found = len(group), facts_of(classes), majority(answers, classes)
         if found is None:
             return Verdict(torch.zeros(n), confidence=0.0, info=info)
         label, winner = found
+        sizes = Counter(number for number in classes if number >= 0)
         first, second = [*sorted(sizes.values(), reverse=True), 0][:2]
-        info["tie"] = first == second
         # in whole responses: shares as 0.5 - 0.35 would exceed 0.15 by rounding
         paid = first >= self.min_share * n - 1e-9 and first - second > self.min_lead * n + 1e-9
         values = {c: -1.0 for c, size in sizes.items() if size < self.rare * n - 1e-9 and _uncertain(group, c)}
         if paid:
             values[winner] = 1.0
-        scores = torch.tensor([values.get(number, 0.0) for number in group.cluster])
+        scores = torch.tensor([values.get(number, 0.0) for number in classes])
         info["punished"] = int((scores < 0).sum())
         return Verdict(scores, label if paid else None, first / n, info=info)
 
