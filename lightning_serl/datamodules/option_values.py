@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from lightning_serl import rewards
 from lightning_serl.answers import AnswerGrader, resolve_grader
 from lightning_serl.answers.registry import NAMES
 from lightning_serl.datamodules.sources.base import InstructionSource
@@ -110,7 +111,8 @@ def _own_reward(reward: Any, option: str) -> Callable[..., Any]:
     """The reward at a class path, or the object itself, after a check of its signature."""
     if isinstance(reward, str):
         known = f"use {', '.join(_MAKERS)}, or the class path of your own"
-        reward = load_class_path(f"lightning_serl.rewards.{reward}" if reward in _MAKERS else reward, option, known)
+        ours = reward in rewards.__all__
+        reward = load_class_path(f"{rewards.__name__}.{reward}" if ours else reward, option, known)
     return check_reward(reward)
 
 
