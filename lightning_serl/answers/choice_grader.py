@@ -217,7 +217,7 @@ class ChoiceGrader:
         return _NOTHING
 
     def _solitary(self, lines: Sequence[str]) -> _Found:
-        """The letter that stands on a line of its own, with or without the option's text."""
+        """The letter that stands alone on a line, with or without the option's text."""
         found = [
             (i, *m) for i, line in enumerate(lines) if (m := read.marked(line)) and m[0] != "I" and self._known(m[0])
         ]

@@ -64,7 +64,7 @@ class MemoryPlan(pl.Callback):
             self._foresight = None
 
     def plan(self, trainer: pl.Trainer, module: pl.LightningModule, data: object, trains: bool = True) -> bool:
-        """Foresee a run, log it and divide its work; returns whether it was foreseen.
+        """Estimate a run's memory, log it and divide its work; returns whether it could be estimated.
 
         Raises:
             InputError: if the run cannot fit, or the number of micro-batches is given twice.

@@ -23,7 +23,15 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     if not held or bool(torch.isfinite(torch.nn.utils.get_total_norm([tensor for _, tensor in held]))):
         return None
     # finite values can have a norm beyond the range of their dtype
-    return next((name for name, tensor in held if not bool(torch.isfinite(tensor).all())), None)
+    return next((name for name, tensor in held if not is_finite(tensor)), None)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor of any shape holds neither NaN nor infinity, in one pass without a mask."""
+    if not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def tensors_in(value: Any, name: str = "") -> Iterable[tuple[str, Tensor]]:

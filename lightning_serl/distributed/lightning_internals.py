@@ -101,7 +101,7 @@ def replace_sigterm_handler(trainer: pl.Trainer, handler: Callable[[int, Any], N
 
 
 def started_processes(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
-    """The ranks that this process started, as the list that Lightning watches: whoever empties it ends that."""
+    """The ranks that this process started, as the list that Lightning watches; emptying it ends the watch."""
     launcher = trainer.strategy.launcher
     return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
 

@@ -144,7 +144,7 @@ class RolloutEngine(ABC):
     #: Whether it can be called from another thread while its policy is being trained.
     concurrent: bool = False
     #: Tokens written so far, for the display of progress, where the engine counts them while it writes; else those of
-    #: finished completions are counted by whoever asked for them.
+    #: the caller counts the tokens of finished completions.
     tokens_written: int = 0
     counts_tokens: bool = False
 

@@ -20,7 +20,11 @@ class RowBatch:
 
     Attributes:
         hidden: (rows, H) last hidden state of each row, from which its next token is predicted.
+
+    Args:
+        layers: Attention layers of the model.
         most: The most rows there will be at one time.
+        pad: The padding id.
     """
 
     def __init__(self, layers: int, most: int, pad: int) -> None:

@@ -7,22 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_serl.distributed.finite import is_finite
 from lightning_serl.errors import InputError
 
 
 @torch.no_grad()
 def check_finite(named: Mapping[str, Tensor], what: str) -> None:
     """Refuse weights with NaN or infinity, which a run that diverged has saved; ``what`` they are of."""
-    odd = [n for n, t in named.items() if t.is_floating_point() and t.numel() and not _is_finite(t)]
+    odd = [n for n, t in named.items() if t.is_floating_point() and not is_finite(t)]
     if odd:
         first = odd[0] if len(odd[0]) <= 90 else f"...{odd[0][-87:]}"
         raise InputError(
             f"the weights of {what} are not finite: {len(odd)} of {len(named)} tensors hold NaN or infinity (first "
             f"{first}); give a checkpoint from before it broke"
         )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # one pass without a table of booleans
-    low, high = torch.aminmax(tensor.detach())
-    return bool(torch.isfinite(low) & torch.isfinite(high))

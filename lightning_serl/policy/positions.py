@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-# Kinds of rotary embedding whose frequencies are chosen anew in every pass, by its longest row.
+# Kinds of rotary embedding whose frequencies depend on the longest row of each pass.
 _BY_LENGTH = {"longrope", "dynamic"}
 
 

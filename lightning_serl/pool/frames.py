@@ -15,7 +15,7 @@ _SAMPLE = 400
 # Seeds are alike if more than this share of them repeats another, and a frame has at least this many of them.
 _ALIKE, _FEWEST = 0.2, 4
 # A word is part of a frame if this share of its problems has it. A problem has a frame if it has this share of the
-# frame's words, and they are this share of its own.
+# frame's words, and they are this share of the problem's words.
 _COMMON, _HAS, _COVERS = 2 / 3, 0.8, 0.4
 
 _OPERATOR = re.compile(r"(?<=[\d)\s])[-+*/^×÷·−<>](?=[\s\d(])")

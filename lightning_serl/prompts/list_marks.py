@@ -193,7 +193,7 @@ def _numbered(mark: re.Match[str]) -> int | None:
 
 
 def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]:
-    """The marks that begin items; others, and numbers that start anew inside an item, are parts of it."""
+    """The marks that begin items; others, and numbers that restart inside an item, are parts of it."""
     if not marks:
         return []
     opening = next((m for m in marks if first is not None and m.number in (first, first + 1)), marks[0])
@@ -245,7 +245,7 @@ _KEY = re.compile(
 
 
 def _before_key(text: str) -> str:
-    """The text without a list of answers at its end, whose numbers start anew."""
+    """The text without a list of answers at its end, whose numbers restart."""
     for key in _KEY.finditer(text):
         after = _MARK.search(text, key.end())
         before = list(_MARK.finditer(text, 0, key.start()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -78,7 +79,7 @@ def grader_of(own: AnswerGrader, named: bool, ctx: Any) -> AnswerGrader:
     return own if named else getattr(ctx, "grader", None) or own
 
 
-class AnswerVote:
+class AnswerVote(ABC):
     """A reward that scores the responses of each group by the classes of their answers, one group by itself.
 
     Args:
@@ -97,9 +98,9 @@ class AnswerVote:
         fill_answers(groups, grader_of(self.grader, self.named, ctx))
         return [self.vote(group, group.answers or [], group.cluster or []) for group in groups]
 
+    @abstractmethod
     def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
         """The verdict on a group from the (n,) answers and the (n,) numbers of their classes, -1 for no answer."""
-        raise NotImplementedError
 
 
 def facts_of(classes: Sequence[int]) -> dict[str, Any]:

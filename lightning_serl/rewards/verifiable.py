@@ -58,8 +58,7 @@ class VerifiableReward:
         start_group = getattr(grader, "start_group", None)
         if start_group is not None:
             start_group(_LABEL_SECONDS)
-        right = equal_to_label(label, {answer for answer in group.answers if answer is not None}, grader)
-        scores = torch.tensor([float(answer in right) for answer in group.answers])
+        scores = scores_against(group, label, grader)
         return Verdict(scores, label, float(scores.sum()) / max(n, 1), info=info)
 
 

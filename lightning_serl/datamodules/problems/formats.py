@@ -39,8 +39,8 @@ _ENDINGS = {
     ".yml": ("a yaml file", "yaml.safe_load and json.dumps"),
     ".xml": ("an xml file", "pandas.read_xml('{name}').to_json('problems.jsonl', orient='records', lines=True)"),
     ".html": ("an html file", "copy its problems into a jsonl file"),
-    ".txt": ("a text file", 'write each problem as {{"problem": "..."}} on a line of its own'),
-    ".md": ("a text file", 'write each problem as {{"problem": "..."}} on a line of its own'),
+    ".txt": ("a text file", 'write each problem as {{"problem": "..."}} on a separate line'),
+    ".md": ("a text file", 'write each problem as {{"problem": "..."}} on a separate line'),
 }
 
 
