@@ -7,6 +7,7 @@ import inspect
 import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from inspect import isclass
 from typing import Any, Protocol
 
 import yaml
@@ -17,19 +18,13 @@ from lightning_serl.answers.registry import NAMES
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.errors import InputError, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
-from lightning_serl.rewards.confidence import NegativeEntropy, SelfCertainty
 from lightning_serl.rewards.format import FormatReward
-from lightning_serl.rewards.judge import SelfJudge
 from lightning_serl.rewards.majority import MajorityVote
-from lightning_serl.rewards.novelty import NoveltyVote
 from lightning_serl.rewards.random import RandomReward
-from lightning_serl.rewards.restrain import RestrainVote
-from lightning_serl.rewards.selective import SelectiveVote
-from lightning_serl.rewards.self_aligned import SelfAligned
 from lightning_serl.rewards.serl import PairwiseVote, RuleReward
-from lightning_serl.rewards.teacher import TeacherVote
 from lightning_serl.rewards.verifiable import VerifiableReward
 
+# Rewards that need the run's grader or seed, or another option than by default; all others are made without options.
 _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     "MajorityVote": lambda grader, seed: MajorityVote(grader),
     "VerifiableReward": lambda grader, seed: VerifiableReward(grader),
@@ -38,15 +33,9 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
     "PairwiseVote": lambda grader, seed: PairwiseVote(),
     # the labels of the published training files are not boxed
     "RuleReward": lambda grader, seed: RuleReward(boxed=False),
-    "SelectiveVote": lambda grader, seed: SelectiveVote(grader),
-    "NoveltyVote": lambda grader, seed: NoveltyVote(grader),
-    "RestrainVote": lambda grader, seed: RestrainVote(grader),
-    "TeacherVote": lambda grader, seed: TeacherVote(grader),
-    "SelfCertainty": lambda grader, seed: SelfCertainty(),
-    "NegativeEntropy": lambda grader, seed: NegativeEntropy(),
-    "SelfAligned": lambda grader, seed: SelfAligned(),
-    "SelfJudge": lambda grader, seed: SelfJudge(),
 }
+_CLASSES = [name for name in rewards.__all__ if isclass(one := getattr(rewards, name)) and one is not Reward]
+_REWARDS = [*_MAKERS, *(name for name in _CLASSES if name not in _MAKERS)]
 # What data.source would be for the sources of this package, which are made of seeds and pool.
 _SOURCES = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}
 
@@ -110,9 +99,8 @@ def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]
 def _own_reward(reward: Any, option: str) -> Callable[..., Any]:
     """The reward at a class path, or the object itself, after a check of its signature."""
     if isinstance(reward, str):
-        known = f"use {', '.join(_MAKERS)}, or the class path of your own"
-        ours = reward in rewards.__all__
-        reward = load_class_path(f"{rewards.__name__}.{reward}" if ours else reward, option, known)
+        known = f"use {', '.join(_REWARDS)}, or the class path of your own"
+        reward = load_class_path(f"{rewards.__name__}.{reward}" if reward in _REWARDS else reward, option, known)
     return check_reward(reward)
 
 

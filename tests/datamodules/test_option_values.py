@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_serl import SelfPlayDataModule
 from lightning_serl.answers import AutoGrader, MathGrader, TextGrader
 from lightning_serl.datamodules.option_values import (
     load_class_path,
@@ -87,3 +88,16 @@ def test_a_class_path_leads_to_an_object():
     assert load_class_path(f"{__name__}.constant", "data.x", "y") is constant
     with pytest.raises(InputError, match=r"^data\.x: 'os\.path\.nothing' cannot be used \(.*\); use y$"):
         load_class_path("os.path.nothing", "data.x", "use y")
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("MajorityVote", set()),
+        ("TeacherVote", {"teacher"}),
+        ("SelectiveVote", {"entropy"}),
+        ("SelfJudge", {"reference"}),
+    ],
+)
+def test_a_reward_by_name_says_what_it_needs(name, needs):
+    assert SelfPlayDataModule(seeds="tiny:seeds", reward=name).needs == needs
