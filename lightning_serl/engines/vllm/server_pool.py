@@ -166,11 +166,17 @@ class ServerPool:
         else:
             self.adapter = name
         for server in self.live():
-            if not await self._holds_weights(server):
+            try:
+                held = await self._holds_weights(server)
+            except (Unreachable, Refusal) as error:
+                self.mark_gone(server, str(error))
+                continue
+            if not held:
                 raise PushMismatch(
                     f"the vLLM server at {server.url} does not hold version {saved.version} after its push; make sure "
                     "that no other run uses it"
                 )
+        self._require_one()
 
     async def _push_to(self, server: ServerClient, load: Callable[..., Any], saved: SavedWeights, name: str) -> None:
         try:

@@ -429,6 +429,34 @@ def test_steps_of_a_push_that_fail(policy, path):
             engine.push(full(policy, 4))
 
 
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_server_that_dies_before_it_confirms_a_push(adapted, kind):
+    """Between the load and the question which weights it holds: the run goes on with the others, or ends by name."""
+    one, two = SmallServer(), SmallServer()
+
+    def die_when_asked(server):
+        answer = server.reply
+
+        def reply(path, body, key):
+            if path == "/weight_info":
+                threading.Thread(target=server.kill).start()
+                time.sleep(0.3)
+            return answer(path, body, key)
+
+        server.reply = reply
+
+    with engine_for(adapted, one, two) as engine:
+        update = (lambda v: full(adapted, v)) if kind == "full" else (lambda v: adapter(adapted, v))
+        engine.push(full(adapted, 1))
+        die_when_asked(one)
+        with pytest.warns(UserWarning, match=rf"{one.url} is gone \(.+\); the run goes on without it"):
+            engine.push(update(2))
+            assert engine.version == 2
+        die_when_asked(two)
+        with pytest.raises(EngineFailure, match=r"the vLLM server at .+ is gone \(.+\); start it again"):
+            engine.push(update(3))
+
+
 def test_prefixes_that_stay_are_a_mismatch(policy, monkeypatch):
     server = SmallServer()
     answer = server.reply
