@@ -66,7 +66,8 @@ class RoundProgress(RolloutHooks):
             clock = self._clock
             try:
                 if clock is None:
-                    self._print(f"loading or saving: {duration(time.monotonic() - self._idle)} so far")
+                    idle = duration(time.monotonic() - self._idle)
+                    self._print(f"outside the phases of a round (loading, saving, code of yours): {idle} so far")
                 else:
                     self._print(clock.line(self._tokens(clock.name)))
             except (OSError, ValueError):  # standard output was closed, which ends the run elsewhere
