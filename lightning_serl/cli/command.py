@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning_serl.cli import run_folder
+from lightning_serl.cli import conventions, run_folder
 from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
@@ -124,6 +124,8 @@ def _sentence(error: BaseException) -> str:
     text = refusal(str(error)) if "Union subtypes" in str(error) else " ".join(str(error).split())
     if "numpy accepts from" in text:
         text = f"seed_everything: {text}"
+    if (said := _of_lightning(error, text)) is not None:
+        return _cut(said, "")
     place = own_place(error)
     where = "" if place is None or place.split(":")[0] in text else f" in {place}"
     if isinstance(error, (SeRLError, ValueError, MisconfigurationException)) and text:
@@ -134,6 +136,13 @@ def _sentence(error: BaseException) -> str:
     if place is None and len(text.split()) < 3 and frames:  # too short without its place
         where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
     return _cut(said_by(error), f"{where}; LIGHTNING_SERL_DEBUG=1 shows the traceback" if where else "")
+
+
+def _of_lightning(error: BaseException, text: str) -> str | None:
+    """A message that Lightning itself raised, with the option as it is typed; ``None`` for any other."""
+    frames = traceback.extract_tb(error.__traceback__)
+    by_lightning = bool(frames) and re.search(r"[/\\]lightning[/\\](pytorch|fabric)[/\\]", frames[-1].filename)
+    return conventions.of_trainer(text) if by_lightning else None
 
 
 def _cut(said: str, end: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,17 @@ _OTHER_NAMES = {
     "resume": "--ckpt_path", "resume_from_checkpoint": "--ckpt_path", "dataset": "--data.seeds",
     "train_file": "--data.seeds", "model_id": "--model.model_name_or_path", "use_peft": "--model.lora.r 16",
     "lora_r": "--model.lora.r", "lora_alpha": "--model.lora.alpha", "report_to": "--trainer.logger",
+}  # fmt: skip
+# Refusals of Lightning's Trainer that name no option of the command line.
+_OF_TRAINER = {
+    r"`enable_progress_bar=False` but found `(\w+)`":
+        r"trainer.callbacks: \1 needs --trainer.enable_progress_bar true; give it, or remove the callback",
+    r"`Trainer\(barebones=True":
+        "trainer.barebones cannot be used, because it leaves out the metrics of a round and checkpoints; remove it",
+    r"No supported gpu backend found|GPUs requested but none|`(CUDA|MPS)Accelerator` can not run":
+        "trainer.accelerator: there is no such device here; use auto or cpu",
+    r"`Timer\(duration=(.*?)\)` is not a valid duration":
+        r"trainer.max_time, or Timer.duration, must be DD:HH:MM:SS, got \1",
 }  # fmt: skip
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _ENVIRONMENT = re.compile(rf"PL_({'|'.join(COMMANDS).upper()})__\w+|PL_CONFIG")
@@ -95,6 +107,19 @@ def ambiguous(text: str) -> str | None:
     short = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     more = ", ..." if len(short) > 4 else ""
     return f"there is no option {found[1]}; did you mean {' or '.join(short[:4])}{more}?"
+
+
+def of_trainer(text: str) -> str | None:
+    """What Lightning's Trainer refused, with the option as it is typed; ``None`` if the text names no option of it."""
+    from lightning.pytorch import Trainer
+
+    for pattern, said in _OF_TRAINER.items():
+        if found := re.search(pattern, text):
+            return found.expand(said)
+    named = re.search(r"`(?:Trainer\()?(\w+)\b", text)
+    if named is None or named[1] not in inspect.signature(Trainer).parameters:
+        return None
+    return f"trainer.{named[1]}: {text}"
 
 
 def meant(name: str, options: Iterable[str]) -> str | None:

@@ -16,6 +16,7 @@ from lightning_serl.cli.own_code import import_trouble
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
+_NO_VALUE = re.compile(r"argument (?:-\w+/)?(--[\w.+]+): expected one argument")
 _OPTION = re.compile(r"(?:(?:Subcommand|Group) '[\w.]+' does not accept option|Option) '([^']+)'")
 _EXPECTED = re.compile(r"[Ee]xpected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\.|$)")
 # Alternatives of a union that say nothing about the value: "nothing at all", or "a whole mapping".
@@ -65,6 +66,8 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
     """
     if (said_ambiguous := conventions.ambiguous(text)) is not None:
         return said_ambiguous
+    if bare := _NO_VALUE.search(text):
+        return f"{bare[1]} has no value; a value that begins with - is given as {bare[1]}=VALUE"
     if arguments := _ARGUMENTS.search(text):
         said = arguments[1].split()
         name = next((one for one in said if one.startswith("-")), said[0]).split("=")[0].rstrip(";")

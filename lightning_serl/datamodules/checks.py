@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks.averaging import check_averaging
+from lightning_serl.callbacks.unsupported import check_callbacks
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError, check_range
@@ -30,7 +29,6 @@ class ChecksTrainer(Protocol):
 def check_fit(trainer: pl.Trainer, module: ChecksTrainer, data: ChecksTrainer) -> None:
     """Run all checks of ``fit`` that need no model, for callers that load or evaluate before they call it."""
     trainer.strategy.connect(cast(pl.LightningModule, module))  # checks read trainer.lightning_module
-    check_averaging(trainer)
     data.check_trainer(trainer, "fit")
     module.check_trainer(trainer, "fit")
 
@@ -48,6 +46,8 @@ def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
     every, between = trainer.check_val_every_n_epoch, trainer.val_check_interval
     check_range("trainer.accumulate_grad_batches", accumulate, at_least=1)
     check_range("trainer.check_val_every_n_epoch", every, at_least=1)
+    # a negative limit would turn the gradient around
+    check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, at_least=0)
     length = rounds_per_epoch * module_of(trainer).steps_per_round * accumulate
     batches = limit if isinstance(limit, int) else int(limit * length)
     if batches % accumulate and not trainer.fast_dev_run:
@@ -61,11 +61,6 @@ def check_schedule(trainer: pl.Trainer, rounds_per_epoch: int) -> None:
         most = None if every is None else min(batches, length)
         hint = "the upper limit is the number of micro-batches of an epoch"
         check_range("trainer.val_check_interval", between, at_least=1, at_most=most, hint=hint if most else "")
-    if any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):
-        raise InputError(
-            "trainer.callbacks: GradientAccumulationScheduler cannot be used, because a round is divided into a fixed "
-            "number of micro-batches; remove it and set trainer.accumulate_grad_batches"
-        )
 
 
 def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, engine: RolloutEngine) -> None:

@@ -16,6 +16,7 @@ from lightning_serl.callbacks.defaults import announce_choice
 from lightning_serl.callbacks.filters import NoveltyFilter, QualityFilter
 from lightning_serl.callbacks.monitors import check_monitors
 from lightning_serl.callbacks.rollout_hooks import InstructionFilter
+from lightning_serl.callbacks.unsupported import check_callbacks
 from lightning_serl.datamodules import checks
 from lightning_serl.datamodules.option_values import (
     GraderLike,
@@ -199,6 +200,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         """Read the files of a stage and refuse options or a Trainer that it cannot use; no model is loaded."""
         self.check_files(stage)
         if stage == "fit":
+            check_callbacks(trainer)
             checks.check_schedule(trainer, self.rounds_per_epoch)
             check_monitors(trainer, self.evaluation.sets or {})
             checks.check_staleness(trainer, self.max_staleness, self.round_options, self.engine)

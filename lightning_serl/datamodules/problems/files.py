@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,8 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
     if name.startswith("hub:"):
         said = "seeds are read from files only, hub names are for data.evaluation.sets; save the data set first"
         raise InputError(f"{name}: {said}: {save}")
+    if re.match(r"\w+://", name):
+        raise InputError(f"{name[-150:]} is an address, but problems are read from files; download it first")
     # the hub's names have one slash and no ending: organisation/name
     if name.count("/") == 1 and not path.suffix and not path.parent.exists():
         said = (

@@ -20,6 +20,8 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "a zstandard archive", "unzstd {name}"),
     (b"7z\xbc\xaf", "a 7z archive", "7z x {name}"),
     (b"SQLite format 3", "an SQLite database", "pandas.read_sql"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "git lfs pull"),
+    (b"\x93NUMPY", "a numpy array", "numpy.load and json.dumps"),
     (b"%PDF", "a pdf file", "copy its problems into a jsonl file"),
     (b"\xd0\xcf\x11\xe0", "an xls file (Excel)", _PANDAS.format(reader="read_excel", name="{name}")),
     (b"\x80\x04", "a pickle", "pandas.read_pickle"),

@@ -12,9 +12,15 @@ from lightning_serl.errors import InputError
 from lightning_serl.jsonl import check_unicode
 from lightning_serl.types import Instruction
 
+_OTHER_CHOICES = "options"
 _OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
 # Fields beside the problem that hold a part of it, and those that come after it (alpaca's `input`).
+_CONVERSATIONS = ("messages", "conversations", "conversation", "turns")
 _BEFORE, _AFTER = ("context", "passage", "body", "story", "background"), ("input",)
+_AS_TEXT = (
+    'write its user turn as text, {"problem": "..."}; a system turn is data.solve.system, and the chat template is applied '
+    "to each problem"
+)
 #: More characters are no problem but a mistake in the file.
 LONGEST_PROBLEM = 200_000
 _SUBJECTS = ("subject", "type", "data_topic", "category")
@@ -29,7 +35,9 @@ class Fields:
             The ``input`` of an ``instruction`` is put behind it, and ``context``, ``passage``, ``body``, ``story`` or
             ``background`` before it.
         answer: The gold answer, for rewards and evaluations that use labels; null ignores labels.
-        choices: The options of a multiple-choice problem, a list of strings.
+        choices: The options of a multiple-choice problem: a list of strings, or an object as
+            ``{"text": [...], "label": ["A", ...]}`` or ``{"A": "...", "B": "..."}``. Without a field of the default
+            name, ``options`` is read.
         level: Difficulty, for results by level of an evaluation set; by default ``level`` or ``grade``.
         subject: Subject, for results by subject and for exemplars of one subject; by default the first there is of
             ``subject``, ``type``, ``data_topic`` and ``category``.
@@ -66,9 +74,13 @@ def _problem(row: Mapping[str, Any], fields: Fields, where: str, option: str) ->
     if field not in row and field == Fields.problem:
         field = next((f for f in _OTHER_PROBLEM_FIELDS if f in row), field)
     if field not in row:
+        if talk := next((name for name in _CONVERSATIONS if isinstance(row.get(name), list)), None):
+            raise InputError(f"{where}: field {talk!r} holds a conversation; {_AS_TEXT}")
         has = ", ".join(name[:20] for name in sorted(row)[:8]) or "no fields"
         raise InputError(f"{where} has no field {field!r} (it has {has}); set {option}.problem")
     problem = row[field]
+    if isinstance(problem, list) and problem and all(isinstance(turn, dict) and "role" in turn for turn in problem):
+        raise InputError(f"{where}: field {field!r} holds a conversation; {_AS_TEXT}")
     if not isinstance(problem, str):
         raise InputError(f"{where}: field {field!r} holds {_kind(problem)}, not a string")
     if not problem.strip():
@@ -92,18 +104,32 @@ def _whole(row: Mapping[str, Any], field: str, problem: str) -> str:
 
 
 def _choices(row: Mapping[str, Any], fields: Fields, where: str) -> list[str] | None:
-    choices = row.get(fields.choices)
+    field = fields.choices
+    if field not in row and field == Fields.choices:
+        field = _OTHER_CHOICES
+    choices = _listed(row.get(field))
     if choices is None:
         return None
-    what = f"{where}: field {fields.choices!r}"
+    what = f"{where}: field {field!r}"
     if not isinstance(choices, list):
-        raise InputError(f"{what} must be a list of strings, got {_kind(choices)}")
+        raise InputError(f"{what} must be a list of strings, or an object with letters A, B ..., got {_kind(choices)}")
     if not 2 <= len(choices) <= len(LETTERS):
         raise InputError(f"{what} must hold 2 to {len(LETTERS)} options, got {len(choices)}")
     for choice in choices:
         if isinstance(choice, bool) or not isinstance(choice, (str, int, float)):
             raise InputError(f"{what} must be a list of strings, one is {_kind(choice)}")
     return [check_unicode(str(c), what) for c in choices]
+
+
+def _listed(choices: Any) -> Any:
+    """The texts of options that are an object with a letter for each; any other value as it is."""
+    if not isinstance(choices, dict):
+        return choices
+    texts, letters = choices.get("text"), choices.get("label")
+    if not (len(choices) == 2 and isinstance(texts, list) and isinstance(letters, list)):
+        texts, letters = list(choices.values()), list(choices)
+    # any other order, or digits in place of letters, would make a label mean another option
+    return texts if letters and letters == list(LETTERS[: len(texts)]) else choices
 
 
 def _letter(label: str, choices: list[str], what: str, option: str) -> str:
