@@ -124,7 +124,9 @@ def construction_refusal(text: str, options: Any) -> str | None:
     parameter = re.match(r"\w+", said)
     if parameter and parameter[0] in (options[option].get("init_args") or ()):
         return f"{option}.{said}"
-    return said
+    given_class = str(options[option].class_path)
+    ours = given_class.startswith("lightning_serl.")  # whose messages name the option
+    return said if ours else f"{option}: {given_class.rpartition('.')[2]}: {said}"
 
 
 def _classes(options: Any) -> Iterable[tuple[str, Any]]:
@@ -208,6 +210,8 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
 def _reason(text: str, reasons: list[str]) -> str:
     """Of the reasons for each kind of value that an option takes, the one that the user most likely meant."""
     reasons = [r for r in reasons if not _IDLE.match(r)] or reasons
+    if len(reasons) > 1 and _CLASS.match(reasons[0]):
+        reasons = reasons[1:]  # what the class said stands below its name
     reason = reasons[0]
     if reason.startswith(("Unexpected config", "Problems parsing config")):
         return _no_configuration(text, reason)
