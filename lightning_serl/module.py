@@ -26,6 +26,7 @@ from lightning_serl.objectives.optimizer_steps import OptimizerSteps, StepFacts,
 from lightning_serl.objectives.options import Objective, ResolvedObjective
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.policy import frozen_copies
+from lightning_serl.policy.dropout import repeated_dropout
 from lightning_serl.policy.loading import DType, check_model_path, check_quantize, load_policy, loaded_dtype
 from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.optimizers import (
@@ -331,10 +332,10 @@ class SeRLModule(EvaluatesProblems):
         Lightning divides it by the accumulation count, and data parallelism the gradient by the world size.
         """
         check_batch(batch)
-        surrogate = Surrogate(self.objective, batch)
-        loss, stats = surrogate.evaluate(self.policy)
+        surrogate, trainer = Surrogate(self.objective, batch), attached_trainer(self)
+        with repeated_dropout(self.policy, trainer, batch_idx):
+            loss, stats = surrogate.evaluate(self.policy)
         self._steps.add(surrogate, loss, stats)
-        trainer = attached_trainer(self)
         return loss if trainer is None else loss * trainer.accumulate_grad_batches * trainer.world_size
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -13,8 +13,8 @@ _UNSUPPORTED: dict[type[pl.Callback], str] = {
     "micro-batches; remove it and set trainer.accumulate_grad_batches",
     callbacks.LearningRateFinder: "searches with steps on one and the same batch, but every step here needs new "
     "completions; remove it and set model.lr (1e-6 for all weights, 1e-4 for an adapter)",
-    callbacks.BatchSizeFinder: "searches for a batch size that this run does not have; remove it, since model.micro_batch "
-    "auto already divides a step so that it fits the free memory",
+    callbacks.BatchSizeFinder: "searches for a batch size that this run does not have; remove it, since "
+    "model.micro_batch auto already divides a step so that it fits the free memory",
     callbacks.ModelPruning: "looks for weights before they are loaded, and rollouts would be written by other weights "
     "than those that train; remove it",
     callbacks.BaseFinetuning: "freezes parts of a module that has a backbone; remove it and train an adapter with "

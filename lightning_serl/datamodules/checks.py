@@ -8,7 +8,6 @@ from typing import Protocol, cast
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks.unsupported import check_callbacks
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError, check_range

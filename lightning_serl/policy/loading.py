@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from lightning_serl import tiny
 from lightning_serl.errors import InputError, reason, short
+from lightning_serl.policy.dropout import disable_dropout
 from lightning_serl.policy.finite import check_finite
 from lightning_serl.policy.load_checks import check_forward
 from lightning_serl.policy.lora import LoraOptions, add_lora
@@ -140,11 +141,12 @@ def load_policy(
 
 
 def prepare_for_training(model: Any, gradient_checkpointing: bool, lora: LoraOptions | None, load: bool = True) -> Any:
-    """Switch off the cache, and add gradient checkpointing and the adapter as in :func:`.add_lora`, if asked for.
+    """Switch off cache and dropout; add gradient checkpointing and the adapter (:func:`.add_lora`), if asked for.
 
     Parts that a text does not pass, such as a vision tower, are frozen.
     """
     model.config.use_cache = False
+    disable_dropout(model)
     freeze_beside_text(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -169,7 +169,7 @@ def test_vllm_absent(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--trainer.accelerator", "cuda"], "CUDAAccelerator"),
+        (["--trainer.accelerator", "cuda"], "trainer.accelerator: there is no such device here"),
         (["--trainer.strategy", "fsdp"], "fsdp"),
         (["--trainer.strategy", "no_such_strategy"], "no_such_strategy"),
         (["--trainer.devices", 0], "devices"),
@@ -399,6 +399,7 @@ CONVENTIONS = {
     "class": conventions.without_class,
     "several": conventions.several_classes,
     "ambiguous": conventions.ambiguous,
+    "trainer": conventions.of_trainer,
     "environment": conventions.reads_environment,
 }
 OPTIONS = [
@@ -425,6 +426,18 @@ def test_options_of_other_command_lines():
         (["fit", "--model", "mymod.MyModule"], "this command runs SeRLModule alone"),
         (["fit", "--optimizer.lr", "1e-4"], "did you mean --model.optimizer.lr?"),
         (["fit", "--model.optimizer.lr", "1e-5"], "give --model.lr 1e-5, or a class first, as in"),
+        (
+            ["fit", "--model.lr", "-1e-5"],
+            "--model.lr has no value; a value that begins with - is given as --model.lr=V",
+        ),
+        (
+            ["fit", "-c", "preset:quickstart", "--trainer.devices", "0"],
+            "trainer.devices: `Trainer(devices='0')` value is",
+        ),
+        (
+            ["fit", "-c", "preset:quickstart", "--trainer.logger", "WandbLogger"],
+            "trainer.logger: WandbLogger: Requirement",
+        ),
         (["fit", "--model.opt", "AdamW"], "did you mean --model.optimizer?"),
         (["fit", "--model.lr_scheduler", "ReduceLROnPlateau"], "lightning.pytorch.cli.ReduceLROnPlateau or torch"),
     ],

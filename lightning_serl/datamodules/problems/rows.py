@@ -18,8 +18,8 @@ _OTHER_PROBLEM_FIELDS = ("question", "prompt", "instruction")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "turns")
 _BEFORE, _AFTER = ("context", "passage", "body", "story", "background"), ("input",)
 _AS_TEXT = (
-    'write its user turn as text, {"problem": "..."}; a system turn is data.solve.system, and the chat template is applied '
-    "to each problem"
+    'write its user turn as text, {"problem": "..."}; a system turn is data.solve.system, and the chat template is '
+    "applied to each problem"
 )
 #: More characters are no problem but a mistake in the file.
 LONGEST_PROBLEM = 200_000
@@ -112,7 +112,7 @@ def _choices(row: Mapping[str, Any], fields: Fields, where: str) -> list[str] | 
         return None
     what = f"{where}: field {field!r}"
     if not isinstance(choices, list):
-        raise InputError(f"{what} must be a list of strings, or an object with letters A, B ..., got {_kind(choices)}")
+        raise InputError(f"{what} must be a list of strings, got {_kind(choices)}")
     if not 2 <= len(choices) <= len(LETTERS):
         raise InputError(f"{what} must hold 2 to {len(LETTERS)} options, got {len(choices)}")
     for choice in choices:
@@ -129,7 +129,7 @@ def _listed(choices: Any) -> Any:
     if not (len(choices) == 2 and isinstance(texts, list) and isinstance(letters, list)):
         texts, letters = list(choices.values()), list(choices)
     # any other order, or digits in place of letters, would make a label mean another option
-    return texts if letters and letters == list(LETTERS[: len(texts)]) else choices
+    return texts if len(texts) > 1 and letters == list(LETTERS[: len(texts)]) else choices
 
 
 def _letter(label: str, choices: list[str], what: str, option: str) -> str:

@@ -33,6 +33,12 @@ OTHERS = [
     ("p.tsv", b"problem\tanswer\na\tb\n", "tab-separated", "read_table"),
     ("p", b"id\tproblem\n1\ta\n", "tab-separated", "read_table"),
     ("p.parquet", b"PAR1\x15\x04PAR1", "parquet", "read_parquet"),
+    (
+        "p.jsonl",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+        "a pointer of Git LFS",
+        "git lfs pull",
+    ),
     ("p.jsonl", b"PAR1\x15\x04PAR1", "parquet", "read_parquet"),
     ("p.arrow", b"ARROW1\0\0", "arrow", "read_feather"),
     ("p.jsonl.gz", gzip.compress(ROW), "gzip", "gunzip"),

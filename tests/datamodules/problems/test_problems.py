@@ -122,6 +122,11 @@ MALFORMED = {
     "twice inside": (GOOD + b'\n{"problem": "a", "meta": {"k": 1, "k": 2}}', 2, "field 'k' is there twice"),
     "choices string": (b'{"problem": "a", "choices": "A) x B) y"}', 1, "must be a list of strings, got a string"),
     "choices object": (b'{"problem": "a", "choices": {"A": "x"}}', 1, "must be a list of strings, got an object"),
+    "choices by digit": (b'{"problem": "a", "choices": {"1": "x", "2": "y"}}', 1, "list of strings, got an object"),
+    "choices out of order": (b'{"problem": "a", "choices": {"B": "x", "A": "y"}}', 1, "list of strings, got an object"),
+    "options one": (b'{"problem": "a", "options": ["x"]}', 1, "field 'options' must hold 2 to 10 options, got 1"),
+    "conversation": (b'{"messages": [{"role": "user", "content": "a"}]}', 1, "field 'messages' holds a conversation"),
+    "prompt of turns": (b'{"prompt": [{"role": "user", "content": "a"}]}', 1, "'prompt' holds a conversation; write"),
     "choices null": (b'{"problem": "a", "choices": ["x", null]}', 1, "must be a list of strings, one is null"),
     "choices nested": (b'{"problem": "a", "choices": ["x", ["y"]]}', 1, "must be a list of strings, one is a list"),
     "choices true": (b'{"problem": "a", "choices": [true, false]}', 1, "list of strings, one is true or false"),
@@ -129,6 +134,21 @@ MALFORMED = {
     "choices many": (b'{"problem": "a", "choices": [' + b",".join([b"1"] * 11) + b"]}", 1, "2 to 10 options, got 11"),
     "long names": (b'{"' + b"k" * 5000 + b'": 1, "' + b"l" * 5000 + b'": 2}', 1, "has no field 'problem'"),
 }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"options": ["x", "y"]},
+        {"choices": {"A": "x", "B": "y"}},
+        {"choices": {"text": ["x", "y"], "label": ["A", "B"]}},
+        {"choices": ["x", "y"], "options": "not read"},
+    ],
+)
+def test_options_in_other_forms(tmp_path, row):
+    (problem,) = read(tmp_path, json.dumps({"problem": "Which?", "answer": "B"} | row).encode())
+    assert problem.meta["choices"] == ["x", "y"]
+    assert problem.label == "B"
 
 
 @pytest.mark.parametrize("name", MALFORMED)
@@ -222,7 +242,7 @@ def test_messages_name_the_option_of_their_fields(row):
 
 def test_training_does_not_take_solutions_or_levels_along(tmp_path):
     """Labels come from the answer field alone: a file without it stays unlabelled, whatever else is in it."""
-    row = b'{"problem": "a", "solution": "so \\\\boxed{4}", "level": 5, "subject": "s", "options": ["x", "y"]}'
+    row = b'{"problem": "a", "solution": "so \\\\boxed{4}", "level": 5, "subject": "s"}'
     (problem,) = read(tmp_path, row)
     assert (problem.label, problem.meta) == (None, {"subject": "s"})
 
