@@ -1,11 +1,12 @@
 """Kills a run many times and checks that its results equal those of an uninterrupted run.
 
-    python benchmarks/kills.py [--kills 20] [--ranks 1] [--seed 0] [--rounds 24] [--out DIR]
+    python benchmarks/kills.py [--kills 20] [--ranks 1] [--seed 0] [--rounds 24] [--out DIR] [--soft] [OPTION ...]
 
 An uninterrupted run of the command line, then the same run under kill -9: every process is killed in a phase chosen
 beforehand, a random time after it began, and continued with ``--ckpt_path last``. The log shows the phase of each
-kill. With two ranks every second kill ends one rank alone, and the other has to exit by itself. Exits 1 if ledger,
-metrics, samples or exported weights differ from the uninterrupted run's, or a phase was hit less than twice.
+kill. With ``--soft`` SIGTERM and Ctrl-C take turns with kill -9. Further options, such as ``--model.lora.r 4``, are
+those of the runs. With two ranks every second kill ends one rank alone, and the other has to exit by itself. Exits 1
+if ledger, metrics, samples or exported weights differ from the uninterrupted run's, or a phase was hit less than twice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +80,25 @@ def read(beacons: Path, rank: int = 0) -> tuple[int, str, str, int] | None:
     return None
 
 
-def end_all(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for every process of a life."""
+def end_all(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
+    """A signal for the first process of a life, which ends in its own time; then SIGKILL for all that is left."""
+    if number != signal.SIGKILL:
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_LIMIT)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def strike(
-    process: subprocess.Popen[bytes], beacons: Path, phase: str, skip: int, delay: float, alone: int | None
+    process: subprocess.Popen[bytes],
+    beacons: Path,
+    phase: str,
+    skip: int,
+    delay: float,
+    alone: int | None,
+    number: int = signal.SIGKILL,
 ) -> Kill | None:
     """Kill a life in a phase.
 
@@ -97,6 +109,7 @@ def strike(
         skip: How often the phase may pass before.
         delay: Seconds to wait after it began.
         alone: The rank to kill alone; ``None`` kills all.
+        number: The signal, if all are killed.
 
     Returns:
         Where it struck; ``None`` if the run came to its end first.
@@ -133,14 +146,16 @@ def strike(
             except subprocess.TimeoutExpired:
                 end_all(process)
                 raise TimeoutError(f"rank {alone} was killed and the others went on for {_LIMIT:.0f} s") from None
-        end_all(process)
         found = read(beacons, alone or 0)
+        end_all(process, number if alone is None else signal.SIGKILL)
+        found = found if number != signal.SIGKILL else read(beacons, alone or 0)
         assert found is not None
         return Kill(found[1], found[2], alone, time.monotonic() - began)
     return None
 
 
-def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, int | None]], work: Path) -> list[Kill]:
+def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, int | None]], work: Path,
+            numbers: Sequence[int] = (signal.SIGKILL,)) -> list[Kill]:  # fmt: skip
     """A run that is killed by plan and continued until it ends.
 
     Args:
@@ -148,6 +163,7 @@ def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, in
         options: Of the command line.
         plan: (phase, occurrences to skip, seconds into it, rank to kill alone) of each kill.
         work: For logs.
+        numbers: The signals, which take turns.
 
     Returns:
         Where each kill struck.
@@ -163,7 +179,7 @@ def survive(root: Path, options: list[str], plan: list[tuple[str, int, float, in
         beacons.mkdir(parents=True)
         deadly = {"deadly": phase, "fatal": skip + 1} if phase in INSIDE else {}
         process = begin([*command(root, options, beacons, **deadly), *again], work / "log")
-        kill = strike(process, beacons, phase, skip, delay, alone)
+        kill = strike(process, beacons, phase, skip, delay, alone, numbers[number % len(numbers)])
         if kill is None:
             raise RuntimeError(f"life {number} ended by itself: {(work / 'log').read_text()[-800:]}")
         kills.append(kill)
@@ -209,14 +225,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the runs (default: a temporary one)")
-    args = parser.parse_args()
+    parser.add_argument("--soft", action="store_true", help="SIGTERM and Ctrl-C take turns with kill -9")
+    args, further = parser.parse_known_args()
     work = (args.out or Path(tempfile.mkdtemp(prefix="kills-"))).absolute()
     options = ["-c", "preset:quickstart", "--data.rounds_per_epoch", str(args.rounds), "--data.evaluation.sets", "{}"]
     options += ["--data.round.prompts_per_round", "2", "--data.round.samples_per_prompt", "4"]
     options += ["--data.writing.prompts_per_call", "2", "--trainer.devices", str(args.ranks)]
     options += ["--trainer.strategy", "ddp"] if args.ranks > 1 else []
+    options += further
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGKILL] if args.soft else [signal.SIGKILL]
     survive(work / "undisturbed", options, [], work / "undisturbed-logs")
-    kills = survive(work / "killed", options, make_plan(args.kills, args.ranks, args.seed), work / "logs")
+    kills = survive(work / "killed", options, make_plan(args.kills, args.ranks, args.seed), work / "logs", numbers)
     struck = Counter(kill.phase for kill in kills)
     apart = differences(work / "undisturbed", work / "killed")
     rare = [phase for phase in PHASES if struck[phase] < 2]
