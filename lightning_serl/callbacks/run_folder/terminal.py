@@ -99,7 +99,7 @@ class RoundProgress(RolloutHooks):
 
     def _make_clock(self, name: str, total: int) -> PhaseClock:
         data: Any = getattr(self._trainer, "datamodule", None)
-        longest = getattr(getattr(data, "sampling", None), "max_tokens", None)
+        longest = getattr(getattr(data, "sampling", None), "longest", None)
         answers = name in ("answering", "probing", "evaluating")
         return PhaseClock(name, total, self._tokens(name), longest if answers else None)
 

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 from datetime import datetime
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -11,6 +12,7 @@ from helpers.training import selfplay, trainer_for
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 
+from lightning_serl import SelfPlayDataModule
 from lightning_serl.callbacks import Phases, RoundProgress
 from lightning_serl.callbacks.defaults import missing_callbacks
 from lightning_serl.callbacks.run_folder import terminal
@@ -126,6 +128,13 @@ def test_the_line_of_a_phase(monkeypatch, name, total, longest, steps, seconds, 
     for done, now in steps:
         clock.advance(done, 70 + now)
     assert clock.line(70 + tokens) == line
+
+
+@pytest.mark.parametrize(("phase", "longest"), [("probing", 1024), ("evaluating", 1024), ("training", None)])
+def test_the_longest_answer_is_known_where_no_option_sets_it(phase, longest):
+    progress = RoundProgress()
+    progress._trainer = SimpleNamespace(datamodule=SelfPlayDataModule(seeds="tiny:seeds"))
+    assert progress._make_clock(phase, 4).longest == longest
 
 
 class Terminal:
