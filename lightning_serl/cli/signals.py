@@ -22,7 +22,7 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
     """End with a sentence and status 143 or 130 where no Trainer listens; returns what undoes it.
 
     Outside a Trainer's work there is nothing to save, and an exception raised by a handler could be swallowed by an
-    import.
+    import. A closed terminal (SIGHUP) ends a run as SIGTERM does, with a checkpoint.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
@@ -37,7 +37,12 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
         called.set()
         signal.default_int_handler(number, frame)
 
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
     former = {signal.SIGTERM: signal.signal(signal.SIGTERM, on_sigterm)}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        former[signal.SIGHUP] = signal.signal(signal.SIGHUP, on_hangup)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         former[signal.SIGINT] = signal.signal(signal.SIGINT, on_interrupt)
     reading, writing = os.pipe()

@@ -83,7 +83,7 @@ def test_stopped_and_continued(tmp_path, held_out, undisturbed, number, status, 
     assert_equal_runs(root, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
 def test_stopped_in_the_first_evaluation(tmp_path, number, status):
     """Before training: nothing to continue from, and nothing that stands in the way of the same command."""
     root = tmp_path / "run"

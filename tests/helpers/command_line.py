@@ -55,7 +55,7 @@ class Ended:
 def cli(*arguments, picture=False):
     """The command line in this process, which it leaves as it was; ``curves.png`` is only drawn if asked for."""
     out, err = io.StringIO(), io.StringIO()
-    environment, argv, signals = dict(os.environ), sys.argv, (signal.SIGINT, signal.SIGTERM)
+    environment, argv, signals = dict(os.environ), sys.argv, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in signals}
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     streams = [handler for logger in loggers for handler in logger.handlers if hasattr(handler, "setStream")]
