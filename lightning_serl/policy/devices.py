@@ -53,7 +53,7 @@ _CALL, _CALL_ADAPTER, _CALL_GRAPH, _STEP = 0.35e-3, 0.7e-3, 0.03e-3, 1.5e-3
 _NETWORK, _PUSH = 25e9, 2e9
 #: Said beside every plan for a card.
 ASSUMED = (
-    f"assumed of the card, not measured: {100 * PRODUCTS:.0f} % of the data sheet's FLOP/s while training, "
+    f"of the card, not measured: {100 * PRODUCTS:.0f} % of the data sheet's FLOP/s while training, "
     f"{100 * DECODING:.0f} % while writing, {100 * MEMORY:.0f} % of the bandwidth, {1000 * _CALL} ms of the host for "
     "each layer and pass"
 )
