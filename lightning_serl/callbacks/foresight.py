@@ -169,6 +169,21 @@ class Foresight:
             found = replace(found, engine=found.engine + writing_bytes(self.config, self.dtype, work))
         return found
 
+    def expected(self, division: Division, positions: float, written: float) -> Plan:
+        """The plan for texts that are shorter than the options allow.
+
+        ``positions`` are the tokens of a response in a micro-batch with its share of the prompt, ``written`` those of a
+        row while it is written.
+        """
+        work = self.divided(self.rows_of(division.micro_batches), division.rows, division.scored)
+        work = replace(work, length=max(1, min(round(positions), work.length)))
+        lora, quantized = self.module.lora, self.module.quantize is not None
+        found = plan(self.config, self.dtype, work, lora, quantized)
+        if work.engine is None:
+            row = replace(work, length=round(written), written_length=round(written))
+            found = replace(found, engine=writing_bytes(self.config, self.dtype, row))
+        return found
+
     def _trace(self, rows: int, scored: int) -> Plan:
         """The plan of a run that writes nothing, which is all that takes time to compute."""
         work = replace(self.work, rows=rows, scored=scored)

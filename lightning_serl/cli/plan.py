@@ -31,7 +31,7 @@ from lightning_serl.datamodules.spending import planned_rounds
 from lightning_serl.distributed.strategies import check_strategy_name, precision_of
 from lightning_serl.engines import TransformersEngine
 from lightning_serl.errors import InputError, reason
-from lightning_serl.policy.devices import ASSUMED, CARDS, THIS, card, card_machine, cpu_machine
+from lightning_serl.policy.devices import ASSUMED, CARDS, THIS, card, card_machine, card_named, cpu_machine
 from lightning_serl.policy.free_memory import free_memory
 from lightning_serl.policy.loading import check_model_path, for_a_plan
 from lightning_serl.policy.model_shape import model_shape
@@ -52,16 +52,23 @@ class PlanCLI(SelfPlayCLI):
             super().__init__(["fit", *rest], state)
 
     @property
+    def device(self) -> str:
+        """Name of the device that the plan is for."""
+        return self.asked.device or THIS
+
+    @property
     def on_card(self) -> bool:
         """Whether the plan is for a GPU."""
-        return self.asked.device.lower() != THIS
+        return self.device.lower() != THIS
 
     def before_instantiate_classes(self) -> None:
         """Read where the run would work, and put in its place what this machine can construct."""
-        if self.on_card:
-            card(self.asked.device)
         options = self.config[self.subcommand]
         trainer, data = options.trainer, options.data
+        if self.asked.device is None and trainer.accelerator != "cpu" and torch.cuda.is_available():
+            self.asked.device = _card_here(torch.cuda.get_device_name())
+        if self.on_card:
+            card(self.device)
         strategy = trainer.strategy
         if isinstance(strategy, str):
             check_strategy_name(strategy)
@@ -98,9 +105,9 @@ class PlanCLI(SelfPlayCLI):
         ranks = self.nodes * self.devices
         if not self.on_card:
             return Place(torch.device("cpu"), ranks, self.sharded, self.devices, engine=self._engine_bytes(None))
-        memory = int(card(self.asked.device).memory * _GIB)
+        memory = int(card(self.device).memory * _GIB)
         return Place(torch.device("cuda"), ranks, self.sharded, 1, (memory, memory), self._engine_bytes(memory),
-                     self.asked.device)  # fmt: skip
+                     self.device)  # fmt: skip
 
     def _engine_bytes(self, memory: int | None) -> int | None:
         """Bytes of a separate engine on the trainer's device; ``None`` where the policy itself writes."""
@@ -140,6 +147,9 @@ class PlanCLI(SelfPlayCLI):
         fleet = self._fleet(foresight, division)
         played = round_of(fleet, work)
         memory = foresight.plan_of(foresight.rows_of(division.micro_batches), division.rows, division.scored)
+        written = work.answers.prompt_tokens + work.answers.longest
+        positions = work.steps.tokens / (work.answers.each * self.datamodule.round_options.prompts_per_round)
+        expected = foresight.expected(division, positions, max(written, work.texts.prompt_tokens + work.texts.longest))
         limit = played.limit
         run = self._situation(division)
         share = played.parts[limit] / sum(played.parts.values())
@@ -148,7 +158,7 @@ class PlanCLI(SelfPlayCLI):
             changes.append(f"to save time: {said}")
         return Report(
             model=str(self.model.model_name_or_path), shape=fleet.shape, device=foresight.device, nodes=self.nodes,
-            devices=self.devices, servers=fleet.writers if self.serves else 0, memory=memory, free=foresight.free,
+            devices=self.devices, servers=fleet.writers if self.serves else 0, memory=memory, expected=expected, free=foresight.free,
             fits=fits, division=division, responses=foresight.rows_of(division.micro_batches), work=work,
             played=played, rounds=rounds, changes=tuple(changes),
             assumed=(*work.assumed, *((ASSUMED,) if self.on_card else ())), machine=fleet.trainer,
@@ -166,11 +176,12 @@ class PlanCLI(SelfPlayCLI):
         written = shape if own and precision.autocast is None else replace(shape, itemsize=dtype.itemsize)
         if not own:
             written = replace(written, weight_bytes=dtype.itemsize)
-        rows = division.rows if own else 256
+        size = self.datamodule.round_options
+        rows = min(division.rows if own else 256, size.prompts_per_round * size.samples_per_prompt)
         ranks = self.nodes * self.devices
         writers = max(1, self.asked.servers) if self.serves else ranks
         if self.on_card:
-            one, adapter = card(self.asked.device), lora is not None
+            one, adapter = card(self.device), lora is not None
             trainer = card_machine(one, compute, False, adapter, self.nodes)
             writer = card_machine(one, dtype, not own, adapter and own, self.nodes)
         else:
@@ -189,6 +200,14 @@ class PlanCLI(SelfPlayCLI):
 def show_help() -> None:
     """Print the options of the command."""
     print(HELP.format(cards=", ".join(CARDS)))
+
+
+def _card_here(name: str) -> str:
+    """The card of this machine."""
+    if (found := card_named(name)) is None:
+        known = f"{THIS} (this machine's processors), {', '.join(CARDS)}"
+        raise InputError(f"there is no data sheet of this machine's GPU ({name[:40]}); give --plan.device: {known}")
+    return found
 
 
 def _number(devices: Any) -> int:

@@ -18,8 +18,8 @@ HELP = """usage: lightning-serl plan [options of fit] [--plan.OPTION VALUE ...]
 Foresees what `lightning-serl fit` with the same options takes: memory by part, seconds of each part of a round, days
 and card hours of the run, and what to change. Nothing is loaded: of the model a directory with config.json suffices.
 
-  --plan.device NAME          where it would run: cpu (this machine, measured; the default), or a card by its data
-                              sheet: {cards}
+  --plan.device NAME          where it would run: cpu (measured here), or a card by its data sheet: {cards}
+                              (default: this machine's, a GPU if there is one and trainer.accelerator is not cpu)
   --plan.nodes N              nodes that train (default: trainer.num_nodes)
   --plan.gpus N               devices of each node (default: trainer.devices, where that is a number, else 1)
   --plan.servers N            vLLM servers on other cards of the same kind, one card each
@@ -37,7 +37,7 @@ and card hours of the run, and what to change. Nothing is loaded: of the model a
 class PlanOptions:
     """The options of a plan; ``None`` where a default depends on the run."""
 
-    device: str = "cpu"
+    device: str | None = None
     nodes: int | None = None
     gpus: int | None = None
     servers: int = 0

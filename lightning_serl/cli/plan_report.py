@@ -27,7 +27,8 @@ class Report:
     nodes: int
     devices: int  # of each node
     servers: int
-    memory: Plan
+    memory: Plan  # for the longest texts that the options allow
+    expected: Plan  # for the texts that the plan is made with
     free: int
     fits: bool
     division: Division
@@ -75,6 +76,7 @@ def report_lines(report: Report) -> list[str]:
         if amount := getattr(report.memory, name):
             lines.append(f"  {_WORDS.get(name, name):<22}{gib(amount):>10}")
     lines.append(f"  {'peak':<22}{gib(report.memory.peak):>10}  of {gib(report.free)} free")
+    lines.append(f"  {'expected':<22}{gib(report.expected.peak):>10}  with texts as long as below")
     if report.memory.host:
         lines.append(f"  {'frozen copies on CPU':<22}{gib(report.memory.host):>10}")
     rows = "" if report.servers else f"; {division.rows} completions written at one time"
@@ -108,7 +110,8 @@ def _run(report: Report) -> list[str]:
 def report_values(report: Report) -> dict[str, Any]:
     """The plan as values that JSON can hold; seconds, bytes and tokens."""
     ends = isfinite(report.seconds)
-    memory = {name: getattr(report.memory, name) for name in (*_PARTS, "host", "peak")} | {"free": report.free}
+    memory = {name: getattr(report.memory, name) for name in (*_PARTS, "host", "peak")}
+    memory |= {"expected": report.expected.peak, "free": report.free}
     return {
         "model": report.model,
         "device": {"name": report.device, "nodes": report.nodes, "devices": report.devices, "servers": report.servers},

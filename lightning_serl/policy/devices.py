@@ -48,7 +48,7 @@ THIS = "cpu"
 #: many tokens, in products while tokens are written, and of the bandwidth; seconds in which the host starts the
 #: operations of one layer, with an adapter, and those of vLLM, which starts them as one graph.
 PRODUCTS, DECODING, MEMORY = 0.55, 0.4, 0.6
-_CALL, _CALL_ADAPTER, _CALL_GRAPH, _STEP = 0.35e-3, 0.7e-3, 0.03e-3, 1.5e-3
+_CALL, _CALL_ADAPTER, _CALL_GRAPH, _STEP, _TOKEN = 0.35e-3, 0.7e-3, 0.03e-3, 1.5e-3, 15e-6
 # Bytes/s between nodes for each card (a network of 200 Gbit/s for each), and of weights to another process.
 _NETWORK, _PUSH = 25e9, 2e9
 #: Said beside every plan for a card.
@@ -69,6 +69,14 @@ def card(name: str) -> Card:
     raise InputError(f"plan.device {name!r} is not known; {meant}known are {THIS} (this machine), {', '.join(CARDS)}")
 
 
+def card_named(device: str) -> str | None:
+    """The card that torch calls ``device``, such as ``NVIDIA H100 80GB HBM3``; ``None`` if it is not known."""
+    plain = _plain(device)
+    found = [name for name in CARDS if all(_plain(part) in plain for part in name.split("-"))]
+    kinds = [name for name in CARDS if _plain(name.split("-")[0]) in plain]
+    return max(found, key=len) if found else (kinds[0] if kinds else None)
+
+
 def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
@@ -81,10 +89,12 @@ def card_machine(one: Card, dtype: torch.dtype, graphs: bool, adapter: bool, nod
     return Machine(
         products=PRODUCTS * peak,
         decoding=DECODING * peak,
+        reading=bandwidth,
         bandwidth=bandwidth,
         fresh=bandwidth,
         call=_CALL_GRAPH if graphs else eager,
         step=_STEP,
+        token=_TOKEN,
         link=MEMORY * 1e9 * one.link if nodes == 1 else min(_NETWORK, 1e9 * one.link),
         push=_PUSH,
     )
@@ -92,11 +102,14 @@ def card_machine(one: Card, dtype: torch.dtype, graphs: bool, adapter: bool, nod
 
 # -- this machine ------------------------------------------------------------------------------------------------------
 
-# Operations that the host starts for one layer and for the rest of a written token, in units of a small linear layer.
-_CALLS, _CALLS_ADAPTER, _CALLS_STEP = 30, 30, 60
+# Time of the host for one layer, without and for an adapter, for the rest of a step that writes a token, and for a
+# token of each row, in units of a call of a small linear layer; from runs of the embedded policy on two CPU cores.
+_CALLS, _CALLS_ADAPTER, _CALLS_STEP, _CALLS_TOKEN = 80, 60, 200, 5
 # Most bytes of the weights that the probe of products reads, its most FLOP at one time, and the bytes of a buffer that
 # the probe of memory writes.
 _WEIGHTS, _FLOP, _BUFFER = 128 << 20, 4e9, 64 << 20
+# Rows with which a product takes the time of reading its weights.
+_FEW = 2
 
 
 def cpu_machine(shape: Shape, dtype: torch.dtype, rows: int, tokens: int) -> Machine:
@@ -115,10 +128,12 @@ def cpu_machine(shape: Shape, dtype: torch.dtype, rows: int, tokens: int) -> Mac
         return Machine(
             products=_product_rate(shape, dtype, min(max(tokens, 32), 512)),
             decoding=_product_rate(shape, dtype, max(1, min(rows, 512))),
+            reading=_product_rate(shape, dtype, _FEW) * dtype.itemsize / (2 * _FEW),
             bandwidth=2 * _BUFFER / copied,
             fresh=2 * _BUFFER / fresh,
             call=call * (_CALLS + (_CALLS_ADAPTER if shape.adapter else 0)),
             step=call * _CALLS_STEP,
+            token=call * _CALLS_TOKEN,
             link=2 * _BUFFER / copied,
             push=_BUFFER / fresh,
         )

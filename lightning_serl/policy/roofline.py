@@ -32,10 +32,12 @@ class Machine:
 
     products: float  # FLOP/s of products over many tokens: training and reading prompts
     decoding: float  # FLOP/s of products over as many rows as are written at one time
+    reading: float  # bytes/s of weights that are multiplied with few rows
     bandwidth: float  # bytes/s that are read or written
     fresh: float  # bytes/s of large buffers that are allocated where they are written
     call: float  # seconds in which the host starts the operations of one layer
-    step: float  # seconds per written token of all rows, beside the layers
+    step: float  # seconds of the host for a token of all rows together, beside the layers
+    token: float  # seconds of the host for a token of each row
     link: float  # bytes/s between devices that train together
     push: float  # bytes/s of weights on their way to another process
 
@@ -106,7 +108,7 @@ def forward_seconds(
 ) -> float:
     """Seconds of ``passes`` forward passes over so many tokens in all, ``scored`` of them through the output layer."""
     flop = tokens * (2 * (shape.products + shape.adapter) + shape.attention(context)) + 2.0 * scored * shape.head
-    reading = passes * (shape.weights + shape.head) * shape.weight_bytes / machine.bandwidth
+    reading = passes * (shape.weights + shape.head) * shape.weight_bytes / machine.reading
     moving = tokens * shape.moved * shape.itemsize / machine.fresh + scored * shape.vocab * _TABLE / machine.bandwidth
     return max(flop / machine.products, reading) + moving + passes * shape.layers * machine.call
 
@@ -123,8 +125,8 @@ def writing_seconds(machine: Machine, shape: Shape, texts: Texts, rows: int, ran
     context = mine.prompt_tokens + mine.tokens / 2
     flop = 2 * (shape.products + shape.adapter) + 2 * shape.head + shape.attention(context)
     moved = context * shape.kv_bytes + shape.moved * shape.itemsize + shape.vocab * _DRAW
-    each = flop / machine.decoding + moved / machine.bandwidth
-    weights = (shape.weights + shape.head) * shape.weight_bytes / machine.bandwidth
+    each = flop / machine.decoding + moved / machine.bandwidth + machine.token
+    weights = (shape.weights + shape.head) * shape.weight_bytes / machine.reading
     # reading the weights hides behind the products where there are enough rows
     idle = max(0.0, weights - mine.written / steps * flop / machine.decoding)
     return reading + mine.written * each + steps * (shape.layers * machine.call + machine.step + idle)

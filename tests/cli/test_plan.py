@@ -11,12 +11,12 @@ from transformers import Qwen2Config
 from lightning_serl.cli import plan
 from lightning_serl.cli.plan_options import PlanOptions, split_options
 from lightning_serl.errors import InputError
-from lightning_serl.policy.devices import CARDS, card, card_machine, cpu_machine
+from lightning_serl.policy.devices import CARDS, card, card_machine, card_named, cpu_machine
 from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.model_shape import model_shape
 from lightning_serl.policy.roofline import Machine, Shape
 
-QUIET = Machine(1e11, 1e11, 1e10, 1e10, 1e-4, 1e-4, 1e9, 1e9)
+QUIET = Machine(1e11, 1e11, 1e10, 1e10, 1e10, 1e-4, 1e-4, 1e-5, 1e9, 1e9)
 
 
 def qwen2(vocab, hidden, inner, layers, heads, kv_heads):
@@ -149,6 +149,12 @@ def test_machines():
     half, single = (card_machine(CARDS["a100-80gb"], d, False, False) for d in (torch.bfloat16, torch.float32))
     assert half.products == pytest.approx(16 * single.products)
     assert card(" RTX-4090") is CARDS["rtx4090"]
+    names = {
+        "NVIDIA H100 80GB HBM3": "h100-80gb", "NVIDIA H100 PCIe": "h100-pcie", "NVIDIA A100-SXM4-40GB": "a100-40gb",
+        "NVIDIA GeForce RTX 4090": "rtx4090", "Tesla T4": "t4", "NVIDIA H200": "h200", "NVIDIA L40S": "l40s",
+        "NVIDIA L4": "l4", "NVIDIA A10G": "a10g", "Radeon": None,
+    }  # fmt: skip
+    assert {name: card_named(name) for name in names} == names
     with pytest.raises(InputError, match="known are cpu"):
         card("")
     shape = Shape(products=1, weights=1, head=1, layers=1, hidden=32, heads=32, kv_heads=32, inner=64, vocab=10)
