@@ -4,9 +4,9 @@
 
 Each configuration is planned and run in processes of its own with one thread: the quickstart, and two rounds of the
 real model, with an adapter and in full. Seconds are processor seconds on both sides, so that other load matters less;
-lengths and shares that only a run can tell are given to the plan from the run (``--plan.like``). The peak is that
-for these lengths, and the high-water mark of resident memory beyond that of the imports. Targets: 30 % of the seconds of a round, 15 % of the
-peak; exits 1 if one is missed.
+lengths and shares that only a run can tell are given to the plan from the run (``--plan.like``). The peak is the one
+for these lengths, and the high-water mark of resident memory beyond that of the imports. Targets: 30 % of the seconds
+of a round, 15 % of the peak; exits 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ def compare(name: str, options: list[str], root: Path) -> tuple[float, float]:
     expected, most = foreseen["memory"]["expected"], foreseen["memory"]["peak"]
     off, memory = foreseen["round_seconds"] / whole - 1, expected / peak - 1
     print(f"| whole | {foreseen['round_seconds']:.2f} | {whole:.2f} | {100 * off:+.0f} %")
-    print(
-        f"| peak, MiB | {expected / 2**20:.0f} | {peak / 2**20:.0f} | {100 * memory:+.0f} % (at most {most / 2**20:.0f})"
-    )
+    print(f"| peak, MiB | {expected >> 20} | {peak >> 20} | {100 * memory:+.0f} % (at most {most >> 20})")
     print(f"machine: {foreseen['machine']}", flush=True)
     return off, memory
 

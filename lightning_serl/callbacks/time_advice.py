@@ -101,8 +101,8 @@ def _about_training(run: Situation) -> str:
     if run.gpu and not run.mixed:
         options.append("trainer.precision bf16-mixed")
     if run.checkpointing:
-        options.append("model.gradient_checkpointing false, if the memory allows it")
+        options.append("model.gradient_checkpointing false if the memory allows it")
     if not run.lora:
         options.append("an adapter (model.lora.r 16)")
     options.append("more devices (trainer.devices)" if run.gpu else "fewer data.round.samples_per_prompt")
-    return " or ".join(options)
+    return ", or ".join(options)

@@ -144,7 +144,8 @@ class PlanCLI(SelfPlayCLI):
         lengths = lengths_of(self.datamodule, foresight.config, where)
         rounds = planned_rounds(self.trainer, self.datamodule.rounds_per_epoch)
         work = work_of(foresight, division, self.asked, lengths, rounds)
-        fleet = self._fleet(foresight, division)
+        own = not self.serves and self.engine_share is None
+        fleet = self._fleet(foresight, division if fits else replace(division, rows=foresight.most_rows))
         played = round_of(fleet, work)
         memory = foresight.plan_of(foresight.rows_of(division.micro_batches), division.rows, division.scored)
         written = work.answers.prompt_tokens + work.answers.longest
@@ -158,10 +159,11 @@ class PlanCLI(SelfPlayCLI):
             changes.append(f"to save time: {said}")
         return Report(
             model=str(self.model.model_name_or_path), shape=fleet.shape, device=foresight.device, nodes=self.nodes,
-            devices=self.devices, servers=fleet.writers if self.serves else 0, memory=memory, expected=expected, free=foresight.free,
-            fits=fits, division=division, responses=foresight.rows_of(division.micro_batches), work=work,
-            played=played, rounds=rounds, changes=tuple(changes),
-            assumed=(*work.assumed, *((ASSUMED,) if self.on_card else ())), machine=fleet.trainer,
+            devices=self.devices, servers=fleet.writers if self.serves else 0, memory=memory, expected=expected,
+            free=foresight.free, fits=fits, own=own, division=division,
+            responses=foresight.rows_of(division.micro_batches), work=work, played=played, rounds=rounds,
+            changes=tuple(changes), assumed=(*work.assumed, *((ASSUMED,) if self.on_card else ())),
+            machine=fleet.trainer,
         )  # fmt: skip
 
     def _fleet(self, foresight: Foresight, division: Division) -> Fleet:
@@ -189,6 +191,8 @@ class PlanCLI(SelfPlayCLI):
             trainer = writer = cpu_machine(shape, compute, rows, steps // division.micro_batches)
         pushed = shape.adapter * 4 if lora is not None else (shape.weights + shape.head) * compute.itemsize
         ahead = bool(self.datamodule.max_staleness) and self.serves and ranks == 1
+        if not self.serves:  # from one part of a device's memory to another
+            trainer = replace(trainer, push=trainer.bandwidth / 2)
         return Fleet(trainer, writer, shape, written, ranks, writers, rows, 0 if own else pushed, self.sharded, ahead)
 
     def _situation(self, division: Division) -> Situation:

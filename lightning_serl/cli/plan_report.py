@@ -31,6 +31,7 @@ class Report:
     expected: Plan  # for the texts that the plan is made with
     free: int
     fits: bool
+    own: bool  # whether the policy itself writes
     division: Division
     responses: int  # of a micro-batch
     work: Work
@@ -79,8 +80,10 @@ def report_lines(report: Report) -> list[str]:
     lines.append(f"  {'expected':<22}{gib(report.expected.peak):>10}  with texts as long as below")
     if report.memory.host:
         lines.append(f"  {'frozen copies on CPU':<22}{gib(report.memory.host):>10}")
-    rows = "" if report.servers else f"; {division.rows} completions written at one time"
+    rows = f"; {division.rows} completions written at one time" if report.own else ""
     lines.append(f"  {division.micro_batches} micro-batches of {report.responses} responses{rows}")
+    if not report.fits:
+        lines.append("  it does not fit; the times below are those of a larger device that is as fast")
     lines += ["", f"{'a round':<24}{'tokens':>10}{'seconds':>10}{'share':>8}"]
     tokens, whole = report.tokens(), sum(played.parts.values())
     for name, seconds in played.parts.items():

@@ -27,8 +27,8 @@ from lightning_serl.policy.roofline import (
 _ANSWER, _KEPT, _ACCEPTED = 0.6, 0.7, 0.75
 # Characters for each token without a tokenizer, tokens of the words around a problem, and between two problems.
 _CHARACTERS, _AROUND, _BETWEEN = 3.5, 40, 6
-# Seconds of grading an answer.
-_GRADING = 3e-4
+# Seconds of grading an answer, and of the filters for a written problem.
+_GRADING, _FILTERING = 5e-5, 1e-3
 # Positions of padded micro-batches for each token.
 _PADDED = 1.15
 
@@ -76,6 +76,7 @@ class Work:
     attempts: int  # times in which they are written
     texts: Texts  # of new problems, of one call
     calls: float  # calls of a round
+    proposals: float  # problems that are written in a round
     steps: Steps
     evaluation: tuple[Texts, ...] = ()  # of one evaluation
     evaluations: float = 0.0  # of the run
@@ -109,6 +110,7 @@ def work_of(foresight: Foresight, division: Division, given: PlanOptions, length
         tries,
         texts,
         calls,
+        calls * gained / accepted,
         _steps(foresight, division, lengths, answer, packs=_packs(module, foresight)),
         evaluation,
         evaluations,
@@ -215,6 +217,7 @@ def round_of(fleet: Fleet, work: Work) -> Round:
     answering = written(first) + (work.attempts - 1) * written(rest)
     parts = {
         "writing": work.calls * written(work.texts),
+        "filtering": _FILTERING * work.proposals,
         "answering": answering,
         "grading": _GRADING * work.answers.prompts * work.answers.each / fleet.ranks,
         "probing": 0.0 if work.probe is None else work.probes * written(work.probe),

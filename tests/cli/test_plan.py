@@ -54,7 +54,7 @@ def test_a_plan_says_of_the_memory_what_a_fit_says(tmp_path, unmeasured, monkeyp
     ]
     assert list(said.groups()) == shown
     assert found["fits"]
-    assert set(found["seconds"]) == {"writing", "answering", "grading", "logprobs", "training"}
+    assert set(found["seconds"]) == {"writing", "filtering", "answering", "grading", "logprobs", "training"}
     assert found["round_seconds"] == pytest.approx(sum(found["seconds"].values()), abs=0.01)
     assert found["run_seconds"] == pytest.approx(2 * found["round_seconds"], abs=0.1)
     for line in ("the run: 2 rounds", "what limits: ", "assumed: answers of 34 tokens"):
