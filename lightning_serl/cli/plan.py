@@ -48,6 +48,7 @@ class PlanCLI(SelfPlayCLI):
         self.engine_share: float | None = None  # of a card's memory, where vLLM writes in the trainer's process
         self.serves = False  # whether vLLM servers write
         self.devices, self.nodes, self.sharded = 1, 1, False
+        self.assumed: list[str] = []
         with for_a_plan():
             super().__init__(["fit", *rest], state)
 
@@ -76,6 +77,10 @@ class PlanCLI(SelfPlayCLI):
         self.sharded = named.rpartition(".")[2] in _SHARDED
         self.nodes = self.asked.nodes or int(trainer.num_nodes or 1)
         self.devices = self.asked.gpus or _number(trainer.devices)
+        if self.on_card:
+            self.assumed.append(ASSUMED)
+            if self.asked.gpus is None and str(trainer.devices) in ("-1", "auto"):
+                self.assumed.append("one GPU for each node (plan.gpus)")
         trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy = "cpu", 1, 1, "auto"
         trainer.logger, trainer.default_root_dir, options.ckpt_path = False, ".", None
         if str(trainer.precision) in ("16", "16-mixed"):  # as large and as fast, and a CPU has no 16-mixed
@@ -91,7 +96,15 @@ class PlanCLI(SelfPlayCLI):
     def run(self, subcommand: str) -> None:
         """Print the plan."""
         checks.check_fit(self.trainer, self.model, self.datamodule)
-        report = self._report()
+        if (name := self.model.model_name_or_path) is None:
+            raise InputError("no model was named; set --model.model_name_or_path to a directory with config.json")
+        try:
+            report = self._report(name)
+        except InputError:
+            raise
+        except Exception as error:  # of transformers or torch, for a model that they do not know or cannot trace
+            said = f"there is no plan for model {name[-80:]!r} ({reason(error)})"
+            raise InputError(f"{said}; give a directory with the config.json of a model with attention") from error
         for line in report_lines(report):
             print(line)
         if self.asked.json is not None:
@@ -117,14 +130,7 @@ class PlanCLI(SelfPlayCLI):
 
     def _foresight(self) -> tuple[Foresight, Division, bool]:
         """The memory plan of the fit, with the division that it would choose, and whether it fits."""
-        try:
-            foresight = Foresight(self.trainer, self.model, self.datamodule, self._place())
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            name = self.model.model_name_or_path
-            said = f"the configuration of model {name!r} cannot be read ({reason(error)})"
-            raise InputError(f"{said}; give a directory that holds its config.json") from error
+        foresight = Foresight(self.trainer, self.model, self.datamodule, self._place())
         misses: list[Foresight] = []
         asked, given = self.model.micro_batch, self.trainer.accumulate_grad_batches
         if isinstance(asked, int):
@@ -136,12 +142,9 @@ class PlanCLI(SelfPlayCLI):
             division = chosen_division(foresight, misses.append)
         return foresight, division, not misses
 
-    def _report(self) -> Report:
-        if self.model.model_name_or_path is None:
-            raise InputError("no model was named; set --model.model_name_or_path to a directory with config.json")
+    def _report(self, name: str) -> Report:
         foresight, division, fits = self._foresight()
-        where = check_model_path(self.model.model_name_or_path)
-        lengths = lengths_of(self.datamodule, foresight.config, where)
+        lengths = lengths_of(self.datamodule, foresight.config, check_model_path(name))
         rounds = planned_rounds(self.trainer, self.datamodule.rounds_per_epoch)
         work = work_of(foresight, division, self.asked, lengths, rounds)
         own = not self.serves and self.engine_share is None
@@ -158,11 +161,11 @@ class PlanCLI(SelfPlayCLI):
         if (said := advice(limit, run)) and share >= DOMINATES:
             changes.append(f"to save time: {said}")
         return Report(
-            model=str(self.model.model_name_or_path), shape=fleet.shape, device=foresight.device, nodes=self.nodes,
+            model=name, shape=fleet.shape, device=foresight.device, nodes=self.nodes,
             devices=self.devices, servers=fleet.writers if self.serves else 0, memory=memory, expected=expected,
             free=foresight.free, fits=fits, own=own, division=division,
             responses=foresight.rows_of(division.micro_batches), work=work, played=played, rounds=rounds,
-            changes=tuple(changes), assumed=(*work.assumed, *((ASSUMED,) if self.on_card else ())),
+            changes=tuple(changes), assumed=(*work.assumed, *self.assumed),
             machine=fleet.trainer,
         )  # fmt: skip
 

@@ -75,7 +75,8 @@ class PlanOptions:
         for option, metric in names.items():
             found = [row[metric] for row in rows if row.get(metric)]
             if getattr(self, option) is None and found:
-                setattr(self, option, fmean(found))
+                mean = fmean(found)
+                setattr(self, option, mean if option == "answer_tokens" else min(1.0, mean))
 
 
 def split_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:

@@ -67,11 +67,11 @@ class Report:
 def report_lines(report: Report) -> list[str]:
     """The plan as a plain table."""
     shape, division, played = report.shape, report.division, report.played
-    trained = "all trained" if report.shape.trained > shape.weights else f"{shape.trained / 1e6:.1f} M trained"
+    trained = f"{_count(shape.adapter)} of an adapter trained" if shape.adapter else "all trained"
     where = f"{report.nodes} x {report.devices} {report.device}" + f" and {report.servers} servers" * bool(
         report.servers
     )
-    lines = [f"plan: {report.model} ({(shape.weights + shape.head) / 1e6:.1f} M weights, {trained}) on {where}", ""]
+    lines = [f"plan: {report.model} ({_count(shape.total)} weights, {trained}) on {where}", ""]
     lines.append(f"{'memory of a device':<24}{'GiB':>10}")
     for name in _PARTS:
         if amount := getattr(report.memory, name):
@@ -133,6 +133,11 @@ def report_values(report: Report) -> dict[str, Any]:
         "assumed": list(report.assumed),
         "machine": asdict(report.machine),
     }
+
+
+def _count(weights: int) -> str:
+    """A number of weights with its unit."""
+    return f"{weights / 1e9:.2f} B" if weights >= 1e9 else f"{weights / 1e6:.2f} M"
 
 
 def _short(seconds: float) -> str:

@@ -31,7 +31,7 @@ def model_shape(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         head = int(model.get_output_embeddings().weight.numel())
         products, weights = _counted(model, text)
-        trained = sum(p.numel() for p in model.parameters())
+        trained = total = sum(p.numel() for p in model.parameters())
         adapter = 0
         if lora is not None:
             model = prepare_for_training(model, False, lora, load=False)
@@ -53,6 +53,7 @@ def model_shape(
         weight_bytes=round(NF4_BYTES + 2 * used.itemsize) if quantized else dtype.itemsize,
         adapter=adapter,
         trained=trained,
+        total=total,
     )
 
 

@@ -59,6 +59,7 @@ class Shape:
     weight_bytes: int = 4  # bytes of a weight as it is read
     adapter: int = 0  # weights of an adapter; 0 without one
     trained: int = 0  # weights that are trained
+    total: int = 0  # all weights, input embeddings included, without an adapter
 
     @property
     def moved(self) -> int:

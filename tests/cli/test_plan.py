@@ -119,6 +119,9 @@ def test_what_a_plan_refuses(unmeasured, tmp_path):
         assert ended.status == 2, arguments
         assert said in ended.error, (arguments, ended.error)
     assert cli("plna").error == "there is no command 'plna'; did you mean plan?"
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    ended = cli("plan", "-c", "preset:quickstart", "--model.model_name_or_path", tmp_path)
+    assert (ended.status, ended.error.startswith("there is no plan for model ")) == (2, True), ended.err
     # a fit still wants the weights
     (tmp_path / "config.json").write_text("{}")
     refused = cli("fit", "-c", "preset:quickstart", "--model.model_name_or_path", tmp_path)
