@@ -27,6 +27,8 @@ from lightning_serl.policy.roofline import (
 _ANSWER, _KEPT, _ACCEPTED = 0.6, 0.7, 0.75
 # Characters for each token without a tokenizer, tokens of the words around a problem, and between two problems.
 _CHARACTERS, _AROUND, _BETWEEN = 3.5, 40, 6
+# Entries of the smallest vocabulary that is one.
+_LEAST_VOCABULARY = 128
 # Seconds of grading an answer, and of the filters for a written problem.
 _GRADING, _FILTERING = 5e-5, 1e-3
 # Positions of padded micro-batches for each token.
@@ -56,7 +58,8 @@ def lengths_of(data: Any, config: Any, where: str) -> Lengths:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(where)
-    if tokenizer is None or not seeds:
+    # transformers makes one without a vocabulary where a directory has no file of it
+    if tokenizer is None or len(tokenizer) < _LEAST_VOCABULARY or not seeds:
         problem = fmean([len(seed.prompt) / _CHARACTERS for seed in seeds] or [100.0])
         few_shot = data.writing.exemplars * (problem + _BETWEEN) + _AROUND
         return Lengths(problem + _AROUND, problem, few_shot, answers, writing, False)

@@ -64,7 +64,8 @@ def card(name: str) -> Card:
     plain = {_plain(known): known for known in CARDS}
     if (found := plain.get(_plain(name))) is not None:
         return CARDS[found]
-    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    near = [one for one in plain if _plain(name) and one.startswith(_plain(name))]
+    near = near or difflib.get_close_matches(_plain(name), plain, n=1)
     meant = f"did you mean {plain[near[0]]}? " if near else ""
     raise InputError(f"plan.device {name!r} is not known; {meant}known are {THIS} (this machine), {', '.join(CARDS)}")
 

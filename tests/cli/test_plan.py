@@ -2,17 +2,20 @@
 
 import json
 import re
+from statistics import fmean
 
 import pytest
 import torch
-from helpers.command_line import cli, small
+from helpers.command_line import cli, rows, small
 from transformers import Qwen2Config
 
+from lightning_serl.callbacks import foresight
 from lightning_serl.cli import plan
 from lightning_serl.cli.plan_options import PlanOptions, split_options
 from lightning_serl.errors import InputError
 from lightning_serl.policy.devices import CARDS, card, card_machine, card_named, cpu_machine
 from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.memory_plan import Plan
 from lightning_serl.policy.model_shape import model_shape
 from lightning_serl.policy.roofline import Machine, Shape
 
@@ -48,23 +51,31 @@ def test_a_plan_says_of_the_memory_what_a_fit_says(tmp_path, unmeasured, monkeyp
     assert {p.name for p in tmp_path.iterdir()} == {"plan.json"}, "a plan writes nothing else"
     found = json.loads((tmp_path / "plan.json").read_text())
     fitted = cli("fit", *options)
+    steps = [row for row in rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     said = re.search(r"activations ([\d.]+), engine ([\d.]+); peak ([\d.]+)", fitted.err + fitted.out)
     shown = [
         re.search(rf"^  {part} +([\d.]+)", planned.out, re.MULTILINE)[1] for part in ("activations", "writing", "peak")
     ]
     assert list(said.groups()) == shown
     assert found["fits"]
+    assert 0 < found["memory"]["expected"] <= found["memory"]["peak"]
     assert set(found["seconds"]) == {"writing", "filtering", "answering", "grading", "logprobs", "training"}
     assert found["round_seconds"] == pytest.approx(sum(found["seconds"].values()), abs=0.01)
     assert found["run_seconds"] == pytest.approx(2 * found["round_seconds"], abs=0.1)
     for line in ("the run: 2 rounds", "what limits: ", "assumed: answers of 34 tokens"):
         assert line in planned.out
-    like = cli("plan", *options, "--plan.like", tmp_path / "run")
-    assert "assumed: answers of" not in like.out
-    assert "assumed: 70 %" not in like.out
+    like = PlanOptions(like=str(tmp_path / "run"), kept=0.5)
+    assert (like.kept, like.answer_tokens) == (0.5, fmean(row["completions/mean_length"] for row in steps))
 
 
-def test_a_configuration_suffices_for_any_card(bare, unmeasured, tmp_path):
+def traced(config, dtype, work, lora=None, quantized=False):
+    """A memory plan without tracing, which the other test looks at."""
+    return Plan(160 // work.ranks, 0, 16 if lora else 320, 0, 1000 * work.rows, work.engine or 0,
+                separate=work.engine is not None)  # fmt: skip
+
+
+def test_a_configuration_suffices_for_any_card(bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(foresight, "plan", traced)
     options = ["--model.model_name_or_path", bare, "--data.seeds", "tiny:seeds", "--trainer.precision", "bf16-mixed"]
     file = tmp_path / "plan.json"
     large = ["-c", "preset:several-nodes", "--plan.device", "H100_80GB", "--plan.gpus", "8", "--plan.servers", "4"]
@@ -72,26 +83,21 @@ def test_a_configuration_suffices_for_any_card(bare, unmeasured, tmp_path):
     for name, more in {
         "one": ["--plan.device", "h100-80gb"],
         "vllm": ["--plan.device", "h100-80gb", "--data.engine", "VLLMEngine"],
-        "two": ["--plan.device", "h100-80gb", "--plan.gpus", "2"],
         "lora": ["--plan.device", "rtx4090", "-c", "preset:lora-24gb"],
-        "t4": ["--plan.device=t4"],
         "large": large,
     }.items():
         ended = cli("plan", *options, *more, f"--plan.json={file}")
         assert ended.status == 0, (name, ended.err)
-        assert "3.5 characters for each token" in ended.out
-        assert "not measured" in ended.out
+        for said in ("3.5 characters for each token", "not measured"):
+            assert said in ended.out, name
         found[name] = json.loads(file.read_text())
-    one, vllm, two, lora, t4, several = found.values()
-    assert one["memory"]["weights"] == vllm["memory"]["weights"] == 2 * lora["memory"]["weights"] > 1.9e9
-    assert several["memory"]["weights"] == one["memory"]["weights"] // 16
+    one, vllm, lora, several = found.values()
+    assert (one["memory"]["weights"], several["memory"]["weights"]) == (160, 10)
     assert vllm["memory"]["engine"] == int(0.45 * CARDS["h100-80gb"].memory * 2**30)
     assert one["limit"] == "answering"
     assert vllm["seconds"]["answering"] < one["seconds"]["answering"] / 3
     assert any("VLLMEngine" in said for said in one["changes"])
-    assert two["seconds"]["training"] < 0.7 * one["seconds"]["training"]
     assert lora["memory"]["optimizer"] < one["memory"]["optimizer"] / 20
-    assert not t4["fits"] or t4["round_seconds"] > one["round_seconds"]
     assert several["device"] == {"name": "H100_80GB", "nodes": 2, "devices": 8, "servers": 4}
     assert several["card_hours"] == pytest.approx(several["run_seconds"] / 3600 * 20, rel=0.01)
 
