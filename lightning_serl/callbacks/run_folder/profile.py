@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,9 +32,9 @@ class RoundProfile(RolloutHooks):
         super().__init__()
         self._open = ["other"]  # the parts that were begun, the innermost last; the first stays
         self._seen, self._waited = time.monotonic(), seconds_waited()
-        self._since_row: Counter[str] = Counter()
+        self._since_row: dict[str, float] = defaultdict(float)
         #: Seconds of each part since the fit began.
-        self.totals: Counter[str] = Counter()
+        self.totals: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -56,7 +56,7 @@ class RoundProfile(RolloutHooks):
     def row(self) -> dict[str, float]:
         """Seconds of each part since the last call, as ``time/PART``; those below 0.1 ms are left out."""
         self._count()
-        found, self._since_row = self._since_row, Counter()
+        found, self._since_row = self._since_row, defaultdict(float)
         return {f"time/{name}": round(s, 4) for name, s in sorted(found.items()) if s >= 1e-4}
 
     def _begin(self, name: str) -> None:
@@ -78,12 +78,12 @@ class RoundProfile(RolloutHooks):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin at zero."""
         self._count()
-        self._open[:], self.totals = ["other"], Counter()
+        self._open[:], self.totals = ["other"], defaultdict(float)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first row counts from here."""
         self._count()
-        self._since_row = Counter()
+        self._since_row = defaultdict(float)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

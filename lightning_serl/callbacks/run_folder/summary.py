@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ class Summary(RolloutHooks):
         self.after: Results = {}  # of the last
         self._first_round: dict[str, float] = {}
         self._seconds = 0.0
-        self._times: Counter[str] = Counter()  # seconds of each part before the run was resumed
+        self._times: dict[str, float] = {}  # seconds of each part before the run was resumed
         self._taken = self._given = 0  # seeds and problems of the user's own source among the proposals
         self._began: float | None = None
         self._trainer: pl.Trainer | None = None  # of the fit
@@ -209,7 +208,7 @@ class Summary(RolloutHooks):
             "after": self.after,
             "first_round": self._first_round,
             "seconds": self._elapsed(),
-            "times": dict(self._parts(self._trainer)),
+            "times": self._parts(self._trainer),
             "taken": self._taken,
             "given": self._given,
         }
@@ -220,12 +219,13 @@ class Summary(RolloutHooks):
         self.after = state_dict.get("after", {})
         self._seconds, self._taken = state_dict["seconds"], state_dict.get("taken", 0)
         self._given = state_dict.get("given", 0)
-        self._times = Counter(state_dict.get("times", {}))
+        self._times = dict(state_dict.get("times", {}))
 
-    def _parts(self, trainer: pl.Trainer | None) -> Counter[str]:
+    def _parts(self, trainer: pl.Trainer | None) -> dict[str, float]:
         """Seconds of each part of the run so far."""
         callbacks = [] if trainer is None else trainer.callbacks
-        return sum((c.totals for c in callbacks if isinstance(c, RoundProfile)), Counter(self._times))
+        found = [self._times, *(c.totals for c in callbacks if isinstance(c, RoundProfile))]
+        return {name: sum(one.get(name, 0.0) for one in found) for name in {n for one in found for n in one}}
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
