@@ -100,8 +100,12 @@ def work_of(foresight: Foresight, division: Division, given: PlanOptions, length
     asked = min(size.prompts_per_round / kept, size.max_attempts * size.prompts_per_round)
     answers = Texts(asked, lengths.prompt, size.samples_per_prompt, answer, lengths.answer_limit)
     texts = Texts(data.writing.prompts_per_call, lengths.few_shot, 1, text, lengths.writing_limit)
-    gained = data.writing.prompts_per_call * max(1.0, text / (lengths.problem + _BETWEEN)) * accepted
+    # a text that reaches its limit ends inside of a problem, which is rejected
+    items = max(1.0, text / (lengths.problem + _BETWEEN) - (text >= lengths.writing_limit))
+    gained = data.writing.prompts_per_call * items * accepted
     calls = asked * (1 - data.mix_ratio) / gained if data.writes else 0.0
+    if isfinite(rounds) and rounds >= 1:  # what a call brings beyond a round is answered in the next one
+        calls = ceil(calls * rounds) / rounds
     evaluation, evaluations = _evaluations(foresight, lengths, answer, rounds)
     probe = data.probe.fitted(rounds, size.prompts_per_round * size.samples_per_prompt, len(data.seed_problems))
     probed = None

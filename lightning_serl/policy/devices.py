@@ -91,6 +91,7 @@ def card_machine(one: Card, dtype: torch.dtype, graphs: bool, adapter: bool, nod
         products=PRODUCTS * peak,
         decoding=DECODING * peak,
         reading=bandwidth,
+        attending=bandwidth,
         bandwidth=bandwidth,
         fresh=bandwidth,
         call=_CALL_GRAPH if graphs else eager,
@@ -109,8 +110,8 @@ _CALLS, _CALLS_ADAPTER, _CALLS_STEP, _CALLS_TOKEN = 80, 60, 200, 5
 # Most bytes of the weights that the probe of products reads, its most FLOP at one time, and the bytes of a buffer that
 # the probe of memory writes.
 _WEIGHTS, _FLOP, _BUFFER = 128 << 20, 4e9, 64 << 20
-# Rows with which a product takes the time of reading its weights.
-_FEW = 2
+# Rows with which a product takes the time of reading its weights; rows and columns of the probe of attention.
+_FEW, _ROWS, _CONTEXT = 2, 32, 128
 
 
 def cpu_machine(shape: Shape, dtype: torch.dtype, rows: int, tokens: int) -> Machine:
@@ -130,6 +131,7 @@ def cpu_machine(shape: Shape, dtype: torch.dtype, rows: int, tokens: int) -> Mac
             products=_product_rate(shape, dtype, min(max(tokens, 32), 512)),
             decoding=_product_rate(shape, dtype, max(1, min(rows, 512))),
             reading=_product_rate(shape, dtype, _FEW) * dtype.itemsize / (2 * _FEW),
+            attending=_attention_rate(shape, dtype),
             bandwidth=2 * _BUFFER / copied,
             fresh=2 * _BUFFER / fresh,
             call=call * (_CALLS + (_CALLS_ADAPTER if shape.adapter else 0)),
@@ -152,6 +154,16 @@ def _product_rate(shape: Shape, dtype: torch.dtype, rows: int) -> float:
             torch.nn.functional.linear(x, weight)
 
     return 2.0 * rows * size * len(weights) / _seconds(multiply)
+
+
+def _attention_rate(shape: Shape, dtype: torch.dtype) -> float:
+    """Bytes/s of keys and values that attention reads for one token of each of some rows."""
+    heads = max(1, shape.kv_heads // shape.width)
+    keys = torch.full((_ROWS, heads, _CONTEXT, shape.width), 0.01, dtype=dtype)
+    queries = keys[:, :, : max(1, shape.heads // shape.kv_heads)].clone()
+    mask = torch.ones(_ROWS, 1, 1, _CONTEXT, dtype=torch.bool)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return 2 * keys.nbytes / _seconds(lambda: attend(queries, keys, keys, attn_mask=mask))
 
 
 def _seconds(work: Callable[[], Tensor | list[Tensor] | None]) -> float:

@@ -48,6 +48,7 @@ def model_shape(
         kv_heads=width * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         inner=_inner(text),
         vocab=text.vocab_size,
+        width=width,
         itemsize=used.itemsize,
         # the weights are read as they are held, and 4-bit ones are written once more for the product
         weight_bytes=round(NF4_BYTES + 2 * used.itemsize) if quantized else dtype.itemsize,

@@ -33,6 +33,7 @@ class Machine:
     products: float  # FLOP/s of products over many tokens: training and reading prompts
     decoding: float  # FLOP/s of products over as many rows as are written at one time
     reading: float  # bytes/s of weights that are multiplied with few rows
+    attending: float  # bytes/s of keys and values while tokens are written
     bandwidth: float  # bytes/s that are read or written
     fresh: float  # bytes/s of large buffers that are allocated where they are written
     call: float  # seconds in which the host starts the operations of one layer
@@ -55,6 +56,7 @@ class Shape:
     kv_heads: int  # elements of its keys
     inner: int  # elements of the inner layer, of chosen experts together
     vocab: int
+    width: int = 64  # elements of one head
     itemsize: int = 4  # bytes of an element in products and activations
     weight_bytes: int = 4  # bytes of a weight as it is read
     adapter: int = 0  # weights of an adapter; 0 without one
@@ -124,9 +126,10 @@ def writing_seconds(machine: Machine, shape: Shape, texts: Texts, rows: int, ran
     # full until the prompts run out, and then as long as the longest of the last rows goes on
     steps = max(mine.written / live, mine.longest)
     context = mine.prompt_tokens + mine.tokens / 2
-    flop = 2 * (shape.products + shape.adapter) + 2 * shape.head + shape.attention(context)
-    moved = context * shape.kv_bytes + shape.moved * shape.itemsize + shape.vocab * _DRAW
+    flop = 2 * (shape.products + shape.adapter) + 2 * shape.head
+    moved = shape.moved * shape.itemsize + shape.vocab * _DRAW
     each = flop / machine.decoding + moved / machine.bandwidth + machine.token
+    each += context * shape.kv_bytes / machine.attending
     weights = (shape.weights + shape.head) * shape.weight_bytes / machine.reading
     # reading the weights hides behind the products where there are enough rows
     idle = max(0.0, weights - mine.written / steps * flop / machine.decoding)

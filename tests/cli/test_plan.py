@@ -19,7 +19,7 @@ from lightning_serl.policy.memory_plan import Plan
 from lightning_serl.policy.model_shape import model_shape
 from lightning_serl.policy.roofline import Machine, Shape
 
-QUIET = Machine(1e11, 1e11, 1e10, 1e10, 1e10, 1e-4, 1e-4, 1e-5, 1e9, 1e9)
+QUIET = Machine(1e11, 1e11, 1e10, 1e10, 1e10, 1e10, 1e-4, 1e-4, 1e-5, 1e9, 1e9)
 
 
 def qwen2(vocab, hidden, inner, layers, heads, kv_heads):
@@ -166,7 +166,9 @@ def test_machines():
     assert {name: card_named(name) for name in names} == names
     with pytest.raises(InputError, match="known are cpu"):
         card("")
-    shape = Shape(products=1, weights=1, head=1, layers=1, hidden=32, heads=32, kv_heads=32, inner=64, vocab=10)
+    shape = Shape(
+        products=1, weights=1, head=1, layers=1, hidden=32, heads=32, kv_heads=32, inner=64, vocab=10, width=16
+    )
     here = cpu_machine(shape, torch.float32, 8, 64)
     assert all(1e5 < rate < 1e14 for rate in (here.products, here.decoding, here.bandwidth, here.fresh))
     assert 1e-7 < here.call < 1

@@ -16,11 +16,11 @@ from lightning_serl.policy.roofline import (
 )
 
 # products at 1000 FLOP/s, nothing else costs time
-PRODUCTS = Machine(1000, 1000, 1e30, 1e30, 1e30, 0, 0, 0, 1e30, 1e30)
+PRODUCTS = Machine(1000, 1000, 1e30, 1e30, 1e30, 1e30, 0, 0, 0, 1e30, 1e30)
 # memory at 100 bytes/s, products cost nothing
-MEMORY = Machine(1e30, 1e30, 100, 100, 100, 0, 0, 0, 1e30, 1e30)
+MEMORY = Machine(1e30, 1e30, 100, 100, 100, 100, 0, 0, 0, 1e30, 1e30)
 # a layer's operations take a second to start, a token of all rows two, one of each row eight
-CALLS = Machine(1e30, 1e30, 1e30, 1e30, 1e30, 1, 2, 8, 1e30, 1e30)
+CALLS = Machine(1e30, 1e30, 1e30, 1e30, 1e30, 1e30, 1, 2, 8, 1e30, 1e30)
 # two layers of 50 weights each, an output layer of 20
 SHAPE = Shape(products=100, weights=100, head=20, layers=2, hidden=5, heads=4, kv_heads=2, inner=10, vocab=4,
               trained=120)  # fmt: skip
@@ -45,8 +45,9 @@ def test_writing():
     texts = Texts(prompts=2, prompt_tokens=6, each=4, tokens=10, limit=16)
     assert (texts.written, texts.longest) == (80, 16)
     assert Texts(1, 6, 1, 4, 16).longest == 12
-    # reading 12 prompt tokens, each of which sees 3; 80 tokens that see 6 + 5 others and pass the output layer
-    reading, each = 12 * (200 + 32 * 3), 200 + 40 + 32 * 11
+    # reading 12 prompt tokens, each of which sees 3; 80 tokens that pass the output layer, and whose attention is counted
+    # by its bytes
+    reading, each = 12 * (200 + 32 * 3), 200 + 40
     assert writing_seconds(PRODUCTS, SHAPE, texts, rows=8) == pytest.approx((reading + 80 * each) / 1000)
     # 8 rows at a time: as long as the longest; 2 rows: 40 steps; two devices: half of the rows each
     for rows, ranks, steps in ((8, 1, 16), (2, 1, 40), (2, 2, 20), (8, 4, 16)):
@@ -77,7 +78,7 @@ def test_training():
 
 
 def test_training_on_several_devices():
-    link = Machine(1e30, 1e30, 1e30, 1e30, 1e30, 0, 0, 0, 100, 1e30)
+    link = Machine(1e30, 1e30, 1e30, 1e30, 1e30, 1e30, 0, 0, 0, 100, 1e30)
     steps = Steps(count=2, micro_batches=3, tokens=50, scored=20, context=0)
     # gradients are reduced once a step: twice 120 x 4 bytes, three quarters of them from other devices
     assert training_seconds(link, SHAPE, steps, ranks=4) == pytest.approx(2 * 0.75 * 960 / 100)
