@@ -390,6 +390,18 @@ def test_subcommand_parser(tmp_path):
     assert "--model.rate" in option_names(cli.parser)
 
 
+def test_run_subcommand():
+    """Everything is made when a subcommand is carried out, and nothing was done with it yet."""
+    carried = []
+
+    class Notes(StrictCLI):
+        def run(self, subcommand):
+            carried.append((subcommand, self.trainer.state.status, type(self.model)))
+
+    Notes(Line, args=["fit", "--trainer.logger=false", "--trainer.accelerator=cpu"], parser_class=Parser)
+    assert carried == [("fit", "initializing", Line)]
+
+
 def test_action_config_load():
     assert {"model", "trainer"} <= set(option_groups(parsed(StrictCLI).command_parser))
     assert "model.rate" not in option_groups(parsed(StrictCLI).command_parser)

@@ -12,6 +12,7 @@ from lightning_serl.callbacks.reference_sync import ReferenceSync
 from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter, RolloutHooks
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
 from lightning_serl.callbacks.run_folder.ledger import Ledger
+from lightning_serl.callbacks.run_folder.profile import RoundProfile
 from lightning_serl.callbacks.run_folder.summary import Summary
 from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
@@ -30,6 +31,7 @@ __all__ = [
     "ReferenceSync",
     "RolloutHooks",
     "RolloutRefresh",
+    "RoundProfile",
     "RoundProgress",
     "Summary",
     "ZeroSpread",

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_serl.callbacks.rollout_hooks import span_of
 from lightning_serl.checkpoints.atomic_write import forget_unfinished
 from lightning_serl.distributed.lightning_internals import CheckpointHooks, dump_checkpoint
 from lightning_serl.distributed.ranks import Ranks
@@ -97,6 +98,7 @@ class Checkpoints(CheckpointHooks):
 
 def _save_together(trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
     """Gather the state on all ranks, write it on rank 0, and agree that it was written."""
-    checkpoint = dump_checkpoint(trainer, weights_only)
-    with Ranks.of(trainer).stage("saving the checkpoint"):
-        trainer.strategy.save_checkpoint(checkpoint, path)
+    with span_of(trainer.callbacks, "saving"):
+        checkpoint = dump_checkpoint(trainer, weights_only)
+        with Ranks.of(trainer).stage("saving the checkpoint"):
+            trainer.strategy.save_checkpoint(checkpoint, path)

@@ -22,11 +22,11 @@ from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
-from lightning_serl.callbacks.run_folder import Ledger, RoundProgress, Summary
+from lightning_serl.callbacks.run_folder import Ledger, RoundProfile, RoundProgress, Summary
 
 #: Added unless the user lists the callback or a subclass of it.
 ALWAYS: tuple[type[pl.Callback], ...] = (
-    MemoryPlan, Preemption, RolloutRefresh, Health, Ledger, RoundProgress, ZeroSpread,
+    MemoryPlan, Preemption, RolloutRefresh, Health, RoundProfile, Ledger, RoundProgress, ZeroSpread,
 )  # fmt: skip
 #: SeRL's filters, added unless the user lists filters.
 DEFAULT_FILTERS: tuple[type[pl.Callback], ...] = (QualityFilter, NoveltyFilter, DifficultyFilter)

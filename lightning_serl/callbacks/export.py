@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from lightning_serl.answers.registry import NAMES
 from lightning_serl.callbacks.model_card import model_card
+from lightning_serl.callbacks.rollout_hooks import span_of
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.weight_checks import check_finite
@@ -50,6 +51,10 @@ class Export(pl.Callback):
         """
         if trainer.fast_dev_run:
             return
+        with span_of(trainer.callbacks, "saving"):
+            self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
         live, ranks = module_of(trainer).policy, Ranks.of(trainer)
         if module_of(trainer).steps_not_taken:
             with ranks.stage("exporting the policy"):

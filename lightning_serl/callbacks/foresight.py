@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from lightning_serl.engines import TransformersEngine, VLLMEngine
 from lightning_serl.policy.free_memory import free_memory
 from lightning_serl.policy.loading import check_model_path
 from lightning_serl.policy.lora import LoraOptions
-from lightning_serl.policy.memory_plan import Plan, Work, largest_below, plan, writing_bytes
+from lightning_serl.policy.memory_plan import Plan, Work, gib, largest_below, plan, writing_bytes
 from lightning_serl.protocols import LoadsPolicy, SelfPlay
 
 #: Share of the free memory that a plan may take: allocators lose some, and prompts may be longer than foreseen.
@@ -38,28 +38,53 @@ class Division:
     scored: int  # rows of a pass without gradients
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the processes of a run work."""
+
+    device: torch.device
+    ranks: int = 1  # processes that train together
+    sharded: bool = False  # whether weights are sharded over them
+    shares: int = 1  # of them, those that share the memory of a host
+    memory: tuple[int, int] | None = None  # bytes that are free on the device and that it has, where they are not asked
+    engine: int | None = None  # bytes of a separate engine on the device, where the engine does not say
+    name: str = ""  # for messages
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> Place:
+        """Where a Trainer runs."""
+        device = trainer.strategy.root_device
+        shares = max(1, trainer.num_devices) if device.type != "cuda" else 1
+        return cls(device, trainer.world_size, isinstance(trainer.strategy, ModelParallelStrategy), shares)
+
+    def free(self) -> tuple[int, int]:
+        """Bytes that this process can take on the device, and those that the device has."""
+        return self.memory or free_memory(self.device, self.shares)
+
+
 class Foresight:
     """What one process of a run takes, by the options of Trainer, module and datamodule; nothing is loaded.
 
     Raises an InputError if the model directory cannot be used.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay) -> None:
+    def __init__(self, trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, place: Place | None = None) -> None:
         from transformers import AutoConfig
 
         assert module.model_name_or_path is not None
         self.trainer, self.module, self.data = trainer, module, data
-        self.device = trainer.strategy.root_device
+        self.place = place or Place.of(trainer)
+        #: Name of the device, for messages.
+        self.device = self.place.name or str(self.place.device)
         self.config = AutoConfig.from_pretrained(check_model_path(module.model_name_or_path), trust_remote_code=False)
         named = module.load_options["dtype"]
         loaded = (self.config.dtype or torch.float32) if named == "auto" else getattr(torch, named)
         self.dtype = precision_of(trainer).weights or loaded
-        on_cpu = self.device.type != "cuda"
         #: Bytes that this process can take, those of a loaded model included, and bytes of the device.
-        self.free, self.total = free_memory(self.device, max(1, trainer.num_devices) if on_cpu else 1)
-        self.free += _held(module, self.device)
+        self.free, self.total = self.place.free()
+        self.free += _held(module, self.place.device)
         #: Responses that an optimizer step has on each rank.
-        self.responses = responses_of(trainer, module, data)
+        self.responses = responses_of(self.place.ranks, module, data)
         self._traced = lru_cache(maxsize=None)(self._trace)
 
     @property
@@ -81,28 +106,27 @@ class Foresight:
     @cached_property
     def work(self) -> Work:
         """The work of the run, apart from how it is divided."""
-        trainer, module, data = self.trainer, self.module, self.data
+        module, data, place = self.module, self.data, self.place
         longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         prompt = data.round_options.max_prompt_tokens or _prompt_tokens(data.seed_problems)
         length = prompt + data.sampling.longest
         writing = data.writing if data.writes else None
         examples = 0 if writing is None else writing.exemplars * _prompt_tokens(data.seed_problems, least=0)
         written = 0 if writing is None else _PROMPT + examples + writing.sampling.longest
-        sharded = isinstance(trainer.strategy, ModelParallelStrategy)
         passes = module.objective.beta > 0 or module.steps_per_round > 1
         return Work(
             rows=self.responses,
             length=min(length, longest or length),
             sampled=0,
-            autocast=precision_of(trainer).autocast,
+            autocast=precision_of(self.trainer).autocast,
             checkpointing=module.load_options["gradient_checkpointing"],
             state=state_per_weight(module.check_optimizer()),
             reference=module.lora is None and module.objective.beta > 0,
             offload=module.offload_frozen,
-            ranks=trainer.world_size if sharded else 1,
-            replicated=trainer.world_size > 1 and not sharded,
+            ranks=place.ranks if place.sharded else 1,
+            replicated=place.ranks > 1 and not place.sharded,
             engine=self._engine_bytes(),
-            device="cuda" if self.device.type == "cuda" else "cpu",
+            device="cuda" if place.device.type == "cuda" else "cpu",
             scored=_SCORED if passes else 0,
             written_length=min(written, longest or written),
         )
@@ -110,16 +134,18 @@ class Foresight:
     def _engine_bytes(self) -> int | None:
         """What a separate engine takes; ``None`` where the policy itself writes."""
         engine = self.data.engine
+        if self.place.engine is not None:
+            return self.place.engine
         if isinstance(engine, TransformersEngine):
             return None
         if isinstance(engine, VLLMEngine):
             cache = (engine.kv_cache_gb or 1) * 2**30
-            return int(engine.memory_share * self.total if self.device.type == "cuda" else cache)
+            return int(engine.memory_share * self.total if self.place.device.type == "cuda" else cache)
         return 0
 
     def divided(self, rows: int, writing: int, scored: int = _SCORED) -> Work:
         """The work with ``rows`` responses in a micro-batch and ``writing`` completions written at one time."""
-        data, ranks = self.data, self.trainer.world_size
+        data, ranks = self.data, self.place.ranks
         options = data.round_options
         answers = -(-options.prompts_per_round * options.samples_per_prompt // ranks)
         asked = max(answers, data.evaluation.batch_size * data.evaluation.samples if data.evaluation.sets else 0)
@@ -141,6 +167,21 @@ class Foresight:
             found = replace(found, scoring=self._traced(1, work.scored).scoring)
         if work.engine is None:
             found = replace(found, engine=found.engine + writing_bytes(self.config, self.dtype, work))
+        return found
+
+    def expected(self, division: Division, positions: float, written: float) -> Plan:
+        """The plan for texts that are shorter than the options allow.
+
+        ``positions`` are the tokens of a response in a micro-batch with its share of the prompt, ``written`` those of a
+        row while it is written.
+        """
+        work = self.divided(self.rows_of(division.micro_batches), division.rows, division.scored)
+        work = replace(work, length=max(1, min(round(positions), work.length)))
+        lora, quantized = self.module.lora, self.module.quantize is not None
+        found = plan(self.config, self.dtype, work, lora, quantized)
+        if work.engine is None:
+            row = replace(work, length=round(written), written_length=round(written))
+            found = replace(found, engine=writing_bytes(self.config, self.dtype, row))
         return found
 
     def _trace(self, rows: int, scored: int) -> Plan:
@@ -182,10 +223,53 @@ class Foresight:
         return max(1, min(_SCORED, max(fits, rows)))
 
 
-def responses_of(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay) -> int:
-    """Responses that an optimizer step has on each rank."""
+def responses_of(ranks: int, module: LoadsPolicy, data: SelfPlay) -> int:
+    """Responses that an optimizer step has on each of so many ranks."""
     options = data.round_options
-    return -(-options.prompts_per_round * options.samples_per_prompt // (module.minibatches * trainer.world_size))
+    return -(-options.prompts_per_round * options.samples_per_prompt // (module.minibatches * ranks))
+
+
+# -- the division that fits --------------------------------------------------------------------------------------------
+
+
+def chosen_division(foresight: Foresight, cannot_fit: Callable[[Foresight], None]) -> Division:
+    """The fewest micro-batches, most rows and longest passes without gradients that fit."""
+    whole = foresight.plan_of(foresight.responses, foresight.most_rows, 1)
+    if whole.peak <= foresight.limit:
+        return Division(1, foresight.most_rows, _scored(foresight, foresight.responses, whole))
+    rows = foresight.largest_micro_batch(foresight.limit)
+    writing = foresight.writing_rows(foresight.limit)
+    if not rows or not writing:
+        if foresight.plan_of(1, 1, 1).peak > foresight.free:
+            cannot_fit(foresight)
+        rows, writing = max(1, rows), max(1, writing)
+    count = -(-foresight.responses // rows)
+    plan = foresight.plan_of(foresight.rows_of(count), writing, 1)
+    return Division(count, writing, _scored(foresight, foresight.rows_of(count), plan))
+
+
+def given_division(foresight: Foresight, micro_batches: int, cannot_fit: Callable[[Foresight], None]) -> Division:
+    """The user's number of micro-batches, with the most rows and longest passes that fit."""
+    size = foresight.rows_of(micro_batches)
+    writing = foresight.most_rows
+    plan = foresight.plan_of(size, writing, 1)
+    if plan.peak > foresight.limit:
+        writing = foresight.writing_rows(foresight.limit)
+        if foresight.plan_of(1, 1, 1).peak > foresight.free:
+            cannot_fit(foresight)
+        writing = max(1, writing)
+    return Division(micro_batches, writing, _scored(foresight, size, plan))
+
+
+def writing_only(foresight: Foresight) -> Division:
+    """The rows that fit beside the weights alone, for an evaluation or a prediction."""
+    return Division(1, max(1, foresight.rows_beside_weights(foresight.limit)), 1)
+
+
+def _scored(foresight: Foresight, rows: int, plan: Plan) -> int:
+    """Rows of a pass without gradients, which takes less than one with gradients over as many rows."""
+    from_training = plan.lasting + plan.gradients + plan.activations * -(-64 // rows)
+    return 64 if from_training <= foresight.limit else foresight.scored_rows(rows, foresight.limit)
 
 
 def _prompt_tokens(seeds: Sequence[Any], least: int = _PROMPT) -> int:
@@ -256,3 +340,10 @@ def remedied(foresight: Foresight, remedy: Remedy) -> Plan:
         work = replace(work, state=remedy.state)
     quantized = remedy.quantized or foresight.module.quantize is not None
     return plan(foresight.config, dtype, work, lora, quantized)
+
+
+def remedies(foresight: Foresight) -> str:
+    """What would make a run fit that does not, at most two options with the peak that each would have."""
+    peaks = ((remedy.options, remedied(foresight, remedy).peak) for remedy in REMEDIES)
+    found = [f"{options} would take {gib(peak)}" for options, peak in peaks if peak <= foresight.limit]
+    return " and ".join(found[:2]) or "take a smaller model, or shard it over several devices"

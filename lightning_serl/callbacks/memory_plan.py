@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,9 +15,12 @@ from lightning_serl.callbacks.foresight import (
     SHARE,
     Division,
     Foresight,
-    remedied,
+    chosen_division,
+    given_division,
+    remedies,
     responses_of,
     state_per_weight,
+    writing_only,
 )
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines import TransformersEngine
@@ -84,7 +87,7 @@ class MemoryPlan(pl.Callback):
                 )
             return False
         if trains and isinstance(module.micro_batch, int):
-            responses = responses_of(trainer, module, data)
+            responses = responses_of(trainer.world_size, module, data)
             self._micro_batches = -(-responses // min(module.micro_batch, responses))
             divide_steps(trainer, self._micro_batches)
         ranks = Ranks.of(trainer)
@@ -109,10 +112,10 @@ class MemoryPlan(pl.Callback):
         try:
             foresight = Foresight(trainer, module, data)
             if not trains:
-                return foresight, _writing_only(foresight)
+                return foresight, writing_only(foresight)
             if self._chose:
-                return foresight, _chosen(foresight, self._cannot_fit)
-            return foresight, _given(foresight, trainer.accumulate_grad_batches, self._cannot_fit)
+                return foresight, chosen_division(foresight, self._cannot_fit)
+            return foresight, given_division(foresight, trainer.accumulate_grad_batches, self._cannot_fit)
         except InputError:
             raise
         except Exception as error:
@@ -171,12 +174,7 @@ class MemoryPlan(pl.Callback):
             f"this run needs at least {gib(least.peak)} GiB on {foresight.device}, where {gib(foresight.free)} of "
             f"{gib(foresight.total)} are free"
         )
-        found = []
-        for remedy in REMEDIES:
-            needed = remedied(foresight, remedy).peak
-            if needed <= foresight.limit:
-                found.append(f"{remedy.options} would take {gib(needed)}")
-        advice = " and ".join(found[:2]) or "take a smaller model, or shard it over several devices"
+        advice = remedies(foresight)
         if self.refuse:
             raise InputError(
                 f"{said}; {advice}; to try it all the same: --trainer.callbacks+ MemoryPlan "
@@ -258,46 +256,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error)
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "DefaultCPUAllocator" in said or "out of memory" in said.lower()
-
-
-def _chosen(foresight: Foresight, cannot_fit: Callable[[Foresight], None]) -> Division:
-    """The fewest micro-batches, most rows and longest passes without gradients that fit."""
-    whole = foresight.plan_of(foresight.responses, foresight.most_rows, 1)
-    if whole.peak <= foresight.limit:
-        return Division(1, foresight.most_rows, _scored(foresight, foresight.responses, whole))
-    rows = foresight.largest_micro_batch(foresight.limit)
-    writing = foresight.writing_rows(foresight.limit)
-    if not rows or not writing:
-        if foresight.plan_of(1, 1, 1).peak > foresight.free:
-            cannot_fit(foresight)
-        rows, writing = max(1, rows), max(1, writing)
-    count = -(-foresight.responses // rows)
-    plan = foresight.plan_of(foresight.rows_of(count), writing, 1)
-    return Division(count, writing, _scored(foresight, foresight.rows_of(count), plan))
-
-
-def _given(foresight: Foresight, micro_batches: int, cannot_fit: Callable[[Foresight], None]) -> Division:
-    """The user's number of micro-batches, with the most rows and longest passes that fit."""
-    size = foresight.rows_of(micro_batches)
-    writing = foresight.most_rows
-    plan = foresight.plan_of(size, writing, 1)
-    if plan.peak > foresight.limit:
-        writing = foresight.writing_rows(foresight.limit)
-        if foresight.plan_of(1, 1, 1).peak > foresight.free:
-            cannot_fit(foresight)
-        writing = max(1, writing)
-    return Division(micro_batches, writing, _scored(foresight, size, plan))
-
-
-def _writing_only(foresight: Foresight) -> Division:
-    """The rows that fit beside the weights alone, for an evaluation or a prediction."""
-    return Division(1, max(1, foresight.rows_beside_weights(foresight.limit)), 1)
-
-
-def _scored(foresight: Foresight, rows: int, plan: Plan) -> int:
-    """Rows of a pass without gradients, which takes less than one with gradients over as many rows."""
-    from_training = plan.lasting + plan.gradients + plan.activations * -(-64 // rows)
-    return 64 if from_training <= foresight.limit else foresight.scored_rows(rows, foresight.limit)
 
 
 def _too_large(foresight: Foresight, plan: Plan) -> str:

@@ -37,6 +37,10 @@ class RolloutHooks(pl.Callback):
         """
         return nullcontext(lambda done: None)
 
+    def span(self, name: str) -> AbstractContextManager[None]:
+        """Context of work that no progress bar shows, such as ``"pushing"``, for measuring its time."""
+        return nullcontext()
+
     def poll(self, trainer: pl.Trainer) -> None:
         """Called between completion tokens and between micro-batches; raise here to end the run."""
 
@@ -57,6 +61,16 @@ def phase_of(callbacks: Sequence[pl.Callback], name: str, total: int) -> Iterato
                 one(done)
 
         yield tick
+
+
+@contextmanager
+def span_of(callbacks: Sequence[pl.Callback], name: str) -> Iterator[None]:
+    """Enter :meth:`RolloutHooks.span` of all callbacks that have it."""
+    with ExitStack() as stack:
+        for callback in callbacks:
+            if hasattr(callback, "span"):
+                stack.enter_context(callback.span(name))
+        yield
 
 
 class InstructionFilter(pl.Callback, ABC):

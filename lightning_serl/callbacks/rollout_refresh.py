@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_serl.callbacks.rollout_hooks import RolloutHooks
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks, span_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.engines import weight_checks
@@ -88,7 +88,8 @@ class RolloutRefresh(RolloutHooks):
             return
         began, before = time.monotonic(), self.bytes
         self._must_push = True  # if a proof fails and the caller goes on, the next rollout pushes again
-        err = _Push(self, trainer, policy, engine).run()
+        with span_of(trainer.callbacks, "pushing"):
+            err = _Push(self, trainer, policy, engine).run()
         self._must_push = False
         seconds = time.monotonic() - began
         self.seconds += seconds

@@ -40,10 +40,8 @@ def main(args: Sequence[str] | None = None) -> int:
     state, status, message = CommandState(), 0, ""
     undo, formatting = end_on_signals(state), warnings.formatwarning
     try:
-        from lightning_serl.cli.lightning_cli import SelfPlayCLI
-
         warnings.formatwarning = _without_our_paths(warnings.formatwarning)
-        SelfPlayCLI(sys.argv[1:] if args is None else args, state)
+        _carry_out(sys.argv[1:] if args is None else args, state)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         status, message = _outcome(error, state)
         if isinstance(error, Exception) and os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
@@ -63,6 +61,21 @@ def main(args: Sequence[str] | None = None) -> int:
     if status and (run_folder.is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_LONGEST_LINE], file=sys.stderr, flush=True)
     return status
+
+
+def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
+    """Make and run the command that the first argument names."""
+    if arguments and arguments[0] == "plan":
+        from lightning_serl.cli.plan import PlanCLI, show_help
+
+        if "--help" in arguments or "-h" in arguments:
+            show_help()
+        else:
+            PlanCLI(arguments, state)
+        return
+    from lightning_serl.cli.lightning_cli import SelfPlayCLI
+
+    SelfPlayCLI(arguments, state)
 
 
 def _outcome(error: BaseException, state: CommandState) -> tuple[int, str]:

@@ -9,7 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 COMMANDS = ("fit", "validate", "test", "predict")
-_OTHER_COMMANDS = {"train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict"}
+#: Commands of this package alone, which no LightningCLI has.
+OWN_COMMANDS = ("plan",)
+_OTHER_COMMANDS = {
+    "train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "estimate": "plan",
+}  # fmt: skip
 # Options of TRL and transformers, and of Lightning before it had a command line.
 _OTHER_NAMES = {
     "learning_rate": "--model.lr", "num_generations": "--data.round.samples_per_prompt",
@@ -43,7 +47,11 @@ def command_refusal(arguments: Sequence[str]) -> str | None:
     if first in COMMANDS or first in ("-h", "--help"):
         return None
     if not first.startswith("-"):
-        near = [_OTHER_COMMANDS[first]] if first in _OTHER_COMMANDS else difflib.get_close_matches(first, COMMANDS, n=1)
+        near = (
+            [_OTHER_COMMANDS[first]]
+            if first in _OTHER_COMMANDS
+            else difflib.get_close_matches(first, (*COMMANDS, *OWN_COMMANDS), n=1)
+        )
         return f"there is no command {first[:60]!r}; " + (f"did you mean {near[0]}?" if near else f"give {_one_of()}")
     named = next((argument for argument in arguments if argument in COMMANDS), None)
     option = first.partition("=")[0]

@@ -28,7 +28,10 @@ from lightning_serl.distributed.strategies import check_strategy, check_strategy
 from lightning_serl.errors import InputError, own_place
 from lightning_serl.module import SeRLModule
 
-_DESCRIPTION = "Self-play reinforcement learning of language models without labels."
+_DESCRIPTION = (
+    "Self-play reinforcement learning of language models without labels. `lightning-serl plan` foresees what a fit "
+    "takes; see `lightning-serl plan --help`."
+)
 _TRAINER_DEFAULTS = {
     "logger": False,
     "enable_progress_bar": False,

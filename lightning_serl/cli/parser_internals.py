@@ -22,6 +22,13 @@ class StrictCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing; LightningCLI merges options stored in a checkpoint over those of the command line."""
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run(subcommand)
+
+    def run(self, subcommand: str) -> None:
+        """Carry out a subcommand with the Trainer, once everything is made."""
+        super()._run_subcommand(subcommand)
+
     @property
     def command_parser(self) -> LightningArgumentParser:
         """The parser of the subcommand that was chosen."""

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_serl.callbacks.preemption import Preemption
-from lightning_serl.callbacks.rollout_hooks import RolloutHooks, hooks
+from lightning_serl.callbacks.rollout_hooks import RolloutHooks, hooks, span_of
 from lightning_serl.datamodules.checks import announce_lengths, check_chat_templates, check_lengths
 from lightning_serl.datamodules.rounds.setup import RoundSetup
 from lightning_serl.datamodules.sources.few_shot import Writing
@@ -38,9 +38,10 @@ class EngineSession:
         """
         engine, policy, ranks = setup.engine, setup.policy, setup.ranks
         if self._started is None or self._started[1] is not policy:
-            self._start(trainer, setup, writing, answers)
+            with span_of(trainer.callbacks, "starting"):
+                self._start(trainer, setup, writing, answers)
         engine.poll = partial(poll, trainer)
-        with ranks.stage("waking the engine"):
+        with span_of(trainer.callbacks, "starting"), ranks.stage("waking the engine"):
             engine.wake()
         self._refresh(trainer, engine)
         if policy is None:

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_serl.callbacks.rollout_hooks import hooks
+from lightning_serl.callbacks.rollout_hooks import hooks, span_of
 from lightning_serl.checkpoints.checks import check_stream_state
 from lightning_serl.datamodules.engine_session import EngineSession, poll
 from lightning_serl.datamodules.parts import Parts, with_trainer
@@ -114,7 +114,8 @@ class Session:
     def rolling(self) -> Iterator[RoundSetup]:
         """Context in which completions can be written: the engine is started and holds the policy's weights."""
         if self._prefetch is not None:
-            self._prefetch.wait()  # its completions must come from one version of the weights
+            with span_of(self.trainer.callbacks, "waiting"):
+                self._prefetch.wait()  # its completions must come from one version of the weights
         setup, _ = self._current()
         with self._engine.ready(self.trainer, setup, self.parts.writing, self.parts.setup.sampling):
             yield self._current()[0]  # some engines know the length of their context only now
@@ -145,7 +146,8 @@ class Session:
         prefetch, self._prefetch = self._prefetch, None
         if prefetch is not None:
             try:
-                prefetch.wait()
+                with span_of(self.trainer.callbacks, "waiting"):
+                    prefetch.wait()
             finally:
                 prefetch.stop()
                 self._before = self._state_during(prefetch)

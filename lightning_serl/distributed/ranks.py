@@ -109,8 +109,9 @@ class Ranks:
         if error is not None:
             report = type(error) if not isinstance(error, Exception) else None, f"{type(error).__name__}: {error}"
         try:
-            _wait_for_all(self.rank, self.size)
-            reports = self.gather(report)
+            with _waiting():
+                _wait_for_all(self.rank, self.size)
+                reports = self.gather(report)
         except RuntimeError as lost:  # the process group has lost a rank
             said = (str(lost).splitlines() or [type(lost).__name__])[0][:120]
             raise error or RankFailure(f"another rank was lost while {doing} ({said})") from lost
@@ -122,6 +123,24 @@ class Ranks:
             error = kind() if kind is not None else RankFailure(f"rank {rank} failed while {doing}: {message}")
         error.on_every_rank = True  # type: ignore[attr-defined]  # see Checkpoints.on_exception
         raise error
+
+
+_waited = 0.0
+
+
+def seconds_waited() -> float:
+    """Seconds that this process has waited for the other ranks at the ends of stages."""
+    return _waited
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    global _waited
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        _waited += time.monotonic() - began
 
 
 class _Rendezvous:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,19 @@ from lightning_serl.policy.vocabulary import check_tokenizer
 _HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+
+_plans = ContextVar("plans", default=False)
+
+
+@contextmanager
+def for_a_plan() -> Iterator[None]:
+    """Context in which a model directory needs no weights and no tokenizer, because nothing is loaded from it."""
+    token = _plans.set(True)
+    try:
+        yield
+    finally:
+        _plans.reset(token)
 
 
 def check_model_path(name: str) -> str:
@@ -58,7 +73,7 @@ def check_model_path(name: str) -> str:
         "weights (*.safetensors or *.bin)": ["*.safetensors", "*.bin"],
         "tokenizer (tokenizer.json or tokenizer_config.json)": ["tokenizer.json", "tokenizer_config.json", "*.model"],
     }
-    for what, patterns in wanted.items():
+    for what, patterns in list(wanted.items())[: 1 if _plans.get() else None]:
         if not any(next(path.glob(p), None) for p in patterns):
             raise InputError(
                 f"model directory {shown} has no {what}; save model and tokenizer there with save_pretrained"

@@ -34,8 +34,8 @@ _SAMPLING_BYTES, _SAMPLING_TABLES = 28, 7
 _TABLE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
 # Columns of the engine's cache for each that is in use: its buffers grow by a quarter.
 _SPARE_COLUMNS = 1.25
-# Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
-_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+#: Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _FourBitLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.register_buffer("packed", torch.empty(int(layer.weight.numel() * _NF4_BYTES), dtype=torch.uint8))
+        self.register_buffer("packed", torch.empty(int(layer.weight.numel() * NF4_BYTES), dtype=torch.uint8))
         self.bias, self.dtype = layer.bias, layer.weight.dtype
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lightning_serl.callbacks import (
     NoveltyFilter,
     QualityFilter,
     RolloutRefresh,
+    RoundProfile,
     RoundProgress,
     ZeroSpread,
     defaults,
@@ -24,7 +25,7 @@ def kinds(callbacks):
 
 
 def test_missing_callbacks_are_added():
-    always = {MemoryPlan, Preemption, RolloutRefresh, Health, Ledger, RoundProgress, ZeroSpread}
+    always = {MemoryPlan, Preemption, RolloutRefresh, Health, RoundProfile, Ledger, RoundProgress, ZeroSpread}
     assert kinds(missing_callbacks(None)) == always | {QualityFilter, NoveltyFilter, DifficultyFilter}
     trainer = trainer_for(".", [QualityFilter(), Ledger()])
     assert kinds(missing_callbacks(trainer)) == always - {Ledger}

@@ -103,6 +103,11 @@ def test_metrics_have_a_step_and_trls_names(fitted):
     assert all(0 <= row["val/held_out/mean@k"] <= 1 for row in evaluations)
     # a clock is read under time/ only: two runs differ nowhere else (see the test of bytes below)
     assert all(key.startswith("time/") for row in steps for key in row if "time" in key or "second" in key)
+    for row in steps:
+        parts = {key.removeprefix("time/"): value for key, value in row.items() if key.startswith("time/")}
+        whole = parts.pop("step")
+        assert {"answering", "grading", "logprobs", "training"} <= parts.keys()
+        assert abs(sum(parts.values()) - whole) < 0.01 * whole + 0.005, "parts overlap, or leave something out"
 
 
 def test_the_ledger_tells_every_instructions_story_in_order(fitted):
@@ -171,6 +176,10 @@ def test_curves_are_a_picture_and_the_summary_keeps_its_contract(fitted):
     assert summary["kept"] == events.count("kept")
     assert summary["rejected"] == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     assert 0 < summary["seconds"] < 600
+    assert abs(sum(summary["times"].values()) - summary["seconds"]) < 0.05 * summary["seconds"]
+    assert {"answering", "training", "evaluating", "saving"} <= summary["times"].keys()
+    line = next(line for line in ended.out.splitlines() if line.startswith("time: "))
+    assert re.fullmatch(r"time: \d+ s for 2 rounds(; |, [\w -]+ \d+ %)+", line.replace("; ", "; , ", 1)), line
     assert summary["labels"] is True
     assert "greedy pass@1" in ended.out
     assert "mean@2" in ended.out
@@ -204,7 +213,9 @@ def test_a_finished_run_that_is_continued_keeps_its_table(tmp_path, held_out):
     assert ended.status == 0, ended.err
     for name in names[1:]:
         assert (tmp_path / name).read_bytes() == before[name], name
-    tables = [json.loads(text) | {"seconds": 0} for text in (before[names[0]], (tmp_path / names[0]).read_bytes())]
+    tables = [
+        json.loads(text) | {"seconds": 0, "times": 0} for text in (before[names[0]], (tmp_path / names[0]).read_bytes())
+    ]
     assert tables[0] == tables[1]
 
 

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
+from lightning_serl.callbacks.run_folder.profile import RoundProfile
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Group, Round, Verdict
 
@@ -130,7 +131,10 @@ class Ledger(RolloutHooks):
         now = time.monotonic()
         metrics = {**module_of(trainer).step_metrics, **self._fresh}
         self.last_metrics.update(metrics)
-        self._write("metrics", [{"step": trainer.global_step, **metrics, "time/step": round(now - self._clock, 4)}])
+        parts = [c.row() for c in trainer.callbacks if isinstance(c, RoundProfile)]
+        times = {name: value for row in parts for name, value in row.items()}
+        times["time/step"] = round(now - self._clock, 4)
+        self._write("metrics", [{"step": trainer.global_step, **metrics, **times}])
         self._clock, self._fresh = now, {}
         if self._open is not None:
             self._open["steps"] -= 1

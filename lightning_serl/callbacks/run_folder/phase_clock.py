@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 #: What the phases count.
 _UNITS = {
     "writing problems": "problems", "answering": "answers", "probing": "answers", "evaluating": "answers",
-    "voting": "prompts", "scoring": "prompts", "training": "micro-batches",
+    "voting": "prompts", "filtering": "problems", "scoring": "prompts", "training": "micro-batches",
 }  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.phase_clock import duration, plain
+from lightning_serl.callbacks.run_folder.profile import RoundProfile, in_words, shares, shares_sentence
+from lightning_serl.callbacks.time_advice import DOMINATES, advice, situation_of
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.protocols import Reports, module_of
 from lightning_serl.types import Round
@@ -42,14 +44,16 @@ class Summary(RolloutHooks):
         self.after: Results = {}  # of the last
         self._first_round: dict[str, float] = {}
         self._seconds = 0.0
+        self._times: dict[str, float] = {}  # seconds of each part before the run was resumed
         self._taken = self._given = 0  # seeds and problems of the user's own source among the proposals
         self._began: float | None = None
+        self._trainer: pl.Trainer | None = None  # of the fit
         self._first_step: int | None = None
         self.deferred = False  # set it to evaluate once more after the fit, and then call `finish`
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._began = time.monotonic()
+        self._began, self._trainer = time.monotonic(), trainer
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the step that this fit starts from."""
@@ -110,7 +114,8 @@ class Summary(RolloutHooks):
         if self.after and (report := module_of(trainer).last_report):
             _write_json(root / "evaluation.json", report)
         draw_curves(root / "metrics.jsonl", root / "curves.png")
-        self._print(summary, "model.objective.beta is 0" if trainer.global_step else "no optimizer step was made")
+        without_kl = "model.objective.beta is 0" if trainer.global_step else "no optimizer step was made"
+        self._print(summary, without_kl, _remedy(trainer, summary["times"]))
         warnings = [w for c in trainer.callbacks if isinstance(c, Health) for w in c.outside]
         if warnings:
             signs = "; ".join(w.partition(": ")[0] for w in warnings)
@@ -133,6 +138,7 @@ class Summary(RolloutHooks):
             "dropped": dict(sorted(ledger.reasons["dropped"].items())),
             "rounds": int(trainer.global_step // max(1, module_of(trainer).steps_per_round)),
             "seconds": round(self._elapsed(), 2),
+            "times": {name: round(s, 2) for name, s in sorted(self._parts(trainer).items())},
         }
         if len(self.after) > 1:
             summary["sets"] = {
@@ -144,7 +150,7 @@ class Summary(RolloutHooks):
         """The first and the last evaluation of every set, as in the table."""
         return {name: (_short(self.before.get(name, {})), _short(after)) for name, after in self.after.items()}
 
-    def _print(self, summary: dict[str, Any], without_kl: str) -> None:
+    def _print(self, summary: dict[str, Any], without_kl: str, remedy: str) -> None:
         console = Console(file=sys.stdout, highlight=False)
         before, after = summary["before"], summary["after"]
         title = f"held-out problems: {summary['set']}" if summary["set"] else "training rounds"
@@ -172,7 +178,11 @@ class Summary(RolloutHooks):
             soft_wrap=True,
         )
         rounds = summary["rounds"]
-        console.print(f"time: {duration(summary['seconds'])} for {rounds} round{'' if rounds == 1 else 's'}")
+        parts = shares_sentence(summary["times"])
+        took = f"time: {duration(summary['seconds'])} for {rounds} round{'' if rounds == 1 else 's'}"
+        console.print(f"{took}; {parts}" if parts else took, soft_wrap=True)
+        if remedy:
+            console.print(remedy, soft_wrap=True)
 
     def _write_evaluation(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
@@ -198,6 +208,7 @@ class Summary(RolloutHooks):
             "after": self.after,
             "first_round": self._first_round,
             "seconds": self._elapsed(),
+            "times": self._parts(self._trainer),
             "taken": self._taken,
             "given": self._given,
         }
@@ -208,9 +219,23 @@ class Summary(RolloutHooks):
         self.after = state_dict.get("after", {})
         self._seconds, self._taken = state_dict["seconds"], state_dict.get("taken", 0)
         self._given = state_dict.get("given", 0)
+        self._times = dict(state_dict.get("times", {}))
+
+    def _parts(self, trainer: pl.Trainer | None) -> dict[str, float]:
+        """Seconds of each part of the run so far."""
+        callbacks = [] if trainer is None else trainer.callbacks
+        found = [self._times, *(c.totals for c in callbacks if isinstance(c, RoundProfile))]
+        return {name: sum(one.get(name, 0.0) for one in found) for name in {n for one in found for n in one}}
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
+
+
+def _remedy(trainer: pl.Trainer, seconds: Mapping[str, float]) -> str:
+    """What to change if one part took most of the time; empty if none did."""
+    part, share = next(iter(shares(seconds).items()), ("", 0.0))
+    said = advice(part, situation_of(trainer)) if share >= DOMINATES else ""
+    return f"{in_words(part)} took most of it; what saves time: {said}" if said else ""
 
 
 def draw_curves(metrics: Path, target: Path) -> None:

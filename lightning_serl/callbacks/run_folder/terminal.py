@@ -84,11 +84,12 @@ class RoundProgress(RolloutHooks):
         """Show one phase; the yielded function advances it."""
         bar = self._bar()
         if bar is None:
+            outer = self._clock  # phases may have others inside
             clock = self._clock = self._make_clock(name, total)
             try:
                 yield lambda done: clock.advance(done, self._tokens(name))
             finally:
-                self._clock, self._idle = None, time.monotonic()
+                self._clock, self._idle = outer, time.monotonic()
             return
         task = bar.add_task(name, total=total)
         try:

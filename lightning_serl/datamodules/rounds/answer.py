@@ -129,7 +129,8 @@ def _measure(setup: RoundSetup, groups: list[Group]) -> None:
     if not needs & {"entropy", "certainty"} or setup.policy is None:
         return
     rows = [(g.prompt_ids + c.token_ids, len(g.prompt_ids)) for g in groups for c in g.completions]
-    stats = iter(setup.policy.stats(rows, certainty="certainty" in needs))
+    with setup.phase("scoring", len(groups)):
+        stats = iter(setup.policy.stats(rows, certainty="certainty" in needs))
     for group in groups:
         mine = [next(stats) for _ in group.completions]
         for name in sorted(needs & {"entropy", "certainty"}):

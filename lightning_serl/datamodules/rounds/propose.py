@@ -43,11 +43,14 @@ class Proposals:
             with setup.phase("writing problems", missing) as tick:
                 # progress is counted in accepted instructions, not in completions of the source
                 context = setup.context(self.log.round.number, "instruction", spread=True)
-                for proposal in source.propose(missing, context):
-                    if isinstance(proposal, Group):
-                        ready.append(self._with_uid(proposal))
-                    else:
-                        self._consider(proposal)
+                proposals = list(source.propose(missing, context))
+                with setup.phase("filtering", len(proposals)) as judged:
+                    for proposal in proposals:
+                        if isinstance(proposal, Group):
+                            ready.append(self._with_uid(proposal))
+                        else:
+                            self._consider(proposal)
+                        judged(1)
                 gained = len(waiting()) + len(ready) - before
                 tick(min(gained, missing))
             barren = 0 if gained else barren + 1

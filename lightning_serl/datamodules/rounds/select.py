@@ -37,7 +37,8 @@ def select(
 ) -> int:
     """Weigh all groups of an attempt, keep at most ``room`` families that survive, and return how many were kept."""
     groups, verdicts = [g for g, _ in answered], [v for _, v in answered]
-    weights, reasons = _weigh(setup, groups, verdicts)
+    with setup.phase("filtering", len(groups)):
+        weights, reasons = _weigh(setup, groups, verdicts)
     family_of, alive = _families(groups, weights)
     living = [family for family, left in alive.items() if left]
     chosen = living[:room]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_serl.callbacks.rollout_hooks import phase_of
+from lightning_serl.callbacks.rollout_hooks import phase_of, span_of
 from lightning_serl.datamodules.engine_session import stop_if_asked
 from lightning_serl.datamodules.session import Session
 from lightning_serl.protocols import module_of
@@ -37,18 +37,24 @@ class SelfPlayStream:
             stop_if_asked(session.trainer, session.ranks)
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
-                # the gradients of the last step would take memory while completions are written
-                session.trainer.lightning_module.zero_grad(set_to_none=True)
-                played = session.play()
-                session.parts.setup.engine.sleep()
-                groups = [*played.groups, *(g for g, _ in played.dropped)]
-                verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
-                with phase_of(session.trainer.callbacks, "scoring", len(groups)) as tick:
-                    batches = module_of(session.trainer).experience(groups, verdicts)
-                    tick(len(groups))
-                session.commit(played, batches)
-                session.prefetch()
+                with span_of(session.trainer.callbacks, "other"):
+                    self._play()
             yield session.pending_batch(place)
+
+    def _play(self) -> None:
+        """Play the next round and make its micro-batches."""
+        session, callbacks = self.session, self.session.trainer.callbacks
+        # the gradients of the last step would take memory while completions are written
+        session.trainer.lightning_module.zero_grad(set_to_none=True)
+        played = session.play()
+        session.parts.setup.engine.sleep()
+        groups = [*played.groups, *(g for g, _ in played.dropped)]
+        verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
+        with phase_of(callbacks, "scoring", len(groups)) as tick:
+            batches = module_of(session.trainer).experience(groups, verdicts)
+            tick(len(groups))
+        session.commit(played, batches)
+        session.prefetch()
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the datamodule saves the state. The method tells Lightning that the stream can be resumed."""

@@ -104,9 +104,11 @@ def test_the_table_shows_the_change(capsys):
             "rejected": {"duplicate": 2, "too_short": 4},
             "dropped": {"no_spread": 1},
             "seconds": 12.3,
+            "times": {"answering": 7.5, "sync": 2.4, "training": 0.1},
             "rounds": 2,
         },
         "model.objective.beta is 0",
+        "a remedy",
     )
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if "greedy pass@1" in line)
@@ -116,7 +118,10 @@ def test_the_table_shows_the_change(capsys):
     assert "+" not in next(line for line in lines if "mean@16" in line)
     assert "problems: 10 written, 6 rejected (too_short 4, duplicate 2), 1 dropped (no_spread 1), 3 kept" in lines
     assert any("not measured" in line for line in lines)
-    assert "time: 12 s for 2 rounds" in lines
+    assert lines[-2:] == [
+        "time: 12 s for 2 rounds; answering 75 %, pushing weights 24 %, training 1 %",
+        "a remedy",
+    ]
     assert not any("no labels here" in line for line in lines)
 
 
