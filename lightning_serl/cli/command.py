@@ -40,10 +40,8 @@ def main(args: Sequence[str] | None = None) -> int:
     state, status, message = CommandState(), 0, ""
     undo, formatting = end_on_signals(state), warnings.formatwarning
     try:
-        from lightning_serl.cli.lightning_cli import SelfPlayCLI
-
         warnings.formatwarning = _without_our_paths(warnings.formatwarning)
-        SelfPlayCLI(sys.argv[1:] if args is None else args, state)
+        _run(sys.argv[1:] if args is None else args, state)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         status, message = _outcome(error, state)
         if isinstance(error, Exception) and os.environ.get("LIGHTNING_SERL_DEBUG") == "1":
@@ -63,6 +61,18 @@ def main(args: Sequence[str] | None = None) -> int:
     if status and (run_folder.is_first_process() or not getattr(state.ended_by, "on_every_rank", False)):
         print(f"error: {' '.join(message.split()) or 'stopped'}"[:_LONGEST_LINE], file=sys.stderr, flush=True)
     return status
+
+
+def _run(args: Sequence[str], state: CommandState) -> None:
+    """Run the command that the first argument names."""
+    if args and args[0] == "compare":
+        from lightning_serl.cli.compare import compare
+
+        compare(args[1:], state)
+        return
+    from lightning_serl.cli.lightning_cli import SelfPlayCLI
+
+    SelfPlayCLI(args, state)
 
 
 def _outcome(error: BaseException, state: CommandState) -> tuple[int, str]:
@@ -100,6 +110,8 @@ def _interrupted(state: CommandState) -> tuple[int, str]:
     terminated = isinstance(state.ended_by, SIGTERMException)
     how = "stopped by SIGTERM" if terminated else "interrupted"
     saved = state.run_folder is not None and (state.run_folder / "checkpoints" / "last.ckpt").exists()
+    if state.command == "compare":
+        return (143 if terminated else 130), f"{how}; the same command runs what is missing"
     advice = f"; continue with --ckpt_path last --trainer.default_root_dir {state.run_folder}" if saved else ""
     return (143 if terminated else 130), how + advice
 

@@ -123,6 +123,10 @@ class SelfPlayCLI(PresetCLI):
                 raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
         if isinstance(options.trainer.strategy, str):
             check_strategy_name(options.trainer.strategy)
+        self.settle_run_folder(options)
+
+    def settle_run_folder(self, options: Namespace) -> None:
+        """Choose, check and lock the run folder, and find the checkpoint to continue from."""
         root = run_folder.choose(options.trainer.default_root_dir)
         self.state.run_folder, self.state.command = root, self.subcommand
         options.trainer.default_root_dir = str(root)

@@ -1,7 +1,8 @@
 """Writes the files of the run folder and the lines on the terminal."""
 
+from lightning_serl.callbacks.run_folder.comparison_record import ComparisonRecord
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.summary import Summary
 from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
-__all__ = ["Ledger", "Phases", "RoundProgress", "Summary"]
+__all__ = ["ComparisonRecord", "Ledger", "Phases", "RoundProgress", "Summary"]
