@@ -229,6 +229,11 @@ def _run_all(runs: list[Run], root: Path, about: str, state: CommandState) -> No
         print(f"  {_run_one(run, state)}", flush=True)
 
 
+def relay(line: str) -> None:
+    """Print a line of a running arm."""
+    print(f"  {line[:110]}", flush=True)
+
+
 def _run_one(run: Run, state: CommandState) -> str:
     """Run one arm and note its end; returns what became of it."""
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -238,18 +243,22 @@ def _run_one(run: Run, state: CommandState) -> str:
     run.note("running")
     began = time.monotonic()
     try:
-        status = run_arm(run.arguments, run.log, state, lambda line: print(f"  {line[:110]}", flush=True))
+        status = run_arm(run.arguments, run.log, state, relay)
     except BaseException:
         run.note("interrupted", seconds=time.monotonic() - began)
         raise
     seconds = time.monotonic() - began
     if status == 0:
         run.note("done", seconds=seconds)
-        return f"ended in {duration(seconds)}"
+        return f"{run.figures}in {duration(seconds)}"
     reason = reason_of(status, run.log)
-    # what a signal ended may not come again: the next command continues it
-    run.note("killed" if status < 0 or status in (130, 143) else "failed", reason, seconds)
-    return f"failed after {duration(seconds)}: {reason}"
+    if status < 0 or status in (130, 143):
+        run.note("killed", reason, seconds)  # what a signal ended may not come again: the next command continues it
+    else:
+        if (run.folder / "checkpoints" / "last.ckpt").exists():
+            run_arm(("validate", *run.arguments[1:]), run.log, state, relay)  # the policy that it left
+        run.note("failed", reason, seconds)
+    return f"{run.figures}failed after {duration(seconds)}: {reason}"
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

@@ -39,6 +39,16 @@ class Run:
         state = _read(self.folder / _STATE).get("state")
         return state in ("done", "failed") or (self.folder / "summary.json").exists()
 
+    @property
+    def figures(self) -> str:
+        """Greedy pass@1 before and after on the first set, for the terminal; empty without both."""
+        arm = _arm(self.folder, self.method.label, self.seed, self.method.control)
+        name = next(iter(arm.after), None)
+        if name not in arm.before:
+            return ""
+        both = (100 * float(one[name].figures["pass@1"].mean()) for one in (arm.before, arm.after))
+        return f"{name} {' → '.join(f'{value:.1f}' for value in both)} %, "
+
     def note(self, state: str, reason: str = "", seconds: float = 0.0) -> None:
         """Write its state: ``running``, ``done``, ``failed``, ``interrupted`` or ``killed``; seconds add up."""
         seconds += _read(self.folder / _STATE).get("seconds", 0.0)
@@ -93,6 +103,8 @@ def _arm(folder: Path, method: str, seed: int, control: bool) -> Arm:
     state = "done" if summary else facts.get("state", "waiting")
     state = {"running": "interrupted", "killed": "failed"}.get(state, state)
     before, after = (read_graded(_rows(folder / name)) for name in (BEFORE, AFTER))
+    if facts.get("state") == "killed":
+        after = {}  # an evaluation in the middle of the run
     return Arm(
         method,
         seed,

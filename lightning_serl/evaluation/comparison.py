@@ -49,7 +49,7 @@ class Arm:
         state: ``done``, ``failed``, ``interrupted`` or ``waiting``.
         reason: One sentence on why it failed.
         before: First evaluation by set; empty if there was none.
-        after: Last evaluation by set.
+        after: Evaluation of the last weights by set.
         rounds: Rounds played.
         tokens: Tokens written in them; ``None`` if unknown.
         seconds: Duration of the fit.
@@ -146,8 +146,8 @@ def compare(arms: Sequence[Arm]) -> dict[str, Any]:
     ``sets`` has for each set ``n``, ``k`` and ``rows``, one for each method in the order of the arms. A row holds
     ``figures`` with ``before``, ``after`` and ``change`` (each ``value`` and ``interval``), ``share_of_gold``,
     ``against`` (paired differences of the change of pass@1 to those of the other methods), ``by_seed``, ``failed`` with
-    a reason by seed, ``tokens`` and ``seconds`` (means over runs). A method without a finished run has a row without
-    figures.
+    a reason by seed, ``tokens`` and ``seconds`` (means over the runs that are done). A run that failed counts with the
+    policy that it left, if that was measured. A method without a measured run has a row without figures.
     """
     names = list(dict.fromkeys(name for arm in arms for name in (*arm.before, *arm.after)))
     methods = list(dict.fromkeys(arm.method for arm in arms))
@@ -162,11 +162,11 @@ def compare(arms: Sequence[Arm]) -> dict[str, Any]:
 
 
 def _pairs(arms: Sequence[Arm], method: str, name: str, figure: str) -> dict[int, tuple[Values, Values]]:
-    """The (n,) values of a figure before and after, by run seed, of the finished runs that have both."""
+    """The (n,) values of a figure before and after, by run seed, of the runs that have ended and have both."""
     return {
         arm.seed: (arm.before[name].figures[figure], arm.after[name].figures[figure])
         for arm in arms
-        if arm.method == method and arm.state == "done" and figure in _figures(arm, name)
+        if arm.method == method and arm.state in ("done", "failed") and figure in _figures(arm, name)
     }
 
 
@@ -185,10 +185,11 @@ def _facts(arms: Sequence[Arm]) -> dict[str, Any]:
     return {
         "method": arms[0].method,
         "control": arms[0].control,
-        "seeds": [arm.seed for arm in done],
+        "done": [arm.seed for arm in done],
         "open": [arm.seed for arm in arms if arm.state in ("waiting", "interrupted")],
-        "failed": {str(arm.seed): arm.reason for arm in arms if arm.state == "failed"},
-        "rounds": [arm.rounds for arm in arms if arm.state in ("done", "failed")],
+        "failed": {
+            str(arm.seed): {"reason": arm.reason, "rounds": arm.rounds} for arm in arms if arm.state == "failed"
+        },
         "tokens": _mean([arm.tokens for arm in done]),
         "seconds": _mean([arm.seconds for arm in done]),
         "health": sorted({sign for arm in done for sign in arm.health}),

@@ -8,21 +8,21 @@ from typing import Any
 from lightning_serl.evaluation.comparison import GOLD, RANDOM
 
 # How much more a method may write than the random control before its row says so.
-_MUCH_MORE = 1.15
+_MUCH_MORE = 1.3
 NOTHING = "–"
 
 
 def columns(k: int) -> list[str]:
     """Headings of the main table."""
     sampled = [f"mean@{k}", f"pass@{k}", "answers"] if k else []
-    return ["method", "seeds", "before", "after", "lift", "of gold", *sampled, "tokens", "seconds", "notes"]
+    return ["method", "runs", "before", "after", "lift", "of gold", *sampled, "tokens", "seconds", "notes"]
 
 
 def cells(row: Mapping[str, Any], k: int, random_tokens: float | None) -> list[str]:
     """The cells of a row under :func:`columns`; shares in %, changes in points, 95 % intervals in brackets."""
     figures, share = row.get("figures", {}), row.get("share_of_gold")
     one = figures.get("pass@1")
-    out = [row["method"], str(len(row["seeds"]))]
+    out = [row["method"], str(len(row.get("by_seed", ())))]
     if one is None:
         out += [NOTHING] * 4
     else:
@@ -41,10 +41,9 @@ def cells(row: Mapping[str, Any], k: int, random_tokens: float | None) -> list[s
 def notes(row: Mapping[str, Any], random_tokens: float | None) -> list[str]:
     """What the figures of a row do not say: failures, runs to come, signs of health, tokens beyond the control's."""
     said = []
-    reasons: dict[str, list[str]] = {}
-    for seed, reason in row["failed"].items():
-        reasons.setdefault(reason, []).append(seed)
-    said += [f"failed (seed {', '.join(seeds)}): {reason}" for reason, seeds in reasons.items()]
+    for seed, fault in row["failed"].items():
+        rounds = f"{fault['rounds']} round{'' if fault['rounds'] == 1 else 's'}"
+        said.append(f"seed {seed} failed after {rounds}: {fault['reason']}")
     if row["open"]:
         said.append(f"to come: seed {', '.join(map(str, row['open']))}")
     if row["health"]:
@@ -74,9 +73,9 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 _READING = (
     "Before, after and lift are greedy pass@1 in percent and points; brackets are 95 % intervals over problems and, "
-    "with several run seeds, over run seeds too. With one run seed they do not hold the scatter between runs. `of gold` is "
-    "the share of the gold arm's lift, `answers` the number of different answers among the samples of a problem, "
-    "`tokens` what a run wrote in its rounds, evaluations not counted."
+    "with several run seeds, over run seeds too. With one run seed they do not hold the scatter between runs. "
+    "`of gold` is the share of the gold arm's lift, `answers` the number of different answers among the samples of a "
+    "problem, `tokens` what a run wrote in its rounds, evaluations not counted."
 )
 
 

@@ -50,14 +50,15 @@ class ComparisonRecord(RolloutHooks):
         rows = [json.dumps({"set": name, **p.facts}, ensure_ascii=False) for name, ps in items.items() for p in ps]
         # a model can produce lone surrogates, which utf-8 cannot encode
         data = "".join(f"{row}\n" for row in rows).encode("utf-8", errors="backslashreplace")
-        target = Path(trainer.default_root_dir) / (AFTER if trainer.global_step else BEFORE)
+        trained = trainer.global_step > 0 or trainer.ckpt_path is not None  # a checkpoint of a run that failed
+        target = Path(trainer.default_root_dir) / (AFTER if trained else BEFORE)
         write_whole(target, lambda file: file.write(data))
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Count the tokens of the round."""
         mine = torch.tensor([float(_written(trainer) - self._excluded)], dtype=torch.float64)
         self.tokens = self._former + int(Ranks.of(trainer).sum(mine))
-        self._rounds = played.number + 1
+        self._rounds += bool(played.stats)  # a round without a group to train on has none
         self._write_facts(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
