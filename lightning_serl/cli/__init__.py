@@ -1,4 +1,4 @@
-"""The command line: ``lightning-serl fit | validate | test | predict``, and :class:`PresetCLI` for your own scripts."""
+"""The command line: ``lightning-serl fit | validate | test | predict | compare``; :class:`PresetCLI` for scripts."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from lightning_serl.cli.parser_errors import ParserRefusal
 from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.errors import InputError, SeRLError
 from lightning_serl.evaluation import comparison, comparison_tables
+from lightning_serl.evaluation.comparison import GOLD, RANDOM
 
 _OWN = ("--methods", "--seeds", "--gold")
 # Options of fit that the comparison sets itself, with what to give in their place.
@@ -82,13 +83,12 @@ def compare(arguments: Sequence[str], state: CommandState) -> None:
     request = read_request(arguments)
     if not run_folder.is_first_process() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("compare starts the processes of each run itself; start it once, with --trainer.devices")
-    checked = check_arm(CONTROLS[0].arguments(request.common))
-    _check_measured(checked)
-    root = Path(request.root or checked.root or "runs/compare").expanduser().absolute()
+    random = CONTROLS[0]
+    checked = {random.label: check_arm(random.arguments(request.common))}
+    _check_measured(checked[random.label])
+    root = Path(request.root or checked[random.label].root or "runs/compare").expanduser().absolute()
     check_folder(root)
     runs, said = _runs(request, checked, root)
-    for run in runs:
-        run.check_options()
     run_folder.check(root, "compare", None)
     state.run_folder, state.command, state.lock = root, "compare", run_folder.lock(root)
     about = _about(runs, said)
@@ -134,7 +134,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     return Request(
         read_methods(own["--methods"]),
         _seeds(own.get("--seeds", ["0"])),
-        None if gold is None else replace(read_method(gold[0], "--gold"), label=comparison.GOLD, control=True),
+        None if gold is None else replace(read_method(gold[0], "--gold"), label=GOLD, control=True),
         common,
         root,
     )
@@ -172,31 +172,44 @@ def _check_measured(checked: Checked) -> None:
         raise InputError("trainer.fast_dev_run measures nothing; give few rounds instead, --data.rounds_per_epoch 2")
 
 
-def _runs(request: Request, checked: Checked, root: Path) -> tuple[list[Run], str]:
-    """Every arm in the order of running, seed by seed, and what is to be said of the gold arm."""
-    said, gold = "", request.gold
-    if gold is None and checked.labelled_seeds:
+def _runs(request: Request, checked: dict[str, Checked], root: Path) -> tuple[list[Run], str]:
+    """Every arm in the order of running, seed by seed, and what is to be said of the gold arm.
+
+    ``checked`` holds the options of the methods by label, at first those of ``random`` alone. An InputError for options
+    that ``fit`` would refuse, or that differ from those of a run in the folder.
+    """
+    gold, labelled = request.gold, checked[RANDOM].labelled_seeds
+    said = "" if gold else f"gold trains on the {labelled} labelled seeds"
+    if gold is None and labelled:
         gold = LABELLED
-        said = f"gold trains on the {checked.labelled_seeds} labelled seeds"
     elif gold is None:
         said = "there is no gold arm, since no seed has an answer; --gold METHOD gives one"
-    controls = [*([gold] if gold else []), *CONTROLS]
-    options: dict[str, dict[str, Any]] = {}
-    for method in (*request.methods, *controls):
+    by_method = {
+        method.label: _runs_of(method, request, checked, root)
+        for method in (*request.methods, *([gold] if gold else []), *CONTROLS)
+    }
+    return [run for one_seed in zip(*by_method.values(), strict=True) for run in one_seed], said
+
+
+def _runs_of(method: Method, request: Request, checked: dict[str, Checked], root: Path) -> list[Run]:
+    """The arms of one method, checked."""
+    arguments = method.arguments(request.common)
+    if method.label not in checked:
         try:
-            options[method.label] = check_arm(method.arguments(request.common)).options
+            checked[method.label] = check_arm(arguments)
         except (InputError, ParserRefusal, ValueError) as error:
             raise InputError(f"{method.label}: {' '.join(str(error).split())}") from error
+    options = checked[method.label].options
+    arguments += _RECORD
+    if options.get("data.reward") is None:  # gold labels would be used where seeds have them
+        arguments += ["--data.reward", "MajorityVote"]
     runs = []
     for seed in request.seeds:
-        for method in (*request.methods, *controls):
-            folder = folder_of(root, method, seed)
-            arguments = [*method.arguments(request.common), *_RECORD]
-            if options[method.label].get("data.reward") is None:  # gold labels would be used where seeds have them
-                arguments += ["--data.reward", "MajorityVote"]
-            arguments += ["--seed_everything", str(seed), _FOLDER, str(folder), "--ckpt_path", "last"]
-            runs.append(Run(method, seed, folder, ("fit", *arguments), options[method.label]))
-    return runs, said
+        folder = folder_of(root, method, seed)
+        own = ["--seed_everything", str(seed), _FOLDER, str(folder), "--ckpt_path", "last"]
+        runs.append(Run(method, seed, folder, ("fit", *arguments, *own), options))
+        runs[-1].check_options()
+    return runs
 
 
 def _about(runs: Sequence[Run], said: str) -> str:

@@ -31,7 +31,8 @@ def command_refusal(arguments: Sequence[str]) -> str | None:
     if first in COMMANDS or first in ("-h", "--help"):
         return None
     if not first.startswith("-"):
-        near = [_OTHER_COMMANDS[first]] if first in _OTHER_COMMANDS else difflib.get_close_matches(first, COMMANDS, n=1)
+        known = (*COMMANDS, "compare")
+        near = [_OTHER_COMMANDS[first]] if first in _OTHER_COMMANDS else difflib.get_close_matches(first, known, n=1)
         return f"there is no command {first[:60]!r}; " + (f"did you mean {near[0]}?" if near else f"give {_one_of()}")
     named = next((argument for argument in arguments if argument in COMMANDS), None)
     option = first.partition("=")[0]

@@ -28,7 +28,10 @@ from lightning_serl.distributed.strategies import check_strategy, check_strategy
 from lightning_serl.errors import InputError, own_place
 from lightning_serl.module import SeRLModule
 
-_DESCRIPTION = "Self-play reinforcement learning of language models without labels."
+_DESCRIPTION = (
+    "Self-play reinforcement learning of language models without labels. `lightning-serl compare --help` explains the "
+    "comparison of several methods."
+)
 _TRAINER_DEFAULTS = {
     "logger": False,
     "enable_progress_bar": False,
