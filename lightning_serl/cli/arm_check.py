@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from jsonargparse import Namespace
 from lightning_serl.cli.lightning_cli import SelfPlayCLI
 from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.datamodules import checks
+from lightning_serl.types import Instruction
 
 # What differs between the runs of one method, or where they lie.
 _OF_THE_RUN = ("seed_everything", "ckpt_path", "trainer.default_root_dir", "config", "weights_only")
@@ -25,8 +28,9 @@ _OF_THE_RUN = ("seed_everything", "ckpt_path", "trainer.default_root_dir", "conf
 class Checked:
     """What the options of an arm amount to.
 
-    ``options`` are all options of ``fit`` by name; ``root`` is ``trainer.default_root_dir`` if it was given;
-    ``labelled_seeds`` and ``labelled`` count problems with an answer, ``labelled`` by evaluation set.
+    ``options`` are all options of ``fit`` by name, and fingerprints of the problem files; ``root`` is
+    ``trainer.default_root_dir`` if it was given; ``labelled_seeds`` and ``labelled`` count problems with an answer,
+    ``labelled`` by evaluation set.
     """
 
     options: dict[str, Any]
@@ -55,13 +59,22 @@ class _CheckOnly(SelfPlayCLI):
         data = self.datamodule
         text = self.parser.dump(self.config, skip_none=False)
         options = dict(flat(yaml.safe_load(text)["fit"]))
+        problems = {"data.seeds": data.seed_problems} if data.seed_problems else {}
+        problems |= {f"data.evaluation.sets.{name}": one for name, one in data.evaluation_problems.items()}
         found = Checked(
-            {name: value for name, value in options.items() if name not in _OF_THE_RUN},
+            {name: value for name, value in options.items() if name not in _OF_THE_RUN}
+            | {f"{name} (content)": _fingerprint(one) for name, one in problems.items()},
             options.get("trainer.default_root_dir"),
             sum(p.label is not None for p in data.seed_problems),
             {n: sum(p.label is not None for p in problems) for n, problems in data.evaluation_problems.items()},
         )
         raise _Stop(found)
+
+
+def _fingerprint(problems: Sequence[Instruction]) -> str:
+    """A short hash of problems and their labels: a file may change under the same name."""
+    text = json.dumps([(problem.prompt, problem.label) for problem in problems])
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def check_arm(arguments: Sequence[str]) -> Checked:

@@ -216,10 +216,11 @@ def _about(runs: Sequence[Run], said: str) -> str:
     """One line on what is compared under which budget."""
     seeds, options = list(dict.fromkeys(run.seed for run in runs)), runs[0].options
     methods = len({run.method.label for run in runs})
-    rounds = options.get("data.rounds_per_epoch") * (options.get("trainer.max_epochs") or 1)  # type: ignore[operator]
+    epochs = options.get("trainer.max_epochs") or 1
+    rounds = f"at most {epochs * options['data.rounds_per_epoch']} " if epochs > 0 else ""
     size = f"{options.get('data.round.prompts_per_round')} x {options.get('data.round.samples_per_prompt')}"
     runs_said = f"run seed {seeds[0]}" if len(seeds) == 1 else f"run seeds {', '.join(map(str, seeds))}"
-    line = f"{methods} methods and controls, {runs_said}, at most {rounds} rounds of {size} responses each"
+    line = f"{methods} methods and controls, {runs_said}, {rounds}rounds of {size} responses each"
     return f"{line}; {said}" if said else line
 
 
