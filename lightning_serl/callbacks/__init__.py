@@ -11,6 +11,7 @@ from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.reference_sync import ReferenceSync
 from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter, RolloutHooks
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
+from lightning_serl.callbacks.run_folder.comparison_record import ComparisonRecord
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.profile import RoundProfile
 from lightning_serl.callbacks.run_folder.summary import Summary
@@ -18,6 +19,7 @@ from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
 __all__ = [
     "Checkpoints",
+    "ComparisonRecord",
     "DifficultyFilter",
     "Export",
     "GroupFilter",

@@ -30,7 +30,7 @@ from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = (
     "Self-play reinforcement learning of language models without labels. `lightning-serl plan` foresees what a fit "
-    "takes; see `lightning-serl plan --help`."
+    "takes, `lightning-serl compare` runs several methods side by side; add --help to either."
 )
 _TRAINER_DEFAULTS = {
     "logger": False,
@@ -126,6 +126,10 @@ class SelfPlayCLI(PresetCLI):
                 raise InputError(f"{group} must hold options by name, but got {str(value)[:100]}")
         if isinstance(options.trainer.strategy, str):
             check_strategy_name(options.trainer.strategy)
+        self.settle_run_folder(options)
+
+    def settle_run_folder(self, options: Namespace) -> None:
+        """Choose, check and lock the run folder, and find the checkpoint to continue from."""
         root = run_folder.choose(options.trainer.default_root_dir)
         self.state.run_folder, self.state.command = root, self.subcommand
         options.trainer.default_root_dir = str(root)

@@ -54,6 +54,7 @@ class Scores(NamedTuple):
     vote_right: bool | None = None
     agreement: float = 0.0
     no_answer: int = 0
+    distinct: int = 0  # classes of equal answers
 
 
 class DefaultScoring:
@@ -67,7 +68,8 @@ class DefaultScoring:
         vote, problem = self.vote([group], None)[0], group.instruction
         assert group.answers is not None
         right = _flags(self.verify([group], None)[0], group)
-        scores = Scores(group.answers, right, vote.label, None, vote.confidence, int(vote.info["no_answer"]))
+        missing, distinct = int(vote.info["no_answer"]), int(vote.info["unique_answers"])
+        scores = Scores(group.answers, right, vote.label, None, vote.confidence, missing, distinct)
         if vote.label is None or problem.label is None:
             return scores
         choices = problem.meta.get("choices")
@@ -86,7 +88,8 @@ class SerlScoring:
         rule, vote = self.rule([group], None)[0], self.vote([group], None)[0]
         winner, answers, right = int(vote.info["majority_index"]), list(rule.info["answers"]), _flags(rule, group)
         vote_right = right[winner] if right else None
-        return Scores(answers, right, answers[winner], vote_right, vote.confidence, answers.count(None))
+        missing, distinct = answers.count(None), len({answer for answer in answers if answer is not None})
+        return Scores(answers, right, answers[winner], vote_right, vote.confidence, missing, distinct)
 
 
 def _flags(verdict: Verdict, group: Group) -> tuple[bool, ...]:

@@ -18,7 +18,8 @@ class EvaluatesProblems(pl.LightningModule):
         evaluated_at: Optimizer step of the last complete evaluation inside ``fit``.
         last_report: Results of the last evaluation by set, equal on all ranks.
         last_results: The same without intervals, levels and subjects.
-        evaluation_items: The graded problems of the last ``validate`` or ``test`` by set, on rank 0.
+        evaluation_items: The graded problems of the last ``validate`` or ``test`` by set, on rank 0; of the last
+            evaluation inside ``fit`` too if a callback has a true attribute ``keeps_items``.
     """
 
     def __init__(self) -> None:
@@ -59,5 +60,7 @@ class EvaluatesProblems(pl.LightningModule):
         self.last_results = {name: figures(one) for name, one in self.last_report.items()}
         for name, one in self.last_report.items():
             self.log_dict(logged(one, f"{stage}/{name}"), batch_size=1)  # equal on all ranks: not reduced again
-        if self.trainer.state.fn != "fit":
+        # true on all ranks or on none: they gather together
+        kept = any(getattr(callback, "keeps_items", False) for callback in self.trainer.callbacks)
+        if kept or self.trainer.state.fn != "fit":
             self.evaluation_items = self._evaluation.gathered_items(Ranks.of(self.trainer))

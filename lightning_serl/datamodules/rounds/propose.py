@@ -19,6 +19,8 @@ class Proposals:
     def __init__(self, setup: RoundSetup, state: RoundState, source: InstructionSource, log: RoundLog) -> None:
         self.setup, self.state, self.source, self.log = setup, state, source, log
         self._uids = 0
+        # one for the whole round: ``ctx.rng`` counts its accesses, and a source may be asked several times in a round
+        self._context = setup.context(log.round.number, "instruction", spread=True)
 
     def take(self, want: int) -> list[Instruction | Group]:
         """Up to ``want`` roots, fewer if the source does not bring enough; a mixture's two sources bring their shares.
@@ -42,8 +44,8 @@ class Proposals:
             missing = want - before
             with setup.phase("writing problems", missing) as tick:
                 # progress is counted in accepted instructions, not in completions of the source
-                context = setup.context(self.log.round.number, "instruction", spread=True)
-                proposals = list(source.propose(missing, context))
+                self._context.tick = tick
+                proposals = list(source.propose(missing, self._context))
                 with setup.phase("filtering", len(proposals)) as judged:
                     for proposal in proposals:
                         if isinstance(proposal, Group):

@@ -142,7 +142,7 @@ class _BatchGrader:
         facts: dict[str, Any] = {"uid": problem.uid, "label": problem.label}
         scores = self.score(sampled) if len(sampled) else Scores([], ())
         facts |= {"answers": scores.answers, "right": list(scores.right)}
-        facts |= {"vote": scores.vote, "vote_right": scores.vote_right}
+        facts |= {"vote": scores.vote, "vote_right": scores.vote_right, "distinct": scores.distinct}
         greedy_right = None
         if greedy is not None:
             one = self.score(greedy) if len(greedy) else Scores([None], (False,))
