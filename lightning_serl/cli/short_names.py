@@ -1,4 +1,4 @@
-"""Class paths of the rewards and graders that a user names shortly and gives options.
+"""Class paths of the rewards, graders and sources that a user names shortly and gives options.
 
 jsonargparse finds the subclasses of a class by their short names, but not the classes that fit a protocol. A short name
 without options stays as it is: the datamodule makes the object then, with the run's grader and seed.
@@ -12,8 +12,9 @@ from inspect import isclass
 import yaml
 
 from lightning_serl import answers, rewards
+from lightning_serl.datamodules import sources
 
-_PACKAGES = {"data.grader": answers, "data.reward": rewards}
+_PACKAGES = {"data.grader": answers, "data.reward": rewards, "data.role_rewards": rewards, "data.source": sources}
 #: Class paths by option and short name; ``math`` is a short name of ``MathGrader``.
 CLASS_PATHS: dict[str, dict[str, str]] = {
     option: {

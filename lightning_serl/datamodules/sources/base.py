@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_serl.datamodules.rounds.context import Context
+from lightning_serl.datamodules.sources.writing import Writing
+from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.types import Group, Instruction, Verdict
 
 
@@ -29,12 +31,35 @@ class InstructionSource(ABC):
     #: Whether proposed problems (role ``solve``) pass the instruction filters and enter the pool.
     filtered: bool = True
 
+    #: Whether the policy writes problems with the few-shot prompts of ``data.writing``.
+    writes: bool = False
+
+    #: Roles of its groups besides ``solve``; each needs a reward in ``data.role_rewards``.
+    roles: tuple[str, ...] = ()
+
+    #: Waves of follow-ups (``data.round.max_waves``) and follow-ups of a group (``data.round.max_derived``) that it
+    #: needs, at least.
+    waves: int = 0
+    follow_ups: int = 0
+
     @abstractmethod
     def propose(self, k: int, ctx: Context) -> Sequence[Instruction | Group]:
         """Return about ``k`` new instructions; fewer, more or none are fine.
 
         A returned :class:`Group` was rolled out already, through ``ctx.generate``, and is rewarded without another
         rollout. In this way a proposal can itself be trained on.
+        """
+
+    def check(self, seeds: Sequence[Instruction]) -> None:  # noqa: B027 - optional
+        """Refuse the run's seeds with an InputError, before a model is loaded; there are none without ``data.seeds``."""
+
+    def begin(self, seeds: Sequence[Instruction], pool: InstructionPool, writing: Writing) -> None:  # noqa: B027
+        """Called before the first round, and before ``load_state_dict`` if the run is resumed.
+
+        Args:
+            seeds: Those of ``data.seeds``, with their labels unless the run votes on all (``predict``).
+            pool: Every accepted problem; filled by the rounds.
+            writing: ``data.writing``.
         """
 
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
