@@ -164,8 +164,8 @@ def check_source(
     name = type(source).__name__
     if options.max_waves < source.waves:
         raise InputError(
-            f"data.source {name} follows up on answered groups, but data.round.max_waves is {options.max_waves}; set it "
-            f"to {source.waves} or more, and data.round.max_derived to {max(1, source.follow_ups)}"
+            f"data.source {name} follows up on answered groups, but data.round.max_waves is {options.max_waves}; set "
+            f"it to {source.waves} or more, and data.round.max_derived to {max(1, source.follow_ups)}"
         )
     if options.max_derived < source.follow_ups:
         raise InputError(

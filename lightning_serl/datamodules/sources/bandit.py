@@ -70,7 +70,7 @@ class CategoryBandit(SeededSource):
         for _ in range(k):
             top = max(self.values.values())  # subtracted from all, so that no exponential overflows
             weights = [math.exp((value - top) / self.temperature) for value in self.values.values()]
-            (arm,) = rng_for(ctx.seed, "bandit", self.calls).choices(list(self.values), weights)
+            (arm,) = rng_for(ctx.seed, "source", self.calls).choices(list(self.values), weights)
             self.calls += 1
             out += self.arms[arm].propose(1, ctx)
         return out

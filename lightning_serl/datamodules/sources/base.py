@@ -51,7 +51,7 @@ class InstructionSource(ABC):
         """
 
     def check(self, seeds: Sequence[Instruction]) -> None:  # noqa: B027 - optional
-        """Refuse the run's seeds with an InputError, before a model is loaded; there are none without ``data.seeds``."""
+        """Refuse the seeds of ``data.seeds``, or their absence, with an InputError; no model is loaded yet."""
 
     def begin(self, seeds: Sequence[Instruction], pool: InstructionPool, writing: Writing) -> None:  # noqa: B027
         """Called before the first round, and before ``load_state_dict`` if the run is resumed.

@@ -58,7 +58,7 @@ class EvolvedPrompts(SeededSource):
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
         """Return evolved problems for a share of ``k``, and seeds for the rest."""
         number, self.calls = self.calls, self.calls + 1
-        rng = rng_for(ctx.seed, "evolve", number)
+        rng = rng_for(ctx.seed, "source", number)
         wanted = int(self.share * k + rng.random()) if self.known else 0  # the share holds on average
         weights = [info for _, info in self.known]
         drawn = rng.choices([p for p, _ in self.known], weights, k=-(-wanted // self.variants)) if wanted else []

@@ -50,7 +50,7 @@ class Proposer(SeededSource):
         writer, template = self.writer, self.writer.writing.template
         for _ in range(k):
             number, self.calls = self.calls, self.calls + 1
-            shown, subject = writer.exemplars(writer.pool.seeds, writer.pool.kept, rng_for(ctx.seed, "propose", number))
+            shown, subject = writer.exemplars(writer.pool.seeds, writer.pool.kept, rng_for(ctx.seed, "source", number))
             request = writer.request(shown, ctx.seeds(f"propose {number}", self.proposals), ctx)
             if request is None:
                 continue

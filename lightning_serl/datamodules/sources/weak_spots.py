@@ -54,7 +54,7 @@ class WeakSpots(SeededSource):
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
         """Return problems written after weak spots for a share of ``k``, and seeds for the rest."""
         number, self.calls = self.calls, self.calls + 1
-        rng, weak = rng_for(ctx.seed, "weak", number), self.weak()
+        rng, weak = rng_for(ctx.seed, "source", number), self.weak()
         if not weak:
             return self.seeds.propose(k, ctx)
         wanted = max(1, int(self.share * k + rng.random()))

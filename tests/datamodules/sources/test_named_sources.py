@@ -44,7 +44,7 @@ class Writer:
 
 
 def context(engine=None, number=0):
-    return Context(engine or Writer(), None, Ranks(), 0, number, "x", Sampling(), {}, "math", MathGrader())
+    return Context(engine or Writer(), None, Ranks(), 0, number, "instruction", Sampling(), {}, "math", MathGrader())
 
 
 def begun(source, exemplars=1):
