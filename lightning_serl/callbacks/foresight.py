@@ -120,8 +120,7 @@ class Foresight:
     def divided(self, rows: int, writing: int, scored: int = _SCORED) -> Work:
         """The work with ``rows`` responses in a micro-batch and ``writing`` completions written at one time."""
         data, ranks = self.data, self.trainer.world_size
-        options = data.round_options
-        answers = -(-options.prompts_per_round * options.samples_per_prompt // ranks)
+        answers = -(-_responses(data) // ranks)
         asked = max(answers, data.evaluation.batch_size * data.evaluation.samples if data.evaluation.sets else 0)
         problems = -(-data.writing.prompts_per_call // ranks) if data.writes else 0
         return replace(
@@ -183,9 +182,15 @@ class Foresight:
 
 
 def responses_of(trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay) -> int:
-    """Responses that an optimizer step has on each rank."""
+    """Responses that an optimizer step has on each rank, at most."""
+    return -(-_responses(data) // (module.minibatches * trainer.world_size))
+
+
+def _responses(data: SelfPlay) -> int:
+    """Responses of a round, at most: of its problems and of all their follow-ups."""
     options = data.round_options
-    return -(-options.prompts_per_round * options.samples_per_prompt // (module.minibatches * trainer.world_size))
+    grown = sum(options.max_derived**wave for wave in range(options.max_waves + 1))
+    return int(options.prompts_per_round * options.samples_per_prompt * grown)
 
 
 def _prompt_tokens(seeds: Sequence[Any], least: int = _PROMPT) -> int:

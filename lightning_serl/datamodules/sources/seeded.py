@@ -34,13 +34,17 @@ class SeededSource(InstructionSource):
     def begin(self, seeds: Sequence[Instruction], pool: InstructionPool, writing: Writing) -> None:
         """Take the run's seeds and options; the state is that before the first round."""
         self.calls = 0
-        if not seeds:  # an evaluation, which proposes nothing
-            return
-        self.seeds = PromptSet(seeds)
-        if self.writes:
+        self._order = PromptSet(seeds) if seeds else None  # an evaluation, which proposes nothing, reads no seeds
+        if seeds and self.writes:
             if self.header is not None:
                 writing = replace(writing, template=replace(writing.template, header=self.header))
             self.writer = FewShotSelfInstruction(pool, writing)
+
+    @property
+    def seeds(self) -> PromptSet:
+        """The seeds in their order."""
+        assert self._order is not None, "check refuses a run without seeds"
+        return self._order
 
     def write(
         self,
@@ -78,7 +82,7 @@ class SeededSource(InstructionSource):
 
     def state_dict(self) -> dict[str, Any]:
         """Place in the order of the seeds, and the number of calls, which keys every random choice."""
-        return {"seeds": self.seeds.state_dict(), "calls": self.calls}
+        return {"seeds": {} if self._order is None else self._order.state_dict(), "calls": self.calls}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See :meth:`state_dict`."""
