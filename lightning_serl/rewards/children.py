@@ -1,4 +1,4 @@
-"""A proposal is paid by how the answers to its problem score: SQLM, R-Zero, SPELL, LSP, Absolute Zero."""
+"""A proposal is paid by how the answers to its problem score: SQLM, R-Zero, SPELL, LSP, Absolute Zero, MAE."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from lightning_serl.rewards.judge import SelfJudge
 from lightning_serl.rewards.repetition import repetition_shares
 from lightning_serl.types import Group, Verdict
 
-Form = Literal["sqlm", "r-zero", "spell", "lsp", "azr"]
+Form = Literal["sqlm", "r-zero", "spell", "lsp", "azr", "mae"]
 _WIDTH = 0.5 / 3
-#: What a problem earns by the mean score p of its m responses.
-_PAY: Mapping[Form, Callable[[float, int], float]] = {
-    "sqlm": lambda p, m: float(1 / m + _SLACK < p < 1 - _SLACK),
-    "r-zero": lambda p, m: min(p, 1 - p),
-    "spell": lambda p, m: 0.0 if p > 1 - _SLACK else math.exp(-((p - 0.5) ** 2) / (2 * _WIDTH**2)),
-    "lsp": lambda p, m: -p,
-    "azr": lambda p, m: 1 - p if p > _SLACK else 0.0,
+#: What a problem earns by the mean score p of its m responses, and by the grade q of the proposal.
+_PAY: Mapping[Form, Callable[[float, int, float], float]] = {
+    "sqlm": lambda p, m, q: float(1 / m + _SLACK < p < 1 - _SLACK),
+    "r-zero": lambda p, m, q: min(p, 1 - p),
+    "spell": lambda p, m, q: 0.0 if p > 1 - _SLACK else math.exp(-((p - 0.5) ** 2) / (2 * _WIDTH**2)),
+    "lsp": lambda p, m, q: -p,
+    "azr": lambda p, m, q: 1 - p if p > _SLACK else 0.0,
+    "mae": lambda p, m, q: (q + (1 - p) * (q > 0.7 - _SLACK) + 1) / 3,
 }
 # What a proposal without a problem earns; None leaves it out of the loss.
-_INVALID: Mapping[Form, float | None] = {"sqlm": None, "r-zero": -1.0, "spell": -1.0, "lsp": None, "azr": -1.0}
+_INVALID: Mapping[Form, float | None] = {
+    "sqlm": None,
+    "r-zero": -1.0,
+    "spell": -1.0,
+    "lsp": None,
+    "azr": -1.0,
+    "mae": 0.0,
+}
 _SLACK = 1e-6  # means of float32 scores are not exact
 RUBRIC = (
     "the text is one problem that is complete in itself, makes sense, has exactly one answer that can be checked, and "
@@ -43,6 +51,7 @@ class ChildReward:
     ``spell``  :math:`\exp(-(p-.5)^2 / 2(.5/3)^2)`, 0 at 1    -1                   SPELL, 2509.23863
     ``lsp``    :math:`-p`                                     not in the loss      LSP, 2509.07414
     ``azr``    :math:`1-p`, 0 at p = 0                        -1                   Absolute Zero, 2505.03335
+    ``mae``    :math:`(q + (1-p)\,1[q \ge .7] + 1) / 3`       0                    MAE, 2510.23595
     ========== ============================================== ==================== ===========================
 
     For ``data.role_rewards.propose``, with a source such as ``Proposer``. p is the share of right responses where the
@@ -52,10 +61,11 @@ class ChildReward:
     R-Zero clusters all problems of a step by BLEU; here those of one prompt are clustered, by ROUGE-L, see
     :func:`~lightning_serl.rewards.repetition.repetition_shares`, so that the score does not depend on the number of
     processes. SPELL's -0.5 for questions that its documents do not answer has no place without documents. LSP's judge
-    grades question and answer, and pays proposer and solver; ``quality`` grades the proposal and pays it alone.
+    grades question and answer, and pays proposer and solver; ``quality`` grades the proposal and pays it alone. MAE's q
+    is that grade, whose judge it trains too; here the frozen reference judges. Its last third is for the format.
 
     Args:
-        form: One of the five.
+        form: One of the six.
         quality: Weight of the frozen reference's grade of the proposal, from 0 to 1; 0 asks for none. An unreadable
             grade is 0. Without it ``lsp`` drifts to problems that nobody can solve.
         judge_tokens: Most tokens of a judgement.
@@ -68,7 +78,7 @@ class ChildReward:
         check_choice("form of ChildReward", form, get_args(Form))
         check_range("quality of ChildReward", quality, at_least=0, below=math.inf)
         self.form, self.quality = form, quality
-        self.judge = SelfJudge(RUBRIC, max_tokens=judge_tokens) if quality else None
+        self.judge = SelfJudge(RUBRIC, max_tokens=judge_tokens) if quality or form == "mae" else None
         self.needs: frozenset[str] = frozenset() if self.judge is None else self.judge.needs
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
@@ -93,11 +103,9 @@ class ChildReward:
                 weight[place] = float(not found and invalid is not None)
                 continue
             solved += [p for p, _ in rates]
-            scores[place] = math.fsum(_PAY[self.form](p, m) for p, m in rates) / len(rates)
-            if self.form == "r-zero":
-                scores[place] -= shares[place]
-            if grade is not None:
-                scores[place] += self.quality * float(grade.scores[place])
+            quality = 0.0 if grade is None else float(grade.scores[place])
+            scores[place] = math.fsum(_PAY[self.form](p, m, quality) for p, m in rates) / len(rates)
+            scores[place] += self.quality * quality - shares[place] * (self.form == "r-zero")
         info = {"tie": False, "problems": sum(map(bool, children))}
         return Verdict(scores, confidence=math.fsum(solved) / len(solved) if solved else 0.0, weight=weight, info=info)
 

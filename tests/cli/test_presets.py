@@ -25,7 +25,7 @@ METHODS = {
     "sar": "Mix",
 }  # fmt: skip
 # Methods with a source of their own; benchmarks/methods.py runs them, tests/datamodules/sources/ one of them.
-SOURCES = ["sqlm", "r-zero", "spell", "lsp", "azr", "sec", "ladder", "eva", "sws"]
+SOURCES = ["sqlm", "r-zero", "spell", "lsp", "azr", "mae", "refine-af", "sec", "ladder", "eva", "sws"]
 
 
 def stand_in(root, *chosen, rounds=2):

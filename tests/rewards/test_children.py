@@ -82,6 +82,12 @@ def test_quality_is_what_a_judge_reads_of_each_proposal():
     (verdict,) = reward([group], ctx)
     assert verdict.scores.tolist() == pytest.approx([-0.5 + 2, -0.25 + 1, -1.0, 0.0])
     assert verdict.weight.tolist() == [1.0, 1.0, 1.0, 0.0]
+    # MAE: grade 1 and p .5; grade .5 is below .7, so that difficulty earns nothing; no grade; no problem, no format
+    (verdict,) = ChildReward("mae")([group], ctx)
+    assert verdict.scores.tolist() == pytest.approx([(1 + 0.5 + 1) / 3, (0.5 + 1) / 3, 1 / 3, 0.0])
+    assert verdict.weight.tolist() == [1.0] * 4
+    group, ctx = proposals([HALF], grades=["Score: 7"])
+    assert ChildReward("mae")([group], ctx)[0].scores.tolist() == pytest.approx([(0.7 + 0.5 + 1) / 3])
 
 
 def test_child_reward_refuses():
