@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_serl.datamodules.rounds.context import Context
@@ -66,7 +66,7 @@ class InstructionSource(ABC):
         """Which sources bring how many of the next ``want`` root instructions; by default this one brings all."""
         return [(self, want)]
 
-    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Sequence[Instruction]:
+    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Iterable[Instruction]:
         """Return follow-ups to a wave of groups, each with a ``link`` to its parent's uid.
 
         Called only if ``data.round.max_waves`` is above 0.

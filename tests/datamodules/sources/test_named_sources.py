@@ -127,8 +127,8 @@ def test_problems_that_are_too_hard_get_easier_variants():
         (None, "solve", "law", "self")
     }
     assert all(one.prompt.startswith("Written") for one in variants)  # the one that was cut off is none
-    # the temperature follows the uid, so that it is equal on any number of processes
-    assert sorted(r.sampling.temperature for r in engine.asked) == [1.0, 1.2]
+    # the temperature follows the sum of the uid's bytes, 511 and 512 here, on any number of processes
+    assert sorted(r.sampling.temperature for r in engine.asked) == [0.8, 1.4]
     assert list(ladder.derive([], [], context(engine))) == []
     assert list(ladder.derive(*zip(*pairs[1:2], strict=True), context(Writer("")))) == []
 
