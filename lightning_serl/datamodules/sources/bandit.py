@@ -31,7 +31,8 @@ class CategoryBandit(SeededSource):
     largest where answers are split, which may be noise.
 
     Args:
-        by: Field of a seed that names its category: ``subject``, ``level``, ``group`` or a key of ``meta``.
+        by: What names the category of a seed: ``subject`` or ``level``, whose fields in the file are
+            ``data.fields.subject`` and ``data.fields.level``.
         rate: :math:`\alpha`, in (0, 1].
         temperature: :math:`\tau`, above 0; small values prefer the best arm.
 
