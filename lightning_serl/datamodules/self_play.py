@@ -102,7 +102,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def __init__(
         self,
         seeds: str | None = None,
-        source: str | InstructionSource = "self",
+        source: InstructionSource | str = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
         reward: RewardLike | dict[str, RewardLike] | str | None = None,
         grader: GraderLike | str = "auto",
