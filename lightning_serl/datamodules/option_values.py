@@ -74,8 +74,8 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
     if not isinstance(source, str):
         kind = getattr(source, "__name__", type(source).__name__)
         raise InputError(f"data.source {kind} is no source; subclass datamodules.sources.InstructionSource")
-    if source in _MADE:
-        raise InputError(f"data.source {source!r} is made by the run: set data.source to {_MADE[source]}")
+    if said := made_by_the_run(source):
+        raise InputError(said)
     if not source.startswith("mix:"):
         raise InputError(f"data.source must be {_SOURCES} or the class path of your own, got {source!r}")
     try:
@@ -85,6 +85,11 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
     if not 0 < ratio < 1:
         raise InputError(f"data.source {source!r}: the ratio must be a number between 0 and 1, as in mix:0.5")
     return source, ratio
+
+
+def made_by_the_run(source: str) -> str | None:
+    """The answer to the name of a source that is made of seeds and pool; ``None`` for any other name."""
+    return f"data.source {source!r} is made by the run: set data.source to {_MADE[source]}" if source in _MADE else None
 
 
 def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]]:
