@@ -83,6 +83,12 @@ def loss_settings() -> list[dict[str, Any]]:
     cases.append({"loss_type": "bnpo"} | plain | {"beta": 0.3, "entropy_coef": 0.02})
     weighed = {"epsilon_high": 0.28, "delta": 1.4, "beta": 0.04}
     cases += [{"loss_type": k} | plain | weighed | {"ratio": r} for k in kinds for r in ("token", "sequence")]
+    # GSPO, at bounds that clip some responses and at those of its paper, and CISPO, whose bound is an absolute one
+    whole = [{"epsilon": 0.1, "epsilon_high": 0.1}, {"epsilon": 3e-4, "epsilon_high": 4e-4}]
+    cases += [{"loss_type": k, "level": "sequence"} | plain | c for k in ("grpo", "dapo") for c in [*changes, *whole]]
+    cases.append({"loss_type": "grpo", "level": "sequence"} | plain | weighed | {"ratio": "token"})
+    bounds = [{"epsilon_high": 5.0}, {"epsilon_high": 1.2}, {"epsilon_high": 1.2, "beta": 0.3}]
+    cases += [{"loss_type": "cispo"} | plain | b for b in [*bounds, {"epsilon_high": 1.2, "ratio": "token"}]]
     return cases
 
 
@@ -134,7 +140,7 @@ def trl_losses(batch: dict[str, Any]) -> list[dict[str, Any]]:
             GRPOTrainer, batch, args=options, beta=case["beta"], epsilon_low=case["epsilon"],
             epsilon_high=case["epsilon_high"], loss_type=case["loss_type"], entropy_coef=case["entropy_coef"],
             _entropy_bonus_enabled=case["entropy_coef"] > 0, use_vllm="ratio" in case,
-            vllm_importance_sampling_correction=True,
+            vllm_importance_sampling_correction=True, importance_sampling_level=case.get("level", "token"),
         )  # fmt: skip
         ratios = {"importance_sampling_ratio": batch[case["ratio"]]} if "ratio" in case else {}
         loss = trainer._compute_loss(None, given | ratios)
@@ -318,12 +324,15 @@ def our_loss(batch: dict[str, Tensor], case: dict[str, Any]) -> tuple[Tensor, Te
         "grpo": {"aggregation": "sequence", "denominator": rows},
         "bnpo": {"aggregation": "token", "denominator": tokens},
         "dapo": {"aggregation": "token", "denominator": case["items"]},
+        "cispo": {"aggregation": "token", "denominator": case["items"]},
         "dr_grpo": {"aggregation": "constant", "denominator": rows, "constant_length": MAX_TOKENS},
     }[case["loss_type"]]
     advantages = batch["advantages"][:, None] * (batch[case["ratio"]] if "ratio" in case else 1.0)
+    cispo = case["loss_type"] == "cispo"
     loss = objectives.policy_loss(
-        logp, batch["old"], advantages, mask, case["epsilon"], case["epsilon_high"], case["delta"], **how
-    )
+        logp, batch["old"], advantages, mask, case["epsilon"], case["epsilon_high"] - cispo, case["delta"],
+        ratio=case.get("level", "token"), surrogate="cispo" if cispo else "clip", **how,
+    )  # fmt: skip
     loss = loss + case["beta"] * objectives.aggregate(objectives.kl(logp, batch["ref"], "k3", mask), mask, **how)
     loss = loss - case["entropy_coef"] * objectives.aggregate(entropy, mask, **how)
     loss.backward()
@@ -372,7 +381,8 @@ def compare(found: dict[str, Any]) -> dict[str, float]:
     for case in found["losses"]:
         settings = [f"{k} {case[k]}" for k in ("epsilon", "epsilon_high", "delta", "beta", "entropy_coef")]
         ratio = f", ratio of {case['ratio']}" if "ratio" in case else ""
-        name = f"loss {case['loss_type']}, {', '.join(settings)}{ratio}"
+        level = ", ratios of sequences" if "level" in case else ""
+        name = f"loss {case['loss_type']}, {', '.join(settings)}{ratio}{level}"
         theirs = case["loss"], case["gradient"], case["entropy_gradient"]
         out[name] = max(_worst(a, b) for a, b in zip(our_loss(batch, case), theirs, strict=True))
     logp = batch["logp"].clone().requires_grad_()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lightning_serl.answers import AnswerGrader
     from lightning_serl.engines.base import RolloutEngine, Sampling
-    from lightning_serl.objectives.options import Objective
+    from lightning_serl.objectives.options import ResolvedObjective
     from lightning_serl.policy.lora import LoraOptions
     from lightning_serl.policy.policy import Policy
 
@@ -35,7 +35,7 @@ class TrainsOnGroups(Protocol):
 
     policy: Policy  # writes completions and is trained
     has_policy: bool = True  # False only where recordings are evaluated without one
-    objective: Objective | None = None
+    objective: ResolvedObjective | None = None
     minibatches: int = 1  # optimizer steps of one pass over a round
     steps_per_round: int = 1  # optimizer steps
     step_metrics: dict[str, float] = _NOTHING  # of the last optimizer step, under TRL's names
@@ -67,7 +67,7 @@ class LoadsPolicy(Protocol):
     """A module that loads its policy from options. ``SeRLModule`` documents them."""
 
     model_name_or_path: str | None
-    objective: Objective
+    objective: ResolvedObjective
     lora: LoraOptions | None
     quantize: str | None
     offload_frozen: bool

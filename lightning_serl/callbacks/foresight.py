@@ -146,8 +146,7 @@ class Foresight:
     def divided(self, rows: int, writing: int, scored: int = _SCORED) -> Work:
         """The work with ``rows`` responses in a micro-batch and ``writing`` completions written at one time."""
         data, ranks = self.data, self.place.ranks
-        options = data.round_options
-        answers = -(-options.prompts_per_round * options.samples_per_prompt // ranks)
+        answers = -(-_responses(data) // ranks)
         asked = max(answers, data.evaluation.batch_size * data.evaluation.samples if data.evaluation.sets else 0)
         problems = -(-data.writing.prompts_per_call // ranks) if data.writes else 0
         return replace(
@@ -224,9 +223,15 @@ class Foresight:
 
 
 def responses_of(ranks: int, module: LoadsPolicy, data: SelfPlay) -> int:
-    """Responses that an optimizer step has on each of so many ranks."""
+    """Responses that an optimizer step has on each of so many ranks, at most."""
+    return -(-_responses(data) // (module.minibatches * ranks))
+
+
+def _responses(data: SelfPlay) -> int:
+    """Responses of a round, at most: of its problems and of all their follow-ups."""
     options = data.round_options
-    return -(-options.prompts_per_round * options.samples_per_prompt // (module.minibatches * ranks))
+    grown = sum(options.max_derived**wave for wave in range(options.max_waves + 1))
+    return int(options.prompts_per_round * options.samples_per_prompt * grown)
 
 
 # -- the division that fits --------------------------------------------------------------------------------------------

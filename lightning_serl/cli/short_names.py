@@ -1,4 +1,4 @@
-"""Class paths of the rewards and graders that a user names shortly and gives options.
+"""Class paths of the rewards, graders and sources that a user names shortly and gives options.
 
 jsonargparse finds the subclasses of a class by their short names, but not the classes that fit a protocol. A short name
 without options stays as it is: the datamodule makes the object then, with the run's grader and seed.
@@ -6,14 +6,16 @@ without options stays as it is: the datamodule makes the object then, with the r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from inspect import isclass
 
 import yaml
 
 from lightning_serl import answers, rewards
+from lightning_serl.datamodules import sources
 
-_PACKAGES = {"data.grader": answers, "data.reward": rewards}
+_PACKAGES = {"data.grader": answers, "data.reward": rewards, "data.role_rewards": rewards, "data.source": sources}
 #: Class paths by option and short name; ``math`` is a short name of ``MathGrader``.
 CLASS_PATHS: dict[str, dict[str, str]] = {
     option: {
@@ -28,7 +30,7 @@ CLASS_PATHS: dict[str, dict[str, str]] = {
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
     """Arguments of the command line in which every short name that has options is its class path."""
-    out = list(arguments)
+    out = _role_rewards(arguments)
     for option, paths in CLASS_PATHS.items():
         with_options = any(argument.startswith(f"--{option}.") for argument in out)
         for place, value in _values(out, f"--{option}"):
@@ -41,6 +43,28 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
             for place, value in _values(out, f"--{option}.{name}"):
                 out[place] = out[place].removesuffix(value) + paths.get(value, value)
     return out
+
+
+def _role_rewards(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which the classes at ``--data.role_rewards.ROLE`` are one mapping, at the place of the first.
+
+    jsonargparse sets the options of a role's class, but not the class of a role that has none.
+    """
+    out: list[str] = []
+    found: dict[str, dict[str, str]] = {}
+    start: int | None = None
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, given, value = argument.partition("=")
+        role = name.removeprefix("--data.role_rewards.")
+        if role == name or "." in role or not (given or waiting):
+            out.append(argument)
+            continue
+        start = len(out) if start is None else start
+        value = value if given else waiting.pop(0)
+        found[role] = {"class_path": CLASS_PATHS["data.role_rewards"].get(value, value)}
+    return out if start is None else [*out[:start], "--data.role_rewards", json.dumps(found), *out[start:]]
 
 
 def spell_out_file(root: yaml.Node | None) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_serl.datamodules.rounds.setup import RoundOptions
+from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import InputError, check_range
 from lightning_serl.policy.policy import Policy
@@ -122,7 +123,7 @@ def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Samplin
 
 
 def announce_lengths(
-    policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None, buffer: int
+    policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None, buffer: float
 ) -> None:
     """Log the lengths that were left open and fit the context of model or engine by being less than usual.
 
@@ -147,6 +148,29 @@ def _lengths(
     whose = "model" if context == policy.context_length else "engine"
     both = (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing))
     return [(name, sampling, whose, context) for name, sampling in both if sampling is not None]
+
+
+def check_source(
+    source: InstructionSource, seeds: Sequence[Instruction], options: RoundOptions, roles: Collection[str]
+) -> None:
+    """Refuse what a source cannot work with: its seeds, too few follow-ups, and roles that no reward scores."""
+    source.check(seeds)
+    name = type(source).__name__
+    if options.max_waves < source.waves:
+        raise InputError(
+            f"data.source {name} follows up on answered groups, but data.round.max_waves is {options.max_waves}; set "
+            f"it to {source.waves} or more, and data.round.max_derived to {max(1, source.follow_ups)}"
+        )
+    if options.max_derived < source.follow_ups:
+        raise InputError(
+            f"data.round.max_derived is {options.max_derived} but data.source {name} makes {source.follow_ups} "
+            "follow-ups of a group; raise it, or lower the source's own number"
+        )
+    for role in (one for one in source.roles if one not in roles):
+        raise InputError(
+            f"data.source {name} brings groups of role {role!r}, which no reward scores; set data.role_rewards.{role}, "
+            "as in preset:method-sqlm"
+        )
 
 
 def check_subjects(seeds: Sequence[Instruction]) -> None:

@@ -15,7 +15,7 @@ from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, hooks, span_of
 from lightning_serl.datamodules.checks import announce_lengths, check_chat_templates, check_lengths
 from lightning_serl.datamodules.rounds.setup import RoundSetup
-from lightning_serl.datamodules.sources.few_shot import Writing
+from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import PushMismatch

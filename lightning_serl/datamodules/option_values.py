@@ -15,7 +15,9 @@ import yaml
 from lightning_serl import rewards
 from lightning_serl.answers import AnswerGrader, resolve_grader
 from lightning_serl.answers.registry import NAMES
+from lightning_serl.datamodules import sources
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.seeded import SeededSource
 from lightning_serl.errors import InputError, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.format import FormatReward
@@ -36,8 +38,10 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
 }
 _CLASSES = [name for name in rewards.__all__ if isclass(one := getattr(rewards, name)) and one is not Reward]
 _REWARDS = [*_MAKERS, *(name for name in _CLASSES if name not in _MAKERS)]
-# What data.source would be for the sources of this package, which are made of seeds and pool.
-_SOURCES = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}
+# What data.source would be for the sources of this package that are made of seeds and pool; all others have a name.
+_MADE = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}
+_NAMED = [name for name in sources.__all__ if issubclass(getattr(sources, name), SeededSource)]
+_SOURCES = ", ".join(["self", "seeds", "mix:RATIO", *_NAMED])
 
 
 class GraderLike(Protocol):
@@ -59,9 +63,10 @@ class RewardLike(Protocol):
 
 def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSource, float]:
     """The source, made if it is a class path, and the share of each round that comes from the seeds themselves."""
+    if isinstance(source, str) and source in _NAMED:
+        source = f"{sources.__name__}.{source}"
     if isinstance(source, str) and "." in source and not source.startswith("mix:"):
-        known = "use self, seeds, mix:RATIO, or the class path of your own"
-        source = load_class_path(source, "data.source", known)
+        source = load_class_path(source, "data.source", f"use {_SOURCES}, or the class path of your own")
     if isinstance(source, InstructionSource):
         return source, 0.0
     if source in ("self", "seeds"):
@@ -69,10 +74,10 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
     if not isinstance(source, str):
         kind = getattr(source, "__name__", type(source).__name__)
         raise InputError(f"data.source {kind} is no source; subclass datamodules.sources.InstructionSource")
-    if source in _SOURCES:
-        raise InputError(f"data.source {source!r} is made by the run: set data.source to {_SOURCES[source]}")
+    if said := made_by_the_run(source):
+        raise InputError(said)
     if not source.startswith("mix:"):
-        raise InputError(f"data.source must be self, seeds, mix:RATIO or the class path of your own, got {source!r}")
+        raise InputError(f"data.source must be {_SOURCES} or the class path of your own, got {source!r}")
     try:
         ratio = float(source[4:])
     except ValueError:
@@ -80,6 +85,11 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
     if not 0 < ratio < 1:
         raise InputError(f"data.source {source!r}: the ratio must be a number between 0 and 1, as in mix:0.5")
     return source, ratio
+
+
+def made_by_the_run(source: str) -> str | None:
+    """The answer to the name of a source that is made of seeds and pool; ``None`` for any other name."""
+    return f"data.source {source!r} is made by the run: set data.source to {_MADE[source]}" if source in _MADE else None
 
 
 def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]]:
@@ -94,6 +104,14 @@ def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]
             raise InputError("data.reward is an empty mapping; give one reward per role, such as solve")
         return None, {str(role): _own_reward(one, f"data.reward.{role}") for role, one in reward.items()}
     return None, {} if reward is None else {"solve": _own_reward(reward, "data.reward")}
+
+
+def parse_role_rewards(rewards: Mapping[str, Any] | None) -> dict[str, Callable[..., Any]]:
+    """The rewards of roles besides ``solve``, by role in the order in which they are called."""
+    given = {str(role): one for role, one in (rewards or {}).items()}
+    if "solve" in given:
+        raise InputError("data.role_rewards.solve: the answers to problems are scored by data.reward; give it there")
+    return {role: _own_reward(one, f"data.role_rewards.{role}") for role, one in given.items()}
 
 
 def _own_reward(reward: Any, option: str) -> Callable[..., Any]:

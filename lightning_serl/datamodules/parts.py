@@ -12,8 +12,9 @@ from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilte
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
+from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
+from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.protocols import module_of
@@ -57,17 +58,18 @@ class Parts:
 
     def make_source(self, pool: InstructionPool, labels: bool) -> InstructionSource | None:
         """The source of the rounds, ``None`` without seeds; seeds lose their labels for ``predict``, which votes."""
-        if self.source is not None:
-            return self.source
-        if not self.seeds:
-            return None
-        if self.mix_ratio == 0.0:
-            return FewShotSelfInstruction(pool, self.writing)
         fixed = list(self.seeds)
         if not labels:
             fixed = [replace(p, label=None) for p in fixed]
         elif self.labelled_only:
             fixed = [p for p in fixed if p.label is not None]
+        if self.source is not None:
+            self.source.begin(fixed, pool, self.writing or Writing())
+            return self.source
+        if not self.seeds:
+            return None
+        if self.mix_ratio == 0.0:
+            return FewShotSelfInstruction(pool, self.writing)
         if self.mix_ratio == 1.0:
             return PromptSet(fixed)
         return Mixture(FewShotSelfInstruction(pool, self.writing), PromptSet(fixed), self.mix_ratio)

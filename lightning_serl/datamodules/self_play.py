@@ -25,6 +25,7 @@ from lightning_serl.datamodules.option_values import (
     parse_grader,
     parse_paths,
     parse_reward,
+    parse_role_rewards,
     parse_source,
 )
 from lightning_serl.datamodules.parts import Parts
@@ -35,7 +36,7 @@ from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, needs_of
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.datamodules.sources.few_shot import Writing, check_exemplars
+from lightning_serl.datamodules.sources.writing import Writing, check_exemplars
 from lightning_serl.datamodules.spending import evaluation_sentence, planned_rounds, probe_sentence
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
 from lightning_serl.datamodules.streams.predictions import PredictionStream, check_target
@@ -66,11 +67,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
     Args:
         seeds: Problem file (jsonl) to start from; ``tiny:seeds`` is the embedded one.
         source: ``self`` writes new problems after the seeds, ``seeds`` trains on the seeds themselves,
-            ``mix:RATIO`` takes that share of each round from the seeds and writes the rest; or your own source.
+            ``mix:RATIO`` takes that share of each round from the seeds and writes the rest; a method of this package
+            by name (``Proposer``, ``CategoryBandit`` ...); or your own source.
         fields: Names of the fields of the seed file.
         reward: A reward of this package by name (``MajorityVote``, ``RandomReward`` ...), your own as a class path or
             object, or one for each role in the order in which they are called. By default the gold label where a
             problem has one (only seeds can), else the majority vote.
+        role_rewards: Rewards of further roles, such as ``propose`` of a source that trains its proposals, by role in
+            the order in which they are called after ``reward``; each as ``reward`` is given.
         grader: How answers are read and compared: ``math``, ``choice``, ``text``, your own object or class path, or
             ``auto``, which reads each problem's answers as options, numbers and formulas, or words by what they are.
             Evaluation sets of multiple-choice problems are always read by letters.
@@ -99,7 +103,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def __init__(
         self,
         seeds: str | None = None,
-        source: str | InstructionSource = "self",
+        source: InstructionSource | str = "self",
         fields: Fields = Fields(),  # noqa: B008 - frozen, and jsonargparse reads its fields for --help
         reward: RewardLike | dict[str, RewardLike] | str | None = None,
         grader: GraderLike | str = "auto",
@@ -116,6 +120,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         pool_from: str | list[str] | None = None,
         probe: Probe = Probe(),  # noqa: B008
         max_staleness: Literal[0, 1] = 0,
+        role_rewards: dict[str, RewardLike] | None = None,
     ) -> None:
         super().__init__()
         check_range("data.rounds_per_epoch", rounds_per_epoch, at_least=1)
@@ -130,6 +135,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.fields = fields
         self.source, self.mix_ratio = parse_source(source)
         self.reward_name, self.rewards = parse_reward(reward)
+        self.role_rewards = parse_role_rewards(role_rewards)
         self.grader, self.grader_name = parse_grader(grader)
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve
@@ -162,12 +168,13 @@ class SelfPlayDataModule(pl.LightningDataModule):
     @property
     def needs(self) -> frozenset[str]:
         """What rewards and source use besides the policy (``reference``, ``teacher``, ``certainty`` ...)."""
-        return needs_of(self._own_source, *self.rewards.values())
+        return needs_of(self._own_source, *self.rewards.values(), *self.role_rewards.values())
 
     @property
     def writes(self) -> bool:
         """Whether the policy writes new problems after the seeds."""
-        return self.mix_ratio < 1 and self.seeds is not None and self._own_source is None
+        own = self._own_source
+        return self.seeds is not None and (self.mix_ratio < 1 if own is None else own.writes)
 
     @property
     def rounds(self) -> int:
@@ -212,7 +219,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         if stage in ("fit", "predict"):
             self._read_seeds()
         if stage == "fit" and self._labelled_only:
-            checks.check_labels(self.seed_problems, trained=self.mix_ratio > 0 or not self.writes)
+            trained = self.mix_ratio > 0 or not self.writes or self._own_source is not None
+            checks.check_labels(self.seed_problems, trained)
         if stage in ("validate", "test") and not self.evaluation.sets:
             what = getattr(stage, "value", stage)
             raise InputError(f"{what} has nothing to measure; set --data.evaluation.sets.NAME to a problem set")
@@ -233,6 +241,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 if self.writing.by_subject:
                     checks.check_subjects(self.seed_problems)
             self.session.discard_parts()
+        if self._own_source is not None:
+            roles = {*(self.rewards or ("solve",)), *self.role_rewards}
+            checks.check_source(self._own_source, self.seed_problems, self.round_options, roles)
         if self.pool_from and not self._earlier:
             self._earlier = [read_pool(name) for name in self.pool_from]
             self.session.discard_parts()
@@ -276,7 +287,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             source=None,
             engine=self.engine,
             policy=None,
-            rewards=self.rewards or {"solve": default},
+            rewards=(self.rewards or {"solve": default}) | self.role_rewards,
             gate=gate,
             grader=self.grader,
             grader_name=self.grader_name,

@@ -10,7 +10,7 @@ import numpy as np
 # fmt: off
 STAGES = (
     "exemplars", "instruction", "rollout", "greedy", "evaluation",
-    "reward", "order", "random_reward", "context", "probe", "dropout",
+    "reward", "order", "random_reward", "context", "probe", "dropout", "source",
 )
 # fmt: on
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_serl.objectives.options import Aggregation, KLKind
+from lightning_serl.objectives.options import Aggregation, KLKind, Ratio, SurrogateKind
 
 #: Log-ratios are clamped to it: far outside every clip range, and its exponential is finite in float32 and bfloat16.
 LARGEST_LOG_RATIO = 60.0
@@ -85,8 +85,16 @@ def policy_loss(
     aggregation: Aggregation = "token",
     denominator: float | Tensor | None = None,
     constant_length: int = 1,
+    ratio: Ratio = "token",
+    surrogate: SurrogateKind = "clip",
 ) -> Tensor:
-    """The () clipped surrogate of PPO (Schulman et al. 2017, eq. 7), to be minimised.
+    """The () clipped surrogate of PPO (Schulman et al. 2017, eq. 7), or that of CISPO, to be minimised.
+
+    With the ratio r of policy and old policy and the advantage A, a token's term is -min(r A, clip(r) A). GSPO
+    (2507.18071, eq. 5 to 7) takes the ratio of the whole response in its place, the exponential of the mean of its
+    tokens' log-ratios, whose gradient reaches all of them. CISPO (2506.13585, eq. 4 and 5) has the term
+    -min(r, 1 + clip_high) A log p with the ratio as a constant, so that no token loses its gradient; like the paper's
+    runs and TRL it has no lower bound.
 
     Args:
         logp: (B, T) log-probs under the policy being trained.
@@ -99,18 +107,36 @@ def policy_loss(
         aggregation: See :func:`aggregate`.
         denominator: See :func:`aggregate`.
         constant_length: See :func:`aggregate`.
+        ratio: ``token`` or ``sequence``; each row is one whole response.
+        surrogate: ``clip`` or ``cispo``, which takes no ``clip_low`` and no ``dual_clip``.
+
+    Raises:
+        ValueError: for an unknown ratio or surrogate.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
-    ratio = _ratio(logp, old, mask)
-    gain = torch.minimum(ratio * adv, ratio.clamp(1 - clip_low, 1 + clip_high) * adv)
+    ratios = _ratio(logp, old, mask, ratio)
+    if surrogate == "cispo":
+        gain = ratios.clamp(max=1 + clip_high).detach() * adv * torch.where(mask, logp, torch.zeros_like(logp))
+        return aggregate(-gain, mask, aggregation, denominator, constant_length)
+    if surrogate != "clip":
+        raise ValueError(f"surrogate must be clip or cispo, got {surrogate!r}")
+    gain = torch.minimum(ratios * adv, ratios.clamp(1 - clip_low, 1 + clip_high) * adv)
     if dual_clip is not None:
         gain = torch.where(adv < 0, torch.maximum(gain, dual_clip * adv), gain)
     return aggregate(-gain, mask, aggregation, denominator, constant_length)
 
 
-def _ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """Probability ratio, 1 outside the mask; finite, since clipped tokens would get a gradient of 0 x inf."""
-    return torch.exp(torch.where(mask, logp - old, torch.zeros_like(logp)).clamp(max=LARGEST_LOG_RATIO))
+def _ratio(logp: Tensor, old: Tensor, mask: Tensor, ratio: Ratio) -> Tensor:
+    """(B, T) probability ratios, 1 outside the mask, or (B, 1) those of sequences.
+
+    All are finite, since clipped tokens would get a gradient of 0 x inf.
+    """
+    log_ratio = torch.where(mask, logp - old, torch.zeros_like(logp))
+    if ratio == "sequence":
+        log_ratio = log_ratio.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    elif ratio != "token":
+        raise ValueError(f"ratio must be token or sequence, got {ratio!r}")
+    return torch.exp(log_ratio.clamp(max=LARGEST_LOG_RATIO))
 
 
 class ClipCounts(NamedTuple):
@@ -120,13 +146,23 @@ class ClipCounts(NamedTuple):
     high: Tensor
 
 
-def clip_counts(logp: Tensor, old: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float) -> ClipCounts:
+def clip_counts(
+    logp: Tensor,
+    old: Tensor,
+    adv: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    ratio: Ratio = "token",
+    surrogate: SurrogateKind = "clip",
+) -> ClipCounts:
     """Count the tokens whose gradient the clip removed: below with negative, above with positive advantage.
 
-    Arguments, (B, T) or (B,), are those of :func:`policy_loss`.
+    All tokens of a clipped sequence count. Under CISPO, whose gradient is bounded and not removed, those above its
+    bound with a positive advantage count, and none below. Arguments, (B, T) or (B,), are those of :func:`policy_loss`.
     """
     adv = adv[:, None] if adv.dim() == 1 else adv
-    ratio = _ratio(logp, old, mask)
-    low = mask & (ratio < 1 - clip_low) & (adv < 0)
-    high = mask & (ratio > 1 + clip_high) & (adv > 0)
+    ratios = _ratio(logp, old, mask, ratio)
+    low = mask & (ratios < 1 - clip_low) & (adv < 0) & (surrogate == "clip")
+    high = mask & (ratios > 1 + clip_high) & (adv > 0)
     return ClipCounts(low.sum(), high.sum())

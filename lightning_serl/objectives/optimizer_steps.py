@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_serl.distributed.finite import first_not_finite
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import NotFinite
-from lightning_serl.objectives.options import Objective
+from lightning_serl.objectives.options import ResolvedObjective
 from lightning_serl.objectives.step_metrics import StepTotals, gap_warning, step_metrics
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.types import TokenStats
@@ -61,7 +61,7 @@ class OptimizerSteps:
         """Add a micro-batch to the present step, see :meth:`StepTotals.add`."""
         self._totals.add(surrogate, loss, stats)
 
-    def finish(self, facts: StepFacts, objective: Objective, ranks: Ranks) -> bool:
+    def finish(self, facts: StepFacts, objective: ResolvedObjective, ranks: Ranks) -> bool:
         """Whether the step can be taken; all ranks must call it before the optimizer writes weights.
 
         Raises:

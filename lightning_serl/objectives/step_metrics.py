@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.objectives.importance import effective_sample_size
-from lightning_serl.objectives.options import Objective
+from lightning_serl.objectives.options import ResolvedObjective
 from lightning_serl.objectives.surrogate import Surrogate
 from lightning_serl.types import RolloutBatch, TokenStats
 
@@ -102,7 +102,9 @@ def _fault(batch: RolloutBatch, logp: Tensor) -> str:
     return f"a log-prob of the policy on problem {batch.uids[rows[0]]}" if batch.uids else "a log-prob of the policy"
 
 
-def step_metrics(totals: StepTotals, objective: Objective, grad_norm: float, learning_rate: float) -> dict[str, float]:
+def step_metrics(
+    totals: StepTotals, objective: ResolvedObjective, grad_norm: float, learning_rate: float
+) -> dict[str, float]:
     """The metrics of an optimizer step from totals over all ranks, under TRL's names where TRL has one.
 
     ``grad_norm`` is that of the whole gradient, before clipping. Values that are not finite are left out.

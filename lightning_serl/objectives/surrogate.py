@@ -30,8 +30,9 @@ class Surrogate:
         objective = self.objective
         bonus = objective.entropy > 0
         # the importance weight of a whole response depends on all its tokens, and without old log-probs it is computed
-        # from those of the pass itself
-        separable = not (self.batch.old_logp is None and objective.correction.startswith("sequence"))
+        # from those of the pass itself; the ratio of a whole response does so once the policy has moved
+        fresh = self.batch.old_logp is None
+        separable = not (objective.correction.startswith("sequence") if fresh else objective.ratio == "sequence")
         stats = policy(self.batch, spread_gradient=bonus, loss=self.of_logprobs if separable else None)
         assert stats.entropy is not None
         loss = self.of_logprobs(stats.logp)
@@ -50,6 +51,7 @@ class Surrogate:
         loss = policy_loss(
             logp, old, adv, batch.mask, objective.clip_low, objective.clip_high, objective.dual_clip,
             objective.aggregation, self._denominator(objective.aggregation), objective.constant_length,
+            objective.ratio, objective.surrogate,
         )  # fmt: skip
         if batch.ref_logp is None:
             return loss
@@ -80,7 +82,10 @@ class Surrogate:
     def clip_counts(self, logp: Tensor) -> ClipCounts:
         """How many tokens lose their gradient to the clip, below and above."""
         objective, adv = self.objective, self.batch.advantages.to(logp.dtype)
-        return clip_counts(logp, self.old(logp), adv, self.batch.mask, objective.clip_low, objective.clip_high)
+        return clip_counts(
+            logp, self.old(logp), adv, self.batch.mask, objective.clip_low, objective.clip_high, objective.ratio,
+            objective.surrogate,
+        )  # fmt: skip
 
     def _aggregate(self, values: Tensor, aggregation: Aggregation) -> Tensor:
         denominator = self._denominator(aggregation)

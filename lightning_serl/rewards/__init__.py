@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning_serl.rewards.base import Reward, check_reward, fill_answers
+from lightning_serl.rewards.children import ChildReward
 from lightning_serl.rewards.confidence import NegativeEntropy, SelfCertainty
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.judge import SelfJudge
@@ -18,6 +19,7 @@ from lightning_serl.rewards.teacher import TeacherVote
 from lightning_serl.rewards.verifiable import LabelElseVote, VerifiableReward
 
 __all__ = [
+    "ChildReward",
     "FormatReward",
     "LabelElseVote",
     "MajorityVote",

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from lightning_serl.errors import InputError
 from lightning_serl.tiny.corpus import build_tokenizer, corpus_hash
-from lightning_serl.tiny.language import held_out, parse, seed_questions
+from lightning_serl.tiny.language import held_out, is_expression, parse, seed_questions
 from lightning_serl.tiny.pretrain import STEPS, build_model, train
 
 SEEDS = 64
@@ -63,12 +63,17 @@ def _labelled(text: str) -> dict[str, str]:
     return {"problem": text, "answer": str(truth.answer)}
 
 
+def _with_subject(text: str) -> dict[str, str]:
+    """A seed with its category, which few-shot prompts by subject and curricula read."""
+    return {"problem": text, "subject": "expression" if is_expression(text) else "story"}
+
+
 def _write(out: Path, model: Any, tokenizer: Any, record: Mapping[str, Any]) -> None:
     # The record comes first, so that an interrupted build can be repeated in the same folder.
     (out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    _write_jsonl(out / "seeds.jsonl", ({"problem": q} for q in seed_questions(SEEDS)))
+    _write_jsonl(out / "seeds.jsonl", (_with_subject(q) for q in seed_questions(SEEDS)))
     _write_jsonl(out / "held_out.jsonl", (_labelled(q) for q in held_out(HELD_OUT)))
 
 

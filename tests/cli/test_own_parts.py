@@ -38,6 +38,12 @@ SPELLED = [  # arguments, and the same with class paths
     ("--data.grader text --data.reward.soft true", "--data.grader text --data.reward.soft true"),
     ("--data.engine TransformersEngine --data.engine.max_rows 3",
      "--data.engine TransformersEngine --data.engine.max_rows 3"),
+    ("--data.role_rewards.propose ChildReward --data.role_rewards.propose.form spell",
+     f'--data.role_rewards {{"propose": {{"class_path": "{R}.ChildReward"}}}} --data.role_rewards.propose.form spell'),
+    ("--data.role_rewards.a=my.Own --data.seed 1 --data.role_rewards.b SelfJudge", '--data.role_rewards {"a": '
+     f'{{"class_path": "my.Own"}}, "b": {{"class_path": "{R}.SelfJudge"}}}} --data.seed 1'),
+    ("--data.source Proposer --data.source.every 2",
+     "--data.source lightning_serl.datamodules.sources.Proposer --data.source.every 2"),
     ("fit -c MajorityVote --data.reward.soft true", "fit -c MajorityVote --data.reward.soft true"),
 ]  # fmt: skip
 

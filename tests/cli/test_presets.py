@@ -24,6 +24,8 @@ METHODS = {
     "restrain": "RestrainVote", "teacher-vote": "TeacherVote", "intuitor": "SelfCertainty", "rent": "NegativeEntropy",
     "sar": "Mix",
 }  # fmt: skip
+# Methods with a source of their own; benchmarks/methods.py runs them, tests/datamodules/sources/ one of them.
+SOURCES = ["sqlm", "r-zero", "spell", "lsp", "azr", "mae", "refine-af", "sec", "ladder", "eva", "sws"]
 
 
 def stand_in(root, *chosen, rounds=2):
@@ -49,9 +51,11 @@ def weights(folder):
 
 
 def test_the_recipes_are_there():
-    assert {*RECIPES, *CHANGES, *MODELS, *ALGORITHMS, "serl", "quickstart"} <= set(presets())
+    assert {*RECIPES, *CHANGES, *MODELS, *ALGORITHMS, "serl", "quickstart", "dapo", "gspo", "cispo"} <= set(presets())
     assert {f"iteration-{k}" for k in (1, 2, 3)} <= set(presets())
-    assert {f"method-{name}" for name in METHODS} == {name for name in presets() if name.startswith("method-")}
+    assert {f"method-{name}" for name in (*METHODS, *SOURCES)} == {
+        name for name in presets() if name.startswith("method-")
+    }
 
 
 @pytest.mark.parametrize("name", presets())

@@ -307,6 +307,48 @@ def test_policy_loss_equals_the_slow_reference(low, high, dual, aggregation, den
             assert policy_loss(logp, old, adv, mask, *arguments).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_gspo_by_hand():
+    """Two responses of two tokens, and one token that does not count: the ratio is the root of the tokens' product."""
+    ratios = torch.tensor([[1.21, 1.0, 9.0], [1.5, 1.5, 1.0], [0.4, 0.9, 1.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, True, False], [True, True, False]])
+    for signs, losses, slopes in (
+        # 1.1 is inside of .3; 1.5 is clipped at 1.3; .6 is below .7 and a good response made rarer is pulled back
+        ([2.0, 2.0, 2.0], [-2.2, -2.6, -1.2], [-1.1, 0.0, -0.6]),
+        ([-2.0, -2.0, -2.0], [2.2, 3.0, 1.4], [1.1, 1.5, 0.0]),
+    ):
+        logp = ratios.log().requires_grad_()
+        adv = torch.tensor(signs, dtype=torch.float64)
+        for row in range(3):  # each alone: the mean over one response
+            part = policy_loss(
+                logp[row : row + 1], torch.zeros(1, 3).double(), adv[row : row + 1], mask[row : row + 1], 0.3, 0.3,
+                aggregation="sequence", ratio="sequence",
+            )  # fmt: skip
+            assert part.item() == pytest.approx(losses[row])
+            (slope,) = torch.autograd.grad(part, logp)
+            # both tokens share the gradient of the ratio, half of it each
+            assert slope[row].tolist() == pytest.approx([slopes[row], slopes[row], 0.0])
+        counts = clip_counts(logp, torch.zeros(3, 3).double(), adv, mask, 0.3, 0.3, "sequence")
+        assert (int(counts.low), int(counts.high)) == ((0, 2) if signs[0] > 0 else (2, 0))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "adv", "weight"),
+    [(1.0, 2.0, 1.0), (4.0, 2.0, 4.0), (7.0, 2.0, 5.0), (7.0, -2.0, 5.0), (0.01, -2.0, 0.01)],
+)
+def test_cispo_by_hand(ratio, adv, weight):
+    """The term is -weight x advantage x log-prob, and the weight is a constant of at most 5."""
+    old = torch.tensor([[-3.0, -1.0]], dtype=torch.float64)
+    logp = (old + math.log(ratio)).requires_grad_()
+    mask = torch.tensor([[True, False]])
+    given = (logp, old, torch.tensor([adv]).double(), mask, 0.2, 4.0)
+    got = policy_loss(*given, surrogate="cispo")
+    got.backward()
+    assert got.item() == pytest.approx(-weight * adv * (math.log(ratio) - 3.0))
+    assert logp.grad.tolist() == [[pytest.approx(-weight * adv), 0.0]]
+    low, high = clip_counts(*given, surrogate="cispo")
+    assert (int(low), int(high)) == (0, int(ratio > 5 and adv > 0))
+
+
 @pytest.mark.parametrize(
     ("ratio", "adv", "loss", "slope"),
     [
@@ -492,10 +534,11 @@ def test_every_number_of_trl():
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     found = json.loads((root / "tests" / "recorded" / "trl_objectives.json").read_text(encoding="utf-8"))
-    assert {c["loss_type"] for c in found["losses"]} == {"grpo", "bnpo", "dapo", "dr_grpo"}
+    assert {c["loss_type"] for c in found["losses"]} == {"grpo", "bnpo", "dapo", "dr_grpo", "cispo"}
+    assert {c["loss_type"] for c in found["losses"] if "level" in c} == {"grpo", "dapo"}  # ratios of sequences: GSPO
     assert not all(map(any, found["batch"]["mask"])), "a response of weight 0 belongs to the batch"
     worst = benchmark.compare(found)
-    assert len(worst) == 46
+    assert len(worst) == 65
     for name, value in worst.items():
         # TRL's rewards and penalties are float32, its losses are taken in float64 here
         assert value < (1e-12 if name.startswith("loss") else 1e-6), name
@@ -519,6 +562,29 @@ def test_a_name_decides_what_is_left_open(style, name):
         chosen = Objective(name, style, **{field: value})
         assert read(chosen.resolve()) == expected | {field: value} | follows
         assert {f for f in given if getattr(chosen, f) is None} == given.keys() - {field}
+
+
+def test_newer_algorithms_by_name_have_the_numbers_of_their_papers():
+    fields = ("baseline", "scale", "aggregation", "ratio", "surrogate", "clip_low", "clip_high", "beta")
+    plain = ("group", "group", "token", "token", "clip", 0.2, 0.2, 0.001)
+    for name, expected in {
+        "grpo": plain,
+        "dapo": (*plain[:6], 0.28, 0.0),
+        "gspo": ("group", "group", "sequence", "sequence", "clip", 3e-4, 4e-4, 0.0),
+        "cispo": (*plain[:4], "cispo", 0.2, 4.0, 0.0),
+    }.items():
+        assert tuple(getattr(Objective(name).resolve(), field) for field in fields) == expected
+        chosen = Objective(name, clip_low=0.1, clip_high=0.5, beta=0.3, ratio="sequence").resolve()
+        assert (chosen.clip_low, chosen.clip_high, chosen.beta, chosen.ratio) == (0.1, 0.5, 0.3, "sequence")
+    for options, said in (
+        ({"name": "gspo", "style": "serl"}, "gspo is not among the published code's algorithms"),
+        ({"name": "cispo", "dual_clip": 3.0}, "dual_clip bounds the ratio of a clipped surrogate"),
+        ({"surrogate": "cispo", "dual_clip": 3.0}, "dual_clip bounds"),
+        ({"ratio": "response"}, "model.objective.ratio must be token or sequence"),
+        ({"surrogate": "ppo"}, "model.objective.surrogate must be clip or cispo"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Objective(**options)
 
 
 def test_the_default_is_grpo():

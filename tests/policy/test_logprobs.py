@@ -179,6 +179,8 @@ def test_gradients_of_adapters_on_and_off_the_head(name, targets):
         (Objective("grpo", aggregation="sequence", beta=0.0), 1),
         (Objective("dr_grpo", dual_clip=1.5, beta=0.3), 1),
         (Objective("grpo", beta=0.0, entropy=0.1), 2),  # entropy pays for its gradient
+        (Objective("cispo"), 1),
+        (Objective("gspo"), 1),  # before the policy has moved
     ],
 )
 def test_a_training_step_makes_the_logits_once(objective, expected, passes):
@@ -186,7 +188,7 @@ def test_a_training_step_makes_the_logits_once(objective, expected, passes):
     module.policy = small_policy("llama_tied")
     batch = pad_rows(ROWS, STARTS, 0)
     batch.advantages = torch.randn(batch.mask.shape, generator=torch.Generator().manual_seed(1))
-    batch.ref_logp = -torch.rand(batch.mask.shape) if objective.beta else None
+    batch.ref_logp = -torch.rand(batch.mask.shape) if objective.resolve().beta else None
     batch.num_tokens, batch.num_sequences = 14, 3
     loss = module.training_step(batch, 0)
     (4 * loss).backward()  # as accumulation, ranks or a loss scaler may have it

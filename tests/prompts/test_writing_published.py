@@ -90,13 +90,13 @@ def test_few_shot_prompts_are_cut_where_the_published_ones_are():
             sampling=Sampling(max_tokens=1024),
         ),
     )
-    request = source._request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
+    request = source.request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
     assert len(request.prompt_ids) == writing.PROMPT_TOKENS == 2048 - 1024
     shown = policy.tokenizer.decode(request.prompt_ids)
     assert shown.startswith("Come up with a series of questions:\n1. Compute 0 + 1 + 2")
     assert ":\n2." not in shown
     policy.causal_lm.config.max_position_embeddings = 1100
-    assert len(source._request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy)).prompt_ids) == 76
+    assert len(source.request(source.pool.seeds, (0,), context(ReplayEngine({"": []}), policy)).prompt_ids) == 76
 
 
 def test_only_this_style_puts_the_list_into_a_chat_by_itself():
@@ -107,7 +107,7 @@ def test_only_this_style_puts_the_list_into_a_chat_by_itself():
         template = InstructionTemplate(header="H", chat=chat)
         writes = Writing(exemplars=2, from_kept=0, style=style, template=template, sampling=Sampling(max_tokens=50))
         source = FewShotSelfInstruction(pool, writes)
-        request = source._request(pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
+        request = source.request(pool.seeds, (0,), context(ReplayEngine({"": []}), policy))
         text = policy.tokenizer.decode(request.prompt_ids)
         shown[style, chat] = "user" in text, list(request.sampling.stop)
     chat, plain = (True, []), (False, ["\n\n\n"])

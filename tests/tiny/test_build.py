@@ -20,6 +20,7 @@ from lightning_serl.tiny.corpus import build_tokenizer, corpus, corpus_hash
 from lightning_serl.tiny.language import (
     drill,
     held_out,
+    is_expression,
     numbered,
     parse,
     question,
@@ -233,7 +234,8 @@ def test_shipped_base_says_where_it_comes_from():
 
 def test_shipped_problems():
     seeds, labelled = read_jsonl(tiny.path("seeds")), read_jsonl(tiny.path("held_out"))
-    assert seeds == [{"problem": q} for q in seed_questions(64)]
+    kinds = {True: "expression", False: "story"}
+    assert seeds == [{"problem": q, "subject": kinds[is_expression(q)]} for q in seed_questions(64)]
     assert [set(row) for row in labelled] == [{"problem", "answer"}] * 200
     assert [row["problem"] for row in labelled] == held_out(200)
     assert all(str(parse(row["problem"]).answer) == row["answer"] for row in labelled)

@@ -13,14 +13,14 @@ from typing import Any
 
 from lightning_serl import tiny
 from lightning_serl.datamodules.problems.formats import refuse_encoding, refuse_other_formats
-from lightning_serl.datamodules.problems.rows import Fields, subject_of, to_problem
+from lightning_serl.datamodules.problems.rows import Fields, level_of, subject_of, to_problem
 from lightning_serl.errors import InputError
 from lightning_serl.jsonl import decode, numbered_lines, parse_line, read_text, skip_blanks
 from lightning_serl.types import Instruction
 
 
 def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
-    """Read a jsonl or JSON file, ``tiny:seeds`` or ``tiny:held_out``; a problem's subject is ``meta["subject"]``.
+    """Read a jsonl or JSON file, ``tiny:seeds`` or ``tiny:held_out``; subject and level of a problem are in its meta.
 
     Uids are ``PREFIX-LINE``, in a JSON list ``PREFIX-ITEM``. Raises :class:`InputError`, with file and line, if
     the file is missing, empty or not JSON, a row lacks the problem, or no row has a field that was named.
@@ -30,10 +30,9 @@ def read_problems(name: str, fields: Fields, prefix: str) -> list[Instruction]:
     check_named(name, fields, (row for _, _, row in rows), "--data.fields")
     for number, where, row in rows:
         problem = to_problem(row, fields, where, f"{prefix}-{number:05d}")
-        subject = subject_of(row, fields)
-        if subject is not None:
-            problem = replace(problem, meta={**problem.meta, "subject": subject})
-        problems.append(problem)
+        found = {"subject": subject_of(row, fields), "level": level_of(row, fields)}
+        facts = {name: value for name, value in found.items() if value is not None}
+        problems.append(replace(problem, meta={**problem.meta, **facts}))
     return problems
 
 

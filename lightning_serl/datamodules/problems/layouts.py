@@ -7,12 +7,11 @@ from collections.abc import Callable
 from string import ascii_uppercase
 from typing import Any
 
-from lightning_serl.datamodules.problems.rows import Fields, scalar, subject_of
+from lightning_serl.datamodules.problems.rows import Fields, level_of, subject_of
 
 Row = dict[str, Any]
 
 _ASDIV = frozenset({"body", "question", "answer", "solution_type"})
-_LEVELS = ("level", "grade")
 #: The groups in which the paper reports MMLU-Pro.
 MMLU_PRO_GROUPS = {
     "STEM": ("biology", "chemistry", "computer science", "engineering", "math", "physics"),
@@ -98,9 +97,7 @@ def converted(row: Any) -> Any:
 
 def strata_in(row: Row, fields: Fields) -> dict[str, str]:
     """The level, subject and MMLU-Pro group that a row has."""
-    level = scalar(row, _LEVELS if fields.level is None else (fields.level,))
-    subject = subject_of(row, fields)
-    found = {"level": level and (re.sub(r"(?i)^level\s+", "", level) or None), "subject": subject}
+    found = {"level": level_of(row, fields), "subject": subject_of(row, fields)}
     if isinstance(row.get("options"), list):
         found["group"] = _GROUP_OF.get(str(row.get("category")))
     return {key: value for key, value in found.items() if value}

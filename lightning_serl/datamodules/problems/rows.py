@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ _AS_TEXT = (
 #: More characters are no problem but a mistake in the file.
 LONGEST_PROBLEM = 200_000
 _SUBJECTS = ("subject", "type", "data_topic", "category")
+_LEVELS = ("level", "grade")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Fields:
         choices: The options of a multiple-choice problem: a list of strings, or an object as
             ``{"text": [...], "label": ["A", ...]}`` or ``{"A": "...", "B": "..."}``. Without a field of the default
             name, ``options`` is read.
-        level: Difficulty, for results by level of an evaluation set; by default ``level`` or ``grade``.
+        level: Difficulty, for results by level of an evaluation set and curricula over the levels of seeds; by default
+            ``level`` or ``grade``.
         subject: Subject, for results by subject and for exemplars of one subject; by default the first there is of
             ``subject``, ``type``, ``data_topic`` and ``category``.
     """
@@ -165,6 +168,12 @@ def _kind(value: Any) -> str:
 def subject_of(row: Mapping[str, Any], fields: Fields) -> str | None:
     """The subject of a row: by the field that ``fields`` names, else by the first usual one that the row has."""
     return scalar(row, _SUBJECTS if fields.subject is None else (fields.subject,))
+
+
+def level_of(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """The level of a row, by the field that ``fields`` names, else by a usual one; "Level 5" is 5."""
+    level = scalar(row, _LEVELS if fields.level is None else (fields.level,))
+    return level and (re.sub(r"(?i)^level\s+", "", level) or None)
 
 
 def scalar(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

@@ -111,5 +111,6 @@ def _shape(setup: RoundSetup, group: Group, verdict: Verdict, attempt: int) -> V
     if not options.overlong_buffer or verdict.centred:
         return verdict
     lengths = torch.tensor([len(c.token_ids) for c in group.completions])
-    penalty = overlong_penalty(lengths, setup.sampling.longest, options.overlong_buffer)
+    longest = setup.sampling.longest
+    penalty = overlong_penalty(lengths, longest, options.overlong_tokens(longest))
     return replace(verdict, scores=verdict.scores + penalty)

@@ -13,7 +13,7 @@ from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import RolloutEngine, Sampling
-from lightning_serl.errors import check_choice, check_range
+from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.policy.policy import Policy
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
@@ -49,7 +49,8 @@ class RoundOptions:
         max_prompt_tokens: Longer solve prompts are skipped and counted, never cut; null allows what fits the model.
         mask_truncated: Whether responses that were cut off by length stay out of loss, baseline and difficulty.
         overlong_buffer: Number of tokens before ``data.max_tokens`` over which a response's score falls linearly by up
-            to one point (DAPO's soft punishment, 2503.14476, eq. 13); 0 for none. Filters see the scores without it.
+            to one point (DAPO's soft punishment, 2503.14476, eq. 13), or below 1 their share of it (DAPO: 0.2); 0 for
+            none. Filters see the scores without it.
         style: ``serl`` follows SeRL's published code: every attempt answers ``prompts_per_round`` problems, its
             advantages are normalised over all its groups before the difficulty filter drops some, surplus groups
             still serve as exemplars, and problems left unanswered at the end of the round are dropped.
@@ -62,7 +63,7 @@ class RoundOptions:
     max_derived: int = 4
     max_prompt_tokens: int | None = None
     mask_truncated: bool = False
-    overlong_buffer: int = 0
+    overlong_buffer: int | float = 0
     style: Literal["default", "serl"] = "default"
 
     def __post_init__(self) -> None:
@@ -72,7 +73,17 @@ class RoundOptions:
             check_range(f"data.round.{name}", getattr(self, name), at_least=1)
         for name in ("max_waves", "overlong_buffer"):
             check_range(f"data.round.{name}", getattr(self, name), at_least=0)
+        if self.overlong_buffer > 1 and self.overlong_buffer != int(self.overlong_buffer):
+            said = (
+                f"data.round.overlong_buffer must be a number of tokens or a share below 1, got {self.overlong_buffer}"
+            )
+            raise InputError(said)
         check_choice("data.round.style", self.style, STYLES)
+
+    def overlong_tokens(self, longest: int) -> int:
+        """``overlong_buffer`` in tokens, for answers of at most ``longest`` tokens."""
+        share = 0 < self.overlong_buffer < 1
+        return round(self.overlong_buffer * longest) if share else int(self.overlong_buffer)
 
     @property
     def published(self) -> bool:

@@ -1,9 +1,26 @@
-"""Instruction sources: few-shot self-instruction, a fixed prompt set, a mixture of both, or your own."""
+"""Instruction sources: few-shot self-instruction, prompt sets, mixtures, methods by name, and the base of your own."""
 
 from __future__ import annotations
 
+from lightning_serl.datamodules.sources.bandit import CategoryBandit
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, Writing
+from lightning_serl.datamodules.sources.evolve import EvolvedPrompts
+from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
+from lightning_serl.datamodules.sources.ladder import EasierVariants
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
+from lightning_serl.datamodules.sources.proposer import Proposer
+from lightning_serl.datamodules.sources.weak_spots import WeakSpots
+from lightning_serl.datamodules.sources.writing import Writing
 
-__all__ = ["FewShotSelfInstruction", "InstructionSource", "Mixture", "PromptSet", "Writing"]
+__all__ = [
+    "CategoryBandit",
+    "EasierVariants",
+    "EvolvedPrompts",
+    "FewShotSelfInstruction",
+    "InstructionSource",
+    "Mixture",
+    "PromptSet",
+    "Proposer",
+    "WeakSpots",
+    "Writing",
+]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning_serl.datamodules.rounds.context import Context
+from lightning_serl.datamodules.sources.writing import Writing
+from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.types import Group, Instruction, Verdict
 
 
@@ -29,6 +31,17 @@ class InstructionSource(ABC):
     #: Whether proposed problems (role ``solve``) pass the instruction filters and enter the pool.
     filtered: bool = True
 
+    #: Whether the policy writes problems with the few-shot prompts of ``data.writing``.
+    writes: bool = False
+
+    #: Roles of its groups besides ``solve``; each needs a reward in ``data.role_rewards``.
+    roles: tuple[str, ...] = ()
+
+    #: Waves of follow-ups (``data.round.max_waves``) and follow-ups of a group (``data.round.max_derived``) that it
+    #: needs, at least.
+    waves: int = 0
+    follow_ups: int = 0
+
     @abstractmethod
     def propose(self, k: int, ctx: Context) -> Sequence[Instruction | Group]:
         """Return about ``k`` new instructions; fewer, more or none are fine.
@@ -37,11 +50,23 @@ class InstructionSource(ABC):
         rollout. In this way a proposal can itself be trained on.
         """
 
+    def check(self, seeds: Sequence[Instruction]) -> None:  # noqa: B027 - optional
+        """Refuse the seeds of ``data.seeds``, or their absence, with an InputError; no model is loaded yet."""
+
+    def begin(self, seeds: Sequence[Instruction], pool: InstructionPool, writing: Writing) -> None:  # noqa: B027
+        """Called before the first round, and before ``load_state_dict`` if the run is resumed.
+
+        Args:
+            seeds: Those of ``data.seeds``, with their labels unless the run votes on all (``predict``).
+            pool: Every accepted problem; filled by the rounds.
+            writing: ``data.writing``.
+        """
+
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
         """Which sources bring how many of the next ``want`` root instructions; by default this one brings all."""
         return [(self, want)]
 
-    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Sequence[Instruction]:
+    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Iterable[Instruction]:
         """Return follow-ups to a wave of groups, each with a ``link`` to its parent's uid.
 
         Called only if ``data.round.max_waves`` is above 0.

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from lightning_serl.answers import split_choices
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.writing import Writing, check_exemplars
 from lightning_serl.distributed.seeding import rng_for
-from lightning_serl.engines.base import Request, Sampling
-from lightning_serl.errors import InputError, check_choice, check_range
+from lightning_serl.engines.base import Request
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts import serl as published
-from lightning_serl.prompts.few_shot import InstructionTemplate
 from lightning_serl.prompts.proposals import split_items
-from lightning_serl.types import STYLES, Completion, Instruction
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How the policy writes new instructions.
-
-    Args:
-        exemplars: Problems shown in each few-shot prompt.
-        from_kept: How many of them come from the policy's own kept problems, at most.
-        prompts_per_call: Few-shot prompts sent at a time.
-        by_subject: Show problems of one subject in each few-shot prompt. The subject is drawn in proportion to its
-            seeds, and the written problems get it. If it has too few seeds, others fill the prompt up.
-        template: Wording of the few-shot prompt.
-        sampling: How instructions are drawn, independently of how answers are drawn.
-        style: ``serl`` shows exemplars, cuts few-shot prompts and reads lists as SeRL's published code does.
-    """
-
-    exemplars: int = 8
-    from_kept: int = 2
-    prompts_per_call: int = 8
-    by_subject: bool = False
-    template: InstructionTemplate = field(default_factory=InstructionTemplate)
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))
-    style: Literal["default", "serl"] = "default"
-
-    def __post_init__(self) -> None:
-        check_choice("data.writing.style", self.style, STYLES)
-        check_range("data.writing.exemplars", self.exemplars, at_least=1)
-        hint = "the upper limit is data.writing.exemplars"
-        check_range("data.writing.from_kept", self.from_kept, at_least=0, at_most=self.exemplars, hint=hint)
-        check_range("data.writing.prompts_per_call", self.prompts_per_call, at_least=1)
-
-
-def check_exemplars(exemplars: int, seeds: int, where: str) -> None:
-    """Refuse few-shot prompts that show more problems than there are ``seeds``, which the file ``where`` holds."""
-    if exemplars > seeds:
-        raise InputError(
-            f"data.writing.exemplars is {exemplars} but {where} holds only {seeds} problems; "
-            f"set data.writing.exemplars to at most {seeds} or add seeds"
-        )
+from lightning_serl.types import Completion, Instruction
 
 
 class FewShotSelfInstruction(InstructionSource):
@@ -82,8 +41,8 @@ class FewShotSelfInstruction(InstructionSource):
         self._calls += 1
         seeds, kept = self.pool.seeds, self.pool.kept
         for number in range(self.writing.prompts_per_call):
-            shown, subject = self._exemplars(seeds, kept, rng_for(ctx.seed, "exemplars", call, number))
-            request = self._request(shown, ctx.seeds(f"instruction {call} {number}", 1), ctx)
+            shown, subject = self.exemplars(seeds, kept, rng_for(ctx.seed, "exemplars", call, number))
+            request = self.request(shown, ctx.seeds(f"instruction {call} {number}", 1), ctx)
             if request is not None:
                 requests.append(request)
                 facts.append((self.writing.template.first_number(shown), subject))
@@ -93,10 +52,10 @@ class FewShotSelfInstruction(InstructionSource):
             for completion in completions:  # none if a recording has no more
                 # text without any problem becomes an empty proposal, so that the ledger counts it
                 written = replace(completion, text=opening + completion.text) if opening else completion
-                out += self._read(written, first, subject) or [Instruction("", "", meta={"origin": "self"})]
+                out += self.read(written, first, subject) or [Instruction("", "", meta={"origin": "self"})]
         return out
 
-    def _exemplars(
+    def exemplars(
         self, seeds: list[Instruction], kept: list[Instruction], rng: Random
     ) -> tuple[list[Instruction], str | None]:
         """The problems of one few-shot prompt, and their subject if it shows one subject."""
@@ -115,7 +74,7 @@ class FewShotSelfInstruction(InstructionSource):
             shown.sort(key=lambda i: i.meta.get("subject") == subject)
         return shown, subject
 
-    def _request(self, shown: list[Instruction], seeds: tuple[int, ...], ctx: Context) -> Request | None:
+    def request(self, shown: list[Instruction], seeds: tuple[int, ...], ctx: Context) -> Request | None:
         """The few-shot prompt. Exemplars too long for the model's context are removed from ``shown``, in place.
 
         Returns:
@@ -139,7 +98,7 @@ class FewShotSelfInstruction(InstructionSource):
             shown.remove(max(shown, key=lambda i: len(i.prompt)))
         return None
 
-    def _read(self, completion: Completion, first: int | None, subject: str | None) -> list[Instruction]:
+    def read(self, completion: Completion, first: int | None, subject: str | None) -> list[Instruction]:
         """The problems in one completion."""
         out = []
         for item in split_items(completion.text, self.writing.style, first, completion.finished):

@@ -268,3 +268,11 @@ def test_a_field_that_some_rows_lack_is_there(tmp_path):
     rows = b'{"problem": "1+1?", "gold": "2"}\n{"problem": "b", "topic": "law"}'
     first, second = read(tmp_path, rows, fields=Fields(answer="gold", subject="topic"))
     assert (first.label, second.label, second.meta["subject"]) == ("2", None, "law")
+
+
+def test_subject_and_level_of_seeds_are_in_their_meta(tmp_path):
+    rows = [{"problem": "a?", "type": "law", "level": "Level 3"}, {"problem": "b?", "grade": 2.0}, {"problem": "c?"}]
+    path = tmp_path / "seeds.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metas = [dict(one.meta) for one in read_problems(str(path), Fields(), "seed")]
+    assert metas == [{"subject": "law", "level": "3"}, {"level": "2"}, {}]

@@ -61,7 +61,7 @@ def test_each_prompt_shows_one_subject_and_what_is_written_belongs_to_it(monkeyp
     made = source(by_subject=True, prompts_per_call=400)
     shown = []
     monkeypatch.setattr(
-        made, "_request", lambda s, seeds, ctx, ask=made._request: shown.append(list(s)) or ask(s, seeds, ctx)
+        made, "request", lambda s, seeds, ctx, ask=made.request: shown.append(list(s)) or ask(s, seeds, ctx)
     )
     written = made.propose(1, context())
     assert len(shown) == len(written) == 400
