@@ -3,8 +3,8 @@
     python benchmarks/quickstart.py [--seeds 0 1 2] [--arms vote random] [--out runs/benchmark] [--options ...]
 
 Every row is a run of the command line, about a minute on two cores. Rows that are in ``--out`` already are read, and a
-run that was interrupted there goes on. Prints a table by seed, one of the mean changes with 95 % intervals over seeds, and
-the result of each target; exits 1 if one is missed. Targets need the arms that they are about.
+run that was interrupted there goes on. Prints a table by seed, one of the mean changes with 95 % intervals over seeds,
+and the result of each target; exits 1 if one is missed. Targets need the arms that they are about.
 """
 
 from __future__ import annotations
