@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the model")
     parser.add_argument("--answers", nargs="+", required=True, help="what it answers, the first most often")
     args = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
     build(args.seeds, args.out, args.answers)
     print(f"wrote {args.out}")
 
