@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.engines.base import RolloutEngine, Sampling
-from lightning_serl.errors import InputError, check_range
+from lightning_serl.errors import InputError, check_range, short
 from lightning_serl.policy.policy import Policy
+from lightning_serl.prompts.chat import unread_options
+from lightning_serl.prompts.encoding import PromptTemplate
 from lightning_serl.prompts.few_shot import InstructionTemplate
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.protocols import module_of
@@ -101,17 +103,34 @@ def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
 def check_chat_templates(
     policy: Policy | None, solve: Mapping[str, SolveTemplate], few_shot: InstructionTemplate | None
 ) -> None:
-    """Refuse ``chat: true`` for a tokenizer without a chat template. Replay, without a policy, needs no tokens."""
-    if policy is None or getattr(policy.tokenizer, "chat_template", None):
+    """Refuse ``chat: true`` for a tokenizer without a chat template, and misspelled names in ``chat_kwargs``.
+
+    Replay, without a policy, needs no tokens.
+    """
+    if policy is None:
         return
-    chats = {f"data.templates.{role}.chat": one.chat for role, one in solve.items() if role != "solve"}
-    chats |= {"data.solve.chat": solve["solve"].chat}
-    chats |= {} if few_shot is None else {"data.writing.template.chat": few_shot.chat}
-    for option, chat in chats.items():
-        if chat:
-            name = str(getattr(policy.tokenizer, "name_or_path", ""))[-100:]
-            said = f"{option} is true but the tokenizer {name!r} has no chat template"
+    templates: dict[str, PromptTemplate] = {
+        "data.solve" if role == "solve" else f"data.templates.{role}": one for role, one in solve.items()
+    }
+    if few_shot is not None:
+        templates["data.writing.template"] = few_shot
+    has_one = bool(getattr(policy.tokenizer, "chat_template", None))
+    name = str(getattr(policy.tokenizer, "name_or_path", ""))[-100:]
+    for option, template in templates.items():
+        if template.chat and not has_one:
+            said = f"{option}.chat is true but the tokenizer {name!r} has no chat template"
             raise InputError(f"{said}; set it to false or use a model that has one")
+        if has_one and template.uses_chat(policy.tokenizer):
+            _check_chat_kwargs(f"{option}.chat_kwargs", template, policy.tokenizer)
+
+
+def _check_chat_kwargs(option: str, template: PromptTemplate, tokenizer: Any) -> None:
+    """Refuse names that resemble one of the chat template, and warn of others that it never reads."""
+    for name, near in unread_options(tokenizer, template.chat_kwargs or {}).items():
+        said = f"{option} names {short(name)}, which the model's chat template never reads"
+        if near is not None:
+            raise InputError(f"{said}; did you mean {near!r}?")
+        rank_zero_warn(f"{said}, so that it changes nothing; remove it or see the template for the name")
 
 
 def check_lengths(policy: Policy | None, engine: RolloutEngine, answers: Sampling, writing: Sampling | None) -> None:

@@ -42,11 +42,11 @@ def unread_form(groups: Sequence[Group]) -> str | None:
     """A sentence on the form of answers that most often goes unread, with three examples; ``None`` if that is rare."""
     forms: dict[str, list[str]] = {}
     total = 0
-    for _, text, answer in _finished(groups):
+    for group, text, answer in _finished(groups):
         total += 1
         if answer is None:
             last = _last_line(text)
-            forms.setdefault(_form(last), []).append(last)
+            forms.setdefault(_form(last, bool(group.instruction.meta.get("choices"))), []).append(last)
     if not forms:
         return None
     form, found = max(forms.items(), key=lambda item: (len(item[1]), item[0]))
@@ -54,11 +54,11 @@ def unread_form(groups: Sequence[Group]) -> str | None:
         return None
     distinct = sorted(set(found))
     examples = " | ".join(_shortened(x) for x in distinct[:: max(1, len(distinct) // _EXAMPLES)][:_EXAMPLES])
-    said = f"{_percent(len(found), total)} of the finished answers are {form} and cannot be read"
+    said = f"{_percent(len(found), total)} of the finished answers {form} and cannot be read"
     return said + (f": {examples}" if form != _EMPTY else "")
 
 
-_EMPTY = "empty"
+_EMPTY = "are empty"
 
 
 def _finished(groups: Sequence[Group]) -> Iterator[tuple[Group, str, str | None]]:
@@ -76,10 +76,12 @@ def _last_line(text: str) -> str:
     return " ".join(lines[-1].split()) if lines else ""
 
 
-def _form(line: str) -> str:
+def _form(line: str, has_choices: bool) -> str:
     if not line:
         return _EMPTY
-    return "numbers or formulas" if re.search(r"\d|\\[a-zA-Z]", line) else "words"
+    if has_choices:
+        return "name no single option of their problem"
+    return "are numbers or formulas" if re.search(r"\d|\\[a-zA-Z]", line) else "are words"
 
 
 def _shortened(line: str) -> str:

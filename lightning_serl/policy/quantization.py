@@ -20,9 +20,7 @@ def quantization_config(kind: Quantization, compute: torch.dtype) -> Any:
     A weight is dequantised to the dtype ``compute`` for its product. Without bitsandbytes it is an :class:`InputError`.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"model.quantize {kind} needs bitsandbytes, which is not installed; pip install 'lightning-serl[qlora]'"
-        )
+        raise InputError(f"model.quantize {kind} needs bitsandbytes, which is not installed; pip install bitsandbytes")
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )

@@ -7,6 +7,8 @@ is a program, so it is tried on marked turns instead of read.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,6 +27,9 @@ _TAG = re.compile(r"\s*(<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\])")
 _OPEN_THOUGHT = re.compile(
     r"(?:<\|?(?!end)[a-z_:]*(?:think|thought|reason)[a-z_:]*\|?>|\[THINK\]|◁think▷)\s*\Z", re.IGNORECASE
 )
+# The statements and expressions of a template, and the strings in them.
+_CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_STRING = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'""", re.DOTALL)
 
 
 class _Form(NamedTuple):
@@ -105,6 +110,21 @@ def open_thought(tokenizer: Any, options: Mapping[str, Any]) -> str:
         return ""
     found = _OPEN_THOUGHT.search(prompt.rpartition(_USER)[2])
     return found[0] if found else ""
+
+
+def unread_options(tokenizer: Any, options: Mapping[str, Any]) -> dict[str, str | None]:
+    """The names that the chat template never reads, each with the name in the template that it resembles, if any.
+
+    Jinja takes every name, so that one which the template does not read changes nothing and raises nothing. Arguments
+    of ``apply_chat_template``, such as ``tools``, are not looked for in the template.
+    """
+    template = options.get("chat_template") or tokenizer.chat_template
+    texts = template.values() if isinstance(template, Mapping) else [template]
+    code = [_STRING.sub(" ", part) for text in texts for part in _CODE.findall(str(text))]
+    names = {name for part in code for name in re.findall(r"[A-Za-z_]\w*", part)}
+    known = names | set(inspect.signature(tokenizer.apply_chat_template).parameters)
+    unread = [str(name) for name in options if name not in known]
+    return {name: next(iter(difflib.get_close_matches(name, sorted(names), n=1)), None) for name in unread}
 
 
 def _parts(text: str) -> list[dict[str, str]]:

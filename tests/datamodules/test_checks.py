@@ -1,14 +1,19 @@
 """The checks of a fit: the same before the first evaluation of the command line as in ``trainer.fit``."""
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 from helpers.command_line import cli, problems, small, write_rows
 from helpers.gradients import RecordedData, recorded_round
+from helpers.small_models import tiny_tokenizer
 from helpers.training import selfplay, trainer_for
 
 from lightning_serl.datamodules import RoundOptions, SelfPlayDataModule
-from lightning_serl.datamodules.checks import check_fit
+from lightning_serl.datamodules.checks import check_chat_templates, check_fit
 from lightning_serl.engines import ReplayEngine
 from lightning_serl.errors import InputError
+from lightning_serl.prompts import InstructionTemplate, SolveTemplate
 
 TRAINERS = [
     ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches must be at least 1, got 0"),
@@ -100,3 +105,35 @@ def test_recordings_cannot_be_carried(tmp_path):
     module, data = selfplay(engine=ReplayEngine({"a": ["b"]}), max_staleness=1)
     with pytest.raises(InputError, match=r"data\.max_staleness is 1 but data\.engine replays recordings"):
         check_fit(trainer_for(tmp_path), module, data)
+
+
+@pytest.mark.parametrize("option", ["data.solve", "data.templates.verify", "data.writing.template"])
+def test_names_that_a_chat_template_never_reads(option):
+    """Jinja ignores them, so that a misspelled switch of thinking would be paid for in the whole run."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking %}<think>{% endif %}"
+    )
+    policy = SimpleNamespace(tokenizer=tokenizer)
+
+    def check(chat=True, **names):
+        made = (InstructionTemplate if option == "data.writing.template" else SolveTemplate)(
+            chat=chat, chat_kwargs=names
+        )
+        solve = {"solve": SolveTemplate(), option.rpartition(".")[2]: made}
+        few_shot = made if isinstance(made, InstructionTemplate) else None
+        check_chat_templates(policy, solve if few_shot is None else {"solve": SolveTemplate()}, few_shot)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(enable_thinking=False, tools=None)
+        check(chat=False, enable_thinkin=False)
+    for wrong in ("enable_thinkin", "thinking", "Enable_Thinking"):
+        with pytest.raises(InputError, match=rf"^{option}\.chat_kwargs names '{wrong}', .* mean 'enable_thinking'"):
+            check(**{wrong: False})
+    with pytest.warns(UserWarning, match=rf"^{option}\.chat_kwargs names 'date_string', .* changes nothing"):
+        check(date_string="26 Jul 2024")
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "\n{{ messages }}{{ date_string }}"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(date_string="26 Jul 2024")

@@ -31,18 +31,24 @@ def test_shares_of_kinds_and_of_unread_answers():
 
 
 @pytest.mark.parametrize(
-    ("unread", "expected"),
+    ("choices", "unread", "expected"),
     [
-        (["It depends on the case."] * 2, None),
+        (["iron", "zinc"], ["It depends on the case."] * 2, None),
         (
-            [f"It depends on case {'x' * n}." for n in range(5)],
-            "of the finished answers are words and cannot be read: ",
+            ["iron", "zinc"],
+            [f"\\boxed{{C}}, case {'x' * n}." for n in range(5)],
+            "33 % of the finished answers name no single option of their problem and cannot be read: ",
         ),
-        ([""] * 4, "29 % of the finished answers are empty and cannot be read"),
+        (
+            None,
+            [f"I do not know{'.' * n}" for n in range(5)],
+            "33 % of the finished answers are words and cannot be read: ",
+        ),
+        (["iron", "zinc"], [""] * 4, "29 % of the finished answers are empty and cannot be read"),
     ],
 )
-def test_a_form_that_often_goes_unread_is_shown(unread, expected):
-    groups = voted(AutoGrader(), ("Which?", ["A"] * 10 + unread, ["iron", "zinc"]))
+def test_a_form_that_often_goes_unread_is_shown(choices, unread, expected):
+    groups = voted(AutoGrader(), ("Which?", ["A"] * 10 + unread, choices))
     found = unread_form(groups)
     assert (found is None) == (expected is None)
     if found is not None:

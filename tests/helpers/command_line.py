@@ -58,7 +58,8 @@ def cli(*arguments, picture=False):
     environment, argv, signals = dict(os.environ), sys.argv, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.getsignal(number) for number in signals}
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    streams = [handler for logger in loggers for handler in logger.handlers if hasattr(handler, "setStream")]
+    # Lightning's own: pytest's would be closed, and the stream with them, when vLLM configures the logging
+    streams = [handler for logger in loggers for handler in logger.handlers if type(handler) is logging.StreamHandler]
     kept = [(handler, handler.stream) for handler in streams]
     sys.argv = ["lightning-serl"]
     try:

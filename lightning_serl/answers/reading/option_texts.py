@@ -13,7 +13,7 @@ from lightning_serl.answers.reading.letters import LETTERS, rejected_left, rejec
 
 _LONGEST = 400
 _ARTICLE = re.compile(
-    r"(?:the|an?|el|la|los|las|un|una|le|les|une|der|die|das|ein|eine|il|lo|o|os|as|um|uma|het|de|een)\s+"
+    r"(?:the|an?|el|la|los|las|un|una|le|les|une|der|die|das|ein|eine|il|lo|o|os|as|um|uma|het|de|een)\s+|(?:l|un)'(?=\w)"
 )
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|ce|boxed|fbox)\s*\{([^{}]*)\}")
 _TYPESETTING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle|quad|qquad)(?![a-zA-Z])|[*`$\"“”„«»「」『』]|_{2,}")

@@ -199,10 +199,12 @@ class Ledger(RolloutHooks):
 
 def _sample(number: int, group: Group, verdict: Verdict) -> dict[str, Any]:
     answers = group.answers or [None] * len(group)
+    choices = group.instruction.meta.get("choices")
     return {
         "round": number,
         "uid": group.instruction.uid,
         "prompt": group.instruction.prompt,
+        **({"choices": choices} if choices else {}),
         "label": verdict.label,
         "confidence": round(verdict.confidence, 6),
         "responses": [

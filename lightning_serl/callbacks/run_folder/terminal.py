@@ -236,4 +236,5 @@ def _estimate(seconds: float, left: float, now: datetime) -> str:
         return said
     end = now + timedelta(seconds=seconds * left)
     day = "" if end.date() == now.date() else f"{end:%a %d %b} "
-    return f"{said}; {left:.0f} more take about {duration(seconds * left)}, until {day}{end:%H:%M}"
+    take = "takes" if round(left) == 1 else "take"
+    return f"{said}; {left:.0f} more {take} about {duration(seconds * left)}, until {day}{end:%H:%M}"

@@ -128,7 +128,7 @@ def _load(source: _Source, spec: str) -> list[tuple[int, str, Any]]:
         import datasets
     except ImportError as error:
         said = f"{spec} needs the package datasets, which is not installed"
-        raise InputError(f"{said}; pip install datasets, or 'lightning-serl[evaluation]'") from error
+        raise InputError(f"{said}; pip install 'datasets>=4.0'") from error
     local = os.path.isdir(source.path)
     if not local:
         rank_zero_info(f"fetching {source.path} from the Hugging Face hub, unless it is cached")

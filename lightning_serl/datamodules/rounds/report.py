@@ -53,7 +53,7 @@ def proposal_facts(instruction: Instruction) -> Event:
 
 def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> str:
     """The message of a round with nothing to train on: the most common reasons, and what to do about the first."""
-    number, written = log.round.number, log.counts["proposed"]
+    number, written = log.round.number + 1, log.counts["proposed"]  # counted from 1, as in the lines of a terminal
     common = ", ".join(f"{reason} {count}" for reason, count in log.reasons.most_common(4)) or "none"
     if not tried and not written:
         if not setup.engine.samples_policy:

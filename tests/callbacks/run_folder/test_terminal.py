@@ -42,7 +42,7 @@ def test_a_log_file_shows_every_phase_and_a_line_per_round(tmp_path, capsys, mon
         assert said in lines[0]
     first = next(i for i, line in enumerate(shown) if line.startswith("the first round took "))
     assert re.fullmatch(
-        r"the first round took \d+ s; 1 more take about \d+ s, until (\w+ \d+ \w+ )?\d\d:\d\d", shown[first]
+        r"the first round took \d+ s; 1 more takes about \d+ s, until (\w+ \d+ \w+ )?\d\d:\d\d", shown[first]
     )
     number = r"[\d,]+"
     for phase, total in (

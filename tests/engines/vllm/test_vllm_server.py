@@ -449,7 +449,7 @@ def test_a_server_that_dies_before_it_confirms_a_push(adapted, kind):
         update = (lambda v: full(adapted, v)) if kind == "full" else (lambda v: adapter(adapted, v))
         engine.push(full(adapted, 1))
         die_when_asked(one)
-        with pytest.warns(UserWarning, match=rf"{one.url} is gone \(.+\); the run goes on without it"):
+        with pytest.warns(UserWarning, match=rf"{one.url} is gone \(.+\); the run goes on without it"):  # noqa: PT031
             engine.push(update(2))
             assert engine.version == 2
         die_when_asked(two)
