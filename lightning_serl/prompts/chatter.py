@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lightning_serl.answers import split_choices
 from lightning_serl.prompts.asking import Sentence, asks, sentences
-from lightning_serl.prompts.phrases import ANSWER, PROBLEM_WORDS, is_preface, is_remark
+from lightning_serl.prompts.phrases import ANSWER, PROBLEM_WORDS, is_preface, is_remark, is_title
 
 #: Longer text is no problem; it is left as it is, so that a megabyte costs nothing.
 LONGEST = 20_000
@@ -36,11 +36,29 @@ _GREETING = re.compile(
     rf"(?:please )?(?:answer|solve|read|consider) (?:the following|"
     rf"this) (?:\w+ )?(?:{PROBLEM_WORDS})[^:\n?]{{0,40}}:\s*|"
     r"\W{0,3}(?:topic|difficulty(?: level)?|level|category|subject|type|grade|title|theme|"
-    r"skill)s?\W{0,3}:[^\n?]{0,60}\n+(?=\S)",
+    r"skill)s?\W{0,3}:(?:[^\n?]{0,60}\n+|[^\n?.]{0,40}\.[ \t]+)(?=\S)",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+(?P<hash>[^\n]{1,80})|(?P<bold>\*\*[^*\n]{1,80}\*\*))[ \t]*\n+(?=\s*\S)")
 _TITLE = re.compile(r"\*\*[^*\n?]{1,50}?(?::\*\*|\*\*[ \t]?[:–—-])[ \t]*(?=\S)")
+_TRY = re.compile(
+    r"^\W*(?:try|consider|solve|answer|how about|what about)\s+(?:this|these|the following)\b", re.IGNORECASE
+)
+# "(Easy)", "[Geometry]"
+_TAGGED = re.compile(
+    r"[(\[【](?!true|false|yes|select|choose)[A-Za-z][\w &/-]{2,30}[)\]】][ \t]+(?=[A-Z¿¡$\\])", re.IGNORECASE
+)
+_SPOKEN_CLAUSE = re.compile(r"[^\n:?]{3,120}:\s+(?=\S)")
+# "Below is a new question inspired by your examples.", "How about this one:"
+_ANNOUNCES = re.compile(
+    rf"\b(?:new|another|similar|different|original|unique|additional|following|next|below|this|more|"
+    rf"some) (?:\w+,? ){{0,3}}"
+    rf"(?:{PROBLEM_WORDS}|one|examples?)\b(?! (?:has|have|had|is worth|consists?|contains?)\b)|"
+    rf"\b(?:your|these|the) (?:given |above |provided |previous )?examples\b|"
+    r"^\W*(?:i|we)(?:['’](?:d|ll|m|ve|re)| will| can| would| have| am| are)\b.{0,60}\b(?:problem|question|example|"
+    r"list|help)",
+    re.IGNORECASE,
+)
 _WRAPS = (
     ("**", "**"),
     ("__", "__"),
@@ -59,7 +77,7 @@ _LOOSE_FENCE = re.compile(rf"(?:\s*(?:{_RULES}|^[ \t]*`{{3,}}\w*[ \t]*$|`{{3,}}$
 
 # What may follow a question and still belongs to it: the form of the answer, an assumption, a conversion.
 _BELONGS = re.compile(
-    r"^[\W_]{0,4}(?:submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|"
+    r"^[\W_]{0,4}(?:input\s?[:：]|submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|"
     r"if\b|let (?!me|us)|when\b|given|"
     r"there (?:are|is)|do not|don['’]t|be sure|make sure|your answer|the answer should|answers? (?:should|"
     r"must|in|to)|in (?:\w+ ){0,3}\w+\W*$|to the nearest|"
@@ -74,7 +92,7 @@ _EQUATION_IN_BRACKETS = re.compile(
     re.IGNORECASE,
 )
 _OPTION_LINE = re.compile(
-    r"^[ \t]*(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||"
+    r"^[ \t]*[*_]{0,2}(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][*_]{0,2}[ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||"
     r"\d{1,2}[.)](?=[ \t]|[^\x00-\x7f]))"
 )
 # A question that points to what follows it.
@@ -84,6 +102,8 @@ _POINTS = re.compile(
 )
 _LATEX_OPTIONS = re.compile(r"\s*\$?\\(?:text|mathrm)\w*\s*\{?\s*\(?A")
 _NOTE_IN_BRACKETS = re.compile(r"^[(（](?!.{0,20}\banswers?\b)\W*\w+\W+\w+\W+\w+\W+\w+", re.IGNORECASE | re.DOTALL)
+# "Answer: 7", "Step 2." and tags are no part of a story; "the result is 30" may be.
+_LABELLED = re.compile(r"[:：=\-–—<\[✅]|step \d", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -106,6 +126,12 @@ def tidy(text: str) -> Tidied:
     shorter = (_LOOSE_FENCE if kept.count("```") % 2 else _LOOSE).sub("", kept)
     kept = _unwrapped(_closed_bold(shorter.strip()))
     return Tidied(kept, cut)
+
+
+def is_spoken(text: str) -> bool:
+    """Whether a text says nothing but announcements and remarks to the reader."""
+    said = [text[s.start : s.end] for s in sentences(text)]
+    return is_preface(text) or (bool(said) and all(is_remark(one) or is_preface(one) for one in said))
 
 
 def _unwrapped(text: str) -> str:
@@ -138,7 +164,10 @@ def _without_opening(text: str) -> str:
         label = _LABEL.match(text) or _ANNOUNCED.match(text) or _GREETING.match(text)
         heading = _HEADING.match(text)
         title = _TITLE.match(text)
-        if label is not None and text[label.end() :].strip():
+        tagged = _TAGGED.match(text)
+        if tagged is not None and asks(text[tagged.end() :]):
+            text = text[tagged.end() :]
+        elif label is not None and text[label.end() :].strip():
             text = text[label.end() :]
         elif (line.count("**") == 1 and line.rstrip().endswith("**") and not asks(line) and asks(rest)) or (
             broken and rest.strip() and is_preface(line) and not asks(line)
@@ -148,10 +177,39 @@ def _without_opening(text: str) -> str:
             text = text[heading.end() :]
         elif title is not None and asks(text[title.end() :]) and not asks(title[0].strip("*: ")):
             text = text[title.end() :]
+        elif is_title(line) and rest.strip() and _starts(rest) and not asks(line) and asks(rest):
+            text = rest
+        elif (end := _spoken(text)) and asks(text[end:]):
+            text = text[end:]
         else:
             return text
         text = _unwrapped(text.strip())
     return text
+
+
+def _starts(text: str) -> bool:
+    """Whether a text begins a sentence."""
+    first = text.lstrip(' \t\n"“‘«¿¡*_(')[:1]
+    return first.isalnum() and not first.islower()
+
+
+def _spoken(text: str) -> int:
+    """The end of a first sentence, or of its clause before a colon, that speaks to the reader or announces."""
+    first = next(sentences(text), None)
+    if first is None:
+        return 0
+    said = text[first.start : first.end]
+    clause = _SPOKEN_CLAUSE.match(said)
+    if clause is not None and (
+        is_remark(clause[0])
+        or is_preface(clause[0])
+        or _ANNOUNCES.search(clause[0]) is not None
+        or _TRY.match(clause[0]) is not None
+    ):
+        return first.start + clause.end()
+    if is_remark(said) or (_ANNOUNCES.search(said) is not None and not first.asks and not _NUMBERS.search(said)):
+        return first.end
+    return 0
 
 
 def _end(text: str) -> int:
@@ -163,6 +221,9 @@ def _end(text: str) -> int:
         return _before_remarks(text, found)
     for answer in ANSWER.finditer(text, max(0, first.start)):
         at = answer.start() + (answer[0][:1] in ".?!。？！؟।" and len(answer[0]) > 0)
+        soft = not _LABELLED.search(answer[0])
+        if soft and any(s.asks for s in found if s.start >= answer.end() and "\n\n" not in text[at : s.start]):
+            continue
         if at >= first.end - 1 or (at > first.start and asks(text[:at])):
             end = min(end, at)
             break
