@@ -61,24 +61,27 @@ class Settings:
 
     model: str
     rounds: int = 8
-    prompts: int = 16
+    prompts: int = 8
     samples: int = 8
-    temperature: float = 1.0
+    measured: int = 4
+    temperature: float = 0.7
     more: tuple[str, ...] = ()
 
     def options(self, task: real_tasks.Task) -> list[str]:
         """Options of the command line for every run on a task."""
-        given = {
+        given: dict[str, Any] = {
             "model.model_name_or_path": self.model,
             "model.temperature": self.temperature,
             "data.max_tokens": task.tokens,
             "data.evaluation.temperature": self.temperature,
-            "data.evaluation.samples": self.samples,
+            "data.evaluation.samples": self.measured,
             "data.round.prompts_per_round": self.prompts,
             "data.round.samples_per_prompt": self.samples,
             "data.rounds_per_epoch": self.rounds,
             "trainer.max_epochs": 1,
         }
+        if task.answer_format is not None:
+            given["data.solve.answer_format"] = task.answer_format
         return [part for name, value in given.items() for part in (f"--{name}", str(value))] + list(self.more)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TRAIN, HELD_OUT = 40, 60
+TRAIN, HELD_OUT = 40, 50
+ALONE, SHORT = "Answer with the number or word alone.", "Give a short answer."
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Task:
         kind: What is asked for: numbers, choices or facts.
         rows: Objects with ``problem``, ``answer`` and, for multiple choice, ``choices``.
         tokens: Most tokens of a response.
+        answer_format: The sentence that asks for the form of the answer; ``None`` for the product's own.
     """
 
     kind: str
     rows: list[dict[str, Any]]
-    tokens: int = 16
+    tokens: int = 20
+    answer_format: str | None = ALONE
 
     def split(self, name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Seeds and held-out problems, both with labels."""
@@ -264,12 +267,15 @@ TASKS: dict[str, Task] = {
             "On which continent is {}?",
             [(n, c) for c, names in CONTINENTS.items() for n in names.split()],
         ),
+        answer_format=SHORT,
     ),
-    "opposites": Task("facts", asked("What is the opposite of {}?", OPPOSITES)),
-    "capitals": Task("facts", asked("What is the capital of {}?", CAPITALS)),
-    "city": Task("facts", asked("In which country is {}?", CITY)),
-    "past": Task("facts", asked("What is the past tense of {}?", PAST)),
-    "plurals": Task("facts", asked("What is the plural of {}?", PLURALS)),
-    "Spanish": Task("facts", asked("What is the Spanish word for {}?", LANGUAGE)),
-    "letters": Task("facts", asked("What is the first letter of the word {}?", [(w, w[0]) for w, _ in PLURALS])),
+    "opposites": Task("facts", asked("What is the opposite of {}?", OPPOSITES), answer_format=SHORT),
+    "capitals": Task("facts", asked("What is the capital of {}?", CAPITALS), answer_format=SHORT),
+    "city": Task("facts", asked("In which country is {}?", CITY), answer_format=SHORT),
+    "past": Task("facts", asked("What is the past tense of {}?", PAST), answer_format=SHORT),
+    "plurals": Task("facts", asked("What is the plural of {}?", PLURALS), answer_format=SHORT),
+    "Spanish": Task("facts", asked("What is the Spanish word for {}?", LANGUAGE), answer_format=SHORT),
+    "letters": Task(
+        "facts", asked("What is the first letter of the word {}?", [(w, w[0]) for w, _ in PLURALS]), answer_format=SHORT
+    ),
 }
