@@ -61,7 +61,7 @@ class Settings:
     """What all rows share; everything else is the product's default."""
 
     model: str
-    rounds: int = 8
+    rounds: int = 16
     prompts: int = 8
     samples: int = 8
     measured: int = 4
@@ -86,7 +86,18 @@ class Settings:
         return [part for name, value in given.items() for part in (f"--{name}", str(value))] + list(self.more)
 
 
-DEFAULT_ROWS: list[Row] = []
+# The rows of docs/results.md, in the order in which they are run.
+TASKS = ("sums", "opposites", "plurals")
+DEFAULT_ROWS = [
+    *(Row(task) for task in TASKS),
+    Row("opposites", source="mix:0.5"),
+    *(Row(task, "random") for task in TASKS[:2]),
+    *(Row(task, seed=1) for task in TASKS),
+    *(Row(task, "gold") for task in TASKS[:2]),
+    Row("sums", "frozen"),
+    Row("opposites", weights="full"),
+    *(Row(task, seed=2) for task in TASKS),
+]
 
 
 def options_of(row: Row, settings: Settings, root: Path) -> list[str]:

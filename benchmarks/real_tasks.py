@@ -82,7 +82,7 @@ def options(question: str, of: dict[str, str], count: int = 4) -> list[dict[str,
     return rows
 
 
-DIGITS = [(a, b) for a in range(1, 10) for b in range(1, 10)]
+DIGITS = [(a, b) for a in range(10) for b in range(10)]
 PAIRS = [(a, b) for a in range(2, 13) for b in range(2, 13)]
 FAR = random.Random("pairs").sample([(a, b) for a in range(10, 100) for b in range(10, 100) if abs(a - b) > 9], 110)
 
@@ -235,7 +235,11 @@ GIVEN = [
 ]
 
 TASKS: dict[str, Task] = {
-    "sums": Task("numbers", asked("What is {} + {}?", [((a, b), a + b) for a, b in PAIRS])),
+    "sums": Task("numbers", asked("What is {} + {}?", [((a, b), a + b) for a, b in DIGITS])),
+    "sums in a box": Task(
+        "numbers", asked("What is {} + {}?", [((a, b), a + b) for a, b in DIGITS]), tokens=28, answer_format=None
+    ),
+    "larger sums": Task("numbers", asked("What is {} + {}?", [((a, b), a + b) for a, b in PAIRS])),
     "differences": Task(
         "numbers", asked("What is {} - {}?", [((a, b), a - b) for a in range(6, 20) for b in range(1, 10) if b < a])
     ),
