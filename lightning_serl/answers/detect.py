@@ -39,6 +39,11 @@ _CHEMISTRY = re.compile(
     r"Li)\d*){2,}\b|"
     r"\b(?:molar|reagent|compound|oxidation|isomer|catalyst|titration|anion|cation|covalent)\w*\b"
 )
+# The question itself names the answers: "..., yes or no?", "an even or an odd number?", "Is 7 greater than 3?"
+_NAMED_WORDS = re.compile(
+    r"(?i)(?:\b(?:yes or no|true or false)"
+    r"|(?:^|[.!?:\n] *)(?:is|are|was|were|does|did|has|have)\b(?:(?!\d\W* or |\bor \W*\d)[^.!?\n])*)\s*\?\W*$"
+)
 _DIGIT = re.compile(r"\d")
 _NUMBERS = re.compile(r"(?<![\w-])\d+(?![\w-])")
 
@@ -93,7 +98,7 @@ def asks_for_number(prompt: str) -> bool:
     prompt = prompt[:_LONGEST]
     if _HOW_MUCH.search(prompt) is not None:
         return True
-    if _CHEMISTRY.search(prompt) is not None:
+    if _CHEMISTRY.search(prompt) is not None or _names_words(prompt):
         return False
     if _MATH_MARK.search(prompt) is not None:
         return True
@@ -103,8 +108,14 @@ def asks_for_number(prompt: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def asks_for_words(prompt: str) -> bool:
-    """Whether a problem asks for a name, a place or another word, and not for a number."""
-    return not asks_for_number(prompt) and _WHO.search(prompt[:_LONGEST]) is not None
+    """Whether a problem asks for a name, a place, yes or no or another word, and not for a number."""
+    prompt = prompt[:_LONGEST]
+    return not asks_for_number(prompt) and (_names_words(prompt) or _WHO.search(prompt) is not None)
+
+
+def _names_words(prompt: str) -> bool:
+    """Whether the problem ends with a question for yes or no, or for one of two words that it names."""
+    return _NAMED_WORDS.search(prompt[-_LAST:]) is not None
 
 
 def expected_kind(prompt: str, choices: Sequence[str] | None = None) -> Kind:

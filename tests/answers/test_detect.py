@@ -14,6 +14,8 @@ PROBLEMS = {
         "小明有3个苹果，又买了5个，一共有多少个？",
         "Wie viele Beine hat eine Spinne?",
         "¿Cuántos días tiene una semana?",
+        "Is 12 + 7 equal to 18 or 19?",
+        "A coin is tossed 3 times. What is the probability of 2 heads or tails?",
     ),
     "text": (
         "Name the capital of France.",
@@ -21,6 +23,9 @@ PROBLEMS = {
         "北京是哪个国家的首都？",
         "Which salt forms from NaOH and HCl?",
         "What does H2SO4 do to zinc?",
+        "Is 95 an even or an odd number?",
+        "There are 3 red and 4 blue balls. Is the sum a prime number?",
+        "7 is greater than 3: true or false?",
     ),
     "choice": (
         "Which one?\n(A) this\n(B) that\n(C) other",
