@@ -51,7 +51,8 @@ def test_choices_on_the_command_line(case, expected, tmp_path, monkeypatch):
 def test_what_a_name_decides_stays_open_in_a_configuration():
     written = yaml.safe_load(cli("fit", "--model.objective.name", "rloo", "--print_config").out)["model"]["objective"]
     assert {k for k, v in written.items() if v is None} == {
-        "baseline", "scale", "aggregation", "kl", "kl_in", "eps", "dual_clip",
+        "baseline", "scale", "aggregation", "kl", "kl_in", "eps", "dual_clip", "clip_low", "clip_high", "beta",
+        "ratio", "surrogate",
     }  # fmt: skip
 
 

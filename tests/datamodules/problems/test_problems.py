@@ -240,11 +240,11 @@ def test_messages_name_the_option_of_their_fields(row):
             to_problem(row, Fields(), "here", "u", *options)
 
 
-def test_training_does_not_take_solutions_or_levels_along(tmp_path):
+def test_training_does_not_take_solutions_along(tmp_path):
     """Labels come from the answer field alone: a file without it stays unlabelled, whatever else is in it."""
     row = b'{"problem": "a", "solution": "so \\\\boxed{4}", "level": 5, "subject": "s"}'
     (problem,) = read(tmp_path, row)
-    assert (problem.label, problem.meta) == (None, {"subject": "s"})
+    assert (problem.label, problem.meta) == (None, {"subject": "s", "level": "5"})
 
 
 MISNAMED = [
