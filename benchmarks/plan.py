@@ -24,7 +24,9 @@ from statistics import fmean
 _SMALL = (  # noqa: SIM905
     "--data.max_tokens 24 --data.writing.sampling.max_tokens 96 --data.round.prompts_per_round 4 "
     "--data.round.samples_per_prompt 8 --data.round.max_attempts 2 --data.writing.prompts_per_call 2 "
-    "--data.rounds_per_epoch 2 --trainer.max_epochs 1 --data.probe.every 0 --data.reward RandomReward"
+    "--data.rounds_per_epoch 2 --trainer.max_epochs 1 --data.probe.every 0 --data.reward RandomReward "
+    # as large on both sides, whatever memory is free
+    "--model.micro_batch 16"
 ).split()
 _BASE = "BASE"
 

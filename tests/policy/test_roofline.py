@@ -45,8 +45,7 @@ def test_writing():
     texts = Texts(prompts=2, prompt_tokens=6, each=4, tokens=10, limit=16)
     assert (texts.written, texts.longest) == (80, 16)
     assert Texts(1, 6, 1, 4, 16).longest == 12
-    # reading 12 prompt tokens, each of which sees 3; 80 tokens pass the output layer, and their attention is counted by
-    # its bytes
+    # reading 12 prompt tokens, each of which sees 3; 80 tokens pass the output layer, their attention costs its bytes
     reading, each = 12 * (200 + 32 * 3), 200 + 40
     assert writing_seconds(PRODUCTS, SHAPE, texts, rows=8) == pytest.approx((reading + 80 * each) / 1000)
     # 8 rows at a time: as long as the longest; 2 rows: 40 steps; two devices: half of the rows each
