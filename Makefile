@@ -47,13 +47,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy lightning_serl
 
 # What takes longer than CI may: the quickstart over seeds beside true labels and random rewards, twenty kills on one
-# rank and on two, memory over 200 rounds, sharded weights.
+# rank and on two, memory over 200 rounds, sharded weights, every method.
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/kills.py --ranks 2
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/gpu_fsdp.py --device cpu --small
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/quickstart.py
 
 $(VENV)/bin/python:

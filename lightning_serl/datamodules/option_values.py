@@ -7,7 +7,7 @@ import inspect
 import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from inspect import isclass
+from inspect import isabstract, isclass
 from typing import Any, Protocol
 
 import yaml
@@ -17,6 +17,7 @@ from lightning_serl.answers import AnswerGrader, resolve_grader
 from lightning_serl.answers.registry import NAMES
 from lightning_serl.datamodules import sources
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.follow_ups import FollowUps
 from lightning_serl.datamodules.sources.seeded import SeededSource
 from lightning_serl.errors import InputError, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
@@ -40,7 +41,11 @@ _CLASSES = [name for name in rewards.__all__ if isclass(one := getattr(rewards, 
 _REWARDS = [*_MAKERS, *(name for name in _CLASSES if name not in _MAKERS)]
 # What data.source would be for the sources of this package that are made of seeds and pool; all others have a name.
 _MADE = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}
-_NAMED = [name for name in sources.__all__ if issubclass(getattr(sources, name), SeededSource)]
+_NAMED = [
+    name
+    for name in sources.__all__
+    if issubclass(one := getattr(sources, name), (SeededSource, FollowUps)) and not isabstract(one)
+]
 _SOURCES = ", ".join(["self", "seeds", "mix:RATIO", *_NAMED])
 
 
@@ -61,12 +66,21 @@ class RewardLike(Protocol):
         """One verdict for each group."""
 
 
+def parse_follow_ups(source: Any) -> tuple[Any, FollowUps | None]:
+    """What :func:`parse_source` takes, and the source that adds follow-ups to it, where ``source`` is such a one."""
+    source = _made_source(source)
+    if not isinstance(source, FollowUps):
+        return source, None
+    base = _made_source(source.base)
+    if isinstance(base, FollowUps):
+        kinds = f"{type(source).__name__} and its base {type(base).__name__}"
+        raise InputError(f"data.source: {kinds} both add follow-ups; set base to another source, such as self")
+    return base, source
+
+
 def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSource, float]:
     """The source, made if it is a class path, and the share of each round that comes from the seeds themselves."""
-    if isinstance(source, str) and source in _NAMED:
-        source = f"{sources.__name__}.{source}"
-    if isinstance(source, str) and "." in source and not source.startswith("mix:"):
-        source = load_class_path(source, "data.source", f"use {_SOURCES}, or the class path of your own")
+    source = _made_source(source)
     if isinstance(source, InstructionSource):
         return source, 0.0
     if source in ("self", "seeds"):
@@ -90,6 +104,15 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
 def made_by_the_run(source: str) -> str | None:
     """The answer to the name of a source that is made of seeds and pool; ``None`` for any other name."""
     return f"data.source {source!r} is made by the run: set data.source to {_MADE[source]}" if source in _MADE else None
+
+
+def _made_source(source: Any) -> Any:
+    """The source of a name of this package or at a class path; everything else as it is."""
+    if isinstance(source, str) and source in _NAMED:
+        source = f"{sources.__name__}.{source}"
+    if isinstance(source, str) and "." in source and not source.startswith("mix:"):
+        source = load_class_path(source, "data.source", f"use {_SOURCES}, or the class path of your own")
+    return source
 
 
 def parse_reward(reward: Any) -> tuple[str | None, dict[str, Callable[..., Any]]]:

@@ -13,6 +13,7 @@ from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
+from lightning_serl.datamodules.sources.follow_ups import FollowUps
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
 from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.ranks import Ranks
@@ -27,6 +28,7 @@ class Parts:
 
     setup: RoundSetup  # without a source and what :func:`with_trainer` adds
     source: InstructionSource | None  # the user's own
+    follow_ups: FollowUps | None  # added to the problems of the source
     needs: frozenset[str]  # what source and rewards use besides the policy's completions
     mix_ratio: float  # share of each round that comes from the seeds themselves
     labelled_only: bool  # whether the reward scores labelled problems only
@@ -38,6 +40,11 @@ class Parts:
     @property
     def source_kind(self) -> str | None:
         """Class name of the source; ``None`` without one."""
+        kind = self._kind_of_problems
+        return kind if self.follow_ups is None else f"{type(self.follow_ups).__name__} of {kind}"
+
+    @property
+    def _kind_of_problems(self) -> str | None:
         if self.source is not None:
             return type(self.source).__name__
         if not self.seeds:
@@ -58,6 +65,10 @@ class Parts:
 
     def make_source(self, pool: InstructionPool, labels: bool) -> InstructionSource | None:
         """The source of the rounds, ``None`` without seeds; seeds lose their labels for ``predict``, which votes."""
+        made = self._make_source_of_problems(pool, labels)
+        return made if made is None or self.follow_ups is None else self.follow_ups.around(made)
+
+    def _make_source_of_problems(self, pool: InstructionPool, labels: bool) -> InstructionSource | None:
         fixed = list(self.seeds)
         if not labels:
             fixed = [replace(p, label=None) for p in fixed]

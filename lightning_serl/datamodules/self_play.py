@@ -21,6 +21,7 @@ from lightning_serl.datamodules.option_values import (
     GraderLike,
     RewardLike,
     named_reward,
+    parse_follow_ups,
     parse_grader,
     parse_paths,
     parse_reward,
@@ -132,7 +133,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         # path objects are accepted too; with them in the annotation, the command line would read null as the path None
         self.seeds = None if seeds is None else os.fspath(seeds)
         self.fields = fields
-        self.source, self.mix_ratio = parse_source(source)
+        base, self.follow_ups = parse_follow_ups(source)
+        self.source, self.mix_ratio = parse_source(base)
         self.reward_name, self.rewards = parse_reward(reward)
         self.role_rewards = parse_role_rewards(role_rewards)
         self.grader, self.grader_name = parse_grader(grader)
@@ -167,7 +169,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     @property
     def needs(self) -> frozenset[str]:
         """What rewards and source use besides the policy (``reference``, ``teacher``, ``certainty`` ...)."""
-        return needs_of(self._own_source, *self.rewards.values(), *self.role_rewards.values())
+        return needs_of(self._own_source, self.follow_ups, *self.rewards.values(), *self.role_rewards.values())
 
     @property
     def writes(self) -> bool:
@@ -239,9 +241,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 if self.writing.by_subject:
                     checks.check_subjects(self.seed_problems)
             self.session.discard_parts()
-        if self._own_source is not None:
+        for source in (one for one in (self._own_source, self.follow_ups) if one is not None):
             roles = {*(self.rewards or ("solve",)), *self.role_rewards}
-            checks.check_source(self._own_source, self.seed_problems, self.round_options, roles)
+            checks.check_source(source, self.seed_problems, self.round_options, roles)
         if self.pool_from and not self._earlier:
             self._earlier = [read_pool(name) for name in self.pool_from]
             self.session.discard_parts()
@@ -297,6 +299,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         return Parts(
             setup=setup,
             source=self._own_source,
+            follow_ups=self.follow_ups,
             needs=self.needs,
             mix_ratio=self.mix_ratio,
             labelled_only=self._labelled_only,

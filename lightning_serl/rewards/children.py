@@ -13,7 +13,7 @@ from lightning_serl.rewards.judge import SelfJudge
 from lightning_serl.rewards.repetition import repetition_shares
 from lightning_serl.types import Group, Verdict
 
-Form = Literal["sqlm", "r-zero", "spell", "lsp", "azr", "mae"]
+Form = Literal["sqlm", "r-zero", "spell", "lsp", "azr", "mae", "svs"]
 _WIDTH = 0.5 / 3
 #: What a problem earns by the mean score p of its m responses, and by the grade q of the proposal.
 _PAY: Mapping[Form, Callable[[float, int, float], float]] = {
@@ -22,6 +22,7 @@ _PAY: Mapping[Form, Callable[[float, int, float], float]] = {
     "spell": lambda p, m, q: 0.0 if p > 1 - _SLACK else math.exp(-((p - 0.5) ** 2) / (2 * _WIDTH**2)),
     "lsp": lambda p, m, q: -p,
     "azr": lambda p, m, q: 1 - p if p > _SLACK else 0.0,
+    "svs": lambda p, m, q: float(0.125 - _SLACK <= p <= 0.625 + _SLACK),
     "mae": lambda p, m, q: (q + (1 - p) * (q > 0.7 - _SLACK) + 1) / 3,
 }
 # What a proposal without a problem earns; None leaves it out of the loss.
@@ -32,6 +33,7 @@ _INVALID: Mapping[Form, float | None] = {
     "lsp": None,
     "azr": -1.0,
     "mae": 0.0,
+    "svs": None,
 }
 _SLACK = 1e-6  # means of float32 scores are not exact
 RUBRIC = (
@@ -52,6 +54,7 @@ class ChildReward:
     ``lsp``    :math:`-p`                                     not in the loss      LSP, 2509.07414
     ``azr``    :math:`1-p`, 0 at p = 0                        -1                   Absolute Zero, 2505.03335
     ``mae``    :math:`(q + (1-p)\,1[q \ge .7] + 1) / 3`       0                    MAE, 2510.23595
+    ``svs``    :math:`1[1/8 \le p \le 5/8]`                   not in the loss      SvS, 2508.14029
     ========== ============================================== ==================== ===========================
 
     For ``data.role_rewards.propose``, with a source such as ``Proposer``. p is the share of right responses where the
@@ -65,7 +68,7 @@ class ChildReward:
     is that grade, whose judge it trains too; here the frozen reference judges. Its last third is for the format.
 
     Args:
-        form: One of the six.
+        form: One of the seven.
         quality: Weight of the frozen reference's grade of the proposal, from 0 to 1; 0 asks for none. An unreadable
             grade is 0. Without it ``lsp`` drifts to problems that nobody can solve.
         judge_tokens: Most tokens of a judgement.

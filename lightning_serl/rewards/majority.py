@@ -39,11 +39,14 @@ class MajorityVote(AnswerVote):
             that of the run (``data.grader``), and without a run ``"math"``.
         mode: ``"fast"`` or ``"exact"``, see :class:`lightning_serl.answers.MathGrader`.
         ties: ``"smallest"`` lets the smaller answer win; ``"abstain"`` gives no label and weights 0.
-        min_share: If the winner has a smaller share of the responses, there is no label and all weights are 0.
+        min_share: If the winner has a smaller share of the responses, there is no label and all weights are 0; the
+            group is dropped as ``low_consensus``, like a tie without a label.
         soft: Scores each response by the share of its class (EMPO) instead of 1 and 0; all 0 when all answers differ.
+        trained: Only the first so many responses of a group are trained on, while all of them vote (TTRL, arXiv
+            2504.16084: 64 votes, 32 trained); by default all.
 
     Raises:
-        InputError: for an unknown grader, mode or tie rule, or a share outside [0, 1].
+        InputError: for an unknown grader, mode or tie rule, a share outside [0, 1], or ``trained`` below 2.
 
     Example:
         >>> from lightning_serl.types import Group
@@ -60,22 +63,27 @@ class MajorityVote(AnswerVote):
         ties: str = "smallest",
         min_share: float = 0.0,
         soft: bool = False,
+        trained: int | None = None,
     ) -> None:
         check_choice("ties of the majority vote", ties, TIES)
         check_range("min_share of the majority vote", min_share, at_least=0, at_most=1)
+        hint = "one response has nothing to be compared with"
+        check_range("trained of the majority vote", trained, at_least=2, hint=hint)
         super().__init__(grader, mode)
-        self.ties, self.min_share, self.soft = ties, min_share, soft
+        self.ties, self.min_share, self.soft, self.trained = ties, min_share, soft, trained
 
     def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
         """See :meth:`AnswerVote.vote`."""
         n, info, found = len(group), facts_of(classes), majority(answers, classes)
+        weight = torch.tensor([float(self.trained is None or index < self.trained) for index in range(n)])
         if found is None:
-            return Verdict(torch.zeros(n), confidence=0.0, info=info)
+            return Verdict(torch.zeros(n), confidence=0.0, weight=weight, info=info)
         label, winner = found
         sizes = Counter(number for number in classes if number >= 0)
         top = sizes[winner]
         confidence = top / n
         if (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
+            info["unscored"] = "low_consensus"
             return Verdict(torch.zeros(n), confidence=confidence, weight=torch.zeros(n), info=info)
         if not self.soft:
             scores = torch.tensor([float(number == winner) for number in classes])
@@ -83,4 +91,4 @@ class MajorityVote(AnswerVote):
             scores = torch.zeros(n)
         else:
             scores = torch.tensor([sizes[number] / n for number in classes])
-        return Verdict(scores, label, confidence, info=info)
+        return Verdict(scores, label, confidence, weight, info=info)

@@ -23,21 +23,24 @@ class Mix:
         rewards: Weights by name: a reward of this package (``MajorityVote``), the class path of your own, whose class
             is called without arguments, or with an object in place of the name. In YAML:
             ``rewards: {MajorityVote: 1.0, SelfAligned: 0.2}``.
+        options: Arguments of rewards that are given by name, such as ``{SelfJudge: {scale: 1}}``.
 
     Raises:
-        InputError: for no rewards, an unknown name, a weight that is not a finite number, and on a call that mixes
-            scores with finished advantages (``Verdict.centred``).
+        InputError: for no rewards, an unknown name or option, a weight that is not a finite number, and on a call that
+            mixes scores with finished advantages (``Verdict.centred``).
     """
 
-    def __init__(self, rewards: Mapping[Any, float]) -> None:
+    def __init__(self, rewards: Mapping[Any, float], options: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         if not rewards:
             raise InputError("Mix needs rewards with their weights, as in {MajorityVote: 1.0, SelfAligned: 0.2}")
+        for name in (one for one in options or () if one not in rewards):
+            raise InputError(f"Mix: options are given for {name!r}, which is none of the rewards")
         self.parts: list[tuple[str, Callable[..., list[Verdict]], float]] = []
         for reward, weight in rewards.items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 raise InputError(f"Mix: the weight of {reward} must be a number, got {weight!r}")
             name = reward if isinstance(reward, str) else type(reward).__name__
-            self.parts.append((name, check_reward(_made(reward)), float(weight)))
+            self.parts.append((name, check_reward(_made(reward, (options or {}).get(name, {}))), float(weight)))
         self.needs = frozenset(one for _, part, _ in self.parts for one in getattr(part, "needs", ()))
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
@@ -58,8 +61,8 @@ class Mix:
         return Verdict(scores, led.label, led.confidence, weight, centred=verdicts[0].centred, info=info)
 
 
-def _made(reward: Any) -> Any:
-    """The reward of a name or class path, made without arguments; an object stays as it is."""
+def _made(reward: Any, options: Mapping[str, Any]) -> Any:
+    """The reward of a name or class path, made with these arguments; an object stays as it is."""
     if not isinstance(reward, str):
         return reward
     path = reward if "." in reward else f"lightning_serl.rewards.{reward}"
@@ -67,4 +70,7 @@ def _made(reward: Any) -> Any:
         found = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"Mix: there is no reward {reward!r} ({' '.join(str(error).split())[:100]})") from error
-    return found() if isinstance(found, type) else found
+    try:
+        return found(**options) if isinstance(found, type) else found
+    except TypeError as error:
+        raise InputError(f"Mix: {reward} cannot be made with these options ({str(error)[:100]})") from error

@@ -6,43 +6,24 @@ from dataclasses import replace
 
 from lightning_serl import Instruction
 from lightning_serl.datamodules import RoundOptions
-from lightning_serl.datamodules.sources import PromptSet
-from lightning_serl.rewards import MajorityVote
+from lightning_serl.datamodules.sources import FollowUps, PromptSet
+from lightning_serl.rewards import CrossVote
 from lightning_serl.tiny.language import is_expression, seed_questions
-from lightning_serl.types import Link, Verdict
+from lightning_serl.types import Link
 
 ENDING = "How many are there in the end?"
 STORIES = [q for q in seed_questions(60) if not is_expression(q) and not q.endswith(ENDING)]
 
 
-class WithParaphrase(PromptSet):
-    """A fixed set of questions; each one that was answered is put a second time, in other words."""
+class Reworded(FollowUps):
+    """Puts each question that was answered a second time, with another last sentence."""
 
-    def derive(self, groups, verdicts, ctx):
+    def follow(self, groups, verdicts, ctx):
         return [self.paraphrase(group.instruction) for group in groups]
 
     def paraphrase(self, question):
         sentences = re.split(r"(?<=[.?]) ", question.prompt)
         return replace(question, prompt=" ".join([*sentences[:-1], ENDING]), uid="", link=Link("view", question.uid))
-
-
-class CrossVote:
-    """Scores 1 for the answer that most responses to the other wording give."""
-
-    needs = frozenset()
-    vote = MajorityVote("math")
-
-    def __call__(self, groups, ctx):
-        own = {g.instruction.uid: v.label for g, v in zip(groups, self.vote(groups, ctx), strict=True)}
-        return [self.score(group, own[self.other(group)], ctx) for group in groups]
-
-    def other(self, group):
-        link = group.instruction.link
-        return link.parent if link else group.links["view", None][0].instruction.uid
-
-    def score(self, group, label, ctx):
-        scores = [float(None not in (answer, label) and ctx.same(answer, label)) for answer in group.answers]
-        return Verdict(scores, label, sum(scores) / len(scores))
 
 
 def winners(group):
@@ -53,7 +34,7 @@ def winners(group):
 
 def test_each_side_is_scored_by_the_other(three_rounds):
     size = RoundOptions(prompts_per_round=4, samples_per_prompt=8, max_attempts=1, max_waves=1)
-    source = WithParaphrase([Instruction(q, uid="") for q in STORIES])
+    source = Reworded(PromptSet([Instruction(q, uid="") for q in STORIES]))
     record = three_rounds(source=source, reward=CrossVote(), round=size, max_tokens=40)
 
     assert len(record.rounds) == 3

@@ -46,7 +46,10 @@ class DifficultyFilter(GroupFilter):
         return callback_state_key(self, "low", "high", "style")
 
     def weigh(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> tuple[list[float], list[Reason | None]]:
-        """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band."""
+        """Weight 0 and ``too_hard``, ``too_easy`` or ``no_answer`` for groups outside the band.
+
+        A reward that leaves out a whole group gives another reason than ``no_answer`` in ``info["unscored"]``.
+        """
         return _weights([self._judge(g, v) for g, v in zip(groups, verdicts, strict=True)])
 
     def _judge(self, group: Group, verdict: Verdict) -> Reason | None:
@@ -55,7 +58,7 @@ class DifficultyFilter(GroupFilter):
         scores = verdict.scores[verdict.weight > 0]
         # the published code does not treat missing answers apart from wrong ones
         if not len(scores) or (self.style == "default" and _unanswered(verdict)):
-            return "no_answer"
+            return _why_unscored(verdict)
         if bool((scores < 0).any()) or bool((scores > 1).any()):
             return None
         if self.style == "serl":
@@ -83,7 +86,7 @@ class ZeroSpread(GroupFilter):
         if verdict.centred:
             return None
         if _unanswered(verdict):
-            return "no_answer"
+            return _why_unscored(verdict)
         scores = verdict.scores[verdict.weight > 0]
         equal = bool((scores == scores[0]).all())
         return "no_spread" if equal and verdict.token_scores is None else None
@@ -92,6 +95,12 @@ class ZeroSpread(GroupFilter):
 def _unanswered(verdict: Verdict) -> bool:
     """Whether no response has a weight, or the reward found an answer in none of them."""
     return not bool((verdict.weight > 0).any()) or verdict.info.get("no_answer", 0) == len(verdict.scores)
+
+
+def _why_unscored(verdict: Verdict) -> Reason:
+    """Why a group has nothing to train on: what the reward says, else that no answer was found."""
+    said: Reason = verdict.info.get("unscored", "no_answer")
+    return said
 
 
 def _weights(reasons: list[Reason | None]) -> tuple[list[float], list[Reason | None]]:

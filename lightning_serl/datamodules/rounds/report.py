@@ -14,6 +14,19 @@ from lightning_serl.types import Event, Group, Instruction, Round, Verdict
 _LATEST = 200
 
 
+# What to do about a reason that a reward gave for a whole group.
+_ADVICE = {
+    "low_consensus": (
+        "the answers agree too little to be a label: lower the share that data.reward asks for (min_share), answer "
+        "more often (data.round.samples_per_prompt), or take easier problems"
+    ),
+    "no_view": "the reward compares two views of a problem: set data.source Paraphrase and data.round.max_waves 1",
+    "no_grade": (
+        "the judge wrote no grade that can be read: raise max_tokens of data.reward, or take a stronger policy"
+    ),
+}
+
+
 class RoundLog:
     """Collects the result of a round while it is played."""
 
@@ -59,12 +72,15 @@ def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> st
         said = f"{written} problems were proposed and none could be used (rejected: {common})"
         return f"round {number}: {said}; {advice}"
     dropped = Counter(e["reason"] for e in log.round.events if e["event"] == "dropped")
-    if dropped and dropped.most_common(1)[0][0] == "no_answer":
+    first = dropped.most_common(1)[0][0] if dropped else None
+    if first == "no_answer":
         advice = (
             f"look at samples.jsonl, then check data.grader ({setup.grader_name}), the answer format that "
             "data.solve asks for, and data.max_tokens"
         )
-    elif dropped and dropped.most_common(1)[0][0] == "no_spread":
+    elif first in _ADVICE:
+        advice = _ADVICE[first]
+    elif first == "no_spread":
         advice = (
             "all responses to a problem got the same score, so there is nothing to learn from them: take other "
             "problems, or a reward that tells responses apart"
