@@ -94,7 +94,8 @@ def hide_number(problem: Instruction) -> tuple[str, str, str] | None:
 def _representatives(group: Group) -> dict[int, str]:
     """The smallest answer of each class, by the number of the class."""
     pairs = zip(group.cluster or [], group.answers or [], strict=True)
-    return dict(sorted(((c, a) for c, a in pairs if a is not None and c >= 0), reverse=True))
+    smallest = dict(sorted(((c, a) for c, a in pairs if a is not None), reverse=True))
+    return dict(sorted(smallest.items()))
 
 
 def _dual(text: str, name: str, answer: str) -> str:
