@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import os
 import select
 import shutil
@@ -199,6 +200,8 @@ def main() -> int:
     if args.serve:
         serve()
         return 0
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # their handlers keep the terminal, whatever is redirected
     out = args.out or Path(tempfile.mkdtemp(prefix="methods-"))
     out.mkdir(parents=True, exist_ok=True)
     pair, failed = Pair(out), []
