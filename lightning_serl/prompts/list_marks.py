@@ -1,14 +1,15 @@
-"""Finds the problems in a text by their marks: numbers, headings, bullets, JSON, tables, or one problem a line."""
+"""Finds the problems in a text by their marks: numbers and headings."""
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lightning_serl.prompts.asking import asks, sentences
-from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS, is_preface, is_remark, opens_answer
+from lightning_serl.prompts.asking import asks
+from lightning_serl.prompts.containers import json_items, table_rows, without_fences, without_tags
+from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS, is_preface
+from lightning_serl.prompts.unmarked import unmarked
 
 _SHORT_WORDS = r"Q|P|Ex|Prob|Ques|No\.?|Nr\.?|N°|№|#"
 _SPELLED = [
@@ -56,15 +57,6 @@ _HEADED = (
     rf"{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*"
 )
 _MARK = re.compile(rf"{_OPEN}(?:{_NUMBER}|{_BRACKET}|{_WORDED}|{_HEADED})", re.MULTILINE | re.IGNORECASE)
-_BULLET = re.compile(r"^[ \t]*[-*+•‣◦▪●–—·][ \t]+(?=\S)", re.MULTILINE)
-_LETTER = re.compile(r"^[ \t]*\(?(?:[A-Za-z]|[ivxIVX]{2,5})[.)][ \t]+(?=\S)", re.MULTILINE)
-_RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$", re.MULTILINE)
-_FINISHED = re.compile(
-    r"(?:^[ \t]*[(（]?[B-J][.)、][^\n]+|[.?!。？！؟।]|か|오|_{2,})[$)\]*_\"'”’」』）]*\s*\Z", re.MULTILINE
-)
-_PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
-_FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
-_TEXT_FENCES = ("", "text", "txt", "plaintext", "plain", "markdown", "md", "json", "latex", "tex")
 
 
 #: Longer text is split at its marks alone, so that a megabyte costs little; a completion is shorter.
@@ -96,12 +88,12 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
     """
     plain = len(text) > _LONGEST
     if not plain:
-        listed = _json_items(text, finished)
+        listed = json_items(text)
         if listed is not None:
-            return listed
-        text = _without_tags(_without_fences(text))
+            return [Piece(problem) for problem in listed[0]], not listed[1] and not finished
+        text = without_tags(without_fences(text, lambda inside: _MARK.match(inside) is not None or asks(inside)))
         text = _on_lines(_before_key(text), first)
-        rows = _table(text)
+        rows = table_rows(text)
         if rows is not None:
             return [Piece(row) for row in rows], not finished
     marks = _main_marks(_marks(text), text, first)
@@ -123,21 +115,6 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
 def _follows(mark: _Mark, first: int) -> bool:
     """Whether text before the first mark is the item whose number ended the prompt."""
     return mark.number == first + 1 or mark.number is None
-
-
-_TAG = re.compile(
-    r"<(?:problem|question|exercise|task|item|li)\b[^<>\n]{0,40}>|^[ \t]*\\item\b", re.IGNORECASE | re.MULTILINE
-)
-_OTHER_TAG = re.compile(
-    r"</?(?:problem|question|exercise|task|item|li|ol|ul|p|br|problems|questions|list|div)\b[^<>\n]{0,40}>|"
-    r"\\(?:begin|end)\{(?:enumerate|itemize)\}",
-    re.IGNORECASE,
-)
-
-
-def _without_tags(text: str) -> str:
-    """The text with tags around its items replaced by headings."""
-    return text if _TAG.search(text) is None else _OTHER_TAG.sub("\n", _TAG.sub("\nProblem: ", text))
 
 
 _IN_LINE = re.compile(
@@ -255,223 +232,3 @@ def _before_key(text: str) -> str:
         if again is not None and last is not None and again <= last:
             return text[: key.start()]
     return text
-
-
-# -- text without marks ------------------------------------------------------------------------------------------------
-
-
-def unmarked(text: str, marked: bool) -> list[str]:
-    """The problems of a text that has no numbers: by rules, bullets, letters, paragraphs, lines or sentences.
-
-    Args:
-        text: A whole text, or one item of a list.
-        marked: Whether it is an item of a list, in which bullets are parts.
-    """
-    if "[asy]" in text:
-        return [text]
-    parts = [part for part in _RULE.split(text) if part.strip()]
-    if (
-        len(parts) > 1
-        and sum(map(_is_whole, parts)) == len([p for p in parts if not is_preface(p) and not is_remark(p)]) > 1
-    ):
-        return [one for part in parts if _is_whole(part) for one in unmarked(part, marked)]
-    if not marked:
-        for pattern in (_BULLET, _LETTER):
-            starts = list(pattern.finditer(text))
-            ends = [*(s.start() for s in starts[1:]), len(text)]
-            items = [text[s.end() : end] for s, end in zip(starts, ends, strict=False)]
-            lead = text[: starts[0].start()] if starts else ""
-            if items and all(_is_whole(item.strip()) for item in items) and (not asks(lead) or is_preface(lead)):
-                return items
-    for split in (_PARAGRAPHS.split, str.splitlines):
-        parts = [part for part in split(text) if part.strip()]
-        answer = next((i for i, part in enumerate(parts) if opens_answer(part)), len(parts))
-        parts = [p for i, p in enumerate(parts) if i < answer or (re.search(r"[?？؟]", p) and not opens_answer(p))]
-        parts = [part for part in parts if not is_preface(part) and not is_remark(part)]
-        problems = [part for part in parts if asks(part)]
-        several = len(problems) == len(parts) > 1
-        if several and all(map(_is_whole, problems)) and all(map(_FINISHED.search, problems[:-1])):
-            return problems
-    found = list(sentences(text)) if len(text) < 2000 else []
-    if len(found) > 1 and all(s.asks for s in found):
-        questions = [text[s.start : s.end] for s in found]
-        if all(
-            q.rstrip('*_"”» ').endswith(("?", "？", "؟")) and _is_whole(q) and len(q.split()) > 3 for q in questions
-        ):
-            return questions
-    return [text] if text.strip() else []
-
-
-# A question that speaks of what only a sentence before it can name.
-_REFERS = re.compile(
-    r"\b(?:he|she|they|him|her|his|hers|their|them|it|its|this|these|those|that|the same|the other|"
-    r"the remaining|left|"
-    r"in total|altogether|in all|remain|still|each)\b",
-    re.IGNORECASE,
-)
-
-
-# A sentence that only says in which form to answer.
-_FORM = re.compile(
-    r"\W*(?:please )?(?:enter|submit|express|give|round|write|provide|answer|state|show|explain|justify|leave|"
-    r"type|list|"
-    r"use|assume|choose|select|report)\b[^.?\n]*?\b(?:your|answers?|solutions?|reasoning|work|steps|results?|"
-    r"separated|"
-    r"values|pair|neither|letter|option|in terms of|as an? (?:integer|fraction|decimal|mixed|common|reduced|"
-    r"percent)|nearest|simplest)\b",
-    re.IGNORECASE,
-)
-
-
-def _is_whole(text: str) -> bool:
-    """Whether a text asks and could stand alone, that is, does not lean on a story before it."""
-    found = list(sentences(text))
-    if not any(s.asks for s in found):
-        return False
-    if _FORM.match(text) is not None:
-        return False
-    told = any(not s.asks for s in found)
-    question = text[found[0].start : found[0].end]
-    return told or _REFERS.search(question) is None or re.search(r"\d", question) is not None
-
-
-# -- JSON, fences, tables ----------------------------------------------------------------------------------------------
-
-_FIELDS = (
-    "problem",
-    "question",
-    "text",
-    "prompt",
-    "instruction",
-    "exercise",
-    "task",
-    "pregunta",
-    "problema",
-    "题目",
-    "问题",
-)
-_DECODER = json.JSONDecoder(strict=False)
-_QUOTED = re.compile(r"""\s*(?:"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.|'(?=\w))*)')\s*(,|\]|$)""")
-
-
-_BEFORE_OBJECT, _LIST_END = re.compile(r"[\s,]*(?=\{)"), re.compile(r"\s*\]")
-
-
-def _json_items(text: str, finished: bool) -> tuple[list[Piece], bool] | None:
-    """The problems of a JSON list, an object with a list, or one object a line; ``None`` if the text is no JSON."""
-    start = re.search(r"^[ \t]*(?=\[\s*[\"'{]|\{\s*[\"'])", text, re.MULTILINE)
-    if start is None or not re.search(r"^(?:```\w*)?\s*$|:\s*(?:```\w*)?\s*$", text[: start.end()].rstrip()[-200:]):
-        return None
-    found: list[str] = []
-    at, ended = start.end(), True
-    while at < len(text) and text[at] in "[{":
-        try:
-            value, at = _DECODER.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            more, ended = _torn_list(text, at)
-            found += more
-            break
-        found += _problems_in(value)
-        at += len(text[at:]) - len(text[at:].lstrip(" \t\n,"))
-    if not found:
-        return None
-    return [Piece(problem) for problem in found], not ended and not finished
-
-
-def _problems_in(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [problem for item in value for problem in _problems_in(item)] if len(value) < 1000 else []
-    if not isinstance(value, dict):
-        return []
-    keys = {str(key).lower(): key for key in value}
-    for field in _FIELDS:
-        named = next((keys[key] for key in (field, field + "s") if key in keys), None)
-        if named is not None:
-            options = next((value[keys[k]] for k in ("options", "choices") if k in keys), None)
-            found = _problems_in(value[named])
-            return [_with_options(found[0], options)] if len(found) == 1 and options else found
-    return [problem for item in value.values() if isinstance(item, (dict, list)) for problem in _problems_in(item)]
-
-
-def _with_options(problem: str, options: Any) -> str:
-    if isinstance(options, dict):
-        return "\n".join([problem, *(f"{letter}. {text}" for letter, text in options.items())])
-    if not isinstance(options, list):
-        return problem
-    listed = [str(o) for o in options]
-    if not all(re.match(r"\(?[A-Za-z][.)]", o) for o in listed):
-        listed = [f"{chr(65 + i)}. {o}" for i, o in enumerate(listed[:26])]
-    return "\n".join([problem, *listed])
-
-
-def _torn_list(text: str, at: int) -> tuple[list[str], bool]:
-    """The whole items of a list of strings or objects that was cut off, or quotes its strings with ``'``."""
-    found: list[str] = []
-    if text[at] != "[":
-        return found, False
-    at += 1
-    while at < len(text):
-        item = _QUOTED.match(text, at)
-        if item is not None:
-            found.append((item[1] if item[1] is not None else item[2]).replace('\\"', '"').replace("\\'", "'"))
-            at = item.end()
-            if item[3] != ",":
-                return found, item[3] == "]"
-            continue
-        brace = _BEFORE_OBJECT.match(text, at)
-        if brace is None:
-            ended = _LIST_END.match(text, at) is not None
-            return (found if ended else [*found, text[at:].strip(" \n\"'")]), ended
-        try:
-            value, at = _DECODER.raw_decode(text, brace.end())
-        except (ValueError, RecursionError):
-            return [*found, text[brace.end() :]], False
-        found += _problems_in(value)
-    return found, False
-
-
-def _without_fences(text: str) -> str:
-    """The text without fences that enclose items; one that is a part of an item (a program) stays."""
-    fences = list(_FENCE.finditer(text))
-    if not fences:
-        return text
-    out, at = [], 0
-    for place in range(0, len(fences), 2):
-        opening = fences[place]
-        closing = fences[place + 1] if place + 1 < len(fences) else None
-        inside = text[opening.end() : closing.start() if closing else len(text)]
-        before = text[at : opening.start()]
-        holds = opening[1].strip().lower() in _TEXT_FENCES and (
-            _MARK.match(inside.lstrip("\n")) is not None or asks(inside[:2000])
-        )
-        if holds or not inside.strip():
-            out += [before, inside]
-        else:
-            out.append(text[at : closing.end() if closing else len(text)])
-        at = closing.end() if closing else len(text)
-    return "".join([*out, text[at:]])
-
-
-_DIVIDER = re.compile(r"^[ \t]*+\|?[ \t]*+:?-{2,}+:?[ \t]*+(?:\|[ \t]*+:?-{2,}+:?[ \t]*+)*+\|?[ \t]*+$", re.MULTILINE)
-
-
-def _table(text: str) -> list[str] | None:
-    """The problems of a table with a column of problems; ``None`` without such a table."""
-    divider = _DIVIDER.search(text)
-    if divider is None or "|" not in divider[0]:
-        return None
-    head = text[: divider.start()].rstrip("\n").rpartition("\n")[2]
-    names = [cell.strip(" *_").lower() for cell in head.strip().strip("|").split("|")]
-    named = [i for i, name in enumerate(names) if re.fullmatch(PROBLEM_WORDS, name)]
-    if len(named) != 1:
-        return None
-    found = []
-    for line in text[divider.end() :].lstrip("\n").split("\n"):
-        cells = line.strip().strip("|").split("|")
-        if "|" not in line:
-            break
-        if len(cells) > named[0]:
-            found.append(cells[named[0]].strip())
-    return found or None
