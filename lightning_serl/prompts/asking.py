@@ -16,7 +16,7 @@ _END = re.compile(
 )
 # Formulas are no text: their dots and line breaks end nothing, but a dot at their end does.
 _FORMULA = re.compile(
-    r"\\\[.{1,2000}?\\\]|\$\$.{1,2000}?\$\$|\$[^$\n][^$]{0,500}\$|\\\(.{1,500}?\\\)|\[asy\].{0,9000}?\[/asy\]|"
+    r"\\\[.{1,2000}?\\\]|\$\$.{1,2000}?\$\$|\$(?!\s)[^$]{0,500}(?<!\s)\$(?!\d)|\$\s[^$\n]{0,500}\s\$(?!\d)|\\\(.{1,500}?\\\)|\[asy\].{0,9000}?\[/asy\]|"
     r"\\begin\{(\w{1,20}\*?)\}.{1,3000}?\\end\{\1\}",
     re.DOTALL,
 )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lightning_serl.answers import split_choices
 from lightning_serl.prompts.asking import Sentence, asks, sentences
-from lightning_serl.prompts.phrases import ANSWER, PROBLEM_WORDS, is_preface, is_remark
+from lightning_serl.prompts.phrases import ANSWER, PROBLEM_WORDS, is_preface, is_remark, is_title
 
 #: Longer text is no problem; it is left as it is, so that a megabyte costs nothing.
 LONGEST = 20_000
@@ -41,6 +41,15 @@ _GREETING = re.compile(
 )
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+(?P<hash>[^\n]{1,80})|(?P<bold>\*\*[^*\n]{1,80}\*\*))[ \t]*\n+(?=\s*\S)")
 _TITLE = re.compile(r"\*\*[^*\n?]{1,50}?(?::\*\*|\*\*[ \t]?[:–—-])[ \t]*(?=\S)")
+_SPOKEN_CLAUSE = re.compile(r"[^\n:?]{3,120}:\s+(?=\S)")
+# "Below is a new question inspired by your examples.", "How about this one:"
+_ANNOUNCES = re.compile(
+    rf"\b(?:new|another|similar|different|original|unique|additional|following|next|below|this|more|some) (?:\w+,? ){{0,3}}"
+    rf"(?:{PROBLEM_WORDS}|one|examples?)\b(?! (?:has|have|had|is worth|consists?|contains?)\b)|"
+    rf"\b(?:your|these|the) (?:given |above |provided |previous )?examples\b|"
+    r"^\W*(?:i|we)(?:['’](?:d|ll|m|ve|re)| will| can| would| have| am| are)\b.{0,60}\b(?:problem|question|example|list|help)",
+    re.IGNORECASE,
+)
 _WRAPS = (
     ("**", "**"),
     ("__", "__"),
@@ -59,7 +68,7 @@ _LOOSE_FENCE = re.compile(rf"(?:\s*(?:{_RULES}|^[ \t]*`{{3,}}\w*[ \t]*$|`{{3,}}$
 
 # What may follow a question and still belongs to it: the form of the answer, an assumption, a conversion.
 _BELONGS = re.compile(
-    r"^[\W_]{0,4}(?:submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|"
+    r"^[\W_]{0,4}(?:input\s?[:：]|submit|assum|suppos|note\b|remember|ignore|neglect|consider|recall|leave|include|where\b|"
     r"if\b|let (?!me|us)|when\b|given|"
     r"there (?:are|is)|do not|don['’]t|be sure|make sure|your answer|the answer should|answers? (?:should|"
     r"must|in|to)|in (?:\w+ ){0,3}\w+\W*$|to the nearest|"
@@ -84,6 +93,8 @@ _POINTS = re.compile(
 )
 _LATEX_OPTIONS = re.compile(r"\s*\$?\\(?:text|mathrm)\w*\s*\{?\s*\(?A")
 _NOTE_IN_BRACKETS = re.compile(r"^[(（](?!.{0,20}\banswers?\b)\W*\w+\W+\w+\W+\w+\W+\w+", re.IGNORECASE | re.DOTALL)
+# "Answer: 7", "Step 2." and tags are no part of a story; "the result is 30" may be.
+_LABELLED = re.compile(r"[:：=\-–—<\[✅]|step \d", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -106,6 +117,12 @@ def tidy(text: str) -> Tidied:
     shorter = (_LOOSE_FENCE if kept.count("```") % 2 else _LOOSE).sub("", kept)
     kept = _unwrapped(_closed_bold(shorter.strip()))
     return Tidied(kept, cut)
+
+
+def is_spoken(text: str) -> bool:
+    """Whether a text says nothing but announcements and remarks to the reader."""
+    said = [text[s.start : s.end] for s in sentences(text)]
+    return is_preface(text) or (bool(said) and all(is_remark(one) or is_preface(one) for one in said))
 
 
 def _unwrapped(text: str) -> str:
@@ -148,10 +165,34 @@ def _without_opening(text: str) -> str:
             text = text[heading.end() :]
         elif title is not None and asks(text[title.end() :]) and not asks(title[0].strip("*: ")):
             text = text[title.end() :]
+        elif is_title(line) and rest.strip() and _starts(rest) and not asks(line) and asks(rest):
+            text = rest
+        elif (end := _spoken(text)) and asks(text[end:]):
+            text = text[end:]
         else:
             return text
         text = _unwrapped(text.strip())
     return text
+
+
+def _starts(text: str) -> bool:
+    """Whether a text begins a sentence."""
+    first = text.lstrip(" \t\n\"“‘«¿¡*_(")[:1]
+    return first.isalnum() and not first.islower()
+
+
+def _spoken(text: str) -> int:
+    """The end of a first sentence, or of its clause before a colon, that speaks to the reader or announces a problem."""
+    first = next(sentences(text), None)
+    if first is None:
+        return 0
+    said = text[first.start : first.end]
+    clause = _SPOKEN_CLAUSE.match(said)
+    if clause is not None and (is_remark(clause[0]) or _ANNOUNCES.search(clause[0]) is not None):
+        return first.start + clause.end()
+    if is_remark(said) or (_ANNOUNCES.search(said) is not None and not first.asks and not _NUMBERS.search(said)):
+        return first.end
+    return 0
 
 
 def _end(text: str) -> int:
@@ -163,6 +204,9 @@ def _end(text: str) -> int:
         return _before_remarks(text, found)
     for answer in ANSWER.finditer(text, max(0, first.start)):
         at = answer.start() + (answer[0][:1] in ".?!。？！؟।" and len(answer[0]) > 0)
+        soft = not _LABELLED.search(answer[0])
+        if soft and any(s.asks for s in found if s.start >= answer.end() and "\n\n" not in text[at : s.start]):
+            continue
         if at >= first.end - 1 or (at > first.start and asks(text[:at])):
             end = min(end, at)
             break

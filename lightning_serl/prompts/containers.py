@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from lightning_serl.prompts.phrases import PROBLEM_WORDS
+from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS
 
 _FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
 _TEXT_FENCES = ("", "text", "txt", "plaintext", "plain", "markdown", "md", "json", "latex", "tex")
@@ -36,8 +36,11 @@ def json_items(text: str) -> tuple[list[str], bool] | None:
 
     ``None`` if the text is no JSON.
     """
-    start = re.search(r"^[ \t]*(?=\[\s*[\"'{]|\{\s*[\"'])", text, re.MULTILINE)
-    if start is None or not re.search(r"^(?:```\w*)?\s*$|:\s*(?:```\w*)?\s*$", text[: start.end()].rstrip()[-200:]):
+    start = re.search(r"^[ \t]*(?:\w{1,30}[ \t]*=[ \t]*)?(?=\[\s*[\"'{]|\{\s*[\"'])", text, re.MULTILINE)
+    if start is None or not re.search(
+        r"^(?:```\w*)?\s*(?:\w{1,30}\s*=\s*)?$|[:\n]\s*(?:```\w*)?\s*(?:\w{1,30}\s*=\s*)?$",
+        text[: start.end()].rstrip()[-200:],
+    ):
         return None
     found: list[str] = []
     at, ended = start.end(), True
@@ -152,18 +155,38 @@ def table_rows(text: str) -> list[str] | None:
     return found or None
 
 
-# -- tags --
-
-_TAG = re.compile(
-    r"<(?:problem|question|exercise|task|item|li)\b[^<>\n]{0,40}>|^[ \t]*\\item\b", re.IGNORECASE | re.MULTILINE
+_PROBLEM_TAG = r"(?:\w{1,20}[_-])?(?:problem|question|exercise|task|item|li|q|instruction)(?:[_-]?(?:\d{1,4}|text|statement|body))?"
+_ANSWER_TAG = (
+    r"(?:\w{1,20}[_-])?(?:a|ans|answers?|solutions?|explanation|rationale|output|response|hints?|reasoning|summary)"
 )
+_TAG = re.compile(
+    rf"<(?:{_PROBLEM_TAG})\b[^<>\n]{{0,60}}>(?!\s*<(?:{_PROBLEM_TAG})\b)|^[ \t]*\\item\b", re.IGNORECASE | re.MULTILINE
+)
+_ANSWERED = re.compile(rf"<({_ANSWER_TAG})\b[^<>\n]{{0,60}}>.{{0,3000}}?</\1>", re.IGNORECASE | re.DOTALL)
 _OTHER_TAG = re.compile(
-    r"</?(?:problem|question|exercise|task|item|li|ol|ul|p|br|problems|questions|list|div)\b[^<>\n]{0,40}>|"
-    r"\\(?:begin|end)\{(?:enumerate|itemize)\}",
+    rf"</?(?:{_PROBLEM_TAG}|ol|ul|p|problems|questions|exercises|tasks|items|list|div|root|data|output|details|"
+    r"options?|choices?|h[1-6])\b[^<>\n]{0,60}>|\\(?:begin|end)\{(?:enumerate|itemize|document)\}(?:\[[^\]\n]{0,30}\])?",
     re.IGNORECASE,
+)
+_BOLD = re.compile(r"</?(?:b|strong)>", re.IGNORECASE)
+_PLAIN = re.compile(r"</?(?:i|em|u|span|font)\b[^<>\n]{0,60}>|&nbsp;", re.IGNORECASE)
+_BREAK = re.compile(
+    r"<br\s?/?>|<\|[a-z_]{1,20}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>(?:user|model)?", re.IGNORECASE
+)
+# A heading in LaTeX: "\textbf{Problem 9.}", "\section*{Exercise 2}".
+_COMMAND = re.compile(
+    rf"^[ \t]*\\(?:textbf|textit|emph|underline|(?:sub){{0,2}}section|paragraph)\*?\{{(?P<inside>[^{{}}\n]{{0,20}}"
+    rf"(?:{PROBLEM_WORDS}|{SOLUTION_WORDS}|\d{{1,4}}[.)])[^{{}}\n]{{0,60}})\}}",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
 def without_tags(text: str) -> str:
-    """The text with tags around its items replaced by headings."""
-    return text if _TAG.search(text) is None else _OTHER_TAG.sub("\n", _TAG.sub("\nProblem: ", text))
+    """The text with headings in place of the tags and LaTeX commands around its items, and without tags of layout."""
+    if "\\" in text:
+        text = _COMMAND.sub(r"**\g<inside>** ", text)
+    if "<" in text or "[" in text:
+        text = _BREAK.sub("\n", _PLAIN.sub("", _BOLD.sub("**", text)))
+    if _TAG.search(text) is None:
+        return text
+    return _OTHER_TAG.sub("\n", _TAG.sub("\nProblem: ", _ANSWERED.sub("\n", text)))

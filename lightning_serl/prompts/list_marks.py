@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lightning_serl.prompts.asking import asks
 from lightning_serl.prompts.containers import json_items, table_rows, without_fences, without_tags
-from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS, is_preface
+from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS, is_heading, is_preface
 from lightning_serl.prompts.unmarked import unmarked
 
 _SHORT_WORDS = r"Q|P|Ex|Prob|Ques|No\.?|Nr\.?|N°|№|#"
@@ -32,12 +32,14 @@ _SPELLED = [
 ]
 _ORDER = "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|new|next|another|your|the|final|last"
 _EMPHASIS = r"[*_]{0,3}"
-_OPEN = rf"^[ \t]{{0,60}}+(?:>[ \t]{{0,9}}+)?(?:[-*+•‣◦▪●–—·][ \t]+)?(?:#{{1,6}}[ \t]+)?{_EMPHASIS}"
+_OPEN = (
+    rf"^[ \t]{{0,60}}+(?:>[ \t]{{0,9}}+)?(?:[-*+•‣◦▪●–—·][ \t]+)?(?:\[[ xX]?\][ \t]+)?(?:#{{1,6}}[ \t]+)?{_EMPHASIS}"
+)
 _NUMBER = (
     rf"(?P<plain>\d{{1,4}})(?:[ \t]?(?:\\?[.)]{{1,2}}|[º°ª]\.?)[:-]?{_EMPHASIS}(?:\s+|$)|"
     rf"\.(?=(?-i:[A-Z¿¡][a-z ]))|[、．）][ \t]*|"
     rf"{_EMPHASIS}:{_EMPHASIS}(?:[ \t]+|$)|：[ \t]*"
-    r"|[ \t]+[-–—][ \t]+(?=(?-i:[A-Z¿][a-z]))|\ufe0f?\u20e3[ \t]*)"
+    r"|[ \t]*[-–—][ \t]+(?=(?-i:[A-Z¿][a-z]))|\ufe0f?\u20e3[ \t]*)"
 )
 _BRACKET = (
     rf"[(（\[【［<](?P<bracket>\d{{1,4}})[)）\]】］>]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
@@ -119,7 +121,7 @@ def _follows(mark: _Mark, first: int) -> bool:
 
 _IN_LINE = re.compile(
     rf"(?<=[.?!。？！])[ \t]{{1,9}}(?=\*{{0,2}}(?:(?:{PROBLEM_WORDS})[ \t]#?\d{{1,4}}[*_]{{0,3}}[:：.)]"
-    r"|\(?(?P<number>\d{1,4})[.)][ \t]+\*{0,2}(?-i:[A-Z¿¡])))",
+    r"|\(?(?P<number>\d{1,4})[.)]\*{0,2}[ \t]+\*{0,2}(?-i:[A-Z¿¡])))",
     re.IGNORECASE,
 )
 
@@ -179,17 +181,20 @@ def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]
         pairs = zip(chosen, [None, *chosen], strict=False)
         chosen = [mark for mark, before in pairs if not _repeats(mark, before, text)]
     main: list[_Mark] = []
+    part: _Mark | None = None
     last_of = {mark.number: place for place, mark in enumerate(chosen)}
     for place, mark in enumerate(chosen):
         if main and main[-1].number is not None and mark.family != "worded":
             goes_on = last_of.get(main[-1].number + 1, -1) > place
-            if _is_part(mark, main[-1], goes_on, text):
+            if _continues(mark, part, main[-1], text) or _is_part(mark, main[-1], goes_on, text):
+                part = mark
                 continue
         main.append(mark)
+        part = None
     if first is not None and opening.number == 1 and len(marks) > 1 and main and main[0].number == 1:
         lead = text[: main[0].start]
         # "A farmer has 4 cows. 1. How many heads? 2. How many legs?" continues the item that the prompt began
-        if first != 1 and lead.strip() and not asks(lead) and not is_preface(lead):
+        if first != 1 and lead.strip() and not asks(lead) and not is_preface(lead) and not is_heading(lead):
             return []
     return main
 
@@ -199,6 +204,18 @@ def _repeats(mark: _Mark, before: _Mark | None, text: str) -> bool:
     return mark.number is None and before is not None and not asks(text[before.end : mark.start][:2000])
 
 
+def _continues(mark: _Mark, part: _Mark | None, last: _Mark, text: str) -> bool:
+    """Whether a number continues the parts of the item ``last``: "1)", "2)" within "9."."""
+    if part is None or part.number is None or mark.number != part.number + 1 or last.number is None:
+        return False
+    return mark.number != last.number + 1 or _style(mark, text) == _style(part, text) != _style(last, text)
+
+
+def _style(mark: _Mark, text: str) -> str:
+    """A mark without its number."""
+    return re.sub(r"\d+", "0", text[mark.start : mark.end].strip())
+
+
 def _is_part(mark: _Mark, last: _Mark, goes_on: bool, text: str) -> bool:
     """Whether a number belongs to a part of the item ``last``: it starts at 1 again, or continues such parts.
 
@@ -206,6 +223,10 @@ def _is_part(mark: _Mark, last: _Mark, goes_on: bool, text: str) -> bool:
     """
     if mark.number is None or last.number is None or mark.number == last.number + 1:
         return False
+    if text[last.end : mark.start].rstrip("*_ \t\n").endswith((":", "：")):
+        return True  # what is listed behind a colon
+    if mark.number > last.number + 1:  # years and amounts
+        return goes_on or mark.number > last.number + 100
     if mark.number == 1 and last.number > 1:
         return goes_on or mark.indent > last.indent or not asks(text[last.end : min(mark.start, last.end + 2000)])
     if mark.number > 1 and last.number > mark.number:

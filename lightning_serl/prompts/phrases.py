@@ -6,7 +6,7 @@ import re
 
 # Words that head a problem, in the languages whose solutions are known too.
 PROBLEM_WORDS = (
-    "problems?|questions?|exercises?|tasks?|puzzles?|riddles?|word problem|math problem|prompt|item|"
+    "problems?|questions?|exercises?|tasks?|puzzles?|riddles?|word problem|math problem|prompt|item|instruction|"
     "problemas?|preguntas?|ejercicios?|questões|questão|pergunta|exercícios?|tarefa|tarea|"
     "problèmes?|exercices?|énoncé|aufgaben?|fragen?|problem[ai]|domand[ae]|esercizi[oi]?|quesito|"
     "opgave|vraag|zadanie|pytanie|soru|fråga|uppgift|soal|pertanyaan|bài|câu(?: hỏi)?|задач[аи]|вопрос|задание|"
@@ -21,7 +21,7 @@ SOLUTION_WORDS = (
 _MORE_WORDS = (
     "ans|answer key|your answer|my answer|correct (?:option|choice)|hints?|steps?|reasoning|"
     "rationale|working|"
-    "difficulty(?: level)?|level|topics?|category|subject|skills?|type|concepts?|grade|tags?|source|"
+    "output|difficulty(?: level)?|level|topics?|category|subject|skills?|type|concepts?|grade|tags?|source|"
     "explicaci[oó]n|pista|dificultad|paso \\d+|explication|indice|étape \\d+|erklärung|hinweis|schritt \\d+|"
     "spiegazione|"
     "explicação|dica|объяснение|подсказка|解释|提示|难度|説明|해설|힌트"
@@ -38,14 +38,16 @@ ANSWER = re.compile(
     r"subtract|use|start)\b|"
     r"(?:para resolver|pour résoudre|um [^.\n]{0,40} zu lösen)\b|✅|step \d+[ \t]{0,2}[.:)]|"
     r"write your answer (?:here|below)|"
-    r"<(?:answer|solution|explanation)>|\[(?:your )?answer)",
+    r"<(?:answer|solution|explanation)>|\[(?:your )?answer|input\s?[:：][ \t]*$)|"
+    r"(?<=[ \t\u3000])[*_(]{0,3}(?:(?-i:(?:Correct |Right |Final )?(?:Answer|Ans|Respuesta|Réponse|Antwort|Risposta|Resposta|Ответ))|"
+    r"(?:正确|参考)?答案|正解|정답)[*_]{0,3}\s?[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
 # Sentences about the list or to its reader ask nothing of the one who solves.
 _REMARK = re.compile(
     r"\blet (?:me|us) know\b|\bfeel free\b|\bi hope\b|\bhope (?:this|these|that) help|\bgood luck\b|"
     r"\bhappy to (?:help|write)\b|"
-    r"\bhappy (?:solving|learning|studying)\b|\bhave fun\b|\benjoy\b[^.\n]{0,30}[!.]?$|\banything else\b|"
+    r"\bhappy (?:solving|learning|studying)\b|^\W*have fun\b|^\W*enjoy\b[^.\n]{0,30}[!.]?$|\banything else\b|"
     r"\bif you (?:need|want|would like|have) (?:more|another|any|help|me|further|other)\b|"
     r"\b(?:would|do) you (?:like|want|need)\b[^?\n]{0,30}\b(?:more|another|other|me to|help|answers?|"
     r"solutions?|hints?)\b|"
@@ -66,6 +68,12 @@ _REMARK = re.compile(
     r"this|that|the \w+)\W*$|"
     r"\b(?:i have|i['’]ve) (?:created|written|made|added)\b|^\W*(?:please )?let['’]s \w+|\bhere(?:['’]s|"
     r" is) the (?:solution|answer)|"
+    r"^\W*(?:and so on|(?:please )?(?:continue|repeat|keep going)\b[^.\n]{0,40}\b(?:pattern|list|needed|numbering|way))|"
+    r"^\W*(?:can|could|would|will) you (?:please |also )?(?:write|give|create|generate|make|provide|add|think of|come up with)"
+    r"\b[^?\n]{0,30}\b(?:one|another|more|similar|some|next)\b|"
+    r"\b(?:i['’]m|i am) (?:sorry|unable|not able|afraid)\b|\bi (?:cannot|can['’]t) (?:help|assist|provide|create|generate|fulfil)|"
+    r"\bas an ai\b|\bi (?:apologi[sz]e|need more (?:information|context|details))\b|"
+    r"\b(?:can|could) you (?:please )?(?:clarify|specify|share|provide (?:me|more))\b|"
     r"\bnumbered list\b|\b(?:your|the) (?:students?|learners?|pupils)\b[^.\n]{0,40}\b(?:help|practi[cs]e|learn)|"
     r"\bnecesitas? (?:más|ayuda)|\bespero que (?:est[oea]s?|te|le)\b|\bbuena suerte\b|\bavísame\b|"
     r"\bsi (?:quieres|necesitas|deseas) más\b|"
@@ -99,6 +107,27 @@ def is_preface(text: str) -> bool:
     """Whether a text only announces problems: "Here are some more problems:"."""
     text = text.strip(" \t\n*_#>`-")
     return len(text) < 400 and all(_PREFACE.search(line.strip(" *_#")) for line in text.splitlines() if line.strip())
+
+
+_TITLE = re.compile(
+    r"[A-Z0-9][^\s]*(?:[ \t]+(?:[A-Z0-9(&][^\s]*|a|an|and|at|by|de|for|from|in|of|on|or|the|to|vs\.?|with)){0,7}"
+)
+
+
+def is_title(line: str) -> bool:
+    """Whether a line could be the title of a problem: "The Bakery"."""
+    line = line.strip(" \t*_")
+    if not line or line[-1] in ".?!:;,。？！：；，" or any(mark in line for mark in "$\\=_"):
+        return False
+    return _TITLE.fullmatch(line) is not None if line[0].isascii() else len(line) <= 10 and " " not in line
+
+
+def is_heading(text: str) -> bool:
+    """Whether a text is one line that is set as a heading: "## Easy", "**Geometry**"."""
+    text = text.strip()
+    return "\n" not in text and (
+        re.fullmatch(r"#{1,6}[ \t][^\n]{1,80}|(\*\*|__)[^*_\n]{1,80}\1:?", text) is not None or is_title(text)
+    )
 
 
 def is_remark(text: str) -> bool:

@@ -9,9 +9,9 @@ from typing import Literal
 from lightning_serl.answers import strip_thinking
 from lightning_serl.prompts import serl as published
 from lightning_serl.prompts.asking import asks
-from lightning_serl.prompts.chatter import Tidied, tidy
+from lightning_serl.prompts.chatter import Tidied, is_spoken, tidy
 from lightning_serl.prompts.list_marks import pieces
-from lightning_serl.prompts.phrases import SOLUTION_WORDS, is_preface
+from lightning_serl.prompts.phrases import SOLUTION_WORDS
 from lightning_serl.types import STYLES
 
 
@@ -61,7 +61,7 @@ def split_items(
     for place, piece in enumerate(found):
         room -= len(piece.text)
         tidied = tidy(piece.text) if room >= 0 else Tidied(piece.text.strip(), False)
-        if len(tidied.text) < 400 and is_preface(tidied.text) and not asks(tidied.text) and piece.number is None:
+        if piece.number is None and len(tidied.text) < 400 and not asks(tidied.text) and is_spoken(tidied.text):
             continue
         # a problem is whole if only what followed it was cut off
         items.append(Item(tidied.text, torn and place == len(found) - 1 and not tidied.cut))
