@@ -41,6 +41,9 @@ _GREETING = re.compile(
 )
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+(?P<hash>[^\n]{1,80})|(?P<bold>\*\*[^*\n]{1,80}\*\*))[ \t]*\n+(?=\s*\S)")
 _TITLE = re.compile(r"\*\*[^*\n?]{1,50}?(?::\*\*|\*\*[ \t]?[:–—-])[ \t]*(?=\S)")
+_TRY = re.compile(
+    r"^\W*(?:try|consider|solve|answer|how about|what about)\s+(?:this|these|the following)\b", re.IGNORECASE
+)
 _SPOKEN_CLAUSE = re.compile(r"[^\n:?]{3,120}:\s+(?=\S)")
 # "Below is a new question inspired by your examples.", "How about this one:"
 _ANNOUNCES = re.compile(
@@ -83,7 +86,7 @@ _EQUATION_IN_BRACKETS = re.compile(
     re.IGNORECASE,
 )
 _OPTION_LINE = re.compile(
-    r"^[ \t]*(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||"
+    r"^[ \t]*[*_]{0,2}(?:[-*•+–][ \t]+|[(（]?[A-Za-z][.)、．:）][*_]{0,2}[ \t]*|[(（]?(?:i{1,3}|iv|v)[.)][ \t]|\||"
     r"\d{1,2}[.)](?=[ \t]|[^\x00-\x7f]))"
 )
 # A question that points to what follows it.
@@ -177,7 +180,7 @@ def _without_opening(text: str) -> str:
 
 def _starts(text: str) -> bool:
     """Whether a text begins a sentence."""
-    first = text.lstrip(" \t\n\"“‘«¿¡*_(")[:1]
+    first = text.lstrip(' \t\n"“‘«¿¡*_(')[:1]
     return first.isalnum() and not first.islower()
 
 
@@ -188,7 +191,9 @@ def _spoken(text: str) -> int:
         return 0
     said = text[first.start : first.end]
     clause = _SPOKEN_CLAUSE.match(said)
-    if clause is not None and (is_remark(clause[0]) or _ANNOUNCES.search(clause[0]) is not None):
+    if clause is not None and (
+        is_remark(clause[0]) or _ANNOUNCES.search(clause[0]) is not None or _TRY.match(clause[0]) is not None
+    ):
         return first.start + clause.end()
     if is_remark(said) or (_ANNOUNCES.search(said) is not None and not first.asks and not _NUMBERS.search(said)):
         return first.end

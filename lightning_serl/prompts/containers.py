@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lightning_serl.prompts.asking import asks
 from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS
 
 _FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
@@ -18,6 +19,9 @@ _FIELDS = (
     "prompt",
     "instruction",
     "exercise",
+    "statement",
+    "stem",
+    "query",
     "task",
     "pregunta",
     "problema",
@@ -72,6 +76,9 @@ def _problems_in(value: Any) -> list[str]:
             options = next((value[keys[k]] for k in ("options", "choices") if k in keys), None)
             found = _problems_in(value[named])
             return [_with_options(found[0], options)] if len(found) == 1 and options else found
+    strings = [item for item in value.values() if isinstance(item, str)]
+    if len(strings) == len(value) and all(map(asks, strings)):  # {"9": "What is ...?", "10": ...}
+        return strings
     return [problem for item in value.values() if isinstance(item, (dict, list)) for problem in _problems_in(item)]
 
 
@@ -155,7 +162,7 @@ def table_rows(text: str) -> list[str] | None:
     return found or None
 
 
-_PROBLEM_TAG = r"(?:\w{1,20}[_-])?(?:problem|question|exercise|task|item|li|q|instruction)(?:[_-]?(?:\d{1,4}|text|statement|body))?"
+_PROBLEM_TAG = r"(?:\w{1,20}[_-])?(?:problem|question|exercise|task|item|li|q|instruction|statement|stem)(?:[_-]?(?:\d{1,4}|text|statement|body))?"
 _ANSWER_TAG = (
     r"(?:\w{1,20}[_-])?(?:a|ans|answers?|solutions?|explanation|rationale|output|response|hints?|reasoning|summary)"
 )
@@ -170,8 +177,11 @@ _OTHER_TAG = re.compile(
 )
 _BOLD = re.compile(r"</?(?:b|strong)>", re.IGNORECASE)
 _PLAIN = re.compile(r"</?(?:i|em|u|span|font)\b[^<>\n]{0,60}>|&nbsp;", re.IGNORECASE)
+_HEADS = re.compile(r"<h[1-6]\b[^<>\n]{0,60}>", re.IGNORECASE)
+_PAIR = re.compile(r"<([a-z][a-z_-]{1,20})>(.{0,3000}?)</\1>", re.IGNORECASE | re.DOTALL)
 _BREAK = re.compile(
-    r"<br\s?/?>|<\|[a-z_]{1,20}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>(?:user|model)?", re.IGNORECASE
+    r"<br\s?/?>|<\|[a-z_]{1,20}\|>|</?s>|</?p>|</h[1-6]>|\[/?INST\]|<(?:start|end)_of_turn>(?:user|model)?",
+    re.IGNORECASE,
 )
 # A heading in LaTeX: "\textbf{Problem 9.}", "\section*{Exercise 2}".
 _COMMAND = re.compile(
@@ -186,7 +196,10 @@ def without_tags(text: str) -> str:
     if "\\" in text:
         text = _COMMAND.sub(r"**\g<inside>** ", text)
     if "<" in text or "[" in text:
-        text = _BREAK.sub("\n", _PLAIN.sub("", _BOLD.sub("**", text)))
-    if _TAG.search(text) is None:
-        return text
-    return _OTHER_TAG.sub("\n", _TAG.sub("\nProblem: ", _ANSWERED.sub("\n", text)))
+        text = _BREAK.sub("\n", _PLAIN.sub("", _BOLD.sub("**", _HEADS.sub("\n### ", text))))
+    if "</" in text:
+        without = _ANSWERED.sub("\n", text)
+        text = without if asks(without[:4000]) else text
+    if _TAG.search(text) is not None:
+        text = _OTHER_TAG.sub("\n", _TAG.sub("\nProblem: ", text))
+    return _PAIR.sub(r"\n\2\n", text) if "</" in text else text

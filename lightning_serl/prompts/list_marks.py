@@ -11,7 +11,7 @@ from lightning_serl.prompts.containers import json_items, table_rows, without_fe
 from lightning_serl.prompts.phrases import PROBLEM_WORDS, SOLUTION_WORDS, is_heading, is_preface
 from lightning_serl.prompts.unmarked import unmarked
 
-_SHORT_WORDS = r"Q|P|Ex|Prob|Ques|No\.?|Nr\.?|N°|№|#"
+_SHORT_WORDS = r"Q\.?|P\.?|Ex|Prob|Ques|No\.?|Nr\.?|N°|№|#"
 _SPELLED = [
     "one",
     "two",
@@ -42,13 +42,14 @@ _NUMBER = (
     r"|[ \t]*[-–—][ \t]+(?=(?-i:[A-Z¿][a-z]))|\ufe0f?\u20e3[ \t]*)"
 )
 _BRACKET = (
-    rf"[(（\[【［<](?P<bracket>\d{{1,4}})[)）\]】］>]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
+    rf"[(（\[【［<{{](?P<bracket>\d{{1,4}})[)）\]】］>}}]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
 )
 _WORDED = (
     rf"[\[【]?(?:(?P<word>(?:(?:new|next|another) )?(?:{PROBLEM_WORDS})|{_SHORT_WORDS})[ \t]{{0,3}}(?:#|no\.?|"
     rf"nº|n°|№)?[ \t]{{0,3}}"
     rf"(?:(?P<worded>\d{{1,4}})|(?P<spelled>{'|'.join(_SPELLED)})\b)|第[ \t]*(?P<ordinal>\d{{1,4}}|"
-    rf"[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个])[\]】]?"
+    rf"[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个]|(?P<nth>\d{{1,4}})(?:st|nd|rd|th|\.)[ \t](?:{PROBLEM_WORDS})(?=[ \t]?[:：]))"
+    rf"(?:[ \t]?(?:/|of)[ \t]?\d{{1,4}})?[\]】]?"
     rf"{_EMPHASIS}(?:[ \t]{{0,3}}\([^()\n]{{1,40}}\))?{_EMPHASIS}(?:[ \t]{{0,3}}(?:[.:：、．)）|]|[-–—](?=[ \t]))|"
     rf"(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[問问]\d)(?=[ \u3000])|(?<=[問问]\d\d)(?=[ \u3000])|"
     rf"(?=[ \u3000]+[^\x00-\x7f])|(?=[ \t]+(?-i:[A-Z¿¡])))"
@@ -56,7 +57,7 @@ _WORDED = (
 )
 _HEADED = (
     rf"(?P<headed>(?:(?:{_ORDER}) )?(?:{PROBLEM_WORDS})|Q)"
-    rf"{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*"
+    rf"{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*(?:\d{{1,4}}[.)][ \t]+)?"
 )
 _MARK = re.compile(rf"{_OPEN}(?:{_NUMBER}|{_BRACKET}|{_WORDED}|{_HEADED})", re.MULTILINE | re.IGNORECASE)
 
@@ -180,6 +181,8 @@ def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]
     if opening.family == "worded" and any(m.number is not None for m in chosen):
         pairs = zip(chosen, [None, *chosen], strict=False)
         chosen = [mark for mark, before in pairs if not _repeats(mark, before, text)]
+    if first is not None and opening.number == first + 1 and _is_listed(text[: chosen[0].start], chosen[0], text):
+        chosen = [mark for mark in chosen if mark.start >= opening.start]
     main: list[_Mark] = []
     part: _Mark | None = None
     last_of = {mark.number: place for place, mark in enumerate(chosen)}
@@ -197,6 +200,15 @@ def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]
         if first != 1 and lead.strip() and not asks(lead) and not is_preface(lead) and not is_heading(lead):
             return []
     return main
+
+
+def _is_listed(lead: str, mark: _Mark, text: str) -> bool:
+    """Whether a list that starts behind a story is a part of it: "A game has these rules:", "1. Two dice are rolled."."""
+    if mark.number != 1 or not lead.strip() or is_preface(lead) or is_heading(lead):
+        return False
+    return (
+        lead.rstrip("*_ \t\n").endswith((":", "：")) or not asks(lead) or not asks(text[mark.end :].partition("\n")[0])
+    )
 
 
 def _repeats(mark: _Mark, before: _Mark | None, text: str) -> bool:

@@ -39,8 +39,9 @@ ANSWER = re.compile(
     r"(?:para resolver|pour résoudre|um [^.\n]{0,40} zu lösen)\b|✅|step \d+[ \t]{0,2}[.:)]|"
     r"write your answer (?:here|below)|"
     r"<(?:answer|solution|explanation)>|\[(?:your )?answer|input\s?[:：][ \t]*$)|"
-    r"(?<=[ \t\u3000])[*_(]{0,3}(?:(?-i:(?:Correct |Right |Final )?(?:Answer|Ans|Respuesta|Réponse|Antwort|Risposta|Resposta|Ответ))|"
-    r"(?:正确|参考)?答案|正解|정답)[*_]{0,3}\s?[:：]",
+    r"(?<=[ \t\u3000])[*_]{0,3}(?:(?-i:(?:(?:Correct|Right|Final) [Aa]nswer|Answer|Ans|Respuesta|Réponse|Antwort|"
+    r"Risposta|Resposta|Ответ))|(?:正确|参考)?答案|正解|정답)[*_]{0,3}\s?[:：]|"
+    rf"(?<=[ \t\u3000])[(\[（](?:{SOLUTION_WORDS}|ans)\s?[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
 # Sentences about the list or to its reader ask nothing of the one who solves.

@@ -7,7 +7,9 @@ import re
 from lightning_serl.prompts.asking import asks, sentences
 from lightning_serl.prompts.phrases import is_preface, is_remark, opens_answer
 
-_BULLET = re.compile(r"^[ \t]*[-*+•‣◦▪●–—·→➤►✓☐][ \t]+(?:\[[ xX]?\][ \t]+)?(?=\S)", re.MULTILINE)
+_BULLET = re.compile(
+    r"^[ \t]*(?:[-*+]|[^\x00-\x7f\w\s“”‘’«»¿¡「『（【《])\ufe0f?[ \t]+(?:\[[ xX]?\][ \t]+)?(?=\S)", re.MULTILINE
+)
 _LETTER = re.compile(r"^[ \t]*\(?(?:[A-Za-z]|[ivxIVX]{2,5})[.)][ \t]+(?=\S)", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$", re.MULTILINE)
 _FINISHED = re.compile(
