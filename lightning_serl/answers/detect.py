@@ -10,6 +10,7 @@ from typing import Literal
 from lightning_serl.answers.choices_in_text import split_choices
 from lightning_serl.answers.math.normal_form import ascii_digits
 from lightning_serl.answers.math.quantities import quantity
+from lightning_serl.answers.math.spelling import NAMED_VALUE
 from lightning_serl.answers.reading.number_words import digits, spelled
 
 _LONGEST = 5000
@@ -133,6 +134,8 @@ def is_value(answer: str) -> bool:
     bare = ascii_digits(_DELIMITERS.sub(" ", _CURRENCY.sub("", answer).strip(_EDGES))).strip(_EDGES)
     if not bare or len(answer) > _LONGEST:
         return False
+    if NAMED_VALUE.fullmatch(bare) is not None:
+        return True
     if _ORDINAL_NAME.match(bare) is not None or _MONTH.search(bare) is not None:
         return False
     spelled_out = digits(bare)

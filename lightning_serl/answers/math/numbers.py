@@ -39,7 +39,7 @@ _SCALE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # A mixed number before a unit.
-_MIXED = re.compile(r"^(-?)(\d{1,9})\s+(\d{1,4})/(\d{1,4})(?=\s*(?:\\text|[a-zA-Z]{2}))")
+_MIXED = re.compile(r"^(-?)(\d{1,9})\s+(\d{1,4})/(\d{1,4})(?=\s*(?:\\text|[a-zA-Z]{2}|$))")
 _SCALES = {
     **dict.fromkeys(("thousand", "mil", "mille", "tausend", "mila", "千"), 3),
     **dict.fromkeys(("billion", "milliarde", "milliarden", "milliard", "milliards"), 9),
@@ -88,7 +88,7 @@ def plain_numbers(text: str) -> str:
     if mixed is not None and int(mixed[4]):
         value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
         if 10**6 % value.denominator == 0:
-            return f"{mixed[1]}{decimal_spelling(value)} {text[mixed.end() :].strip()}"
+            return f"{mixed[1]}{decimal_spelling(value)} {text[mixed.end() :].strip()}".strip()
     scale = _SCALE.match(text)
     if scale is not None:
         return _scaled(scale)

@@ -104,6 +104,16 @@ _ALL_TEXT = re.compile(r"^\\text(?:rm)?\s*\{([^{}]*)\}$")
 _LIST = re.compile(r"\\text\s*\{\s*(?:and|or)\s*\}")
 
 
+# Answers that are no number and yet have a sign.
+_NONE = r"(?:there\s(?:is|are)\s)?no\s(?:real\s|integer\s|valid\s)?(?:solutions?|roots?)|(?:the\s)?(?:empty|null)\sset"
+_ENDLESS = (
+    r"(?:there\sare\s)?(?:infinitely\smany|infinite(?:ly)?)(?:\s(?:number\sof\s)?solutions)?|(?:positive\s)?infinity"
+)
+NAMED_VALUE = re.compile(
+    rf"\s*(?:\\text\s*\{{\s*)?(?:(?P<none>{_NONE})|(?P<endless>{_ENDLESS}))\s*\.?\s*\}}?\s*\.?", re.IGNORECASE
+)
+
+
 @lru_cache(maxsize=16384)
 def plain_spelling(answer: str) -> str:
     r"""One spelling for answers that differ in typesetting, marks around them, labels, words for numbers.
@@ -120,6 +130,9 @@ def plain_spelling(answer: str) -> str:
     if not text or len(text) > _LONGEST:
         return ascii_digits(answer)
     text = unquoted(text)
+    named = NAMED_VALUE.fullmatch(text) if text[-1:].isalpha() or text[-1] in ".}" else None
+    if named is not None:
+        return r"\emptyset" if named["none"] else r"\infty"
     if not text.isascii():
         text = text.translate(_DASHES)
     text = ascii_digits(text)

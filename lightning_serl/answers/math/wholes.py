@@ -50,6 +50,7 @@ _MEASURES = re.compile(
     r"(\d{1,12}(?:\.\d{1,12})?)\s*([^\W\d_]+|['′’\"″]{1,2})"
     r"(?:(?:\s*(?:,?\s*and|,|\s)\s*|(?=\d))(\d{1,12}(?:\.\d{1,12})?)\s*([^\W\d_]+))?\.?"
 )
+_SPAN = re.compile(rf"({_NUMBER})\s*([^\W\d_]{{1,12}})?\s*(by|x|×|times)\s*({_NUMBER})\s*([^\W\d_]{{1,12}})?")
 # Units of one kind by the size of each.
 _SIZES = {
     "time": {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
@@ -120,7 +121,9 @@ def whole(answer: str) -> Whole | None:
     text = " ".join(_TEXT.sub(lambda m: m[1] or " ", answer).strip(" .").split())
     if not text or text.isdigit() or "\\" in text or "=" in text:
         return None
-    return _remainder(text) or _date(text) or _time(text) or _measure(text) or _range(text) or _ratio(text)
+    return (
+        _remainder(text) or _date(text) or _time(text) or _measure(text) or _range(text) or _ratio(text) or _size(text)
+    )
 
 
 def same_whole(a: str, b: str) -> bool | None:
@@ -193,6 +196,14 @@ def _range(text: str) -> Whole | None:
 def _ratio(text: str) -> Whole | None:
     match = _RATIO.fullmatch(text)
     return None if match is None else Whole("ratio", _reduced([Fraction(part) for part in text.split(":")]))
+
+
+def _size(text: str) -> Whole | None:
+    """Two lengths that span an area, in any order: "4 cm by 6 cm"."""
+    match = _SPAN.fullmatch(text)
+    if match is None or (match[3] == "by") + bool(match[2] or match[5]) == 0:
+        return None
+    return Whole("size", tuple(sorted((_value(match[1]), _value(match[4])))))
 
 
 def _reduced(parts: list[Fraction]) -> tuple[Fraction, ...]:

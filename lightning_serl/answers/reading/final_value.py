@@ -22,16 +22,17 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])(?:\s+|(?=[^\x00-\x7f]))|\n+")
 _CLAUSE = re.compile(
     r",?\s+(?:which|since|because|given|as (?:we|he|she|it|they|the|there)|instead of|rather than|not|and not"
     r"|compared (?:to|with)|"
-    r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|[（(][^()（）]*[)）]\s*[.。]?$"
+    r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|[（(](?!\s*[-+\d∞a-z./]+(?:\s*,\s*[-+\d∞a-z./]+)+\s*[)）])[^()（）]*[)）]\s*[.。]?$"
     r"|,\s(?:(?:exactly|about|almost|nearly)\s)?(?:twice|double|half|triple|\w+ times|more|less|fewer|up|down"
     r"|while|whereas|although"
     r"|though|unlike|just like|like|assuming|instead)\s.*$"
+    r"|[,;(]?\s(?:or|which is|that is|i\.e\.,?)\s(?:approximately|about|roughly|around|nearly|≈|~)\s?.*$"
     r"|[,，](?:因为|而不是|不是).*$",
     re.DOTALL,
 )
 _BUT = re.compile(
-    r"(?i)\b(?:not|isn't|aren't|no (?:son|es)|nicht|n'est pas|não (?:são|é)|non)\s[^.;\n]{1,40}?,?\s"
-    r"(?:but(?: rather)?|sino|sondern|mais|mas|ma|it is|it's|they are)\s|(?:不是)[^。\n]{1,30}(?:而是|是)"
+    r"(?i)\b(?:not|isn't|aren't|no (?:son|es)|nicht|n'est pas|não (?:são|é)|non)\s(?:[^.\n]|\.(?=\d)){1,40}?[,;]?\s"
+    r"(?:but(?: rather)?|sino|sondern|mais|mas|ma|it is|it['’]s|they are)\s|(?:不是)[^。\n]{1,30}(?:而是|是)"
 )
 _CONCLUDES = re.compile(
     r"(?i)\b(?:so|therefore|thus|hence|finally|total|altogether|left|remain(?:s|ing)?|result|answer|is|are|equals?"
@@ -43,6 +44,11 @@ _IS_RESULT = re.compile(
     r"|times|of|greater)\b)[^\d]{0,12}"
     r"[\d.,]+\s?[a-zA-Z°]*\^?\d?[^\d]{0,40}$)"
 )
+_NAMED = re.compile(
+    r"(?i)\b(?:has|have|is|are|exists?|get|yields?|gives?)\s(no\s(?:real\s|integer\s|valid\s)?(?:solutions?|roots?)"
+    r"|infinitely\smany\ssolutions|infinite(?:ly)?\ssolutions)\b"
+)
+_DELIMITED = re.compile(r"\$|\\[()\[\]]|\\boxed|\\begin|[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 _HAS_DIGIT = re.compile(r"(?<!\^)\d")
 _STEP = re.compile(r"(?i)step|schritt|paso|étape|part|case|day|week|note|example|problem|question|method|option")
 
@@ -70,8 +76,10 @@ def final_value(text: str) -> str | None:
 
 def alone_on(line: str) -> str | None:
     """The value that a line consists of, after a label or an arrow."""
-    if len(line) > _SHORT or "\\" in line.replace("\\$", "").replace("\\%", ""):
+    if len(line) > _SHORT:
         return None
+    if "\\" in line.replace("\\$", "").replace("\\%", ""):
+        return _formula_alone(line)
     plain = undressed(line).strip()
     if "$" in plain or "&" in plain:
         return None
@@ -84,6 +92,14 @@ def alone_on(line: str) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def _formula_alone(line: str) -> str | None:
+    """A line that is one formula of LaTeX without delimiters."""
+    bare = line.strip(_SIDES).rstrip(".,")
+    if _DELIMITED.search(bare) is not None or not bare.startswith(("\\frac", "\\dfrac", "\\sqrt", *"-0123456789")):
+        return None
+    return as_value(bare)
 
 
 def _emphasised(last: str) -> str | None:
@@ -112,6 +128,9 @@ def in_sentence(line: str, text: str) -> str | None:
     sentence = concluded(pieces[-1])
     if "$" in sentence or "\\" in sentence:
         return None
+    named = _NAMED.search(sentence)
+    if named is not None and _HAS_DIGIT.search(sentence, named.end()) is None:
+        return named[1]
     found = last_whole(sentence)
     if found is not None and _HAS_DIGIT.search(sentence, found[1]) is None:
         return found[2]

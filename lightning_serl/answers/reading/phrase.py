@@ -116,7 +116,9 @@ class Phrase(NamedTuple):
     named: bool = False
 
 
-_BARE_ANNOUNCEMENT = re.compile(r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?")
+_BARE_ANNOUNCEMENT = re.compile(
+    r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?|ans|\\boxed\s?\{\s*\}"
+)
 # A block of code in a programming language is a way to an answer, not the answer.
 _PROGRAM = re.compile(
     r"```[ \t]*(?!(?:text|txt|plain|plaintext|markdown|md|latex|tex|math)\b)[a-zA-Z][\w+#-]{0,15}[ \t]*\n[^`]*(?:```|$)"

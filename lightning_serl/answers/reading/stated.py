@@ -59,8 +59,9 @@ _START = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})(?:[.,]\d{1,20})
 _AFTER_START = re.compile(r"\s*(?:$|[.,;:!)\]]|(?:[a-zA-Zà-ÿ°€£¥$]|[\u3040-\u9fff\uac00-\ud7af])|[-–—]\s)")
 _PERCENT_WORD = re.compile(r"(?i)\s*(?:percent|per cent|pct)")
 _REFUSES = re.compile(r"(?i)^\W*(?:unknown|not |cannot|can't|undefined|n/?a\b|none|unclear|impossible|no )")
+_DERIVED = re.compile(r"(?i)[,;]\s(?:and\s)?(?:so|thus|hence|therefore|giving|which gives|we (?:get|have|find))\s")
 _SENTENCE_END = re.compile(r"[.!](?:\s|$)|[,;]\s(?=[a-zA-Z]{2})")
-_NOT = re.compile(r"(?i)^\s*(?:not|n't|nicht|no|pas|não|non)\s")
+_NOT = re.compile(r"(?i)^\s*(?:not|n't|(?:is|are|was|were)(?:n['’]t|\s+not)|nicht|no|pas|não|non)\s")
 
 
 def stated_answer(text: str) -> str | None:
@@ -132,7 +133,8 @@ def _after(tail: str, start: int, label: bool) -> tuple[str | None, bool]:
     line = rest.lstrip().split("\n", 1)[0][:_LINE]
     if not rest.strip():
         return None, False
-    found = _read(line)
+    derived = _DERIVED.search(line) if label else None
+    found = (None if derived is None else _read(line[derived.end() :])) or _read(line)
     if found is None and not label and "$" not in line:
         found = _short_formula(undressed(line))
     return found, _REFUSES.match(line) is not None

@@ -7,6 +7,7 @@ All steps are linear in the text.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from lightning_serl.answers.math.normal_form import ascii_digits
 
@@ -26,6 +27,7 @@ _WORD = re.compile(r"(?<!\\)\b(?!(?:and|or|to)\b)[a-zA-Z]{2,}")
 _AFTER_CJK = re.compile(r"(?<=[\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uff1a\uff0c])(?=[-+]?[\d¥€$])")
 _BEFORE_CJK = re.compile(r"(?<=\d)(?=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
 _MINUS = re.compile(r"(?<![\w)\]}])[‐‑‒–—−－](?=\d)")
+_VULGAR = re.compile("(\\d*)[ \u00a0]?([\u00bc-\u00be\u2150-\u215e])")
 _VALUE_MARKS = ("`", "*", "_", "<", '"', "'", "“", "”", "‘", "„", "«", "「", "『", "$", "€", "£", "¥", "₹", "₩")
 _END = 1000
 _BLANKS = re.compile("[\u00a0\u2009\u202f\u3000]")
@@ -36,6 +38,7 @@ def undressed(text: str) -> str:
     if not text.isascii():
         text = _BLANKS.sub(" ", text)
         text = _MINUS.sub("-", text)
+        text = _VULGAR.sub(_fraction, text)
         text = text.replace("。", ". ").replace("、", ", ")
         text = _BEFORE_CJK.sub(" ", _AFTER_CJK.sub(" ", ascii_digits(text)))
     if "`" in text or "~~~" in text:
@@ -49,6 +52,12 @@ def undressed(text: str) -> str:
     if not text.isascii() or '"' in text or "'" in text:
         text = _QUOTED.sub(r"\1", text)
     return without_money(text)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """``2½`` as ``2 1/2``."""
+    whole, fraction = match[1], unicodedata.normalize("NFKC", match[2]).replace("\u2044", "/")
+    return f"{whole} {fraction}" if whole else fraction
 
 
 def without_money(text: str) -> str:

@@ -8,7 +8,7 @@ from lightning_serl.answers.math.compare import is_understood
 from lightning_serl.answers.math.normal_form import normal_form, number
 from lightning_serl.answers.math.quantities import quantity
 from lightning_serl.answers.math.regions import region
-from lightning_serl.answers.math.spelling import plain_spelling
+from lightning_serl.answers.math.spelling import NAMED_VALUE, plain_spelling
 from lightning_serl.answers.math.wholes import whole
 from lightning_serl.answers.reading.number_words import Spelled, digits, spelled, spelling
 from lightning_serl.answers.reading.numerals import last_numeral
@@ -34,6 +34,10 @@ _DAY = r"\d{1,2}(?:st|nd|rd|th)?\b"
 _LARGE = r"hours?|h|hrs?|feet|foot|ft|days?|weeks?|minutes?|min|pounds?|lbs?|years?|kg|km|m|dollars?"
 _SMALL = r"minutes?|mins?|min|inch(?:es)?|in|hours?|seconds?|secs?|s|ounces?|oz|months?|days?|cm|m|g|cents?"
 _END = r"∞|\\infty|infinity"
+_M = rf"(?:[-+]?\d{{1,15}}(?:\.\d{{1,15}})?(?:/\d{{1,15}})?|[-+]?(?:{_END})|-?[a-z])"
+_PAIR = rf"[\[(]\s?(?:{_M})\s?,\s?(?:{_M})\s?[\])]"
+_VALUE_OF = rf"(?:the\s)?(?:value\sof\s)?[a-zA-Z]\s?(?:=|is|equals)\s?{_N}"
+_LENGTH = r"(?:[cmk]?m|ft|in|feet|foot|inch(?:es)?|met(?:er|re)s?|centimet(?:er|re)s?|yards?|units?|miles?)"
 _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "clock",
@@ -96,12 +100,19 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "interval",
         (",",),
-        rf"[\[(]\s?(?:{_N}|-?(?:{_END}))\s?,\s?(?:{_N}|\+?(?:{_END}))\s?[\])]",
+        rf"(?<![\w\d]){_PAIR}(?:\s?(?:∪|\\cup|U)\s?{_PAIR}){{0,4}}|(?<![\w\d])\(\s?{_M}(?:\s?,\s?{_M}){{2,5}}\s?\)",
     ),
     (
         "relation",
         ("<", ">", "≤", "≥", "≠", "!=", "\\"),
         rf"(?<![\w$\\</]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?",
+    ),
+    ("tied", ("=", "is", "equals"), rf"\b{_VALUE_OF}(?:,?\s(?:and\s)?{_VALUE_OF}){{1,3}}"),
+    ("size", (" by ", " x ", "×"), rf"{_N}\s?{_LENGTH}?\s?(?:by|x|×)\s?{_N}\s?{_LENGTH}\b|{_N}\sby\s{_N}\b"),
+    (
+        "mixed",
+        ("/",),
+        rf"(?<![\d/.,])\d{{1,6}}\s\d{{1,3}}/\d{{1,3}}(?![\d/])(?:\s(?!and|or|of|is|are)[a-z]{{2,12}}\b)?",
     ),
     ("scale", ("illion", "housand"), rf"{_N}\s(?:thousand|million|billion|trillion)\b"),
     ("plusminus", ("±", "+/-"), rf"{_N}\s?(?:±|\+/-)\s?{_N}"),
@@ -129,6 +140,7 @@ _UNKNOWN = re.compile(r"(?i)(?:n/?a|n\.a\.?|none|null|nan|unknown|undefined|tbd|
 _ITEM = r"(?:[a-zA-Z]\s?=\s?)?-?\d{1,15}(?:\.\d{1,10})?"
 _MEMBER = re.compile(_ITEM)
 _LIST = re.compile(rf"^{_ITEM}(?:\s?,\s?{_ITEM})*,?\s(?:and|or|y|und|et|e|o|oder|ou)\s{_ITEM}$")
+_TIED = re.compile(rf"\b([a-zA-Z])\s?(?:=|is|equals)\s?({_N})")
 _NUMBER_FIRST = re.compile(rf"(?:{_N}(?:/\d{{1,9}})?)")
 
 
@@ -142,6 +154,8 @@ def as_value(text: str) -> str | None:
     text = text.strip()
     if not text or len(text) > _LONGEST or _UNKNOWN.fullmatch(text):
         return None
+    if NAMED_VALUE.fullmatch(text):
+        return text
     if _LIST.match(text):
         return ", ".join(_MEMBER.findall(text))
     plain = plain_spelling(text)
@@ -209,7 +223,12 @@ def _spelled_whole(match: re.Match[str], kind: str) -> str | None:
     text = match.group().strip().rstrip(",")
     if kind in ("interval", "relation"):
         found = region(plain_spelling(text))
-        return text if found is not None else None
+        is_tuple = kind == "interval" and text[0] == "(" and text[-1] == ")" and "∞" not in text
+        return text if found is not None or is_tuple else None
+    if kind == "tied":
+        return ", ".join(f"{name} = {value}" for name, value in _TIED.findall(text))
+    if kind == "mixed":
+        return as_value(text)
     if kind == "root":
         return rooted(text)
     if kind == "pi":
