@@ -11,6 +11,7 @@ from lightning_serl.answers.choice_grader import ChoiceGrader
 from lightning_serl.answers.choices_in_text import split_choices
 from lightning_serl.answers.detect import Kind, asks_for_number, asks_for_words, has_number, is_value
 from lightning_serl.answers.math.normal_form import normal_form
+from lightning_serl.answers.math.wholes import same_whole, whole
 from lightning_serl.answers.math_grader import MathGrader, tidy
 from lightning_serl.answers.reading.boxed import last_boxed
 from lightning_serl.answers.reading.phrase import answer_phrase, is_sentence, labelled, says_nothing
@@ -139,7 +140,7 @@ class OpenGrader:
         if a == b:
             return True
         values = is_value(a), is_value(b)
-        if not any(values) and self.text.same(a, b):
+        if not any(values) and (self.text.same(a, b) or _same_date(a, b)):
             return True
         if self.expects_number and not any(map(_is_phrase, (a, b))):
             return self.math.same(a, b)
@@ -188,6 +189,14 @@ class OpenGrader:
             return False
         # Whole sentences are no answers, whereas a name such as "Apollo 11" is.
         return any(one.words is None or is_sentence(one.words) for one in each if one.value is not None)
+
+
+def _same_date(a: str, b: str) -> bool:
+    """Whether two answers are one day: "July 4", "4th of July"."""
+    if not (a[:20].strip() and any(c.isdigit() for c in a) and any(c.isdigit() for c in b)):
+        return False
+    found = whole(a)
+    return found is not None and found.kind == "date" and same_whole(a, b) is True
 
 
 def _is_phrase(answer: str) -> bool:

@@ -48,6 +48,8 @@ _MARK = re.compile(r"(?m)^[ \t]*####[ \t]*(\S.*)$")
 # Characters at the end in which a percentage counts as the one that a bare number repeats.
 _RESTATED = 300
 _STATES = re.compile(r"(?i)\W{0,4}(?:the |final |short |correct )*(?:answer|ans|solution|result)\b")
+# "The answer is not 40."
+_RULED_OUT = re.compile(r"(?i)\banswer (?:isn['’]t|is not) [^.;\n]{1,40}(?:[.;](?=\s)|$)")
 _SAYS_SOMETHING = re.compile(r"[^\W_]|[\\∅∞]")
 
 
@@ -130,7 +132,8 @@ class MathGrader:
         if found is not None and found.isdigit() and re.search(rf"(?<![\d.]){found}%", text[-_RESTATED:]):
             found += r"\%"  # "... = 50%\nA: 50"
         if found is None:
-            found = last_formula(undressed_end(text[-MAX_READ:]))
+            end = _RULED_OUT.sub("", text[-MAX_READ:]) if "nswer is" in text else text[-MAX_READ:]
+            found = last_formula(undressed_end(end))
             if found is not None and is_doubtful(found):
                 return self._read(text)
         return tidy(found)

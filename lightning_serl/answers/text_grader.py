@@ -37,6 +37,7 @@ _BREAKS = re.compile(r"[,;:!?،，、](?!\d)|(?<=\w)[-/](?=[^\W\d_])|(?<=[^\W\d_
 _ARTICLE = re.compile(
     r"(?:the|an?|el|la|los|las|un|una|le|les|une|l|der|die|das|ein|eine|il|lo|gli|i|os|as|um|uma|het|een)\s+(?=\w)"
 )
+_INITIALS = re.compile(r"(?<=\b[a-z])\s(?=[a-z]\b(?!['’]))")
 _SPACELESS = re.compile("[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f\uac00-\ud7af]")
 
 
@@ -133,7 +134,7 @@ def comparison_key(answer: str) -> str:
     """What two equal answers in words have in common."""
     key = _typed(answer[: 4 * MAX_LENGTH])
     key = _BREAKS.sub(" ", _QUOTES.sub("", key))
-    key = " ".join(key.split()).strip(_EDGES)
+    key = _INITIALS.sub("", " ".join(key.split()).strip(_EDGES))
     return _ARTICLE.sub("", key, count=1) if _ARTICLE.match(key) else key
 
 

@@ -30,6 +30,7 @@ _PLAIN = re.compile(
 # Powers of ten, remainders, repeating decimals in brackets, groups around the whole.
 _NOT_PLAIN = re.compile(r"\d\s*[eErR]\s*[-+]?\d|[\d.]\(\d|^\{|^[+*]|\]\s*\^|!")
 _WORDS = re.compile(r"[a-zA-Z ]+\.?")
+_NAME = re.compile(r"(?:\\text\{)?[A-Z]?[a-z]{3,}\}?")
 _DECIMAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
 # Not three digits, which would be thousands.
 _COMMA = re.compile(r"(-?\d{1,12}),(\d{1,2}|\d{4,12})")
@@ -90,6 +91,8 @@ def decide(a: str, b: str) -> bool | None:
     if is_phrase(form_a) or is_phrase(form_b):
         # Algebra reads a word as a product of its letters.
         return form_a.casefold() == form_b.casefold()
+    if form_a.casefold() == form_b.casefold() and _NAME.fullmatch(form_a) and _NAME.fullmatch(form_b):
+        return True  # "Tuesday", "tuesday"
     value_a, value_b = number(form_a), number(form_b)
     if value_a is None or value_b is None:
         verdict = _equal_shares(form_a, form_b) if "%" in form_a or "%" in form_b else same_quantity(a, b)

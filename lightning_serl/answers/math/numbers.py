@@ -40,6 +40,8 @@ _SCALE = re.compile(
 )
 # A mixed number before a unit.
 _MIXED = re.compile(r"^(-?)(\d{1,9})\s+(\d{1,4})/(\d{1,4})(?=\s*(?:\\text|[a-zA-Z]{2}|$))")
+# A fraction before a unit.
+_PART = re.compile(r"^(-?)(\d{1,9})/(\d{1,4})(?=\s+(?!pi|sqrt|sin|cos|tan|log|ln|exp|and|or)[a-zA-Z]{2})")
 _SCALES = {
     **dict.fromkeys(("thousand", "mil", "mille", "tausend", "mila", "千"), 3),
     **dict.fromkeys(("billion", "milliarde", "milliarden", "milliard", "milliards"), 9),
@@ -84,6 +86,10 @@ def plain_numbers(text: str) -> str:
     base = _BASE.match(text)
     if base is not None and (base[2].isdigit() or base[2] in _BASE_OF):
         return f"{base[1].upper()}_{{{base[2] if base[2].isdigit() else _BASE_OF[base[2]]}}}"
+    part = _PART.match(text)
+    if part is not None and int(part[3]) and 10**6 % int(part[3]) == 0:
+        value = Fraction(int(part[2]), int(part[3]))
+        return f"{part[1]}{decimal_spelling(value)} {text[part.end() :].strip()}"
     mixed = _MIXED.match(text)
     if mixed is not None and int(mixed[4]):
         value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))

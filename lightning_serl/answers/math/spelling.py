@@ -66,6 +66,7 @@ _SPELLINGS = (
     (re.compile(r"∪"), r"\\cup "),
     (re.compile(r"∩"), r"\\cap "),
     (re.compile(r"∞"), r"\\infty "),
+    (re.compile(r"¢"), " cents"),
     (re.compile(r"±"), r"\\pm "),
     (re.compile(r"\\varepsilon(?![a-zA-Z])|ε|ϵ"), r"\\epsilon "),
     (re.compile(r"\\(?:thickapprox|approxeq|simeq|cong)(?![a-zA-Z])|≈|≅|≃"), r"\\approx "),
@@ -109,6 +110,8 @@ _NONE = r"(?:there\s(?:is|are)\s)?no\s(?:real\s|integer\s|valid\s)?(?:solutions?
 _ENDLESS = (
     r"(?:there\sare\s)?(?:infinitely\smany|infinite(?:ly)?)(?:\s(?:number\sof\s)?solutions)?|(?:positive\s)?infinity"
 )
+# The letters that such names, or the command around them, begin with.
+_NAMED_BEGIN = frozenset("tTnNiIpPeE\\")
 NAMED_VALUE = re.compile(
     rf"\s*(?:\\text\s*\{{\s*)?(?:(?P<none>{_NONE})|(?P<endless>{_ENDLESS}))\s*\.?\s*\}}?\s*\.?", re.IGNORECASE
 )
@@ -130,7 +133,7 @@ def plain_spelling(answer: str) -> str:
     if not text or len(text) > _LONGEST:
         return ascii_digits(answer)
     text = unquoted(text)
-    named = NAMED_VALUE.fullmatch(text) if text[-1:].isalpha() or text[-1] in ".}" else None
+    named = NAMED_VALUE.fullmatch(text) if text[:1] in _NAMED_BEGIN else None
     if named is not None:
         return r"\emptyset" if named["none"] else r"\infty"
     if not text.isascii():

@@ -27,6 +27,7 @@ _CLAUSE = re.compile(
     r"|while|whereas|although"
     r"|though|unlike|just like|like|assuming|instead)\s.*$"
     r"|[,;(]?\s(?:or|which is|that is|i\.e\.,?)\s(?:approximately|about|roughly|around|nearly|≈|~)\s?.*$"
+    r"|\s(?:in|by|since|until)\s(?:the year\s)?(?:1[5-9]|20)\d{2}\s*[.!]?$"
     r"|[,，](?:因为|而不是|不是).*$",
     re.DOTALL,
 )

@@ -19,7 +19,7 @@ _LONGEST_JOINT = 30
 # Words before a letter. Between such a word and the letter only words that link them may stand: "the answer is in
 # vitamin C" announces no option.
 _ADJECTIVE = (
-    r"correct[aeo]?|correcte|right|best|true|final|likely|only|proper|korrekte?|richtige?|beste|bonne?|exacte?|juste|"
+    r"correct[aeo]?|correcte|right|best|better|true|final|likely|only|proper|korrekte?|richtige?|beste|bonne?|exacte?|juste|"
     r"correta|certa|corretta|giusta|esatta|juiste?|verdadera|mejor|melhor|única|unica|seule?|einzige?"
 )
 _NOUN = (
@@ -80,7 +80,7 @@ _SCRIPT = re.compile(rf"(?i)(?:{_SCRIPT_WORDS})[^A-Za-z0-9\n.。!?！？]{{0,24}
 _BEGINS = re.compile(rf"(?i)(?:{_ANSWER}|{_CHOOSE}|\b(?:{OTHER_LATIN})\b){_GAP}")
 _SCRIPT_BEGINS = re.compile(rf"(?i)(?:{_SCRIPT_WORDS})\s*(?:[:：=–—-]|是|为|為|は|은|는|이|है|है:|คือ|είναι|هو|هي)*\s*")
 _WEAK = re.compile(
-    r"(?i)(?:\b(?:is|it['’]?s|that['’]?s|be|remains?|leaves?|left with|leaving|so|thus|hence|therefore|then|es|est|"
+    r"(?i)(?:\b(?:definitely|probably|certainly|surely|clearly|obviously|most likely|is|it['’]?s|that['’]?s|be|remains?|leaves?|left with|leaving|so|thus|hence|therefore|then|es|est|"
     r"ist|"
     rf"also|daher|somit|donc|entonces|logo|quindi|dus|ergo|option|choice|letter|opción|buchstabe)\b|[:：→⇒>=]){_GAP}"
     rf"(?:\b(?:either|both|entweder)\s+)?{_OPEN}"
@@ -110,7 +110,7 @@ _REJECTED_RIGHT = re.compile(
     r"خطأ|गलत)"
 )
 _INSTEAD = re.compile(
-    rf"(?i)(?:\b(?!(?:so|as) (?:is|are|was)\b)(?:{_BUT})\b|[,;])"
+    rf"(?i)(?:\b(?!(?:so|as) (?:is|are|was)\b)(?:{_BUT})\b|[,;.])"
     rf"(?!\s*(?:so|nor|neither|as)\s+(?:is|are|was)\b)(?:{_GAP}|[\s,、]*){_OPEN}"
 )
 _LIKEWISE = re.compile(r"(?i)\b(?:so|neither|nor|as) (?:is|are|was|were|does|do)\s*[(\[]?\s?$")

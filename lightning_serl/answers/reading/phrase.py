@@ -91,7 +91,8 @@ _LABELLED = re.compile(r"(?:final|answer|result|A|Ans)\s*[:：]\s*", re.IGNORECA
 _VERB = re.compile(
     r"(?i)\b(?:is|are|was|were|be|been|has|have|had|does|did|do|can|could|will|would|must|should|may|might|became|"
     r"becomes|"
-    r"means|refers|contains|comes|came|es|son|fue|era|está|están|est|sont|était|fut|ist|sind|war|waren|heißt|wurde|"
+    r"means|refers|contains|comes|came|makes?|made|gives?|gave|produces?|invented|discovered|developed|wrote|painted|"
+    r"composed|founded|built|created|designed|won|led|lies|lives|lived|uses|took|became|says|said|es|son|fue|era|está|están|est|sont|était|fut|ist|sind|war|waren|heißt|wurde|"
     r"é|são|foi|"
     r"è|sono|fu|jest|są|był|była|är|var|er|on|oli|je|jsou|este|sunt|был[аио]?|является|это|είναι|ήταν|adalah|"
     r"merupakan|là)\b"
@@ -117,7 +118,8 @@ class Phrase(NamedTuple):
 
 
 _BARE_ANNOUNCEMENT = re.compile(
-    r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?|ans|\\boxed\s?\{\s*\}"
+    r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?|ans|in total|altogether|sorry|hence|therefore|thus|so|then|finally|"
+    r"in conclusion|to summari[sz]e|overall|\\boxed\s?\{\s*\}"
 )
 # A block of code in a programming language is a way to an answer, not the answer.
 _PROGRAM = re.compile(

@@ -37,6 +37,10 @@ _END = r"∞|\\infty|infinity"
 _M = rf"(?:[-+]?\d{{1,15}}(?:\.\d{{1,15}})?(?:/\d{{1,15}})?|[-+]?(?:{_END})|-?[a-z])"
 _PAIR = rf"[\[(]\s?(?:{_M})\s?,\s?(?:{_M})\s?[\])]"
 _VALUE_OF = rf"(?:the\s)?(?:value\sof\s)?[a-zA-Z]\s?(?:=|is|equals)\s?{_N}"
+_ENUMERATED = (
+    r"(?<=\bare\s)(?<!there are\s)(?<!They are\s)-?\d{1,9}(?:\.\d{1,9})?(?:,\s-?\d{1,9}(?:\.\d{1,9})?)*,?\s(?:and|or)\s"
+    r"-?\d{1,9}(?:\.\d{1,9})?(?=\s*[.!]?\s*$)"
+)
 _LENGTH = r"(?:[cmk]?m|ft|in|feet|foot|inch(?:es)?|met(?:er|re)s?|centimet(?:er|re)s?|yards?|units?|miles?)"
 _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
@@ -108,6 +112,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         rf"(?<![\w$\\</]){_SIDE}\s?{_SIGN}\s?{_SIDE}(?:\s?{_SIGN}\s?{_SIDE})?(?:\s(?:or|and)\s{_SIDE}\s?{_SIGN}\s?{_SIDE})?",
     ),
     ("tied", ("=", "is", "equals"), rf"\b{_VALUE_OF}(?:,?\s(?:and\s)?{_VALUE_OF}){{1,3}}"),
+    ("list", ("are ", "are: ", "son ", "sont ", "sind "), _ENUMERATED),
     ("size", (" by ", " x ", "×"), rf"{_N}\s?{_LENGTH}?\s?(?:by|x|×)\s?{_N}\s?{_LENGTH}\b|{_N}\sby\s{_N}\b"),
     (
         "mixed",
@@ -140,6 +145,8 @@ _UNKNOWN = re.compile(r"(?i)(?:n/?a|n\.a\.?|none|null|nan|unknown|undefined|tbd|
 _ITEM = r"(?:[a-zA-Z]\s?=\s?)?-?\d{1,15}(?:\.\d{1,10})?"
 _MEMBER = re.compile(_ITEM)
 _LIST = re.compile(rf"^{_ITEM}(?:\s?,\s?{_ITEM})*,?\s(?:and|or|y|und|et|e|o|oder|ou)\s{_ITEM}$")
+_IN_WORDS = re.compile(rf"({_N})\sto\s({_N})")
+_DATED = re.compile(rf"\b{_MONTH}\b", re.IGNORECASE)
 _TIED = re.compile(rf"\b([a-zA-Z])\s?(?:=|is|equals)\s?({_N})")
 _NUMBER_FIRST = re.compile(rf"(?:{_N}(?:/\d{{1,9}})?)")
 
@@ -162,6 +169,8 @@ def as_value(text: str) -> str | None:
     form = normal_form(plain)
     if number(form) is not None:
         return plain if "," not in plain else form.replace(",", "")
+    if _DATED.search(plain) is not None and whole(plain) is not None:
+        return plain
     measured = quantity(plain)
     if measured is not None:
         first = _NUMBER_FIRST.match(plain)
@@ -205,6 +214,8 @@ def last_whole(sentence: str) -> tuple[int, int, str] | None:
             if last is None or match.end() > last[1] or (match.end() == last[1] and match.start() < last[0]):
                 found = _spelled_whole(match, kind)
                 last = last if found is None else (match.start(), match.end(), found)
+    if last is not None and "ratio" in sentence and (words := _IN_WORDS.fullmatch(last[2])):
+        return last[0], last[1], f"{words[1]}:{words[2]}"
     return last
 
 
@@ -225,6 +236,8 @@ def _spelled_whole(match: re.Match[str], kind: str) -> str | None:
         found = region(plain_spelling(text))
         is_tuple = kind == "interval" and text[0] == "(" and text[-1] == ")" and "∞" not in text
         return text if found is not None or is_tuple else None
+    if kind == "list":
+        return as_value(text)
     if kind == "tied":
         return ", ".join(f"{name} = {value}" for name, value in _TIED.findall(text))
     if kind == "mixed":
