@@ -47,10 +47,12 @@ _TRY = re.compile(
 _SPOKEN_CLAUSE = re.compile(r"[^\n:?]{3,120}:\s+(?=\S)")
 # "Below is a new question inspired by your examples.", "How about this one:"
 _ANNOUNCES = re.compile(
-    rf"\b(?:new|another|similar|different|original|unique|additional|following|next|below|this|more|some) (?:\w+,? ){{0,3}}"
+    rf"\b(?:new|another|similar|different|original|unique|additional|following|next|below|this|more|"
+    rf"some) (?:\w+,? ){{0,3}}"
     rf"(?:{PROBLEM_WORDS}|one|examples?)\b(?! (?:has|have|had|is worth|consists?|contains?)\b)|"
     rf"\b(?:your|these|the) (?:given |above |provided |previous )?examples\b|"
-    r"^\W*(?:i|we)(?:['’](?:d|ll|m|ve|re)| will| can| would| have| am| are)\b.{0,60}\b(?:problem|question|example|list|help)",
+    r"^\W*(?:i|we)(?:['’](?:d|ll|m|ve|re)| will| can| would| have| am| are)\b.{0,60}\b(?:problem|question|example|"
+    r"list|help)",
     re.IGNORECASE,
 )
 _WRAPS = (
@@ -185,7 +187,7 @@ def _starts(text: str) -> bool:
 
 
 def _spoken(text: str) -> int:
-    """The end of a first sentence, or of its clause before a colon, that speaks to the reader or announces a problem."""
+    """The end of a first sentence, or of its clause before a colon, that speaks to the reader or announces."""
     first = next(sentences(text), None)
     if first is None:
         return 0

@@ -162,7 +162,10 @@ def table_rows(text: str) -> list[str] | None:
     return found or None
 
 
-_PROBLEM_TAG = r"(?:\w{1,20}[_-])?(?:problem|question|exercise|task|item|li|q|instruction|statement|stem)(?:[_-]?(?:\d{1,4}|text|statement|body))?"
+_PROBLEM_TAG = (
+    r"(?:\w{1,20}[_-])?(?:problem|question|exercise|task|item|li|q|instruction|statement|stem)"
+    r"(?:[_-]?(?:\d{1,4}|text|statement|body))?"
+)
 _ANSWER_TAG = (
     r"(?:\w{1,20}[_-])?(?:a|ans|answers?|solutions?|explanation|rationale|output|response|hints?|reasoning|summary)"
 )

@@ -48,7 +48,8 @@ _WORDED = (
     rf"[\[【]?(?:(?P<word>(?:(?:new|next|another) )?(?:{PROBLEM_WORDS})|{_SHORT_WORDS})[ \t]{{0,3}}(?:#|no\.?|"
     rf"nº|n°|№)?[ \t]{{0,3}}"
     rf"(?:(?P<worded>\d{{1,4}})|(?P<spelled>{'|'.join(_SPELLED)})\b)|第[ \t]*(?P<ordinal>\d{{1,4}}|"
-    rf"[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个]|(?P<nth>\d{{1,4}})(?:st|nd|rd|th|\.)[ \t](?:{PROBLEM_WORDS})(?=[ \t]?[:：]))"
+    rf"[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个]|(?P<nth>\d{{1,4}})(?:st|nd|rd|th|"
+    rf"\.)[ \t](?:{PROBLEM_WORDS})(?=[ \t]?[:：]))"
     rf"(?:[ \t]?(?:/|of)[ \t]?\d{{1,4}})?[\]】]?"
     rf"{_EMPHASIS}(?:[ \t]{{0,3}}\([^()\n]{{1,40}}\))?{_EMPHASIS}(?:[ \t]{{0,3}}(?:[.:：、．)）|]|[-–—](?=[ \t]))|"
     rf"(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[問问]\d)(?=[ \u3000])|(?<=[問问]\d\d)(?=[ \u3000])|"
@@ -203,7 +204,7 @@ def _main_marks(marks: list[_Mark], text: str, first: int | None) -> list[_Mark]
 
 
 def _is_listed(lead: str, mark: _Mark, text: str) -> bool:
-    """Whether a list that starts behind a story is a part of it: "A game has these rules:", "1. Two dice are rolled."."""
+    """Whether a list behind a story is a part of it: "A game has these rules:", "1. Two dice are rolled."."""
     if mark.number != 1 or not lead.strip() or is_preface(lead) or is_heading(lead):
         return False
     return (

@@ -22,7 +22,8 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])(?:\s+|(?=[^\x00-\x7f]))|\n+")
 _CLAUSE = re.compile(
     r",?\s+(?:which|since|because|given|as (?:we|he|she|it|they|the|there)|instead of|rather than|not|and not"
     r"|compared (?:to|with)|"
-    r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|[（(](?!\s*[-+\d∞a-z./]+(?:\s*,\s*[-+\d∞a-z./]+)+\s*[)）])[^()（）]*[)）]\s*[.。]?$"
+    r"out of|than|ya que|porque|weil|da|car|puisque|parce que|perché|não|nicht|no)\s.*$|"
+    r"[（(](?!\s*[-+\d∞a-z./]+(?:\s*,\s*[-+\d∞a-z./]+)+\s*[)）])[^()（）]*[)）]\s*[.。]?$"
     r"|,\s(?:(?:exactly|about|almost|nearly)\s)?(?:twice|double|half|triple|\w+ times|more|less|fewer|up|down"
     r"|while|whereas|although"
     r"|though|unlike|just like|like|assuming|instead)\s.*$"

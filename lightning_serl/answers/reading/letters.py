@@ -80,7 +80,8 @@ _SCRIPT = re.compile(rf"(?i)(?:{_SCRIPT_WORDS})[^A-Za-z0-9\n.。!?！？]{{0,24}
 _BEGINS = re.compile(rf"(?i)(?:{_ANSWER}|{_CHOOSE}|\b(?:{OTHER_LATIN})\b){_GAP}")
 _SCRIPT_BEGINS = re.compile(rf"(?i)(?:{_SCRIPT_WORDS})\s*(?:[:：=–—-]|是|为|為|は|은|는|이|है|है:|คือ|είναι|هو|هي)*\s*")
 _WEAK = re.compile(
-    r"(?i)(?:\b(?:definitely|probably|certainly|surely|clearly|obviously|most likely|is|it['’]?s|that['’]?s|be|remains?|leaves?|left with|leaving|so|thus|hence|therefore|then|es|est|"
+    r"(?i)(?:\b(?:definitely|probably|certainly|surely|clearly|obviously|most likely|is|it['’]?s|that['’]?s|be|"
+    r"remains?|leaves?|left with|leaving|so|thus|hence|therefore|then|es|est|"
     r"ist|"
     rf"also|daher|somit|donc|entonces|logo|quindi|dus|ergo|option|choice|letter|opción|buchstabe)\b|[:：→⇒>=]){_GAP}"
     rf"(?:\b(?:either|both|entweder)\s+)?{_OPEN}"

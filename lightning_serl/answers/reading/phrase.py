@@ -118,7 +118,8 @@ class Phrase(NamedTuple):
 
 
 _BARE_ANNOUNCEMENT = re.compile(
-    r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?|ans|in total|altogether|sorry|hence|therefore|thus|so|then|finally|"
+    r"(?i)(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:final\s)?answer(?:\sis)?|ans|in total|"
+    r"altogether|sorry|hence|therefore|thus|so|then|finally|"
     r"in conclusion|to summari[sz]e|overall|\\boxed\s?\{\s*\}"
 )
 # A block of code in a programming language is a way to an answer, not the answer.

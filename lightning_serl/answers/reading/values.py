@@ -117,7 +117,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "mixed",
         ("/",),
-        rf"(?<![\d/.,])\d{{1,6}}\s\d{{1,3}}/\d{{1,3}}(?![\d/])(?:\s(?!and|or|of|is|are)[a-z]{{2,12}}\b)?",
+        r"(?<![\d/.,])\d{1,6}\s\d{1,3}/\d{1,3}(?![\d/])(?:\s(?!and|or|of|is|are)[a-z]{2,12}\b)?",
     ),
     ("scale", ("illion", "housand"), rf"{_N}\s(?:thousand|million|billion|trillion)\b"),
     ("plusminus", ("±", "+/-"), rf"{_N}\s?(?:±|\+/-)\s?{_N}"),
