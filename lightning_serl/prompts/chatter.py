@@ -36,13 +36,17 @@ _GREETING = re.compile(
     rf"(?:please )?(?:answer|solve|read|consider) (?:the following|"
     rf"this) (?:\w+ )?(?:{PROBLEM_WORDS})[^:\n?]{{0,40}}:\s*|"
     r"\W{0,3}(?:topic|difficulty(?: level)?|level|category|subject|type|grade|title|theme|"
-    r"skill)s?\W{0,3}:[^\n?]{0,60}\n+(?=\S)",
+    r"skill)s?\W{0,3}:(?:[^\n?]{0,60}\n+|[^\n?.]{0,40}\.[ \t]+)(?=\S)",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]+(?P<hash>[^\n]{1,80})|(?P<bold>\*\*[^*\n]{1,80}\*\*))[ \t]*\n+(?=\s*\S)")
 _TITLE = re.compile(r"\*\*[^*\n?]{1,50}?(?::\*\*|\*\*[ \t]?[:–—-])[ \t]*(?=\S)")
 _TRY = re.compile(
     r"^\W*(?:try|consider|solve|answer|how about|what about)\s+(?:this|these|the following)\b", re.IGNORECASE
+)
+# "(Easy)", "[Geometry]"
+_TAGGED = re.compile(
+    r"[(\[【](?!true|false|yes|select|choose)[A-Za-z][\w &/-]{2,30}[)\]】][ \t]+(?=[A-Z¿¡$\\])", re.IGNORECASE
 )
 _SPOKEN_CLAUSE = re.compile(r"[^\n:?]{3,120}:\s+(?=\S)")
 # "Below is a new question inspired by your examples.", "How about this one:"
@@ -160,7 +164,10 @@ def _without_opening(text: str) -> str:
         label = _LABEL.match(text) or _ANNOUNCED.match(text) or _GREETING.match(text)
         heading = _HEADING.match(text)
         title = _TITLE.match(text)
-        if label is not None and text[label.end() :].strip():
+        tagged = _TAGGED.match(text)
+        if tagged is not None and asks(text[tagged.end() :]):
+            text = text[tagged.end() :]
+        elif label is not None and text[label.end() :].strip():
             text = text[label.end() :]
         elif (line.count("**") == 1 and line.rstrip().endswith("**") and not asks(line) and asks(rest)) or (
             broken and rest.strip() and is_preface(line) and not asks(line)
@@ -194,7 +201,10 @@ def _spoken(text: str) -> int:
     said = text[first.start : first.end]
     clause = _SPOKEN_CLAUSE.match(said)
     if clause is not None and (
-        is_remark(clause[0]) or _ANNOUNCES.search(clause[0]) is not None or _TRY.match(clause[0]) is not None
+        is_remark(clause[0])
+        or is_preface(clause[0])
+        or _ANNOUNCES.search(clause[0]) is not None
+        or _TRY.match(clause[0]) is not None
     ):
         return first.start + clause.end()
     if is_remark(said) or (_ANNOUNCES.search(said) is not None and not first.asks and not _NUMBERS.search(said)):

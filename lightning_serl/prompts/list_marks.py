@@ -39,7 +39,7 @@ _NUMBER = (
     rf"(?P<plain>\d{{1,4}})(?:[ \t]?(?:\\?[.)]{{1,2}}|[º°ª]\.?)[:-]?{_EMPHASIS}(?:\s+|$)|"
     rf"\.(?=(?-i:[A-Z¿¡][a-z ]))|[、．）][ \t]*|"
     rf"{_EMPHASIS}:{_EMPHASIS}(?:[ \t]+|$)|：[ \t]*"
-    r"|[ \t]*[-–—][ \t]+(?=(?-i:[A-Z¿][a-z]))|\ufe0f?\u20e3[ \t]*)"
+    r"|[ \t]*[-–—>][ \t]+(?=(?-i:[A-Z¿][a-z]))|\ufe0f?\u20e3[ \t]*)"
 )
 _BRACKET = (
     rf"[(（\[【［<{{](?P<bracket>\d{{1,4}})[)）\]】］>}}]{_EMPHASIS}[.:：]?{_EMPHASIS}[ \t]*|(?P<circled>[①-⑳])[ \t]*"
@@ -47,18 +47,20 @@ _BRACKET = (
 _WORDED = (
     rf"[\[【]?(?:(?P<word>(?:(?:new|next|another) )?(?:{PROBLEM_WORDS})|{_SHORT_WORDS})[ \t]{{0,3}}(?:#|no\.?|"
     rf"nº|n°|№)?[ \t]{{0,3}}"
-    rf"(?:(?P<worded>\d{{1,4}})|(?P<spelled>{'|'.join(_SPELLED)})\b)|第[ \t]*(?P<ordinal>\d{{1,4}}|"
+    rf"(?:(?P<worded>\d{{1,4}})(?:\.\d{{1,2}}(?=[:.]))?|(?P<spelled>{'|'.join(_SPELLED)})\b)|"
+    rf"第[ \t]*(?P<ordinal>\d{{1,4}}|"
     rf"[一二三四五六七八九十]{{1,3}})[ \t]*[题題問问道个]|(?P<nth>\d{{1,4}})(?:st|nd|rd|th|"
     rf"\.)[ \t](?:{PROBLEM_WORDS})(?=[ \t]?[:：]))"
     rf"(?:[ \t]?(?:/|of)[ \t]?\d{{1,4}})?[\]】]?"
     rf"{_EMPHASIS}(?:[ \t]{{0,3}}\([^()\n]{{1,40}}\))?{_EMPHASIS}(?:[ \t]{{0,3}}(?:[.:：、．)）|]|[-–—](?=[ \t]))|"
-    rf"(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[問问]\d)(?=[ \u3000])|(?<=[問问]\d\d)(?=[ \u3000])|"
+    rf"(?=[ \t]*$)|(?<=\*\*)|(?<=[】\]])|(?<=[题題道])(?=[ \u3000])|(?<=[問问]\d)(?=[ \u3000])|"
+    rf"(?<=[問问]\d\d)(?=[ \u3000])|"
     rf"(?=[ \u3000]+[^\x00-\x7f])|(?=[ \t]+(?-i:[A-Z¿¡])))"
     rf"{_EMPHASIS}[ \t\u3000]*"
 )
 _HEADED = (
     rf"(?P<headed>(?:(?:{_ORDER}) )?(?:{PROBLEM_WORDS})|Q)"
-    rf"{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*(?:\d{{1,4}}[.)][ \t]+)?"
+    rf"(?:{_EMPHASIS}[ \t]?[:：]{_EMPHASIS}[ \t\u3000]*(?:\d{{1,4}}[.)][ \t]+)?|\*\*[ \t]*$)"
 )
 _MARK = re.compile(rf"{_OPEN}(?:{_NUMBER}|{_BRACKET}|{_WORDED}|{_HEADED})", re.MULTILINE | re.IGNORECASE)
 
@@ -96,14 +98,16 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
         if listed is not None:
             return [Piece(problem) for problem in listed[0]], not listed[1] and not finished
         text = without_tags(without_fences(text, lambda inside: _MARK.match(inside) is not None or asks(inside)))
-        text = _on_lines(_before_key(text), first)
+        kept = _before_key(text)
+        finished = finished or len(kept) < len(text)
+        text = _on_lines(kept, first)
         rows = table_rows(text)
         if rows is not None:
             return [Piece(row) for row in rows], not finished
     marks = _main_marks(_marks(text), text, first)
     lead = text[: marks[0].start] if marks else text
     found: list[Piece] = []
-    if lead.strip() and (not marks or first is None or _follows(marks[0], first)):
+    if lead.strip() and (not marks or first is None or _follows(marks[0], first, lead)):
         parts = [lead] if plain else unmarked(lead, bool(marks))
         # without a number to go on from, text before the marks is a preamble
         if first is not None or (not marks and len(parts) > 1):
@@ -116,9 +120,9 @@ def pieces(text: str, first: int | None, finished: bool) -> tuple[list[Piece], b
     return found, not finished
 
 
-def _follows(mark: _Mark, first: int) -> bool:
+def _follows(mark: _Mark, first: int, lead: str) -> bool:
     """Whether text before the first mark is the item whose number ended the prompt."""
-    return mark.number == first + 1 or mark.number is None
+    return mark.number == first + 1 or (mark.number is None and asks(lead))
 
 
 _IN_LINE = re.compile(

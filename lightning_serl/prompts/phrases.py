@@ -76,6 +76,8 @@ _REMARK = re.compile(
     r"\b[^?\n]{0,30}\b(?:one|another|more|similar|some|next)\b|"
     r"\b(?:i['’]m|i am) (?:sorry|unable|not able|afraid)\b|\bi (?:cannot|can['’]t) (?:help|assist|provide|create|"
     r"generate|fulfil)|"
+    r"^\W*(?:hm+|well)?\W*let me (?:see|think|try)\b|^\W*(?:i (?:understand|see)|got it|understood|noted)\W*$|"
+    r"^\W*thank(?:s| you)\b|\byou (?:can|may|could) solve (?:this|it)\b|"
     r"\bas an ai\b|\bi (?:apologi[sz]e|need more (?:information|context|details))\b|"
     r"\b(?:can|could) you (?:please )?(?:clarify|specify|share|provide (?:me|more))\b|"
     r"\bnumbered list\b|\b(?:your|the) (?:students?|learners?|pupils)\b[^.\n]{0,40}\b(?:help|practi[cs]e|learn)|"
@@ -89,7 +91,7 @@ _REMARK = re.compile(
     r"oe)chten sie (?:weitere|mehr|noch)\b|\bdiese aufgaben\b|"
     r"\bespero que (?:isso|estes)\b|\bme avise\b|\bboa sorte\b|\b(?:estes|mais) problemas\b|\bfammi sapere\b|"
     r"\bspero che\b|\bbuona fortuna\b|\bquesti problemi\b|"
-    r"希望(?:这些|以上|能|对你|對你)|(?:这些|以上)(?:题目|问题|都)|如果(?:你|您)?(?:还)?需要|祝(?:你|您)|更多(?:题目|问题)|"
+    r"希望(?:这些|这道|这个|此题|本题|以上|能|对你|對你)|(?:这些|以上)(?:题目|问题|都)|如果(?:你|您)?(?:还)?需要|祝(?:你|您)|更多(?:题目|问题)|"
     r"お役に立|お知らせください|必要であれば|これらの問題|도움이 되|알려 ?주세요|더 필요|"
     r"надеюсь|дайте знать|удачи|эти задачи|آمل أن|أتمنى|حظا|"
     r"هل تريد المزيد",

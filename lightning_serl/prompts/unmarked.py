@@ -15,6 +15,8 @@ _RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$", re.MULTILINE)
 _FINISHED = re.compile(
     r"(?:^[ \t]*[(（]?[B-J][.)、][^\n]+|[.?!。？！؟।]|か|오|_{2,})[$)\]*_\"'”’」』）]*\s*\Z", re.MULTILINE
 )
+# A step of a solution: "First, find the value after one year."
+_DERIVES = re.compile(r"\W*(?:first|then|next|finally|so|thus|therefore|hence|now)\b,", re.IGNORECASE)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -45,7 +47,7 @@ def unmarked(text: str, marked: bool) -> list[str]:
         parts = [part for part in split(text) if part.strip()]
         answer = next((i for i, part in enumerate(parts) if opens_answer(part)), len(parts))
         parts = [p for i, p in enumerate(parts) if i < answer or (re.search(r"[?？؟]", p) and not opens_answer(p))]
-        parts = [part for part in parts if not is_preface(part) and not is_remark(part)]
+        parts = [p for p in parts if not is_preface(p) and not is_remark(p) and _DERIVES.match(p) is None]
         problems = [part for part in parts if asks(part)]
         several = len(problems) == len(parts) > 1
         if several and all(map(_is_whole, problems)) and all(map(_FINISHED.search, problems[:-1])):
