@@ -46,7 +46,7 @@ _TRY = re.compile(
 )
 # "(Easy)", "[Geometry]"
 _TAGGED = re.compile(
-    r"[(\[【](?!true|false|yes|select|choose)[A-Za-z][\w &/-]{2,30}[)\]】][ \t]+(?=[A-Z¿¡$\\])", re.IGNORECASE
+    r"[(\[【](?!asy|true|false|yes|select|choose)[A-Za-z][\w &/-]{2,30}[)\]】][ \t]+(?=[A-Z¿¡$\\])", re.IGNORECASE
 )
 _SPOKEN_CLAUSE = re.compile(r"[^\n:?]{3,120}:\s+(?=\S)")
 # "Below is a new question inspired by your examples.", "How about this one:"
