@@ -233,3 +233,16 @@ def test_truncated_math_abstains_without_a_box():
     grader = MathGrader()
     assert grader.extract_truncated("we get 3 and then 4") is None
     assert grader.extract_truncated(r"\boxed{3}, checking: 3 =") == "3"
+
+
+def test_calculations_are_equal_if_their_results_are():
+    grader = MathGrader()
+    for a, b, equal in (
+        ("7 + 7 = 15", "7 + 7 = 14", False),
+        ("0 + 9 = 9", "1 + 9 = 10", False),
+        ("7 + 7 = 15", "8 + 7 = 15", True),
+        (r"3 \times 4 = 12", "12", True),
+        ("1 + 2 = 3 = 2 + 1 = 4", "4", True),
+        ("x = 5", "5", True),
+    ):
+        assert grader.same(a, b) is grader.same(b, a) is equal, (a, b)
