@@ -44,7 +44,7 @@ class Run:
         """Greedy pass@1 before and after on the first set, for the terminal; empty without both."""
         arm = _arm(self.folder, self.method.label, self.seed, self.method.control)
         name = next(iter(arm.after), None)
-        if name not in arm.before:
+        if name is None or name not in arm.before:
             return ""
         both = (100 * float(one[name].figures["pass@1"].mean()) for one in (arm.before, arm.after))
         return f"{name} {' → '.join(f'{value:.1f}' for value in both)} %, "
