@@ -13,7 +13,6 @@ from typing import Any
 
 from lightning_serl.cli import conventions
 from lightning_serl.cli.own_code import import_trouble
-from lightning_serl.datamodules.option_values import made_by_the_run
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
@@ -200,8 +199,11 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
     one_of_many = re.search(r"^\s*Given value: \[", text, re.MULTILINE)
     if reason.startswith("there is no option"):
         return f"{option}: {name} has no option{reason.removeprefix('there is no option')}"
-    if option == "data.source" and (said := made_by_the_run(name)):
-        return said
+    if option == "data.source":
+        from lightning_serl.datamodules.option_values import made_by_the_run  # imports torch
+
+        if said := made_by_the_run(name):
+            return said
     if required := re.match(r"the following arguments are required: (\w+)", reason):
         return f"{option}: {name} needs {required[1]}" + ("" if one_of_many else f"; give --{option}.{required[1]}")
     if re.match(r"[\w.]+: ", reason):

@@ -72,7 +72,7 @@ def test_the_example(here, tmp_path):
     before = {row["figures"]["pass@1"]["before"]["value"] for row in by_name.values()}
     assert len(before) == 1
     # every response of the embedded policy has a box: the control has nothing to learn from, and its row says so
-    assert "seed 0 failed after 0 rounds: round 0: none of" in (ended.run / "comparison.md").read_text()
+    assert "seed 0 failed after 0 rounds: round 1: none of" in (ended.run / "comparison.md").read_text()
     assert by_name["format"]["figures"]["pass@1"]["change"]["value"] == 0
     mine = (ended.run / "arms" / "mine-0" / "ledger.jsonl").read_text()
     assert re.search(r"Compute \d+ \+ \d\.", mine)

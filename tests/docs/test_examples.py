@@ -10,6 +10,8 @@ import pytest
 from helpers.command_line import cli, rows
 
 ROOT = Path(__file__).parents[2]
+# Lines that a slow machine adds: phases of more than half a minute, and what would save time.
+_OF_TIME = re.compile(r" so far$|at most .* left$|took most of it; what saves time")
 FOLDERS = ["word-problems", "multiple-choice", "short-text"]
 
 
@@ -17,8 +19,9 @@ def shape(text):
     """The lines of a terminal without what differs by machine: figures, times, reasons in parentheses, borders."""
     lines = []
     for line in text.splitlines():
-        if line.startswith(("GPU available", "TPU available", "run: ")):
+        if line.startswith(("GPU available", "TPU available", "run: ")) or _OF_TIME.search(line):
             continue
+        line = re.sub(r"^(time: [^;]*);.*", r"\1", line)  # shares of the parts, the largest first
         line = re.sub(r"wrote \d+, |\d+ from queue, |unread \d+ %, |kl -?[\d.]+, ", "", line)  # parts of a round's line
         line = re.sub(r" ?\([^)]*\)|[━─┏┳┓┡╇┩└┴┘]+", "", line)
         line = re.sub(r"[-+]?\d[\d.,:]*(?: (?:s|min|h|d)\b)?", "#", line)

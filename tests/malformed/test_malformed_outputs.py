@@ -179,8 +179,8 @@ def test_when_nothing_else_is_written_the_round_ends_and_says_so(family, what, t
 #: (family, what, text, the graders to which it answers nothing: Math, Choice, Text).
 ANSWERS = [
     ("nothing", "no text", "", "mct"),
-    ("nothing", "no content", box(""), "mc"),
-    ("nothing", "blanks in a box", box("  "), "mc"),
+    ("nothing", "no content", box(""), "mct"),
+    ("nothing", "blanks in a box", box("  "), "mct"),
     ("nothing", "thinking that never ends", "<think>" + "5 " * 10_000, "mct"),
     ("nothing", "a box in such thinking", "<think>" + box("5"), "mct"),
     ("nothing", "thinking within thinking", "<think>" * 50_000, "mct"),

@@ -361,7 +361,7 @@ def test_four_bits_need_an_adapter(monkeypatch):
     with pytest.raises(InputError, match=r"set --model\.lora\.r"):
         SeRLModule("tiny:base", quantize="nf4")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'lightning-serl\[qlora\]'"):
+    with pytest.raises(InputError, match=r"pip install bitsandbytes"):
         SeRLModule("tiny:base", quantize="nf4", lora=LoraOptions())
 
 

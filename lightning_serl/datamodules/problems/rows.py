@@ -108,9 +108,11 @@ def _whole(row: Mapping[str, Any], field: str, problem: str) -> str:
 
 def _choices(row: Mapping[str, Any], fields: Fields, where: str) -> list[str] | None:
     field = fields.choices
-    if field not in row and field == Fields.choices:
-        field = _OTHER_CHOICES
     choices = _listed(row.get(field))
+    if field not in row and field == Fields.choices:
+        # a field of this name may be about something else, which does not make the row a wrong one
+        field, others = _OTHER_CHOICES, _listed(row.get(_OTHER_CHOICES))
+        choices = others if isinstance(others, list) else None
     if choices is None:
         return None
     what = f"{where}: field {field!r}"

@@ -139,6 +139,6 @@ def test_choices(policy):
 
 def test_every_reason_is_met_above():
     met = {end for ends in WRITTEN.values() for end in ends} - {"kept"}
-    assert met | {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_room", "no_choices"} == set(
-        get_args(Reason)
-    )
+    of_groups = {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_room", "no_choices"}
+    of_rewards = {"low_consensus", "no_view", "no_grade"}
+    assert met | of_groups | of_rewards == set(get_args(Reason))

@@ -158,7 +158,7 @@ def test_an_empty_round_says_why_and_keeps_its_events():
     try:
         barren.play(5)
     except EmptyRound as error:
-        assert "round 5: none of 2 groups survived 1 attempts (dropped or rejected: no_spread 2)" in str(error)  # noqa: PT017
+        assert "round 6: none of 2 groups survived 1 attempts (dropped or rejected: no_spread 2)" in str(error)  # noqa: PT017
         assert {e["event"] for e in error.played.events} >= {"proposed", "accepted", "voted", "dropped"}  # noqa: PT017
     else:
         raise AssertionError("a round without a group was taken for one")

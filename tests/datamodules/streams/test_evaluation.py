@@ -268,10 +268,11 @@ def test_every_item_tells_what_was_read():
         "vote_right": False,
         "greedy": "9",
         "greedy_right": False,
+        "distinct": 2,
     }
     assert items[4].facts | {"answers": 0} == {
         "uid": "5", "label": None, "answers": 0, "right": [], "vote": "2", "vote_right": None, "greedy": "2",
-        "greedy_right": None,
+        "greedy_right": None, "distinct": 2,
     }  # fmt: skip
     # a prompt that does not fit is wrong and says so
     assert items[5].facts == {
