@@ -73,8 +73,8 @@ def test_the_wrappers_use_the_names_that_are_tested_here():
         "_ActionConfigLoad", "_MultiProcessingLauncher", "_SubprocessScriptLauncher", "_actions",
         "_checkpoint_connector", "_data_fetcher", "_data_parallel_size", "_find_last_checkpoints",
         "_generate_state_key", "_last_checkpoint_saved", "_last_global_step_saved", "_parse_ckpt_path", "_parser",
-        "_run_subcommand", "_save_checkpoint", "_save_distributed_checkpoint", "_should_check_val_fx", "_signal_connector",
-        "_sigterm_notifier_fn", "_tensor_parallel_size", "_trainer",
+        "_run_subcommand", "_save_checkpoint", "_save_distributed_checkpoint", "_should_check_val_fx",
+        "_signal_connector", "_sigterm_notifier_fn", "_tensor_parallel_size", "_trainer",
     }  # fmt: skip
 
 

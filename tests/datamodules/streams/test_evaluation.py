@@ -277,7 +277,7 @@ def test_every_item_tells_what_was_read():
     # a prompt that does not fit is wrong and says so
     assert items[5].facts == {
         "uid": "6", "label": "4", "answers": [], "right": [], "vote": None, "vote_right": None, "greedy": None,
-        "greedy_right": False,
+        "greedy_right": False, "distinct": 0,
     }  # fmt: skip
 
 
