@@ -140,7 +140,7 @@ def _named(name: str, option: str) -> tuple[str, tuple[str, ...], tuple[str, ...
     if not _CLASS_PATH.fullmatch(name):
         known = [*REWARDS, *(one for one in presets() if one.startswith("method-"))]
         lowered = {one.lower().removeprefix("method-"): one for one in known}
-        near = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.6)
+        near = difflib.get_close_matches(name.lower().removeprefix("method-"), lowered, n=2, cutoff=0.6)
         meant = (
             f"did you mean {' or '.join(lowered[one] for one in near)}?"
             if near

@@ -67,7 +67,7 @@ class RewardLike(Protocol):
 
 
 def parse_follow_ups(source: Any) -> tuple[Any, FollowUps | None]:
-    """What :func:`parse_source` takes, and the source that adds follow-ups to it, where ``source`` is such a one."""
+    """What :func:`parse_source` takes, and ``source`` itself if it adds follow-ups to another source."""
     source = _made_source(source)
     if not isinstance(source, FollowUps):
         return source, None
@@ -91,7 +91,9 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
     if said := made_by_the_run(source):
         raise InputError(said)
     if not source.startswith("mix:"):
-        raise InputError(f"data.source must be {_SOURCES} or the class path of your own, got {source!r}")
+        near = difflib.get_close_matches(source, ["self", "seeds", *_NAMED], n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"data.source must be {_SOURCES} or the class path of your own, got {source!r}{meant}")
     try:
         ratio = float(source[4:])
     except ValueError:

@@ -20,6 +20,7 @@ REFUSED = [  # arguments after compare, and what is said; nothing is parsed or l
     ("-c preset:quickstart", "compare needs --methods, as in"),
     ("--methods MajortyVote", "there is no method 'MajortyVote'; did you mean MajorityVote"),
     ("--methods scl", "did you mean method-scrl"),
+    ("--methods method-scrll", "did you mean method-scrl"),
     ("--methods nothing_like_it", "see docs/methods.md"),
     ("--methods preset:method-scr", "there is no preset 'method-scr'; did you mean method-scrl"),
     ("--methods absent.yaml", "there is no file absent.yaml"),
