@@ -88,7 +88,8 @@ class RolloutRefresh(RolloutHooks):
             return
         began, before = time.monotonic(), self.bytes
         self._must_push = True  # if a proof fails and the caller goes on, the next rollout pushes again
-        with span_of(trainer.callbacks, "pushing"):
+        # without a Trainer where an engine is used by itself
+        with span_of(() if trainer is None else trainer.callbacks, "pushing"):
             err = _Push(self, trainer, policy, engine).run()
         self._must_push = False
         seconds = time.monotonic() - began
