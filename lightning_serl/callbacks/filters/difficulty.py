@@ -14,6 +14,9 @@ from lightning_serl.types import STYLES, Group, Reason, Verdict
 
 # Covers the rounding of float32 scores; means of n scores differ by far more if they differ.
 _ROUNDING = 1e-6
+# Share of the largest score up to which scores count as equal: those made of log-probs differ by the size of the batch
+# that a response was in, and such a difference would be a whole standard deviation.
+_EQUAL = 1e-5
 
 
 class DifficultyFilter(GroupFilter):
@@ -71,7 +74,7 @@ class DifficultyFilter(GroupFilter):
 
 
 class ZeroSpread(GroupFilter):
-    """Drops groups whose responses all have the same score.
+    """Drops groups whose responses all have the same score, up to rounding.
 
     Under a baseline per group such responses have no advantage; under a baseline over the batch they are reinforced for
     being unanimous. Responses of weight 0 do not count. Groups with scores per token, or whose scores are advantages
@@ -88,7 +91,7 @@ class ZeroSpread(GroupFilter):
         if _unanswered(verdict):
             return _why_unscored(verdict)
         scores = verdict.scores[verdict.weight > 0]
-        equal = bool((scores == scores[0]).all())
+        equal = bool((scores == scores[0]).all() or scores.max() - scores.min() <= _EQUAL * scores.abs().max())
         return "no_spread" if equal and verdict.token_scores is None else None
 
 

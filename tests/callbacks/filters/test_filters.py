@@ -343,6 +343,10 @@ def test_zero_spread() -> None:
         (verdict(1, 1, 0, weight=[1, 1, 0]), "no_spread"),
         (verdict(1, 0, 0, weight=[0.5, 2, 0]), None),
         (verdict(1), "no_spread"),
+        (verdict(0.17911, 0.1791102, 0.1791101), "no_spread"),  # the same log-probs in batches of other sizes
+        (verdict(-19.0, -19.0001), "no_spread"),
+        (verdict(0.17911, 0.17921), None),
+        (verdict(-19.0, -19.001), None),
         (verdict(0, 0, weight=[0, 0]), "no_answer"),
         (verdict(0, 0, 0, info={"no_answer": 3}), "no_answer"),
         (verdict(1, 1, info={"no_answer": 1}), "no_spread"),
