@@ -1,4 +1,4 @@
-"""Runs one arm of a comparison as a process of its own, whose output goes to a log file."""
+"""Runs one arm of a comparison as a separate process, whose output goes to a log file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_arm(arguments: Sequence[str], log: Path, state: CommandState, relay: Cal
     """
     command = [sys.executable, "-m", "lightning_serl", *arguments]
     with log.open("ab") as file:
-        # a session of its own, so that Ctrl-C reaches it once, from here
+        # in a new session, so that Ctrl-C reaches it once, from here
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     state.children = lambda: [process]
     try:

@@ -54,7 +54,7 @@ Trains and measures several methods in the same way, beside the controls random,
 table with intervals: comparison.md, comparison.json and comparison.png in --trainer.default_root_dir (runs/compare).
 
   --methods   each a reward (MajorityVote), a preset (method-scrl), a class path of your own (my_parts.Mine: a reward, a
-              source or a callback such as a filter) or a yaml file; in quotation marks with options of fit of its own
+              source or a callback such as a filter) or a yaml file; in quotation marks with further options of fit
               ('MajorityVote --data.reward.soft true'), with a name before = (soft='MajorityVote ...')
   --seeds     run seeds; 0 by default
   --gold      method of the gold arm; by default labelled seeds, scored against their labels

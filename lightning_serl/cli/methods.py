@@ -88,7 +88,9 @@ def read_methods(given: Sequence[str]) -> list[Method]:
     folders = [method.folder.lower() for method in methods]
     for method, folder in zip(methods, folders, strict=True):
         if folders.count(folder) > 1:
-            raise InputError(f"--methods: {method.label} needs a folder's name of its own; name it as in mine='...'")
+            raise InputError(
+                f"--methods: {method.label} has the folder name of another method; name it as in mine='...'"
+            )
     return methods
 
 
@@ -110,7 +112,7 @@ def read_method(text: str, option: str = "--methods") -> Method:
     if options and not options[0].startswith("-"):
         raise InputError(f"{option}: {options[0]!r} in {text[:80]!r} is no option; quote one method with its options")
     default, configs, chosen = _named(name, option)
-    shown = [f"{word.lstrip('-').rpartition('.')[2]}" for word in options]
+    shown = [word.lstrip("-").rpartition(".")[2] for word in options]
     return Method(label or " ".join([default, *_joined(shown, options)]), configs, (*chosen, *options))
 
 

@@ -22,7 +22,7 @@ from lightning_serl.callbacks.foresight import (
 )
 from lightning_serl.callbacks.time_advice import DOMINATES, Situation, advice, situation_of
 from lightning_serl.cli.lightning_cli import SelfPlayCLI
-from lightning_serl.cli.plan_options import HELP, PlanOptions, split_options
+from lightning_serl.cli.plan_options import HELP, split_options
 from lightning_serl.cli.plan_report import Report, report_lines, report_values
 from lightning_serl.cli.plan_work import Fleet, lengths_of, round_of, work_of
 from lightning_serl.cli.run_folder import CommandState
@@ -225,6 +225,3 @@ def _number(devices: Any) -> int:
         return max(1, int(devices))
     except (TypeError, ValueError):
         return 1
-
-
-__all__ = ["PlanCLI", "PlanOptions", "show_help"]

@@ -70,7 +70,7 @@ class ChildReward:
     Args:
         form: One of the seven.
         quality: Weight of the frozen reference's grade of the proposal, from 0 to 1; 0 asks for none. An unreadable
-            grade is 0. Without it ``lsp`` drifts to problems that nobody can solve.
+            grade is 0. Without it ``lsp`` drifts to problems that the policy cannot solve.
         judge_tokens: Most tokens of a judgement.
 
     Raises:

@@ -40,6 +40,9 @@ Check the steps of each solution in one sentence. Then write a last line of the 
 the most plausible solution, from 1 to {count}."""
 # Grades compared by their likelihood; a finer scale is sampled at so many places.
 _GRADES = 11
+_GRADE = re.compile(
+    r"[\s*_`\"'#>-]*score[\s*_`]*[:=][\s*_`\"']*(\d{1,9})(?:\s*/\s*(\d{1,9}))?[\s*_`\"'.]*", re.IGNORECASE
+)
 # Longer responses are cut in the middle: the beginning and the end say most about them.
 LONGEST = 8000
 
@@ -75,11 +78,6 @@ def likely_grade(ctx: Any, prompts: Sequence[str], line: str, scale: int, who: s
     logps = ctx.score(["", *(p for p, _ in rows)], ["", *(t for _, t in rows)], who=who)[1:]
     totals = torch.tensor([float(logp.sum()) for logp in logps]).reshape(len(prompts), count)
     return [float(row @ torch.tensor(grades, dtype=row.dtype)) / scale for row in totals.softmax(-1)]
-
-
-_GRADE = re.compile(
-    r"[\s*_`\"'#>-]*score[\s*_`]*[:=][\s*_`\"']*(\d{1,9})(?:\s*/\s*(\d{1,9}))?[\s*_`\"'.]*", re.IGNORECASE
-)
 
 
 def read_grade(text: str, scale: int) -> int | None:
