@@ -258,8 +258,7 @@ def base_table(settings: Settings, names: list[str], root: Path, run_now: bool) 
             subprocess.run(command, check=False, capture_output=True)
         if (folder / "evaluation.json").is_file():
             one = json.loads((folder / "evaluation.json").read_text())["held_out"]
-            k = one["k"]
-            cells = [f"{100 * one[key]:.1f}" for key in ("pass@1", f"mean@{k}", f"maj@{k}", "agreement", "no_answer")]
+            cells = [f"{100 * one[key]:.1f}" for key in ("pass@1", "mean@k", "maj@k", "agreement", "no_answer")]
             lines.append(f"| {name} | {task.kind} | {' | '.join(cells)} |")
     return lines
 
