@@ -29,11 +29,14 @@ class RankFailure(SeRLError):
 
 
 class EmptyRound(SeRLError):
-    """A round has no group to train on after ``max_attempts`` attempts; the events of ``played`` say why."""
+    """A round has no group to train on after ``max_attempts`` attempts; the events of ``played`` say why.
 
-    def __init__(self, message: str, played: Any = None) -> None:
+    ``agreed`` says that the responses to every problem agree on a label, so that nothing is left to learn from it.
+    """
+
+    def __init__(self, message: str, played: Any = None, agreed: bool = False) -> None:
         super().__init__(message)
-        self.played = played
+        self.played, self.agreed = played, agreed
 
 
 class StorageFailure(SeRLError):

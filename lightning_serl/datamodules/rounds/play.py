@@ -6,7 +6,7 @@ from math import ceil
 
 from lightning_serl.datamodules.rounds.answer import answer
 from lightning_serl.datamodules.rounds.propose import Proposals
-from lightning_serl.datamodules.rounds.report import RoundLog, statistics, why_empty
+from lightning_serl.datamodules.rounds.report import RoundLog, agreed, statistics, why_empty
 from lightning_serl.datamodules.rounds.select import select, take_carried
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.errors import EmptyRound
@@ -50,6 +50,6 @@ def play_round(setup: RoundSetup, state: RoundState, number: int) -> Round:
     kept = {g.instruction.uid for g in log.round.groups}
     log.round.samples = seen[:2] + [pair for pair in seen[2:] if pair[0].instruction.uid in kept][:2]
     if not survived:
-        raise EmptyRound(why_empty(setup, log, attempts, tried), log.round)
+        raise EmptyRound(why_empty(setup, log, attempts, tried), log.round, agreed(log))
     log.round.stats = statistics(setup, state, log, attempts, tried, survived, survived - carried)
     return log.round

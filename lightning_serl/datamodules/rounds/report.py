@@ -96,6 +96,21 @@ def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> st
     return f"round {number}: {said}; {advice}"
 
 
+#: Share of the answered problems whose responses must agree for a round without a group to be the end of learning.
+_NEARLY_ALL = 0.75
+
+
+def agreed(log: RoundLog) -> bool:
+    """Whether the responses to nearly every problem of the round agree on a label: their mean score is above one half.
+
+    Groups that were dropped for it have nothing left to teach; those without a label, or with low scores, are too hard
+    or cannot be read.
+    """
+    answered = [verdict for _, verdict in log.round.answered]
+    alike = [v for v in answered if v.label is not None and len(v.scores) and float(v.scores.mean()) > 0.5]
+    return bool(answered) and len(alike) >= _NEARLY_ALL * len(answered)
+
+
 def statistics(
     setup: RoundSetup, state: RoundState, log: RoundLog, attempts: int, tried: int, survived: int, fresh: int
 ) -> dict[str, float]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from lightning_serl.callbacks.rollout_hooks import phase_of, span_of
 from lightning_serl.datamodules.engine_session import stop_if_asked
 from lightning_serl.datamodules.session import Session
+from lightning_serl.errors import EmptyRound
 from lightning_serl.protocols import module_of
 from lightning_serl.types import RolloutBatch
 
@@ -37,9 +40,24 @@ class SelfPlayStream:
             stop_if_asked(session.trainer, session.ranks)
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
-                with span_of(session.trainer.callbacks, "other"):
-                    self._play()
+                try:
+                    with span_of(session.trainer.callbacks, "other"):
+                        self._play()
+                except EmptyRound as empty:
+                    if not empty.agreed or session.trainer.global_step == 0:
+                        raise
+                    self._end(str(empty))
+                    return
             yield session.pending_batch(place)
+
+    def _end(self, message: str) -> None:
+        """End training as at its last epoch: the responses to all problems agree, and nothing failed."""
+        said = message.partition(";")[0]
+        rank_zero_warn(
+            f"{said}: the responses to nearly all problems agree, so nothing is left to learn from them and training "
+            "ends here; for more, take other or harder problems (data.seeds, data.source self)"
+        )
+        self.session.trainer.should_stop = True
 
     def _play(self) -> None:
         """Play the next round and make its micro-batches."""

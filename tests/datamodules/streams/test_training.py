@@ -1,6 +1,7 @@
 """The training stream: sized, lazy, never stale, at home with any module that has ``policy`` and ``experience``."""
 
 import json
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -15,6 +16,7 @@ from lightning_serl.callbacks.run_folder import Ledger
 from lightning_serl.datamodules import EvaluationOptions
 from lightning_serl.errors import EmptyRound, InputError
 from lightning_serl.objectives import policy_loss
+from lightning_serl.rewards import MajorityVote
 
 
 class Watch(RolloutHooks):
@@ -208,6 +210,31 @@ def test_a_round_without_a_survivor_ends_the_run_with_its_events_on_disk(tmp_pat
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["callbacks"]["Ledger"]["offsets"]["ledger"] == 0
     assert state["callbacks"]["Ledger"]["counts"] == {}
+
+
+def test_a_round_in_which_all_agree_ends_training_well(tmp_path):
+    """After the first round every response gets the majority's answer: nothing failed, and nothing is left to learn."""
+    vote = MajorityVote()
+    trained = []
+
+    def lately_agreed(groups, ctx):
+        verdicts = vote(groups, ctx)
+        if not trained:
+            trained.append(True)
+            return verdicts
+        return [replace(v, scores=torch.ones_like(v.scores), label=v.label or "1") for v in verdicts]
+
+    module, data = selfplay(reward=lately_agreed, rounds_per_epoch=4)
+    trainer = trainer_for(tmp_path, [Checkpoints()], max_epochs=3)
+    with pytest.warns(UserWarning, match="nothing is left to learn from them and training ends here"):
+        trainer.fit(module, data)
+    assert trainer.state.finished
+    assert 0 < trainer.global_step < 4
+    again, rest = selfplay(reward=lately_agreed, rounds_per_epoch=4)
+    resumed = trainer_for(tmp_path, [Checkpoints()], max_epochs=3)
+    with pytest.warns(UserWarning, match="nothing is left to learn"):
+        resumed.fit(again, rest, ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"))
+    assert resumed.global_step == trainer.global_step
 
 
 class Own(pl.LightningModule):
