@@ -16,7 +16,7 @@ JOBS ?= auto
 # Groups of tests stay together (tests/conftest.py says which) and come in the order given there.
 SHARE := --dist loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart real-model test test-main test-vllm lint soak clean
+.PHONY: quickstart real-model test test-main test-vllm lint docs soak clean
 
 quickstart: $(VENV)/.run
 	$(BIN)/lightning-serl fit -c preset:quickstart
@@ -46,9 +46,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lightning_serl
 
+# The documentation as a searchable site, in build/site; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/generate/site.py build/site
+	@echo "open build/site/index.html"
+
 # What takes longer than CI may: the quickstart over seeds beside true labels and random rewards, twenty kills on one
 # rank and on two, memory over 200 rounds, sharded weights, every method.
-soak: $(VENV)/.dev
+soak: $(VENV)/.dev docs
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/kills.py --ranks 2
 	$(BIN)/python benchmarks/memory.py
@@ -72,6 +77,10 @@ $(VENV)/.run: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,qlora]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(VLLM_VENV)/.tried: $(VENV)/.dev

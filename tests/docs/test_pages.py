@@ -1,0 +1,74 @@
+"""The pages of the documentation: links lead somewhere, commands are accepted, and the guides' code runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers.command_line import cli, finish, fork, problems, write_rows
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+FIT = ("fit", "validate", "test", "predict")
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page):
+    """Anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_files_and_headings():
+    broken = []
+    for page in PAGES:
+        for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", without_code(page.read_text("utf-8"))):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert broken == []
+
+
+def commands():
+    """Every command of ``lightning-serl`` in the bash blocks: page and words."""
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True) if line.startswith("lightning-serl ") else []
+                if words[1:2] and words[1] in FIT and "..." not in words:
+                    yield f"{page.relative_to(ROOT)}", words[1:]
+
+
+def test_the_commands_of_the_pages_are_accepted(tmp_path, monkeypatch):
+    """Each is parsed with the files of its page in place; nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("examples", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("problems.jsonl", "labelled.jsonl"):
+        write_rows(tmp_path / name, problems(4))
+    (tmp_path / "my.yaml").write_text("data: {seeds: problems.jsonl}\n")
+    seen, refused = set(), []
+    for page, words in commands():
+        if tuple(words) not in seen:
+            seen.add(tuple(words))
+            ended = cli(*words, "--print_config")
+            if ended.status:
+                refused.append(f"{page}: {' '.join(words)}: {ended.err.splitlines()[-1]}")
+    assert len(seen) > 20
+    assert refused == []
+
+
+@pytest.mark.parametrize("page", ["lightning-project"])
+def test_the_code_of_a_guide_runs(page, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / f"{page}.md").read_text("utf-8"), re.DOTALL)
+    script = tmp_path / "guide.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    ended = finish(fork(script, cwd=tmp_path), 300)
+    assert ended.status == 0, ended.err[-3000:]
+    assert ".ckpt" in ended.out
