@@ -75,7 +75,7 @@ def head(base: Base, form: Form, measured: Iterable[Measured]) -> list[str]:
         pipeline_tag="text-generation",
         tags=_TAGS,
         eval_results=results or None,
-        model_name=f"{base.shown or 'model'} after self-play",
+        model_name=f"{base.shown or 'model'} after self-play" if results else None,
         **base.licence,
     )
     values = data.to_dict()

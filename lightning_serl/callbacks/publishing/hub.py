@@ -62,6 +62,10 @@ class Repository:
                 holds files and is not to be overwritten.
         """
         try:
+            if get_token() is None and not constants.HF_HUB_OFFLINE:
+                raise InputError(f"{self.option} {self.name}: there is no token of the hub here; {_TOKEN}")
+            # asked once, where other requests are repeated for half a minute: a hub that is gone is said at once
+            HfApi().whoami()
             return self._open()
         except InputError:
             raise
@@ -69,8 +73,6 @@ class Repository:
             raise InputError(f"{self.option} {self.name}: {_why(error)}") from error
 
     def _open(self) -> str:
-        if get_token() is None and not constants.HF_HUB_OFFLINE:
-            raise InputError(f"{self.option} {self.name}: there is no token of the hub here; {_TOKEN}")
         api = HfApi()
         full = self.name if "/" in self.name else f"{api.whoami()['name']}/{self.name}"
         try:

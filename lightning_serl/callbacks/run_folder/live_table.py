@@ -42,6 +42,7 @@ class LiveTable:
         if self._live is None:
             self._live = Live(self, console=self._console, transient=True, refresh_per_second=4)
             self._live.start()
+        self._live.refresh()  # so that a short phase is seen too
 
     def close(self, clock: PhaseClock) -> None:
         """Remove the row of a phase; the last one takes the table from the screen, before anything else is written."""
@@ -84,8 +85,17 @@ class LiveTable:
         for clock, (name, *cells) in rows:
             bar = [ProgressBar(max(1, clock.total), clock.done, min(room, _WIDEST))] if room >= _NARROWEST else []
             table.add_row(Text(name, no_wrap=True), *bar, *(Text(cell, no_wrap=True) for cell in cells))
-        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in (self._run, self._vote) if line]
-        yield Group(*lines[:1], table, *lines[1:])
+        run, vote = (_cut(line, options.max_width, options.encoding) for line in (self._run, self._vote))
+        yield Group(*filter(None, (run, table, vote)))
+
+
+def _cut(line: str, width: int, encoding: str) -> Text | None:
+    """A line that fits the terminal's width, in the characters that its encoding has; ``None`` if empty."""
+    text = Text(line.encode(encoding, "replace").decode(encoding), no_wrap=True, overflow="crop")
+    if text.cell_len > width:
+        text.truncate(max(0, width - 3), overflow="crop")
+        text.append("...")
+    return text if line else None
 
 
 def _shown(text: str, longest: int) -> str:
