@@ -93,7 +93,8 @@ def _figures(trainer: pl.Trainer) -> list[Measured]:
         for figure, value in after.items():
             if figure == "n" or value is None:
                 continue
-            ends = intervals.get(figure)
+            # the report's names keep the letter: mean@k for mean@16
+            ends = intervals.get(figure) or intervals.get(f"{figure.partition('@')[0]}@k")
             bounds = None if ends is None else (float(ends[0]), float(ends[1]))
             source = str(sources.get(name, ""))
             found.append(Measured(name, figure, before.get(figure), value, bounds, int(after["n"]), source))

@@ -86,7 +86,7 @@ class LiveTable:
             bar = [ProgressBar(max(1, clock.total), clock.done, min(room, _WIDEST))] if room >= _NARROWEST else []
             table.add_row(Text(name, no_wrap=True), *bar, *(Text(cell, no_wrap=True) for cell in cells))
         run, vote = (_cut(line, options.max_width, options.encoding) for line in (self._run, self._vote))
-        yield Group(*filter(None, (run, table, vote)))
+        yield Group(*(part for part in (run, table, vote) if part is not None))
 
 
 def _cut(line: str, width: int, encoding: str) -> Text | None:

@@ -85,8 +85,8 @@ def check_card(text, root):
     assert list(figures) == ["greedy pass@1, %", "mean@2, %", "maj@2, %"]
     report = yaml.safe_load((root / "evaluation.json").read_text())["held_out"]
     for name, one in figures.items():
-        key = name.removeprefix("greedy ").removesuffix(", %")
-        assert one.metric_value == round(100 * report[key.replace("2", "k") if "@2" in key else key], 2)
+        key = name.removeprefix("greedy ").removesuffix(", %").replace("@2", "@k")
+        assert one.metric_value == round(100 * report[key], 2)
         assert one.metric_args["interval_95"] == [round(100 * end, 2) for end in report["intervals"][key]]
         assert one.metric_args["problems"] == 5
     assert "![" in text
