@@ -111,7 +111,7 @@ def of_wandb(logger: WandbLogger) -> dict[str, object]:
     import wandb
 
     folder = Path(logger.experiment.dir)
-    wandb.finish(quiet=True)
+    wandb.finish()
     tables = sorted((folder / "media" / "table").rglob("*.table.json"))
     return {
         "tables": len(tables),

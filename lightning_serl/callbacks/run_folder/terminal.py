@@ -167,7 +167,8 @@ class RoundProgress(RolloutHooks):
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             left = _rounds_left(trainer)
-            self._print(_round_line(self._played, module_of(trainer).step_metrics, left, seconds))
+            width = min(_WIDTH, self._console.width) if self._console.is_terminal else _WIDTH
+            self._print(_round_line(self._played, module_of(trainer).step_metrics, left, seconds, width))
             if self._first:
                 self._print(_estimate(seconds, left, datetime.now()))
             if self._table is not None:
@@ -207,8 +208,8 @@ def _rounds_left(trainer: pl.Trainer) -> float:
     return (trainer.estimated_stepping_batches - trainer.global_step) / module_of(trainer).steps_per_round
 
 
-def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: float) -> str:
-    """A round in at most 100 characters; what matters less is left out where they do not suffice."""
+def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: float, width: int = _WIDTH) -> str:
+    """A round in at most ``width`` characters; what matters less is left out where they do not suffice."""
     stats = played.stats
     groups = stats["serl/round/groups"]
     answered = (groups - stats.get("serl/round/carried", 0.0)) / max(1e-9, stats["serl/filter/yield"])
@@ -229,10 +230,10 @@ def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: 
         "kl": f"kl {plain(metrics['kl'], 4)}, " if "kl" in metrics else "",
         "time": duration(seconds),
     }
-    for name in ("", "kl", "length", "unread"):
+    for name in ("", "kl", "length", "unread", "reward", "written"):
         parts.pop(name, None)
         line = "".join(parts.values())
-        if len(line) <= _WIDTH:
+        if len(line) <= width:
             break
     return line
 

@@ -93,6 +93,9 @@ def test_the_line_of_a_round_fits_100_columns(changes, taken, kl, left, seconds,
     )
     assert terminal._round_line(played, {} if kl is None else {"kl": kl}, left, seconds) == line
     assert len(line) <= 100
+    narrow = terminal._round_line(played, {} if kl is None else {"kl": kl}, left, seconds, 80)
+    assert len(narrow) <= 80
+    assert narrow.startswith(line.partition(":")[0])
 
 
 def test_the_end_of_the_run_is_said():
