@@ -215,8 +215,10 @@ class SelfPlayCLI(PresetCLI):
             self._callback(Ledger).enter_evaluation(trainer.global_step, model)
         self._callback(Summary).finish(trainer)
         self._callback(Export).complete(trainer)
-        for last in self._all(TrackerTables) + self._all(PushToHub):
-            last.finish(trainer)
+        for tables in self._all(TrackerTables):
+            tables.finish(trainer, close=True)
+        for push in self._all(PushToHub):
+            push.finish(trainer)
 
     def _all(self, kind: type[Any]) -> list[Any]:
         return [c for c in self.trainer.callbacks if isinstance(c, kind)]

@@ -45,7 +45,6 @@ class TrackerTables(RolloutHooks):
         check_range("TrackerTables.every", every, at_least=0)
         check_range("TrackerTables.responses", responses, at_least=1)
         self.every, self.responses = every, responses
-        self.deferred = False  # set it to call `finish` after the fit instead
         self._failed: set[int] = set()  # loggers by identity
         self._outside: set[str] = set()  # health signs that were outside their bands
 
@@ -74,11 +73,11 @@ class TrackerTables(RolloutHooks):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Send what was made at the end, before Lightning closes the loggers."""
-        if stage == "fit" and not self.deferred:
+        if stage == "fit":
             self.finish(trainer)
 
-    def finish(self, trainer: pl.Trainer) -> None:
-        """Send curves and report, from rank 0, and close the loggers again."""
+    def finish(self, trainer: pl.Trainer, close: bool = False) -> None:
+        """Send curves and report, from rank 0; ``close`` the loggers again where Lightning has closed them before."""
         root = Path(trainer.default_root_dir)
         found = [name for name in (PICTURE, _REPORT) if (root / name).exists()]
         if not found or not trainer.is_global_zero or not trainer.loggers or trainer.fast_dev_run:
@@ -88,7 +87,7 @@ class TrackerTables(RolloutHooks):
             self._send(trainer, lambda one: send_picture(one, "curves", root / PICTURE, step))
         if _REPORT in found:
             self._send(trainer, lambda one: send_file(one, root / _REPORT, "report"))
-        if self.deferred:
+        if close:
             self._send(trainer, lambda one: one.finalize("success"))
 
     def _send(self, trainer: pl.Trainer, send: Callable[[Any], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ class Base(NamedTuple):
     licence: Mapping[str, Any]
 
 
+@cache
 def base_of(name: str | None) -> Base:
     """Read the base's own model card, beside its weights or on the hub; of a local path only the last part is shown."""
     if name is None:

@@ -66,7 +66,7 @@ def _curves(picture: bool) -> list[str]:
 
 
 def _asking(trainer: pl.Trainer) -> list[str]:
-    """The prompt of a problem, and how answers were sampled and read; the figures below hold for these alone."""
+    """The prompt of a problem, and how answers were sampled and read; the figures hold for these alone."""
     data: object = trainer.datamodule
     if not isinstance(data, SelfPlay):
         return []

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from prompts.test_chat import NO_SYSTEM, PARTS, STRING, byte_level, turns  # templates as models bring them
 
 from lightning_serl.callbacks.publishing.card_example import NAME_LINE, example
+from lightning_serl.callbacks.publishing.card_head import Measured, base_of
 from lightning_serl.callbacks.publishing.push_to_hub import published_card
 from lightning_serl.engines import Sampling
 from lightning_serl.prompts import SolveTemplate
@@ -53,3 +54,32 @@ def test_a_card_for_a_repository():
         assert part in found
     for own in ("# Mine\n", "---\n[a\n---\nx\n", "---\nno head", "---\n- a\n---\nx"):
         assert published_card(own, "me/new", "me/made") == own
+
+
+def test_what_is_known_of_the_base(tmp_path):
+    """A path of this machine is never shown; a licence of one's own name keeps its link."""
+    cards = {
+        "plain": "---\nlicense: mit\n---\n# x\n",
+        "own": "---\nlicense: other\nlicense_name: ours\nlicense_link: LICENCE\nbase_model: org/parent\n---\n",
+        "none": "# x\n",
+        "broken": "---\n[a\n---\n",
+        "odd": "---\nlicense:\n  a: 1\nbase_model: 3\n---\n",
+    }
+    found = {}
+    for name, text in cards.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(text)
+        shown, on_hub, licence = base_of(str(tmp_path / name))
+        assert shown == name
+        found[name] = on_hub, dict(licence)
+    own = {"license": "other", "license_name": "ours", "license_link": "LICENCE"}
+    nothing = None, {}
+    assert found == {
+        "plain": (None, {"license": "mit"}), "own": ("org/parent", own),
+        "none": nothing, "broken": nothing, "odd": nothing,
+    }  # fmt: skip
+    assert base_of("tiny:base") == ("tiny:base", None, {"license": "apache-2.0"})
+    assert base_of(None) == (None, None, {})
+    sources = {"hub:org/set/main@test": "org/set", "hub:gsm8k": None, "mine.jsonl": None, "hub:org/set": "org/set"}
+    for source, name in sources.items():
+        assert Measured("set", "pass@1", None, 0.5, None, 1, source).hub_name == name
