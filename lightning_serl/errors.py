@@ -51,6 +51,10 @@ class EngineFailure(SeRLError):
     """The rollout engine cannot generate: it is gone, refused the model, or is out of memory."""
 
 
+class HubFailure(SeRLError):
+    """The hub did not take what was pushed: it is gone, refused the token or the files, or was interrupted."""
+
+
 def short(name: str) -> str:
     """The name in quotes, shortened at its start to 100 characters so that the rest of a message fits."""
     return repr(name if len(name) <= 100 else f"...{name[-97:]}")

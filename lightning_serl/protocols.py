@@ -9,6 +9,7 @@ datamodule. :func:`module_of` and :func:`data_of` give either of them as if it h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -105,6 +106,14 @@ class Reports(Protocol):
 
     def last_line(self) -> str:
         """The report, one line for the terminal."""
+
+
+@runtime_checkable
+class WritesDataSet(Protocol):
+    """A stream that writes a data set of problems with voted answers."""
+
+    target: Path  # its rows, jsonl
+    data_set: Path  # the directory with parquet and card, complete after the last round
 
 
 class _WithDefaults:

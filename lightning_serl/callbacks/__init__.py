@@ -7,7 +7,9 @@ from lightning_serl.callbacks.filters.difficulty import DifficultyFilter, ZeroSp
 from lightning_serl.callbacks.filters.novelty import NoveltyFilter
 from lightning_serl.callbacks.filters.quality import QualityFilter
 from lightning_serl.callbacks.health import Health
+from lightning_serl.callbacks.loggers.tables import TrackerTables
 from lightning_serl.callbacks.memory_plan import MemoryPlan
+from lightning_serl.callbacks.publishing.push_to_hub import PushToHub
 from lightning_serl.callbacks.reference_sync import ReferenceSync
 from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter, RolloutHooks
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
@@ -29,6 +31,7 @@ __all__ = [
     "MemoryPlan",
     "NoveltyFilter",
     "Phases",
+    "PushToHub",
     "QualityFilter",
     "ReferenceSync",
     "RolloutHooks",
@@ -36,6 +39,7 @@ __all__ = [
     "RoundProfile",
     "RoundProgress",
     "Summary",
+    "TrackerTables",
     "ZeroSpread",
     "default_callbacks",
 ]

@@ -19,6 +19,7 @@ from lightning_serl.callbacks.filters import (
     ZeroSpread,
 )
 from lightning_serl.callbacks.health import Health
+from lightning_serl.callbacks.loggers.tables import TrackerTables
 from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
@@ -27,6 +28,7 @@ from lightning_serl.callbacks.run_folder import Ledger, RoundProfile, RoundProgr
 #: Added unless the user lists the callback or a subclass of it.
 ALWAYS: tuple[type[pl.Callback], ...] = (
     MemoryPlan, Preemption, RolloutRefresh, Health, RoundProfile, Ledger, RoundProgress, ZeroSpread,
+    TrackerTables,
 )  # fmt: skip
 #: SeRL's filters, added unless the user lists filters.
 DEFAULT_FILTERS: tuple[type[pl.Callback], ...] = (QualityFilter, NoveltyFilter, DifficultyFilter)

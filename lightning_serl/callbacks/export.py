@@ -9,8 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_serl.answers.registry import NAMES
-from lightning_serl.callbacks.model_card import model_card
+from lightning_serl.callbacks.publishing.model_card import model_card
 from lightning_serl.callbacks.rollout_hooks import span_of
+from lightning_serl.callbacks.run_folder.summary import PICTURE
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.weight_checks import check_finite
@@ -68,12 +69,21 @@ class Export(pl.Callback):
                 target = Path(trainer.default_root_dir) / self.directory
                 export(policy, target, form, model_card(trainer, form), options_of(trainer), base)
 
-    def write_card(self, trainer: pl.Trainer) -> None:
-        """Write the model card again, from rank 0, after an evaluation that was made after the export."""
-        card = Path(trainer.default_root_dir) / self.directory / CARD
-        if trainer.is_global_zero and card.exists():
-            text = model_card(trainer, export_form(self.form, module_of(trainer).policy.has_adapter))
-            write_whole(card, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add what the summary made, which is listed before this callback."""
+        self.complete(trainer)
+
+    def complete(self, trainer: pl.Trainer) -> None:
+        """Put the run's curves beside the model and write its card again with the last evaluation, from rank 0."""
+        folder = Path(trainer.default_root_dir) / self.directory
+        if not trainer.is_global_zero or trainer.fast_dev_run or not (folder / CARD).exists():
+            return
+        drawn = Path(trainer.default_root_dir) / PICTURE
+        if drawn.exists():
+            write_whole(folder / PICTURE, lambda file: file.write(drawn.read_bytes()))
+        form = export_form(self.form, module_of(trainer).policy.has_adapter)
+        text = model_card(trainer, form, (folder / PICTURE).exists())
+        write_whole(folder / CARD, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))
 
 
 def options_of(trainer: pl.Trainer) -> dict[str, Any] | None:

@@ -78,6 +78,11 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
 
         compare(arguments[1:], state)
         return
+    if arguments and arguments[0] == "push":
+        from lightning_serl.cli.push import push
+
+        push(arguments[1:], state)
+        return
     from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
     SelfPlayCLI(arguments, state)
@@ -118,6 +123,8 @@ def _interrupted(state: CommandState) -> tuple[int, str]:
     terminated = isinstance(state.ended_by, SIGTERMException)
     how = "stopped by SIGTERM" if terminated else "interrupted"
     saved = state.run_folder is not None and (state.run_folder / "checkpoints" / "last.ckpt").exists()
+    if state.command == "push":
+        return (143 if terminated else 130), f"{how}; the same command pushes again"
     if state.command == "compare":
         return (143 if terminated else 130), f"{how}; the same command runs what is missing"
     advice = f"; continue with --ckpt_path last --trainer.default_root_dir {state.run_folder}" if saved else ""

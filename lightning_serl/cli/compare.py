@@ -44,6 +44,7 @@ _TAKEN = {
     "--seed_everything": "each run has its seed from --seeds",
     "--data.seed": "each run has its seed from --seeds",
     "--ckpt_path": "the same command goes on by itself; start from a model with --model.model_name_or_path",
+    "--push": "publish one run by lightning-serl push RUN --repo NAME",
     "--print_config": "print the options of one run by lightning-serl fit ... --print_config",
 }
 _FOLDER = "--trainer.default_root_dir"

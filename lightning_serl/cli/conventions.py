@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 COMMANDS = ("fit", "validate", "test", "predict")
 #: Commands of this package alone, which no LightningCLI has.
-OWN_COMMANDS = ("plan", "compare")
+OWN_COMMANDS = ("plan", "compare", "push")
 _OTHER_COMMANDS = {
     "train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "estimate": "plan",
+    "upload": "push", "publish": "push", "push_to_hub": "push",
 }  # fmt: skip
 # Options of TRL and transformers, and of Lightning before it had a command line.
 _OTHER_NAMES = {
@@ -25,6 +26,7 @@ _OTHER_NAMES = {
     "resume": "--ckpt_path", "resume_from_checkpoint": "--ckpt_path", "dataset": "--data.seeds",
     "train_file": "--data.seeds", "model_id": "--model.model_name_or_path", "use_peft": "--model.lora.r 16",
     "lora_r": "--model.lora.r", "lora_alpha": "--model.lora.alpha", "report_to": "--trainer.logger",
+    "push_to_hub": "--push.repo", "hub_model_id": "--push.repo", "hub_private_repo": "--push.private",
 }  # fmt: skip
 # Refusals of Lightning's Trainer that name no option of the command line.
 _OF_TRAINER = {

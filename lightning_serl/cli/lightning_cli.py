@@ -12,7 +12,16 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks import Export, Ledger, MemoryPlan, RolloutHooks, Summary, default_callbacks
+from lightning_serl.callbacks import (
+    Export,
+    Ledger,
+    MemoryPlan,
+    PushToHub,
+    RolloutHooks,
+    Summary,
+    TrackerTables,
+    default_callbacks,
+)
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
@@ -30,7 +39,8 @@ from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = (
     "Self-play reinforcement learning of language models without labels. `lightning-serl plan` foresees what a fit "
-    "takes, `lightning-serl compare` runs several methods side by side; add --help to either."
+    "takes, `lightning-serl compare` runs several methods side by side, `lightning-serl push` publishes a run on the "
+    "hub; add --help to each."
 )
 _TRAINER_DEFAULTS = {
     "logger": False,
@@ -104,6 +114,10 @@ class SelfPlayCLI(PresetCLI):
         """The subcommand that was asked for, since each parser takes half a second to make; all if none was."""
         known = LightningCLI.subcommands()
         return {name: known[name] for name in self.arguments[:1] if name in known} or known
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of publishing, which Lightning turns into a callback."""
+        parser.add_lightning_class_args(PushToHub, "push")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a model that is an export of ours brings the options that it was asked with as defaults."""
@@ -182,6 +196,11 @@ class SelfPlayCLI(PresetCLI):
         checks.check_fit(self.trainer, self.model, self.datamodule)
         check_overrides(self.model.check_optimizer(), ckpt_path)
         self._callback(Summary).deferred = True
+        if not self.trainer.fast_dev_run:
+            for push in self._all(PushToHub):  # before the first evaluation, which takes time
+                push.deferred = True
+                if run_folder.is_first_process():
+                    push.open("fit")
         if ckpt_path is None and not self.trainer.fast_dev_run and self.datamodule.evaluation.sets:
             self._callback(MemoryPlan).fit_follows = True
             self.trainer.validate(self.model, self.datamodule, verbose=False)
@@ -194,8 +213,15 @@ class SelfPlayCLI(PresetCLI):
             # max_steps or max_time ended the run inside an epoch
             trainer.validate(model, self.datamodule, verbose=False)
             self._callback(Ledger).enter_evaluation(trainer.global_step, model)
-            self._callback(Export).write_card(trainer)
         self._callback(Summary).finish(trainer)
+        self._callback(Export).complete(trainer)
+        for tables in self._all(TrackerTables):
+            tables.finish(trainer, close=True)
+        for push in self._all(PushToHub):
+            push.finish(trainer)
+
+    def _all(self, kind: type[Any]) -> list[Any]:
+        return [c for c in self.trainer.callbacks if isinstance(c, kind)]
 
     def _callback(self, kind: type[Any]) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

@@ -94,7 +94,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
             while this one trains; the objective's correction is compulsory then. Several processes only carry.
         pool_from: Folders of earlier runs whose problems count as written already; the kept ones serve as exemplars.
         predict_to: File for the problems and voted answers of ``predict``; by default ``predictions.jsonl`` in the run
-            folder.
+            folder. At the end they are written as parquet with a card too, into a directory beside it that
+            ``datasets.load_dataset`` opens (``predictions/``). A name that ends in ``.parquet`` gets the parquet alone,
+            and the jsonl beside it.
         seed: Seed of every random choice of the rounds; by default that of ``seed_everything``, else 0.
 
     Raises:

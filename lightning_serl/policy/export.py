@@ -78,8 +78,13 @@ def export(
 
 def options_file(model: str) -> Path | None:
     """``serl.json`` of an exported model, in a directory or on the hub; ``None`` if it has none or cannot be asked."""
+    return file_of_model(model, OPTIONS)
+
+
+def file_of_model(model: str, name: str) -> Path | None:
+    """A file beside a model's weights, in a directory or on the hub; ``None`` if there is none or it cannot be had."""
     if os.path.isdir(os.path.expanduser(model)):
-        found = Path(model).expanduser() / OPTIONS
+        found = Path(model).expanduser() / name
         return found if found.is_file() else None
     if ":" in model or not model.strip():
         return None
@@ -87,7 +92,7 @@ def options_file(model: str) -> Path | None:
 
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     with suppress(OSError, ValueError):  # a name that is no repository is refused where the model is loaded
-        fetched = cached_file(model, OPTIONS, **quiet)
+        fetched = cached_file(model, name, **quiet)
         return None if fetched is None else Path(fetched)
     return None
 

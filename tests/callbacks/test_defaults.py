@@ -13,6 +13,7 @@ from lightning_serl.callbacks import (
     RolloutRefresh,
     RoundProfile,
     RoundProgress,
+    TrackerTables,
     ZeroSpread,
     defaults,
 )
@@ -26,6 +27,7 @@ def kinds(callbacks):
 
 def test_missing_callbacks_are_added():
     always = {MemoryPlan, Preemption, RolloutRefresh, Health, RoundProfile, Ledger, RoundProgress, ZeroSpread}
+    always |= {TrackerTables}
     assert kinds(missing_callbacks(None)) == always | {QualityFilter, NoveltyFilter, DifficultyFilter}
     trainer = trainer_for(".", [QualityFilter(), Ledger()])
     assert kinds(missing_callbacks(trainer)) == always - {Ledger}

@@ -11,7 +11,9 @@ import typing
 import pytest
 import torch
 import yaml
+from datasets import load_dataset
 from helpers.command_line import cli, finish, problems, rows, small, start, write_rows
+from pyarrow import parquet
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -262,7 +264,10 @@ def test_predict_writes_problems_with_voted_answers(tmp_path):
         assert row["answer"].strip()
         assert 0 < row["confidence"] <= 1
     assert {row["round"] for row in made} <= {0, 1}
-    assert ended.out.splitlines()[-2] == f"predictions: {len(made)} problems with answers in {target}"
+    said = f"predictions: {len(made)} problems with answers in {target} and, as parquet, in {target.with_suffix('')}"
+    assert ended.out.splitlines()[-2] == said
+    folder = str(target.with_suffix(""))
+    assert load_dataset(folder, split="train", cache_dir=str(tmp_path / "cache")).to_list() == made
     before = target.read_bytes()
     again = cli("predict", *small(tmp_path / "other"), "--data.predict_to", target)
     assert again.status == 2
@@ -272,7 +277,9 @@ def test_predict_writes_problems_with_voted_answers(tmp_path):
 
 def test_predicted_problems_can_be_seeds(tmp_path):
     target = tmp_path / "made.jsonl"
-    assert cli("predict", *small(tmp_path / "a"), "--data.predict_to", target).status == 0
+    assert cli("predict", *small(tmp_path / "a"), "--data.predict_to", tmp_path / "made.parquet").status == 0
+    assert parquet.read_table(tmp_path / "made.parquet").to_pylist() == rows(target)
+    assert not (tmp_path / "made").exists()
     ended = cli("fit", *small(tmp_path / "b", rounds=1), "--data.seeds", target, "--data.writing.exemplars", 2)
     assert ended.status == 0, ended.err
 

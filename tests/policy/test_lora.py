@@ -383,7 +383,7 @@ def test_an_adapter_run_from_the_command_line(tmp_path):
     assert "model.safetensors" not in digest(exported)
     card = (exported / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1]) == {
-        "base_model": "tiny:base",
+        "license": "apache-2.0",
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["serl", "self-play", "reinforcement-learning", "lightning-serl"],

@@ -35,14 +35,16 @@ class PhaseClock:
 
     def line(self, tokens: int) -> str:
         """The phase in one line: done, total, tokens per second and time left, as far as they are known."""
+        counts, rate, left = self.cells(tokens)
+        return f"{self.name}: {', '.join(filter(None, (counts, rate, left)))}"
+
+    def cells(self, tokens: int) -> tuple[str, str, str]:
+        """Done and total, tokens per second, and the time left or so far; empty where something is not known."""
         elapsed = max(1e-9, time.monotonic() - self.began)
         rate = max(0, tokens - self.start) / elapsed
-        parts = [f"{self.name}: {self.done} of {self.total} {_UNITS.get(self.name, '')}".rstrip()]
-        if rate:
-            parts.append(f"{rate:,.0f} tokens/s")
+        counts = f"{self.done} of {self.total} {_UNITS.get(self.name, '')}".rstrip()
         left = self._left(elapsed, tokens - self.start, rate)
-        parts.append(f"{duration(elapsed)} so far" if left is None else left)
-        return ", ".join(parts)
+        return counts, f"{rate:,.0f} tokens/s" if rate else "", left or f"{duration(elapsed)} so far"
 
     def _left(self, elapsed: float, tokens: int, rate: float) -> str | None:
         if self.done and (self.per_unit is None or not rate):

@@ -25,6 +25,8 @@ from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.protocols import Reports, module_of
 from lightning_serl.types import Round
 
+#: The picture of the curves in the run folder.
+PICTURE = "curves.png"
 Results = dict[str, Mapping[str, Any]]  # by set
 # Panels of the curves, and the metrics of each as a pattern.
 _PANELS = {
@@ -113,7 +115,7 @@ class Summary(RolloutHooks):
         _write_json(root / "summary.json", summary)
         if self.after and (report := module_of(trainer).last_report):
             _write_json(root / "evaluation.json", report)
-        draw_curves(root / "metrics.jsonl", root / "curves.png")
+        draw_curves(root / "metrics.jsonl", root / PICTURE)
         without_kl = "model.objective.beta is 0" if trainer.global_step else "no optimizer step was made"
         self._print(summary, without_kl, _remedy(trainer, summary["times"]))
         warnings = [w for c in trainer.callbacks if isinstance(c, Health) for w in c.outside]

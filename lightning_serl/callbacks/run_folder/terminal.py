@@ -1,4 +1,4 @@
-"""Progress of a round's phases, as bars on a terminal or as lines of a log file, and one line for each round."""
+"""Progress of a round's phases, as a table on a terminal or as lines of a log file, and one line for each round."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
+from lightning_serl.callbacks.run_folder.live_table import LiveTable
 from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration, plain
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Round
@@ -29,17 +30,18 @@ _WIDTH = 100
 class RoundProgress(RolloutHooks):
     """Shows on rank 0 how far writing, answering, voting, training and evaluating have come.
 
-    In a terminal each phase has a progress bar; under Lightning's ``RichProgressBar`` it is a line of that bar. Where
-    stdout is no terminal, whatever takes longer than half a minute prints a line every half minute: what is done, the
-    total, tokens per second and the time left. Each round prints one line, and the first one when the run will end.
+    In a terminal a table shows the phase that runs, what is done of it, tokens per second, the time left, and the last
+    vote; under Lightning's ``RichProgressBar`` a phase is a line of that bar. Where stdout is no terminal, whatever
+    takes longer than half a minute prints a line every half minute: what is done, the total, tokens per second and the
+    time left. Each round prints one line, and the first one when the run will end.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._trainer: pl.Trainer | None = None
-        self._own: Progress | None = None  # our own bars, where Lightning shows none
-        self._training: tuple[Progress, Any] | None = None  # the bar of the optimizer steps and its task
-        self._clock: PhaseClock | None = None  # of the phase that a log file shows
+        self._table: LiveTable | None = None  # on a terminal where Lightning shows no bar
+        self._bar_of_training: tuple[Progress, Any] | None = None  # in Lightning's bar, and its task
+        self._clock: PhaseClock | None = None  # of the innermost phase, outside of Lightning's bar
         self._trained = 0  # tokens of the micro-batches so far
         self._played: Round | None = None  # until the last optimizer step of the round
         self._batches = 0  # micro-batches of this round so far
@@ -53,7 +55,11 @@ class RoundProgress(RolloutHooks):
         """Keep the Trainer for :meth:`phase`, which is called without one, and begin to write to a log file."""
         self._trainer = trainer
         self._stop()
-        if trainer.is_global_zero and not self._console.is_terminal and trainer.progress_bar_callback is None:
+        if not trainer.is_global_zero or trainer.progress_bar_callback is not None:
+            return
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._table = LiveTable(self._console, self._tokens)
+        else:
             self._said = self._idle = time.monotonic()
             self._silence = threading.Event()
             threading.Thread(target=self._write_log, args=(self._silence,), daemon=True, name="progress").start()
@@ -83,20 +89,30 @@ class RoundProgress(RolloutHooks):
     def phase(self, name: str, total: int) -> Iterator[Tick]:
         """Show one phase; the yielded function advances it."""
         bar = self._bar()
-        if bar is None:
-            outer = self._clock  # phases may have others inside
-            clock = self._clock = self._make_clock(name, total)
+        if bar is not None:
+            task = bar.add_task(name, total=total)
             try:
-                yield lambda done: clock.advance(done, self._tokens(name))
+                yield lambda done: bar.advance(task, done)
             finally:
-                self._clock, self._idle = outer, time.monotonic()
+                bar.remove_task(task)
             return
-        task = bar.add_task(name, total=total)
+        outer = self._clock  # phases may have others inside
+        clock = self._begin(name, total)
         try:
-            yield lambda done: bar.advance(task, done)
+            yield lambda done: clock.advance(done, self._tokens(name))
         finally:
-            bar.remove_task(task)
-            self._end_own()
+            self._end(clock, outer)
+
+    def _begin(self, name: str, total: int) -> PhaseClock:
+        clock = self._clock = self._make_clock(name, total)
+        if self._table is not None:
+            self._table.open(clock)
+        return clock
+
+    def _end(self, clock: PhaseClock, outer: PhaseClock | None = None) -> None:
+        self._clock, self._idle = outer, time.monotonic()
+        if self._table is not None:
+            self._table.close(clock)
 
     def _make_clock(self, name: str, total: int) -> PhaseClock:
         data: Any = getattr(self._trainer, "datamodule", None)
@@ -105,24 +121,17 @@ class RoundProgress(RolloutHooks):
         return PhaseClock(name, total, self._tokens(name), longest if answers else None)
 
     def _bar(self) -> Progress | None:
-        """Lightning's bar if there is one, else our own; ``None`` where no bar can be shown."""
+        """Lightning's bar, if there is one and training has started."""
         trainer = self._trainer
         if trainer is None or not trainer.is_global_zero:
             return None
-        for callback in trainer.callbacks:
-            if isinstance(callback, RichProgressBar):
-                return callback.progress  # None until training starts
-        if not self._console.is_terminal or trainer.progress_bar_callback is not None:
-            return None
-        if self._own is None:
-            columns = TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-            self._own = Progress(*columns, console=self._console, transient=True)
-            self._own.start()
-        return self._own
+        return next((c.progress for c in trainer.callbacks if isinstance(c, RichProgressBar)), None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the first round, which includes the start of the engine."""
         self._began, self._first = time.monotonic(), True
+        if self._table is not None:
+            self._table.tell_run(data_of(trainer).rounds + 1, _rounds_left(trainer) - 1, None)
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Show the progress of the round's optimizer steps."""
@@ -130,34 +139,40 @@ class RoundProgress(RolloutHooks):
         if not trainer.training:
             return
         bar, total = self._bar(), _batches_per_round(trainer)
+        if self._table is not None:
+            self._table.tell_vote(played)
         if bar is not None:
-            self._training = bar, bar.add_task("training", total=total)
+            self._bar_of_training = bar, bar.add_task("training", total=total)
         else:
-            self._clock = self._make_clock("training", total)
+            self._begin("training", total)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance the training, and print the round's line after its last step."""
         self._trained += getattr(batch, "positions", 0)
-        if self._training is not None:
-            self._training[0].advance(self._training[1])
+        if self._bar_of_training is not None:
+            self._bar_of_training[0].advance(self._bar_of_training[1])
         elif self._clock is not None:
             self._clock.advance(1, self._trained)
         self._batches += 1
         if self._played is None or self._batches < _batches_per_round(trainer):
             return
-        if self._training is not None:
-            self._training[0].remove_task(self._training[1])
-            self._training = None
-            self._end_own()
-        self._clock, self._idle = None, time.monotonic()
+        if self._bar_of_training is not None:
+            self._bar_of_training[0].remove_task(self._bar_of_training[1])
+            self._bar_of_training = None
+        elif self._clock is not None:
+            self._end(self._clock)
+        self._idle = time.monotonic()
         seconds, self._began = time.monotonic() - self._began, time.monotonic()
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             left = _rounds_left(trainer)
-            self._print(_round_line(self._played, module_of(trainer).step_metrics, left, seconds))
+            width = min(_WIDTH, self._console.width) if self._console.is_terminal else _WIDTH
+            self._print(_round_line(self._played, module_of(trainer).step_metrics, left, seconds, width))
             if self._first:
                 self._print(_estimate(seconds, left, datetime.now()))
+            if self._table is not None:
+                self._table.tell_run(self._played.number + 2, left - 1, seconds)
         self._played, self._first = None, False
 
     def _print(self, line: str) -> None:
@@ -165,25 +180,19 @@ class RoundProgress(RolloutHooks):
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remove the bars."""
+        """Take the table from the screen."""
         self._stop()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove the bars."""
+        """Take the table from the screen."""
         self._stop()
-
-    def _end_own(self) -> None:
-        """Remove our own bars if no phase is running, before anything else writes to the terminal."""
-        if self._own is not None and not self._own.tasks:
-            self._own.stop()
-            self._own = None
 
     def _stop(self) -> None:
         if self._silence is not None:
             self._silence.set()
-        if self._own is not None:
-            self._own.stop()
-        self._own = self._training = self._clock = self._silence = None
+        if self._table is not None:
+            self._table.stop()
+        self._table = self._bar_of_training = self._clock = self._silence = None
 
 
 class Phases(RoundProgress):
@@ -199,8 +208,8 @@ def _rounds_left(trainer: pl.Trainer) -> float:
     return (trainer.estimated_stepping_batches - trainer.global_step) / module_of(trainer).steps_per_round
 
 
-def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: float) -> str:
-    """A round in at most 100 characters; what matters less is left out where they do not suffice."""
+def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: float, width: int = _WIDTH) -> str:
+    """A round in at most ``width`` characters; what matters less is left out where they do not suffice."""
     stats = played.stats
     groups = stats["serl/round/groups"]
     answered = (groups - stats.get("serl/round/carried", 0.0)) / max(1e-9, stats["serl/filter/yield"])
@@ -221,10 +230,10 @@ def _round_line(played: Round, metrics: dict[str, float], left: float, seconds: 
         "kl": f"kl {plain(metrics['kl'], 4)}, " if "kl" in metrics else "",
         "time": duration(seconds),
     }
-    for name in ("", "kl", "length", "unread"):
+    for name in ("", "kl", "length", "unread", "reward", "written"):
         parts.pop(name, None)
         line = "".join(parts.values())
-        if len(line) <= _WIDTH:
+        if len(line) <= width:
             break
     return line
 

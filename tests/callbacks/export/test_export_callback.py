@@ -18,7 +18,7 @@ def test_export_elsewhere(tmp_path):
     card = (exported / "README.md").read_text()
     tags = ["serl", "self-play", "reinforcement-learning", "lightning-serl"]
     expected = ModelCardData(
-        base_model="tiny:base", library_name="transformers", pipeline_tag="text-generation", tags=tags
+        license="apache-2.0", library_name="transformers", pipeline_tag="text-generation", tags=tags
     )
     assert ModelCard(card).data.to_dict() == expected.to_dict()
     for row in ("| base | tiny:base |", "| algorithm | grpo (KL weight", "| reward | labels where a seed has one"):

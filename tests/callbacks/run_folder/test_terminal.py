@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from helpers.training import selfplay, trainer_for
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
@@ -16,9 +17,10 @@ from lightning_serl import SelfPlayDataModule
 from lightning_serl.callbacks import Phases, RoundProgress
 from lightning_serl.callbacks.defaults import missing_callbacks
 from lightning_serl.callbacks.run_folder import terminal
+from lightning_serl.callbacks.run_folder.live_table import LiveTable
 from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration
 from lightning_serl.datamodules import EvaluationOptions
-from lightning_serl.types import Round
+from lightning_serl.types import Group, Round, Verdict
 
 
 def fit(root, callbacks=(), sets=None, **options):
@@ -91,6 +93,9 @@ def test_the_line_of_a_round_fits_100_columns(changes, taken, kl, left, seconds,
     )
     assert terminal._round_line(played, {} if kl is None else {"kl": kl}, left, seconds) == line
     assert len(line) <= 100
+    narrow = terminal._round_line(played, {} if kl is None else {"kl": kl}, left, seconds, 80)
+    assert len(narrow) <= 80
+    assert narrow.startswith(line.partition(":")[0])
 
 
 def test_the_end_of_the_run_is_said():
@@ -152,10 +157,35 @@ def test_phases_in_a_terminal(tmp_path):
     held_out.write_text('{"problem": "What is 3 + 4?", "answer": "7"}\n')
     fit(tmp_path, [shown_in.progress], {"held_out": str(held_out)})
     shown = shown_in.screen.getvalue()
-    for phase in ("writing problems", "answering", "voting", "training", "evaluating"):
-        assert phase in shown, phase
-    assert shown_in.progress._own is None  # the bar is gone
+    for said in ("writing problems", "answering", "voting", "training", "evaluating", "last vote: ", " answers"):
+        assert said in shown, said
+    assert re.search(r"round 2/2, about \d+ s left", shown)
+    assert shown_in.progress._table is None
     assert shown.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in shown.rsplit("\x1b[?25l", 1)[-1]  # the cursor is back
+
+
+def test_the_table_fits_its_terminal():
+    """No line is wrapped, the text of a model cannot move the cursor, and an ASCII terminal gets ASCII."""
+    prompt = "What is \x1b[2J the\nsum of " + "many " * 60 + "numbers?"
+    group = Group.from_texts(prompt, ["7", "7", "8"])
+    played = Round(3, answered=[(group, Verdict(torch.zeros(3), label="7\x1b[31m", confidence=2 / 3))])
+    for width, encoding in ((30, "utf-8"), (80, "utf-8"), (80, "ascii"), (200, "utf-8")):
+        screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        console = Console(file=screen, width=width, legacy_windows=False)
+        table = LiveTable(console, lambda name: 123_456)
+        table.tell_run(4, 196, 41)
+        table.tell_vote(played)
+        table._clocks = [PhaseClock("writing problems", 64, 0), PhaseClock("answering", 256, 0, 1024, 96)]
+        console.print(table)
+        screen.flush()
+        lines = screen.buffer.getvalue().decode(encoding).splitlines()
+        assert len(lines) == 4
+        assert all(len(line.rstrip()) <= width for line in lines), lines
+        assert "\x1b" not in "".join(lines)
+        if width >= 80:
+            assert lines[0].rstrip() == "round 4/200, about 2 h 15 min left"
+            assert "96 of 256 answers" in lines[2]
+            assert lines[3].startswith("last vote: 7 [31m (67 % of 3) for What is [2J the sum of many")
 
 
 def test_after_a_failure_the_terminal_is_as_it_was(tmp_path):
@@ -166,7 +196,7 @@ def test_after_a_failure_the_terminal_is_as_it_was(tmp_path):
     shown_in = Terminal()
     with pytest.raises(RuntimeError, match="stop"):
         fit(tmp_path, [shown_in.progress, Fails()])
-    assert shown_in.progress._own is None
+    assert shown_in.progress._table is None
     assert "\x1b[?25h" in shown_in.screen.getvalue().rsplit("\x1b[?25l", 1)[-1]
 
 

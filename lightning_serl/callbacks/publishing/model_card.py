@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 
+from lightning_serl.callbacks.publishing.card_example import example
+from lightning_serl.callbacks.publishing.card_head import Measured, base_of, head
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.summary import Summary
 from lightning_serl.policy.export import OPTIONS, Form
@@ -29,28 +31,42 @@ _FORMS = {
 Rows: TypeAlias = list[tuple[str, Any]]
 
 
-def model_card(trainer: pl.Trainer, form: Form) -> str:
+def model_card(trainer: pl.Trainer, form: Form, picture: bool = False) -> str:
     """Text of the export's ``README.md``: no date, so equal runs write equal cards; only rows that can be filled.
 
-    The head is YAML as the hub reads it, written here because ``huggingface_hub.ModelCardData`` would write the same
-    data in other bytes.
+    ``picture`` says whether ``curves.png`` lies beside the card.
     """
     module = module_of(trainer)
-    base = module.model_name_or_path
-    head = ["---"]
-    if base is not None:
-        head.append(f"base_model: {json.dumps(base)}")
-    head += [f"library_name: {'peft' if form == 'adapter' else 'transformers'}", "pipeline_tag: text-generation"]
-    head += ["tags: [serl, self-play, reinforcement-learning, lightning-serl]", "---", ""]
-    rows = [("base", base), *_objective(trainer, module), *_data(trainer), *_adapter(module), *_versions(module.policy)]
+    base, measured = base_of(module.model_name_or_path), _figures(trainer)
+    rows = [
+        ("base", base.shown),
+        ("licence of the base", base.licence.get("license_name") or base.licence.get("license")),
+        *_objective(trainer, module),
+        *_data(trainer),
+        *_adapter(module),
+        *_versions(module.policy),
+    ]
     facts = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows if value is not None]
     origin = "Trained with lightning-serl, an implementation of SeRL (arXiv 2505.20347)."
-    text = ["# A model trained by self-play", "", f"{origin} {_FORMS[form]}", "", "| | |", "|---|---|", *facts, ""]
-    return "\n".join([*head, *text, *_asking(trainer), *_measured(trainer)])
+    text = ["", "# A model trained by self-play", "", f"{origin} {_FORMS[form]}", "", "| | |", "|---|---|", *facts, ""]
+    parts = [*_measured(trainer, measured), *_curves(picture), *_use(trainer, form), *_asking(trainer)]
+    return "\n".join([*head(base, form, measured), *text, *parts])
+
+
+def _use(trainer: pl.Trainer, form: Form) -> list[str]:
+    """A script that asks the model a problem."""
+    data: object = trainer.datamodule
+    if not isinstance(data, SelfPlay):
+        return []
+    return ["## Use", "", "```python", *example(data, module_of(trainer).policy.tokenizer, form), "```", ""]
+
+
+def _curves(picture: bool) -> list[str]:
+    return ["![accuracy, agreement, KL and lengths over the optimizer steps](curves.png)", ""] if picture else []
 
 
 def _asking(trainer: pl.Trainer) -> list[str]:
-    """The prompt of a problem, and how answers were sampled and read; the figures below hold for these alone."""
+    """The prompt of a problem, and how answers were sampled and read; the figures hold for these alone."""
     data: object = trainer.datamodule
     if not isinstance(data, SelfPlay):
         return []
@@ -65,23 +81,47 @@ def _asking(trainer: pl.Trainer) -> list[str]:
     return ["## How it was asked", "", said, "", "```", asked, "```", *system, ""]
 
 
-def _measured(trainer: pl.Trainer) -> list[str]:
-    """A table of the first and the last evaluation of the run; empty without one."""
+def _figures(trainer: pl.Trainer) -> list[Measured]:
+    """The figures of the first and the last evaluation of the run, with the intervals of the last."""
     summary = next((c for c in trainer.callbacks if isinstance(c, Summary)), None)
     sets = {} if summary is None else summary.compared()
+    report, data = module_of(trainer).last_report, trainer.datamodule
+    sources: Mapping[str, Any] = (data.evaluation.sets or {}) if isinstance(data, SelfPlay) else {}
+    found = []
+    for name, (before, after) in sets.items():
+        intervals = report.get(name, {}).get("intervals", {})
+        for figure, value in after.items():
+            if figure == "n" or value is None:
+                continue
+            # the report's names keep the letter: mean@k for mean@16
+            ends = intervals.get(figure) or intervals.get(f"{figure.partition('@')[0]}@k")
+            bounds = None if ends is None else (float(ends[0]), float(ends[1]))
+            source = str(sources.get(name, ""))
+            found.append(Measured(name, figure, before.get(figure), value, bounds, int(after["n"]), source))
+    return found
+
+
+def _measured(trainer: pl.Trainer, figures: Sequence[Measured]) -> list[str]:
+    """A table of the first and the last evaluation of the run; empty without one."""
     rows = [
-        f"| {name} ({after['n']} problems) | {metric} | {_percent(before.get(metric))} | {_percent(after[metric])} |"
-        for name, (before, after) in sets.items()
-        for metric in after
-        if metric != "n"
+        f"| {one.set_name} ({one.problems} problems) | {one.figure} | {_percent(one.before)} | {_percent(one.after)} "
+        f"| {_bounds(one.interval)} |"
+        for one in figures
     ]
     if not rows:
         return []
     data: object = trainer.datamodule
     evaluation = data.evaluation if isinstance(data, SelfPlay) else None
     how = "" if evaluation is None else f" at temperature {evaluation.temperature:g}, top_p {evaluation.top_p:g}"
-    said = f"`pass@1` is greedy; `mean@k` and `maj@k` are over k samples{how}."
-    return ["## Measured", "", said, "", "| set | | before | after |", "|---|---|---|---|", *rows, ""]
+    said = (
+        f"`pass@1` is greedy; `mean@k` and `maj@k` are over k samples{how}. The interval is that of the figure after."
+    )
+    table = ["| set | | before | after | 95 % interval |", "|---|---|---|---|---|", *rows]
+    return ["## Measured", "", said, "", *table, ""]
+
+
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
 
 def _percent(value: float | None) -> str:
@@ -136,7 +176,7 @@ def _adapter(module: TrainsOnGroups) -> Rows:
     more = [name for name in ("use_rslora", "use_dora") if getattr(config, name)]
     return [
         ("adapter", ", ".join([f"LoRA of rank {config.r}, alpha {config.lora_alpha:g}, on {names}", *more])),
-        ("adapter started from", None if lora is None else lora.start_from),
+        ("adapter started from", None if lora is None else base_of(lora.start_from).shown),
         ("base during training", "4 bits (nf4, double quantisation)" if policy.quantized else None),
     ]
 
