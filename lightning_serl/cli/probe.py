@@ -38,7 +38,7 @@ class ProbeCLI(SelfPlayCLI):
         self.state.command = "probe"
         trainer = options.trainer
         trainer.default_root_dir, trainer.logger, trainer.fast_dev_run = self.folder, False, False
-        trainer.limit_predict_batches = 1.0
+        trainer.limit_predict_batches = None
         options.ckpt_path, options.data.predict_to = None, None
 
     def run(self, subcommand: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Literal, NamedTuple
 
-from lightning_serl.cli.probe_figures import Figures, Warmth
+from lightning_serl.cli.probe_figures import AtTemperature, Figures
 from lightning_serl.evaluation.reading_report import unread_form
 
 Outlook = Literal["likely", "uncertain", "unlikely"]
@@ -69,7 +69,7 @@ def changes(figures: Figures) -> list[str]:
     return [said for said in (*found, *_writing(figures)) if said]
 
 
-def best_temperature(figures: Figures) -> Warmth | None:
+def best_temperature(figures: Figures) -> AtTemperature | None:
     """The temperature with the highest trainability, where its gain is no accident; ``None`` if it is the run's."""
     better = [w for w in figures.sweep if w.gain >= max(_GAIN, 2 * w.error)]
     return max(better, key=lambda w: w.gain, default=None)

@@ -130,7 +130,7 @@ def _has(parts: Sequence[tuple[float, Judged]]) -> bool:
 
 
 @dataclass(frozen=True)
-class Warmth:
+class AtTemperature:
     """One temperature of the sweep, on the same problems as the others.
 
     Attributes:
@@ -148,7 +148,7 @@ class Warmth:
     error: float
 
 
-def sweep(probed: Probed) -> list[Warmth]:
+def sweep(probed: Probed) -> list[AtTemperature]:
     """The temperatures of a probe, the run's among them, from the lowest on; empty without others."""
     if not probed.other:
         return []
@@ -156,17 +156,17 @@ def sweep(probed: Probed) -> list[Warmth]:
     own = probed.seeds.groups[:count]
     by: Mapping[float, Sequence[Group]] = {**probed.other, probed.temperature: own}
     here = [problem_votes(group) for group in own]
-    return [_warmth(t, by[t], here) for t in sorted(by)]
+    return [_at_temperature(t, by[t], here) for t in sorted(by)]
 
 
-def _warmth(temperature: float, groups: Sequence[Group], here: Sequence[ProblemVotes]) -> Warmth:
+def _at_temperature(temperature: float, groups: Sequence[Group], here: Sequence[ProblemVotes]) -> AtTemperature:
     votes = [problem_votes(group) for group in groups]
     both = [(a.vote, b.vote) for a, b in zip(votes, here, strict=False) if a.vote is not None and b.vote is not None]
     same = fmean(a.strip().casefold() == b.strip().casefold() for a, b in both) if both else None
     terms = [contributions(one, same_by_chance([p.vote for p in one])) for one in (votes, here)]
     changes = [a - b for a, b in zip(*terms, strict=False)]
     error = stdev(changes) / sqrt(len(changes)) if len(changes) > 1 else 0.0
-    return Warmth(temperature, answers_figures(groups), same, _mean(changes), error)
+    return AtTemperature(temperature, answers_figures(groups), same, _mean(changes), error)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -203,7 +203,7 @@ class Figures:
     seeds: Answers
     written: Answers
     yields: Yield
-    sweep: list[Warmth]
+    sweep: list[AtTemperature]
 
     @property
     def judged(self) -> Answers:
@@ -211,7 +211,7 @@ class Figures:
         return self.seeds if self.seeds.problems else self.written
 
     @property
-    def colder(self) -> Warmth | None:
+    def colder(self) -> AtTemperature | None:
         """The coldest other temperature below the run's."""
         below = [w for w in self.sweep if w.temperature < self.probed.temperature]
         return below[0] if below else None

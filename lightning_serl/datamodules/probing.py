@@ -109,7 +109,7 @@ class ProbeStream:
     """Answers seeds at the run's temperature and at others, and problems that the source brings.
 
     The bound holds for every engine: nothing is begun that could take more tokens than are left, and
-    :class:`TokenBound` ends sources whose appetite is not known before.
+    :class:`TokenBound` ends sources and rewards that write more than is known before.
     """
 
     def __init__(self, session: Session, data: ProbeDataModule, tokens: int, temperatures: Sequence[float]) -> None:
