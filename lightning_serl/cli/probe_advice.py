@@ -58,7 +58,7 @@ def _why_low(figures: Figures) -> str:
         return f"{_percent(1 - answers.readable)} of the answers cannot be read"
     if answers.agreement >= _AGREED:
         return f"the answers agree already ({_percent(answers.agreement)})"
-    if answers.trainability.by_chance >= 0.5 * max(0.1, answers.trainability.same_half_vote):
+    if answers.trainability.by_chance >= 0.5 * max(0.1, answers.trainability.half_vote):
         return f"different problems get the same answers ({_percent(answers.top_answer)} of the votes are one answer)"
     return f"the answers scatter, so that the majority is an accident ({_percent(answers.agreement)} agree)"
 
@@ -127,10 +127,11 @@ def _difficulty(figures: Figures) -> str:
             f"--data.seeds with harder problems: {_percent(easy)} of these are too easy, {_percent(answers.agreement)} "
             "of their answers agree"
         )
-    if answers.readable >= 1 - _MOSTLY and answers.trainability.same_half_vote < _SCATTERED:
+    if answers.readable >= 1 - _MOSTLY and answers.trainability.half_vote < _SCATTERED:
         return (
-            "--data.seeds with easier problems, or a stronger model: the votes of two halves of the answers agree on "
-            f"only {_percent(answers.trainability.same_half_vote)} of these"
+            "--data.seeds with easier problems, or a stronger model: half of the answers give the same majority on "
+            "only "
+            f"{_percent(answers.trainability.half_vote)} of these"
         )
     return ""
 

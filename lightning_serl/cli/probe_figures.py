@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from statistics import fmean, stdev
@@ -154,17 +154,17 @@ def sweep(probed: Probed) -> list[AtTemperature]:
         return []
     count = min(len(groups) for groups in probed.other.values())
     own = probed.seeds.groups[:count]
-    by: Mapping[float, Sequence[Group]] = {**probed.other, probed.temperature: own}
+    by = {temperature: groups[:count] for temperature, groups in probed.other.items()} | {probed.temperature: own}
     here = [problem_votes(group) for group in own]
     return [_at_temperature(t, by[t], here) for t in sorted(by)]
 
 
 def _at_temperature(temperature: float, groups: Sequence[Group], here: Sequence[ProblemVotes]) -> AtTemperature:
     votes = [problem_votes(group) for group in groups]
-    both = [(a.vote, b.vote) for a, b in zip(votes, here, strict=False) if a.vote is not None and b.vote is not None]
+    both = [(a.vote, b.vote) for a, b in zip(votes, here, strict=True) if a.vote is not None and b.vote is not None]
     same = fmean(a.strip().casefold() == b.strip().casefold() for a, b in both) if both else None
     terms = [contributions(one, same_by_chance([p.vote for p in one])) for one in (votes, here)]
-    changes = [a - b for a, b in zip(*terms, strict=False)]
+    changes = [a - b for a, b in zip(*terms, strict=True)]
     error = stdev(changes) / sqrt(len(changes)) if len(changes) > 1 else 0.0
     return AtTemperature(temperature, answers_figures(groups), same, _mean(changes), error)
 
@@ -229,6 +229,19 @@ def figures_of(probed: Probed, setting: Setting) -> Figures:
     )
 
 
+def _row(group: Group, reason: str | None, origin: str = "seed") -> dict[str, Any]:
+    """One problem: how many answers are in each class, from the largest on, and whether it would be trained on."""
+    sizes = Counter(c for c in group.cluster or [] if c >= 0)
+    return {
+        "problem": group.instruction.prompt,
+        "origin": origin,
+        "vote": problem_votes(group).vote,
+        "classes": sorted(sizes.values(), reverse=True),
+        "no_answer": len(group) - sum(sizes.values()),
+        "dropped": reason,
+    }
+
+
 def values_of(figures: Figures) -> dict[str, Any]:
     """The figures as values that JSON can hold."""
     probed = figures.probed
@@ -241,6 +254,8 @@ def values_of(figures: Figures) -> dict[str, Any]:
         "round": asdict(figures.yields),
         "temperatures": [asdict(one) for one in figures.sweep],
         "cut_short": list(probed.stopped),
+        "problems": [_row(*one) for one in zip(probed.seeds.groups, probed.seeds.reasons, strict=True)]
+        + [_row(*one, "written") for one in zip(probed.written.groups, probed.written.reasons, strict=True)],
     }
     if probed.proposed or figures.written.problems:
         found["written"] = asdict(figures.written) | {

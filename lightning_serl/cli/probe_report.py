@@ -47,7 +47,7 @@ def _columns(figures: Figures) -> list[str]:
     row("agreement: in the largest class", lambda a: _percent(a.agreement))
     row("in the second largest", lambda a: _percent(a.second))
     row("distinct answers to a problem", lambda a: f"{a.classes:.1f}")
-    row("same vote in two halves of the answers", lambda a: _percent(a.trainability.same_half_vote))
+    row("same vote from half of the answers", lambda a: _percent(a.trainability.half_vote))
     row("same vote on different problems", lambda a: _percent(a.trainability.by_chance))
     row("tokens of an answer", lambda a: f"{a.mean_tokens:.0f}")
     row("trainability", _trainability)

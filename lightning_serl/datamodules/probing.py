@@ -28,7 +28,7 @@ PROBLEMS, SWEPT = 32, 16
 # Answers to a problem: those of the run within these bounds; fewer where the bound of tokens leaves few problems.
 _MOST, _FEWER, _LEAST = 16, 8, 4
 _ENOUGH = 16  # problems
-_AT_ONCE = 8  # problems: what an interrupted probe has is a multiple of them
+AT_ONCE = 8
 # Written problems that are answered, few-shot prompts of a call, and calls without an accepted problem.
 _WRITTEN, _PROMPTS, _BARREN = 8, 4, 2
 # Shares of the bound for the answers at the run's temperature: where problems are written too, and where none are.
@@ -144,7 +144,7 @@ class ProbeStream:
         probed.samples = answers_of(setup.options.samples_per_prompt, probed.longest, bound)
         each, problems = self._each(setup, probed), self._problems(setup)
         while problems and self.left - (self.bound - bound) >= each:
-            now = problems[: min(_AT_ONCE, (self.left - (self.bound - bound)) // each)]
+            now = problems[: min(AT_ONCE, (self.left - (self.bound - bound)) // each)]
             problems = problems[len(now) :]
             _extend(probed.seeds, *self._judged(setup, now, probed.samples))
         if problems:
@@ -260,7 +260,7 @@ def answers_of(samples: int, longest: int, bound: int) -> int:
     for n in (max(_LEAST, min(samples, _MOST)), _FEWER, _LEAST):
         if n * longest * _ENOUGH <= bound:
             return n
-    return min(_FEWER, max(_LEAST, samples))
+    return _LEAST
 
 
 def _extend(judged: Judged, groups: list[Group], reasons: list[str | None]) -> None:

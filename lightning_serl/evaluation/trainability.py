@@ -17,8 +17,10 @@ from statistics import fmean, stdev
 
 from lightning_serl.types import Group
 
-# Divisions into halves up to which all are looked at, and how many are drawn beyond that.
+# Number of halves up to which all are looked at, and how many are drawn beyond that.
 _ALL, _DRAWN = 1000, 400
+# Responses from which on an answer can be a majority.
+_LEAST = 2
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ProblemVotes:
         share: Share of all responses in the largest class; 0 without answers.
         second: Share of the second largest class.
         vote: The answer of the largest class, if it is larger than all others.
-        same_half_vote: Probability that the votes of two halves of the responses are the same answer.
+        half_vote: Share of halves of the responses whose vote is that of all of them.
     """
 
     responses: int
@@ -43,7 +45,7 @@ class ProblemVotes:
     share: float
     second: float
     vote: str | None
-    same_half_vote: float
+    half_vote: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Trainability:
     Attributes:
         figure: :func:`trainability`, between 0 and 1.
         error: Its standard error over problems.
-        same_half_vote: Mean of :attr:`ProblemVotes.same_half_vote`.
+        half_vote: Mean of :attr:`ProblemVotes.half_vote`.
         by_chance: How often the votes on two different problems are the same answer.
         headroom: Share of the responses outside their problem's largest class.
         problems: Number of problems.
@@ -61,7 +63,7 @@ class Trainability:
 
     figure: float
     error: float
-    same_half_vote: float
+    half_vote: float
     by_chance: float
     headroom: float
     problems: int
@@ -77,32 +79,26 @@ def problem_votes(group: Group) -> ProblemVotes:
     vote = min((a for a, c in zip(answers, classes, strict=True) if c == winner and a is not None), default=None)
     cut = sum(not completion.finished for completion in group.completions)
     unread = sum(c < 0 and one.finished for c, one in zip(classes, group.completions, strict=True))
-    return ProblemVotes(n, unread, cut, len(sizes), share, second, vote, same_half_vote(classes))
+    return ProblemVotes(n, unread, cut, len(sizes), share, second, vote, half_vote(classes))
 
 
-def same_half_vote(classes: Sequence[int]) -> float:
-    """The share of divisions into two halves in which both halves have the same majority, -1 being no answer.
+def half_vote(classes: Sequence[int]) -> float:
+    """The share of halves of the responses whose majority is that of all of them, -1 being no answer.
 
-    For n responses this is an unbiased estimate of the probability that two votes of n // 2 new responses give the same
-    answer. A half without an answer that is more common than all others has no vote, so a vote over chatter counts as
-    none. All divisions are looked at for up to 12 responses, 400 fixed ones beyond that.
+    It is near 1 where the majority is the policy's and near 0 where it is an accident of the sample; 0 where no answer
+    is more common than all others, or it was given once. All halves (of n // 2) are looked at for up to 12 responses,
+    400 fixed ones beyond that.
     """
-    n, size = len(classes), len(classes) // 2
-    if size == 0:
+    n, size, whole = len(classes), len(classes) // 2, _vote(classes)
+    if whole is None or list(classes).count(whole) < _LEAST or size == 0:
         return 0.0
-    places = range(n)
     chosen: Iterable[Sequence[int]]
     if comb(n, size) <= _ALL:
-        chosen = combinations(places, size)
+        chosen = combinations(classes, size)
     else:
         rng = random.Random(n)
-        chosen = [rng.sample(places, size) for _ in range(_DRAWN)]
-    same = []
-    for half in chosen:
-        first = _vote([classes[i] for i in half])
-        inside = set(half)
-        same.append(first is not None and first == _vote([classes[i] for i in places if i not in inside]))
-    return fmean(same)
+        chosen = [rng.sample(list(classes), size) for _ in range(_DRAWN)]
+    return fmean(_vote(half) == whole for half in chosen)
 
 
 def _vote(classes: Sequence[int]) -> int | None:
@@ -129,7 +125,7 @@ def trainability(problems: Sequence[ProblemVotes]) -> Trainability:
 
     .. math:: T = \frac{1}{N} \sum_i \frac{s_i - c}{1 - c} (1 - a_i), \quad \text{at least } 0
 
-    with :math:`s_i` the :attr:`~ProblemVotes.same_half_vote` of problem i, :math:`c` from :func:`same_by_chance` and
+    with :math:`s_i` the :attr:`~ProblemVotes.half_vote` of problem i, :math:`c` from :func:`same_by_chance` and
     :math:`a_i` the share of its largest class. It is near 0 where answers scatter (no majority to learn), where all
     agree (nothing left to learn) and where all problems get the same answer. It cannot see a majority that is stable,
     depends on the problem, and is wrong.
@@ -139,7 +135,7 @@ def trainability(problems: Sequence[ProblemVotes]) -> Trainability:
     chance = same_by_chance([p.vote for p in problems])
     parts = contributions(problems, chance)
     error = stdev(parts) / sqrt(len(parts)) if len(parts) > 1 else 0.0
-    same, headroom = fmean(p.same_half_vote for p in problems), 1 - fmean(p.share for p in problems)
+    same, headroom = fmean(p.half_vote for p in problems), 1 - fmean(p.share for p in problems)
     return Trainability(max(0.0, fmean(parts)), error, same, chance, headroom, len(problems))
 
 
@@ -147,4 +143,4 @@ def contributions(problems: Sequence[ProblemVotes], chance: float) -> list[float
     """The term of each problem in :func:`trainability`; 0 for all where every problem gets the same answer."""
     if chance >= 1:
         return [0.0] * len(problems)
-    return [(p.same_half_vote - chance) / (1 - chance) * (1 - p.share) for p in problems]
+    return [(p.half_vote - chance) / (1 - chance) * (1 - p.share) for p in problems]

@@ -2,20 +2,21 @@
 
 import pytest
 
-from lightning_serl.evaluation.trainability import problem_votes, same_by_chance, same_half_vote, trainability
+from lightning_serl.evaluation.trainability import half_vote, problem_votes, same_by_chance, trainability
 from lightning_serl.types import Group
 
-# (classes of the answers, how often the votes of two halves agree), worked out by hand
+# (classes of the answers, share of their halves with the same majority), worked out by hand
 HALVES = [
     ([0, 0, 0, 0], 1.0),
     ([0, 1, 2, 3], 0.0),
     ([-1, -1, -1, -1], 0.0),
     ([0, -1, -1, -1], 0.0),  # one readable answer among chatter is no majority
-    ([0, 0, -1, -1], 2 / 3),  # apart in 4 of 6 divisions
-    ([0, 0, 1, 1], 0.0),  # halves of one class each differ, halves of two are tied
-    ([0, 0, 0, 1], 0.0),  # one half is always tied
-    ([0, 0, 0, -1], 1.0),
+    ([0, 0, -1, -1], 5 / 6),  # all halves but the one without an answer
+    ([0, 0, 1, 1], 0.0),
+    ([0, 0, 0, 1], 1 / 2),  # half of the halves are tied
     ([0] * 7 + [1], 1.0),
+    ([0, 0, 1, 2, 3, 4, 5, 6], 15 / 70),  # halves with both
+    ([0, 0, 0, 0, 1, 2, 3, 4], 53 / 70),  # halves with at least two
     ([0], 0.0),
 ]
 
@@ -32,9 +33,9 @@ def group(*answers, cut=0):
 
 def test_votes_of_halves():
     for classes, expected in HALVES:
-        assert same_half_vote(classes) == pytest.approx(expected), classes
-    drawn = same_half_vote([0] * 8 + [-1] * 8)  # more divisions than are looked at
-    assert drawn == same_half_vote([0] * 8 + [-1] * 8)
+        assert half_vote(classes) == pytest.approx(expected), classes
+    drawn = half_vote([0] * 8 + [-1] * 8)  # more divisions than are looked at
+    assert drawn == half_vote([0] * 8 + [-1] * 8)
     assert 0.99 < drawn <= 1.0
 
 
@@ -57,9 +58,9 @@ def test_votes_that_do_not_depend_on_the_problem_are_chance():
 def test_trainability_is_what_a_vote_could_move():
     half = [problem_votes(group(*[str(i)] * 4, None, None, None, None)) for i in range(4)]
     found = trainability(half)
-    # halves of 4: in 2 of 70 divisions one has no answer, in all others both have the only one
-    assert found.same_half_vote == pytest.approx(68 / 70)
-    assert found.figure == pytest.approx(0.5 * 68 / 70)
+    # one of the 70 halves has no answer
+    assert found.half_vote == pytest.approx(69 / 70)
+    assert found.figure == pytest.approx(0.5 * 69 / 70)
     assert (found.headroom, found.by_chance, found.error, found.problems) == (0.5, 0.0, 0.0, 4)
     nothing_to_raise = {
         "scattered": [group(*"abcdefgh"), group(*"ijklmnop")],
