@@ -27,7 +27,7 @@ from lightning_serl.types import Group, Instruction, Verdict
 PROBLEMS, SWEPT = 32, 16
 # Answers to a problem: those of the run within these bounds; fewer where the bound of tokens leaves few problems.
 _MOST, _FEWER, _LEAST = 16, 8, 4
-_ENOUGH = 16  # problems
+_ENOUGH = 6  # problems whose answers are all of the greatest length
 AT_ONCE = 8
 # Written problems that are answered, few-shot prompts of a call, and calls without an accepted problem.
 _WRITTEN, _PROMPTS, _BARREN = 8, 4, 2
