@@ -11,7 +11,7 @@ from lightning_serl.evaluation.reading_report import unread_form
 Outlook = Literal["likely", "uncertain", "unlikely"]
 
 #: Trainability below which an improvement is unlikely, and from which on it is likely.
-UNLIKELY, LIKELY = 0.05, 0.15
+UNLIKELY, LIKELY = 0.05, 0.1
 # Share of answers that are cut off or cannot be read from which on something should be changed, and from which on votes
 # mean nothing.
 _OFTEN, _MOSTLY = 0.1, 0.6
@@ -45,7 +45,10 @@ def verdict(figures: Figures) -> Verdict:
     if one.figure < UNLIKELY:
         return Verdict("unlikely", f"a vote has little to raise here: {_why_low(figures)} ({shown})")
     trained = f"a round would train on {yields.trained:.0f} of {figures.setting.prompts} groups"
-    moved = f"about {100 * one.figure:.0f} of 100 answers could move to a majority that is no accident"
+    moved = (
+        f"half of a problem's answers show its majority in {_percent(one.half_vote)} of the cases, and "
+        f"{_percent(one.headroom)} of the answers are not in it yet"
+    )
     if one.figure < LIKELY:
         return Verdict("uncertain", f"a small improvement is possible: {moved} ({shown}); {trained}")
     return Verdict("likely", f"an improvement is likely: {moved} ({shown}); {trained}")
