@@ -167,6 +167,8 @@ class ProbeStream:
         """Answer the first seeds at the other temperatures, with the same random numbers."""
         others = [t for t in self.temperatures if abs(t - probed.temperature) > 1e-6]
         first = [group.instruction for group in probed.seeds.groups[:SWEPT]]
+        if not first:
+            return
         budget = int(self.left * (_SWEEP if self.data.brings else 1.0))
         count = min(len(first), budget // max(1, len(others) * probed.samples * probed.longest))
         if others and count < min(len(first), _LEAST):
