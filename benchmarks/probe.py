@@ -1,6 +1,6 @@
 """What ``lightning-serl probe`` foretold, against what training then did, over pairs of a base and problems.
 
-    python benchmarks/probe.py [--out runs/probe] [--pairs NAME ...] [--real runs/real --model DIR] [--print]
+    python benchmarks/probe.py [--out runs/probe] [--pairs NAME ...] [--real runs/real --model DIR] [--print] [--into MD]
 
 A pair of the embedded kind is a base of some pre-training length (built here, up to five minutes each) with problems
 that ask for one skill: it is probed on 64 unlabelled seeds and trained on them for 10 rounds, then measured on 50 other
@@ -121,6 +121,7 @@ PAIRS = [
 ]
 # A probe of the real model writes less than the default, since a CPU writes 100 of its tokens in a second.
 REAL_TOKENS = 6000
+MARKS = "<!-- measured -->", "<!-- end of measured -->"
 
 
 def run(*arguments: object, root: Path) -> None:
@@ -225,6 +226,31 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
     return sum((i - mx) * (j - my) for i, j in zip(x, y, strict=True)) / spread if spread else float("nan")
 
 
+def line_of(pair: Pair, probed: dict[str, Any], lift: list[float]) -> str:
+    """One row of the table."""
+    one, aside = probed["seeds"]["trainability"], "yes" if pair.aside else ""
+    cells = [
+        *(pair.base, pair.task, aside, f"{one['figure']:.2f} ± {one['error']:.2f}"),
+        *(f"{probed['seeds']['agreement']:.2f}", probed["outlook"]),
+        *(f"{lift[0]:.1f} → {lift[1]:.1f}", f"{lift[1] - lift[0]:+.1f}"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def correlations(found: list[tuple[Pair, dict[str, Any], list[float]]]) -> list[str]:
+    """The rank correlations of the probe's figures with the lift, as a table."""
+    parts = {"all": found, "looked at": [f for f in found if not f[0].aside], "aside": [f for f in found if f[0].aside]}
+    heads = " | ".join(f"{name} ({len(part)})" for name, part in parts.items())
+    lines = ["", f"| rank correlation with the lift | {heads} |", "|---" * 4 + "|"]
+    for name, figure in FIGURES.items():
+        cells = []
+        for part in parts.values():
+            lifts = [lift[1] - lift[0] for _, _, lift in part]
+            cells.append(f"{rank_correlation([figure(p['seeds']) for _, p, _ in part], lifts):.2f}" if part else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> int:
     """Make what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,30 +259,22 @@ def main() -> int:
     parser.add_argument("--model", default=str(real.ROOT / "models" / "smollm2-135m-instruct"))
     parser.add_argument("--pairs", nargs="+", default=[pair.name for pair in PAIRS], help="names of pairs")
     parser.add_argument("--print", action="store_true", help="run nothing")
+    parser.add_argument("--into", type=Path, help="a markdown file; replaces what is between its two marks")
     args = parser.parse_args()
     places = Places(args.out.resolve(), args.real.resolve(), args.model, not args.print)
-    print("| base | problems | aside | trainability | agreement | outlook | mean@k | lift |")
-    print("|---" * 8 + "|")
-    found: list[tuple[Pair, dict[str, Any], float]] = []
+    lines = ["| base | problems | aside | trainability | agreement | outlook | mean@k | lift |", "|---" * 8 + "|"]
+    print("\n".join(lines))
+    found: list[tuple[Pair, dict[str, Any], list[float]]] = []
     for pair in [one for one in PAIRS if one.name in args.pairs]:
         probed, lift = places.probe(pair), places.lift(pair)
-        if probed is None or lift is None:
-            continue
-        change, seeds = lift[1] - lift[0], probed["seeds"]
-        found.append((pair, probed, change))
-        one, aside = seeds["trainability"], "yes" if pair.aside else ""
-        print(f"| {pair.base} | {pair.task} | {aside} | {one['figure']:.2f} ± {one['error']:.2f} | "
-              f"{seeds['agreement']:.2f} | {probed['outlook']} | {lift[0]:.1f} → {lift[1]:.1f} | {change:+.1f} |",
-              flush=True)  # fmt: skip
-    parts = {"all": found, "looked at": [f for f in found if not f[0].aside], "aside": [f for f in found if f[0].aside]}
-    print(f"\n| rank correlation with the lift | {' | '.join(f'{n} ({len(p)})' for n, p in parts.items())} |")
-    print("|---" * 4 + "|")
-    for name, figure in FIGURES.items():
-        cells = [
-            f"{rank_correlation([figure(f[1]['seeds']) for f in part], [f[2] for f in part]):.2f}" if part else ""
-            for part in parts.values()
-        ]
-        print(f"| {name} | {' | '.join(cells)} |")
+        if probed is not None and lift is not None:
+            found.append((pair, probed, lift))
+            lines.append(line_of(*found[-1]))
+            print(lines[-1], flush=True)
+    rest = correlations(found)
+    print("\n".join(rest))
+    if args.into is not None:
+        real.put_into(args.into, ["", *lines, *rest, ""], MARKS)
     return 0
 
 

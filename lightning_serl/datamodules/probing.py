@@ -188,7 +188,8 @@ class ProbeStream:
         state, log = self.session.state, RoundLog(0, 0)
         proposals = Proposals(setup, state, setup.source, log)
         proposals.barren_calls = 1
-        each, roots, barren = self._each(setup, probed), [], 0
+        each, barren = self._each(setup, probed), 0
+        roots: list[Instruction | Group] = []
         call = self.data.writing.prompts_per_call * self.data.writing.sampling.fitted(None).longest
         before = self.data.engine.tokens_written
         while len(roots) < _WRITTEN and barren < _BARREN and self.left >= call + each * (len(roots) + 1):
@@ -200,14 +201,14 @@ class ProbeStream:
                 roots += [r for r in proposals.take(1) if isinstance(r, Group) or r.meta.get("origin") != "seed"]
         probed.texts = self.data.engine.tokens_written - before
         _count(log, probed)
-        roots = roots[: min(_WRITTEN, self.left // each)]
+        roots = roots[: max(0, min(_WRITTEN, self.left // each))]
         if not roots and not probed.proposed:
             probed.stopped.append("writing")
         elif roots:
             _extend(probed.written, *self._judged(setup, roots, probed.samples, log))
 
     def _judged(
-        self, setup: RoundSetup, roots: Sequence[Any], samples: int, log: RoundLog | None = None
+        self, setup: RoundSetup, roots: Sequence[Instruction | Group], samples: int, log: RoundLog | None = None
     ) -> tuple[list[Group], list[str | None]]:
         """Groups of answers to some problems, and the reasons of the run's reward and group filters against them."""
         less = replace(setup, options=replace(setup.options, samples_per_prompt=samples))
