@@ -1,6 +1,6 @@
 """What ``lightning-serl probe`` foretold, against what training then did, over pairs of a base and problems.
 
-    python benchmarks/probe.py [--out runs/probe] [--pairs NAME ...] [--real runs/real --model DIR] [--print] [--into MD]
+    python benchmarks/probe.py [--out runs/probe] [--pairs NAME ...] [--real runs/real --model DIR] [--print] [--into P]
 
 A pair of the embedded kind is a base of some pre-training length (built here, up to five minutes each) with problems
 that ask for one skill: it is probed on 64 unlabelled seeds and trained on them for 10 rounds, then measured on 50 other

@@ -53,7 +53,7 @@ ADVICE = [
     (probed(AGREED, ["too_easy"] * 8), "unlikely", "rounds would be empty", ["--data.seeds with harder"]),
     (probed(["yes"] * 6 + ["no"] * 2), "unlikely", "different problems get the same answers", []),
     (probed([None] * 8), "unlikely", "100 % of the answers cannot be read", ["--data.solve.answer_format 'Answer"]),
-    (probed(CHATTER, text="so it is 5"), "likely", "99 % of the cases, and 50 %", ["--data.solve.answer_format 'Answer"]),
+    (probed(CHATTER, text="so it is 5"), "likely", "and 50 %", ["--data.solve.answer_format 'Answer"]),
     (probed(CHATTER, cut=4, length=60, longest=64), "likely", "", ["--data.max_tokens 128"]),
     (probed(CHATTER, longest=256), "likely", "", ["--data.solve.answer_format 'Answer", "--data.max_tokens 20"]),
     (probed(CLEAR, proposed=8, rejected=Counter(duplicate=7)), "likely", "",
