@@ -230,11 +230,11 @@ def verdicts(runs: list[Run]) -> list[str]:
     return [f"- {'met' if met else 'MISSED'}: {text}" for text, met in checks.items()]
 
 
-def put_into(page: Path, lines: list[str]) -> None:
-    """Replace what a markdown page has between the two marks."""
-    before, _, rest = page.read_text("utf-8").partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    page.write_text("\n".join([before + MARKS[0], *lines, MARKS[1] + after]), "utf-8")
+def put_into(page: Path, lines: list[str], marks: tuple[str, str] = MARKS) -> None:
+    """Replace what a markdown page has between two marks."""
+    before, _, rest = page.read_text("utf-8").partition(marks[0])
+    after = rest.partition(marks[1])[2]
+    page.write_text("\n".join([before + marks[0], *lines, marks[1] + after]), "utf-8")
 
 
 def base_table(settings: Settings, names: list[str], root: Path, run_now: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command ``lightning-serl fit | validate | test | predict | plan | compare``; :class:`PresetCLI` for scripts."""
+"""The command ``lightning-serl fit | validate | test | predict | plan | probe | compare``, and :class:`PresetCLI`."""
 
 from __future__ import annotations
 

@@ -73,6 +73,14 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
         else:
             PlanCLI(arguments, state)
         return
+    if arguments and arguments[0] == "probe":
+        from lightning_serl.cli.probe import ProbeCLI, show_help
+
+        if "--help" in arguments or "-h" in arguments:
+            show_help()
+        else:
+            ProbeCLI(arguments, state)
+        return
     if arguments and arguments[0] == "compare":
         from lightning_serl.cli.compare import compare
 

@@ -38,9 +38,9 @@ from lightning_serl.errors import InputError, own_place
 from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = (
-    "Self-play reinforcement learning of language models without labels. `lightning-serl plan` foresees what a fit "
-    "takes, `lightning-serl compare` runs several methods side by side, `lightning-serl push` publishes a run on the "
-    "hub; add --help to each."
+    "Self-play reinforcement learning of language models without labels. `lightning-serl probe` says whether a "
+    "fit has something to learn from, `plan` foresees what it takes, `compare` runs several methods side by side, `push` "
+    "publishes a run on the hub; add --help to any."
 )
 _TRAINER_DEFAULTS = {
     "logger": False,
@@ -91,13 +91,16 @@ class StateObserver(RolloutHooks):
 class SelfPlayCLI(PresetCLI):
     """Parses the arguments, makes module, datamodule and Trainer, and runs the subcommand; fills in ``state``."""
 
+    #: Class of the datamodule; a subclass takes the same options.
+    datamodule_kind: type[SelfPlayDataModule] = SelfPlayDataModule
+
     def __init__(self, args: Sequence[str], state: CommandState) -> None:
         self.state = state
         if (said := command_refusal(args)) is not None:
             raise ParserRefusal(said)
         super().__init__(
             SeRLModule,
-            SelfPlayDataModule,
+            self.datamodule_kind,
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False, "state": state},
             seed_everything_default=0,

@@ -95,21 +95,25 @@ class PlanCLI(SelfPlayCLI):
 
     def run(self, subcommand: str) -> None:
         """Print the plan."""
-        checks.check_fit(self.trainer, self.model, self.datamodule)
-        if (name := self.model.model_name_or_path) is None:
-            raise InputError("no model was named; set --model.model_name_or_path to a directory with config.json")
-        try:
-            report = self._report(name)
-        except InputError:
-            raise
-        except Exception as error:  # of transformers or torch, for a model that they do not know or cannot trace
-            said = f"there is no plan for model {name[-80:]!r} ({reason(error)})"
-            raise InputError(f"{said}; give a directory with the config.json of a model with attention") from error
+        report = self.foresee()
         for line in report_lines(report):
             print(line)
         if self.asked.json is not None:
             target = Path(self.asked.json).expanduser()
             target.write_text(json.dumps(report_values(report), indent=2) + "\n", encoding="utf-8")
+
+    def foresee(self) -> Report:
+        """The plan; an InputError where there is no model, or none that can be planned for."""
+        checks.check_fit(self.trainer, self.model, self.datamodule)
+        if (name := self.model.model_name_or_path) is None:
+            raise InputError("no model was named; set --model.model_name_or_path to a directory with config.json")
+        try:
+            return self._report(name)
+        except InputError:
+            raise
+        except Exception as error:  # of transformers or torch, for a model that they do not know or cannot trace
+            said = f"there is no plan for model {name[-80:]!r} ({reason(error)})"
+            raise InputError(f"{said}; give a directory with the config.json of a model with attention") from error
 
     # -- the plan ------------------------------------------------------------------------------------------------------
 

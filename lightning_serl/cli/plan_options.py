@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_serl.errors import InputError, check_range
 
@@ -79,34 +79,45 @@ class PlanOptions:
                 setattr(self, option, mean if option == "answer_tokens" else min(1.0, mean))
 
 
+X = TypeVar("X")
+
+
 def split_options(arguments: Sequence[str]) -> tuple[PlanOptions, list[str]]:
     """The options of a plan, and the other arguments; an InputError for an unknown one or a bad value."""
-    kinds = {field.name: str(field.type) for field in fields(PlanOptions)}
+    return split_own(arguments, "plan", PlanOptions)
+
+
+def split_own(arguments: Sequence[str], command: str, kind: type[X]) -> tuple[X, list[str]]:
+    """The options ``--COMMAND.*`` as an object of a dataclass, and the other arguments.
+
+    Raises an InputError for an option that is no field of ``kind``, and for a value that is not of the field's type.
+    """
+    kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]  # any dataclass
     given: dict[str, Any] = {}
     rest, waiting = [], list(arguments)
     while waiting:
         argument = waiting.pop(0)
-        if not argument.startswith("--plan."):
+        if not argument.startswith(f"--{command}."):
             rest.append(argument)
             continue
-        name, equals, value = argument.removeprefix("--plan.").partition("=")
+        name, equals, value = argument.removeprefix(f"--{command}.").partition("=")
         name = name.replace("-", "_")
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, n=1)
-            known = f"did you mean --plan.{near[0]}?" if near else f"known are {', '.join(kinds)}"
-            raise InputError(f"there is no option --plan.{name}; {known}")
+            known = f"did you mean --{command}.{near[0]}?" if near else f"known are {', '.join(kinds)}"
+            raise InputError(f"there is no option --{command}.{name}; {known}")
         if not equals:
             if not waiting:
-                raise InputError(f"plan.{name} needs a value")
+                raise InputError(f"{command}.{name} needs a value")
             value = waiting.pop(0)
-        given[name] = _value(name, kinds[name], value)
-    return PlanOptions(**given), rest
+        given[name] = _value(f"{command}.{name}", kinds[name], value)
+    return kind(**given), rest
 
 
-def _value(name: str, kind: str, text: str) -> Any:
+def _value(option: str, kind: str, text: str) -> Any:
     if kind.startswith("str"):
         return text
     try:
         return int(text) if kind.startswith("int") else float(text)
     except ValueError:
-        raise InputError(f"plan.{name} must be a {'whole ' * kind.startswith('int')}number, got {text!r}") from None
+        raise InputError(f"{option} must be a {'whole ' * kind.startswith('int')}number, got {text!r}") from None

@@ -9,7 +9,7 @@ from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.types import Group, Instruction, Reason
 
-# A source may propose nothing usable; after this many calls in a row without an accepted instruction it is given up.
+# A source may propose nothing usable.
 _BARREN_CALLS = 8
 
 
@@ -18,6 +18,8 @@ class Proposals:
 
     def __init__(self, setup: RoundSetup, state: RoundState, source: InstructionSource, log: RoundLog) -> None:
         self.setup, self.state, self.source, self.log = setup, state, source, log
+        #: Calls in a row without an accepted instruction after which a source is given up.
+        self.barren_calls = _BARREN_CALLS
         self._uids = 0
         # one for the whole round: ``ctx.rng`` counts its accesses, and a source may be asked several times in a round
         self._context = setup.context(log.round.number, "instruction", spread=True)
@@ -39,7 +41,7 @@ class Proposals:
 
         ready: list[Instruction | Group] = []
         barren = 0
-        while len(waiting()) + len(ready) < want and barren < _BARREN_CALLS:
+        while len(waiting()) + len(ready) < want and barren < self.barren_calls:
             before = len(waiting()) + len(ready)
             missing = want - before
             with setup.phase("writing problems", missing) as tick:

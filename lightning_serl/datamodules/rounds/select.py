@@ -38,7 +38,7 @@ def select(
     """Weigh all groups of an attempt, keep at most ``room`` families that survive, and return how many were kept."""
     groups, verdicts = [g for g, _ in answered], [v for _, v in answered]
     with setup.phase("filtering", len(groups)):
-        weights, reasons = _weigh(setup, groups, verdicts)
+        weights, reasons = weigh(setup, groups, verdicts)
     family_of, alive = _families(groups, weights)
     living = [family for family, left in alive.items() if left]
     chosen = living[:room]
@@ -79,7 +79,7 @@ def _keep(state: RoundState, log: RoundLog, group: Group, verdict: Verdict) -> N
     log.round.verdicts.append(verdict)
 
 
-def _weigh(setup: RoundSetup, groups: list[Group], verdicts: list[Verdict]) -> tuple[list[float], list[Reason | None]]:
+def weigh(setup: RoundSetup, groups: list[Group], verdicts: list[Verdict]) -> tuple[list[float], list[Reason | None]]:
     """The product of the filters' weights for each group, and the reason of the first filter that gave 0."""
     weights = [1.0] * len(groups)
     reasons: list[Reason | None] = [None] * len(groups)
