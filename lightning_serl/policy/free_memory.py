@@ -27,6 +27,15 @@ def free_memory(device: torch.device, processes: int = 1) -> tuple[int, int]:
     return free // max(1, processes), total
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process holds now, those of mapped files included; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _available(meminfo: Path, total: int) -> int:
     """What Linux can give without swapping; elsewhere all memory."""
     try:

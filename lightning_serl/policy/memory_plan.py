@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from lightning_serl.distributed.sharding import replace_tensors
 from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
 from lightning_serl.policy.loading import prepare_for_training
 from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.packing import Packed, attending, prepare
 from lightning_serl.policy.parts import decoder
 from lightning_serl.policy.traced_experts import trace_experts
 
@@ -57,6 +58,8 @@ class Work:
     scored: int = 0  # rows of a pass without gradients, which gives old and reference log-probs
     written: int = 0  # problems that are written at one time, as the answers of `sampled`
     written_length: int = 0  # tokens of such a row, examples included
+    group: int = 0  # neighbouring rows with one prompt, in packed micro-batches; 0 for padded ones
+    prompt: int = 0  # tokens of that prompt, of the `length` of a row
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,17 @@ class Plan:
         """The most that the device holds at one time."""
         return self.training if self.separate else max(self.training, self.lasting + self.engine)
 
-    def sentence(self, device: str, room: int | None = None) -> str:
-        """The plan as one line, with the device's name and the bytes that are free there, if known."""
+    def sentence(self, device: str, room: int | None = None, libraries: int = 0) -> str:
+        """The plan as one line, with the device's name and the bytes that are free there, if known.
+
+        ``libraries`` are bytes that the process holds already; they are counted as free and as taken.
+        """
         names = ("weights", "gradients", "optimizer", "frozen", "activations", "engine")
         parts = ", ".join(f"{'frozen copies' if n == 'frozen' else n} {gib(getattr(self, n))}" for n in names)
-        total = f" of {gib(room)} free" if room is not None else ""
+        held = f"libraries {gib(libraries)}, " if libraries else ""
+        total = f" of {gib(room + libraries)} free" if room is not None else ""
         host = f"; frozen copies on the CPU {gib(self.host)}" if self.host else ""
-        return f"memory, GiB on {device}: {parts}; peak {gib(self.peak)}{total}{host}"
+        return f"memory, GiB on {device}: {held}{parts}; peak {gib(self.peak + libraries)}{total}{host}"
 
 
 def gib(amount: int) -> str:
@@ -208,7 +215,9 @@ class Traced(NamedTuple):
 def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None, quantized: bool) -> Traced:
     """Trace one pass of the model that a configuration describes."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = _stand_in(config, dtype, work.checkpointing, lora, quantized)
+        model = _stand_in(copy.deepcopy(config), dtype, work.checkpointing, lora, quantized)
+    if work.group and prepare(_causal_lm(model)) is not None:
+        work = replace(work, group=0)
     with FakeTensorMode():
         # autocast does nothing on the meta device, so the fake tensors claim to be on the CPU
         replace_tensors(model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
@@ -293,16 +302,15 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
     Gradients exist from the beginning: those of the micro-batch before, or of the step before until the first backward
     pass of the next one.
     """
-    lm = model.get_base_model() if hasattr(model, "peft_config") else model
+    lm = _causal_lm(model)
     text = lm.config.get_text_config()
-    ids = torch.zeros(rows, work.length, dtype=torch.long)
     logits = TABLES * min(table_bytes(work.device), 4 * rows * work.length * text.vocab_size)
     with _LiveBytes((*model.parameters(), *model.buffers())) as live, torch.set_grad_enabled(learns):
         for parameter in model.parameters() if learns else ():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         with torch.autocast("cpu", dtype=work.autocast, enabled=work.autocast is not None):
-            hidden = decoder(lm)(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = _packed_pass(decoder(lm), work, rows) if work.group else _padded_pass(decoder(lm), work, rows)
         # the fused log-probs hold tables of logits, and gradients of the hidden states and of the head's weight
         head = lm.get_output_embeddings().weight
         gradient = torch.zeros_like(hidden)
@@ -312,3 +320,25 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
             hidden.backward(gradient)
         del head_gradient
     return live.most
+
+
+def _causal_lm(model: Any) -> Any:
+    """The model without the wrapper of an adapter."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _padded_pass(run: Any, work: Work, rows: int) -> Tensor:
+    """Hidden states of rows of equal length."""
+    ids = torch.zeros(rows, work.length, dtype=torch.long)
+    return run(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _packed_pass(run: Any, work: Work, rows: int) -> Tensor:
+    """Hidden states that predict the responses of rows of equal length, in one line with each prompt once."""
+    answer, width = work.length - work.prompt, work.length - 1
+    prompts = min(rows, -(-rows // work.group) + (rows % work.group > 0))  # a micro-batch may begin inside of a group
+    ids = torch.zeros(1, prompts * work.prompt + rows * (answer - 1), dtype=torch.long)
+    gather, predictors = torch.zeros(rows * width, dtype=torch.long), torch.zeros(rows * answer, dtype=torch.long)
+    with attending(Packed(ids, ids, predictors, gather, ((rows, width),), ids[0])):
+        out = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
+    return out.last_hidden_state[0].index_select(0, predictors)  # type: ignore[no-any-return]
