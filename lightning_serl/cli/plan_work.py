@@ -91,7 +91,7 @@ class Work:
 def work_of(foresight: Foresight, division: Division, given: PlanOptions, lengths: Lengths, rounds: float) -> Work:
     """The work of a round of the run that is foreseen."""
     data: Any = foresight.data
-    module, size = foresight.module, data.round_options
+    size = data.round_options
     answer = min(given.answer_tokens or _ANSWER * lengths.answer_limit, lengths.answer_limit)
     text = given.problem_tokens or data.writing.exemplars * (lengths.problem + _BETWEEN)
     text = min(text, lengths.writing_limit)
