@@ -12,8 +12,8 @@ attempt, ranks train on equal shares of the responses, and the weights are pushe
 sheets as in ``lightning-serl plan`` (``--device``). A third column of times ends a round as soon as enough groups are
 whole out of ``--surplus`` times as many; it is not what the package does.
 
-``--check`` runs the quickstart on one and on two ranks, each with its engine on one core, takes the costs from the first
-run and compares what is foreseen with the measured processor seconds. Exits 1 if a part is off by more than 30 %.
+``--check`` runs the quickstart on one and on two ranks, each with its engine on one core, takes the costs from the
+first run and compares what is foreseen with the measured processor seconds. Exits 1 if a part is off by more than 30 %.
 """
 
 from __future__ import annotations
