@@ -90,9 +90,8 @@ def compare(name: str, options: list[str], root: Path) -> tuple[float, float]:
     expected, most = (held + foreseen["memory"][name] for name in ("expected", "peak"))
     off, memory = foreseen["round_seconds"] / whole - 1, expected / peak - 1
     print(f"| whole | {foreseen['round_seconds']:.2f} | {whole:.2f} | {100 * off:+.0f} %")
-    print(
-        f"| peak, MiB | {expected >> 20} | {peak >> 20} | {100 * memory:+.0f} % (at most {most >> 20}, libraries {held >> 20})"
-    )
+    bounds = f"libraries {held >> 20}, at most {most >> 20}"
+    print(f"| peak, MiB | {expected >> 20} | {peak >> 20} | {100 * memory:+.0f} % ({bounds})")
     print(f"machine: {foreseen['machine']}", flush=True)
     return off, memory
 
