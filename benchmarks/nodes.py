@@ -5,9 +5,9 @@
 Each node is a launcher of its own with one process of the embedded policy; they find each other at 127.0.0.1. The
 reference is a run of two processes that Lightning starts on one node. ``torchrun`` starts each node by
 ``torch.distributed.run --nnodes 2``; ``slurm`` sets what srun would set. Ledger, metrics without clock readings and
-exported weights must equal those of the reference to the byte. ``death`` kills all processes of the second node in the middle of the run: the first
-must end by itself, and after both are started again with ``--ckpt_path last`` the results must be the same too. Exits
-1 if one of it fails.
+exported weights must equal those of the reference to the byte. ``death`` kills all processes of the second node in
+the middle of the run: the first must end by itself, and after both are started again with ``--ckpt_path last`` the
+results must be the same too. Exits 1 if one of it fails.
 """
 
 from __future__ import annotations
