@@ -13,7 +13,7 @@ from lightning_serl.cli.plan_work import Work
 from lightning_serl.policy.memory_plan import Plan, gib
 from lightning_serl.policy.roofline import Machine, Round, Shape
 
-_PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "scoring", "engine")
+_PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "allocator", "scoring", "engine")
 _WORDS = {"frozen": "frozen copies", "scoring": "log-probs", "engine": "writing"}
 
 

@@ -35,6 +35,9 @@ _SAMPLING_BYTES, _SAMPLING_TABLES = 28, 7
 _TABLE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
 # Columns of the engine's cache for each that is in use: its buffers grow by a quarter.
 _SPARE_COLUMNS = 1.25
+# The C library keeps freed blocks below so many bytes for reuse. Blocks of other sizes are needed in the next
+# micro-batch, so that it holds this share more of them in the end (measured: docs/memory.md).
+_KEPT_BLOCK, _KEPT_SHARE = 32 << 20, 0.5
 #: Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -74,6 +77,7 @@ class Plan:
     engine: int  # what writing completions takes
     host: int = 0  # frozen copies on the CPU
     scoring: int = 0  # a pass without gradients
+    allocator: int = 0  # what the allocator keeps of freed activations
     # A separate engine holds its memory while training; the policy itself writes and trains in turns, and the peak has
     # the larger of the two.
     separate: bool = False
@@ -86,7 +90,7 @@ class Plan:
     @property
     def training(self) -> int:
         """The most that the device holds during an optimizer step and the passes before it."""
-        return self.lasting + max(self.gradients + self.activations, self.scoring)
+        return self.lasting + max(self.gradients + self.activations + self.allocator, self.scoring)
 
     @property
     def peak(self) -> int:
@@ -98,7 +102,7 @@ class Plan:
 
         ``libraries`` are bytes that the process holds already; they are counted as free and as taken.
         """
-        names = ("weights", "gradients", "optimizer", "frozen", "activations", "engine")
+        names = ("weights", "gradients", "optimizer", "frozen", "activations", "allocator", "engine")
         parts = ", ".join(f"{'frozen copies' if n == 'frozen' else n} {gib(getattr(self, n))}" for n in names)
         held = f"libraries {gib(libraries)}, " if libraries else ""
         total = f" of {gib(room + libraries)} free" if room is not None else ""
@@ -137,6 +141,7 @@ def plan(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None =
         engine=writing_bytes(config, dtype, work) + whole if work.engine is None else work.engine,
         host=frozen // ranks if work.offload else 0,
         scoring=traced.scoring + whole if traced.scoring else 0,
+        allocator=int(_KEPT_SHARE * traced.blocks) if work.device == "cpu" else 0,
         separate=work.engine is not None,
     )
 
@@ -210,6 +215,7 @@ class Traced(NamedTuple):
     peak: int  # beyond the weights, gradients included
     largest: int  # trained parameter
     scoring: int  # beyond the weights, in a pass without gradients; 0 if there is none
+    blocks: int  # of the peak, in blocks that an allocator keeps when they are freed
 
 
 def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None, quantized: bool) -> Traced:
@@ -224,10 +230,10 @@ def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None,
         trained = [p for p in model.parameters() if p.requires_grad]
         # shared tensors count once
         weights = sum(t.nbytes for t in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
-        scoring = _peak(model, work, work.scored, learns=False) if work.scored else 0
-        peak = _peak(model, work, work.rows, learns=True)
+        scoring, _ = _peak(model, work, work.scored, learns=False) if work.scored else (0, 0)
+        peak, blocks = _peak(model, work, work.rows, learns=True)
     sizes = [p.nbytes for p in trained]
-    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes), scoring)
+    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes), scoring, blocks)
 
 
 def _stand_in(config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoraOptions | None, quantized: bool) -> Any:
@@ -273,11 +279,14 @@ class _FourBitProduct(torch.autograd.Function):
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that were made inside and still exist, and their largest sum."""
+    """Counts the bytes of tensors that were made inside and still exist, and their largest sum.
+
+    ``blocks`` are those of them, at that largest sum, that an allocator keeps when they are freed.
+    """
 
     def __init__(self, ignored: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.most = 0
+        self.now = self.most = self.blocks = self.small = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in ignored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -287,17 +296,25 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 storage = tensor.untyped_storage()
                 if storage not in self._known:
                     self._known.add(storage)
-                    self.now += storage.nbytes()
-                    self.most = max(self.most, self.now)
+                    self._add(storage.nbytes())
                     weakref.finalize(storage, self._free, storage.nbytes())
         return out
 
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.small += size if size < _KEPT_BLOCK else 0
+        if self.now > self.most:
+            self.most, self.blocks = self.now, self.small
+
     def _free(self, size: int) -> None:
         self.now -= size
+        self.small -= size if size < _KEPT_BLOCK else 0
 
 
-def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
+def _peak(model: Any, work: Work, rows: int, learns: bool) -> tuple[int, int]:
     """The most bytes beyond the weights in one pass, with its backward pass and gradients where the model learns.
+
+    The second number says how many of them are in blocks that an allocator keeps, gradients apart.
 
     Gradients exist from the beginning: those of the micro-batch before, or of the step before until the first backward
     pass of the next one.
@@ -309,17 +326,19 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
         for parameter in model.parameters() if learns else ():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
+        lasting = live.small
         with torch.autocast("cpu", dtype=work.autocast, enabled=work.autocast is not None):
             hidden = _packed_pass(decoder(lm), work, rows) if work.group else _padded_pass(decoder(lm), work, rows)
         # the fused log-probs hold tables of logits, and gradients of the hidden states and of the head's weight
         head = lm.get_output_embeddings().weight
         gradient = torch.zeros_like(hidden)
         head_gradient = torch.zeros_like(head) if learns and head.requires_grad else None
-        live.most = max(live.most, live.now + logits)
+        if live.now + logits > live.most:
+            live.most, live.blocks = live.now + logits, live.small
         if learns:
             hidden.backward(gradient)
         del head_gradient
-    return live.most
+    return live.most, max(0, live.blocks - lasting)
 
 
 def _causal_lm(model: Any) -> Any:
