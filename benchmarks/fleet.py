@@ -1,7 +1,7 @@
 """Simulates a run on 1 to 256 servers and 1 to 64 training ranks, and says where it saturates and why.
 
     python benchmarks/fleet.py [--like RUN] [--prompts 64] [--samples 16] [--surplus 1.25]
-    python benchmarks/fleet.py --device h100-80gb [--model DIR]
+    python benchmarks/fleet.py --device h100-80gb [--model DIR] [--lora]
     python benchmarks/fleet.py --check
 
 A discrete-event simulation of rounds as the package plays them: problems are written, requests of one prompt go to the
@@ -346,12 +346,13 @@ def two_fit(a: list[float], b: list[float], y: list[float]) -> tuple[float, floa
     return (first, second) if second > 0 else (ay / aa, 0.0)
 
 
-def card_costs(device: str, where: str | None, lengths: Lengths, prompt: int) -> Costs:
-    """The costs of a card by its data sheet, for a model in bfloat16 whose weights are all trained."""
+def card_costs(device: str, where: str | None, lengths: Lengths, prompt: int, lora: bool) -> Costs:
+    """The costs of a card by its data sheet, for a model in bfloat16."""
     import torch
     from transformers import AutoConfig, Qwen2Config
 
     from lightning_serl.policy.devices import card, card_machine
+    from lightning_serl.policy.lora import LoraOptions
     from lightning_serl.policy.model_shape import model_shape
     from lightning_serl.policy.roofline import Steps, Texts, training_seconds, writing_seconds
 
@@ -359,7 +360,7 @@ def card_costs(device: str, where: str | None, lengths: Lengths, prompt: int) ->
         vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
         num_key_value_heads=4, tie_word_embeddings=False,
     )  # fmt: skip
-    shape = model_shape(config, torch.bfloat16, None, None)
+    shape = model_shape(config, torch.bfloat16, LoraOptions(r=16) if lora else None, None)
     writer = card_machine(card(device), torch.bfloat16, True, False, 2)
     trainer = card_machine(card(device), torch.bfloat16, False, False, 2)
 
@@ -373,10 +374,10 @@ def card_costs(device: str, where: str | None, lengths: Lengths, prompt: int) ->
 
     def trained(tokens: float) -> float:
         # as sharded over one node: the part over nodes is the exchange
-        return training_seconds(trainer, shape, Steps(1, 1, tokens, tokens, lengths.mean / 2, reference=True), 1)
+        return training_seconds(trainer, shape, Steps(1, 1, tokens, tokens, lengths.mean / 2, not lora), 1)
 
     token = (trained(200_000) - trained(100_000)) / 100_000
-    size = 2 * shape.total
+    size = 4 * shape.adapter if lora else 2 * shape.total
     return Costs(
         step=token_of(1) - row, row=row, prompt=reading, token=4 / 3 * token, update=trained(100_000) - 100_000 * token,
         exchange=2 * size / trainer.link, push=size / trainer.push, load=size / trainer.push, files=size / 10e9,
@@ -440,6 +441,7 @@ def main() -> int:
     parser.add_argument("--like", type=Path, help="folder of a run whose costs and lengths are taken")
     parser.add_argument("--device", help="card by its data sheet, as in lightning-serl plan")
     parser.add_argument("--model", help="directory with config.json, for --device (default: of 7B)")
+    parser.add_argument("--lora", action="store_true", help="with --device: an adapter is trained and pushed")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--mean", type=float, default=400, help="mean tokens of an answer, without --like")
@@ -456,7 +458,7 @@ def main() -> int:
         lengths = Lengths.of(args.like, fmean(row["completions/mean_length"] for row in steps_of(args.like)))
         costs = costs_of(args.like, args.samples)
     elif args.device:
-        costs = card_costs(args.device, args.model, lengths, prompt=200)
+        costs = card_costs(args.device, args.model, lengths, 200, args.lora)
     print(f"answers of {lengths.mean:.0f} tokens on average, at most {lengths.longest}; {costs}")
     for ranks in args.ranks:
         table(costs, Shape(prompts=args.prompts, samples=args.samples), lengths, args.surplus, ranks)

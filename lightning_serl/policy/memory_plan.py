@@ -321,7 +321,6 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> tuple[int, int]:
     """
     lm = _causal_lm(model)
     text = lm.config.get_text_config()
-    logits = TABLES * min(table_bytes(work.device), 4 * rows * work.length * text.vocab_size)
     with _LiveBytes((*model.parameters(), *model.buffers())) as live, torch.set_grad_enabled(learns):
         for parameter in model.parameters() if learns else ():
             if parameter.requires_grad:
@@ -332,6 +331,7 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> tuple[int, int]:
         # the fused log-probs hold tables of logits, and gradients of the hidden states and of the head's weight
         head = lm.get_output_embeddings().weight
         gradient = torch.zeros_like(hidden)
+        logits = TABLES * min(table_bytes(work.device), 4 * (hidden.numel() // hidden.shape[-1]) * text.vocab_size)
         head_gradient = torch.zeros_like(head) if learns and head.requires_grad else None
         if live.now + logits > live.most:
             live.most, live.blocks = live.now + logits, live.small

@@ -43,9 +43,10 @@ class InstructionPool:
     def _clear(self) -> None:
         self._items: list[Instruction] = []
         self._statuses: list[str] = []
-        # in order, so that a look at the seeds does not go through a pool of a hundred thousand
-        self._shown: dict[str, list[int]] = {"seed": [], "kept": []}
+        # kept apart, so that a look at them does not go through a pool of a hundred thousand
+        self._seeds: list[Instruction] = []
         self._seeds_without_choices = 0
+        self._kept: list[int] = []  # in order
         self._by_uid: dict[str, int] = {}
         self._by_text: dict[str, int] = {}
         self._index = TextIndex()
@@ -72,20 +73,17 @@ class InstructionPool:
     @property
     def multiple_choice(self) -> bool:
         """Whether every seed has options, so that a new problem must have some too."""
-        return bool(self._shown["seed"]) and not self._seeds_without_choices
+        return bool(self._seeds) and not self._seeds_without_choices
 
     @property
     def seeds(self) -> list[Instruction]:
         """The user's problems without labels, in the order they were added; few-shot prompts show them."""
-        return self._with_status("seed")
+        return list(self._seeds)
 
     @property
     def kept(self) -> list[Instruction]:
         """The policy's problems that were trained on, in the order they were added; few-shot prompts show them too."""
-        return self._with_status("kept")
-
-    def _with_status(self, status: str) -> list[Instruction]:
-        return [self._items[index] for index in self._shown[status]]
+        return [self._items[index] for index in self._kept]
 
     def latest(self, count: int) -> list[str]:
         """The last ``count`` problems that are no seeds, in the order they were added."""
@@ -125,9 +123,11 @@ class InstructionPool:
                 framed.add(full)
         self._items.append(item)
         self._statuses.append(status)
-        if status in self._shown:
-            self._shown[status].append(index)
-        self._seeds_without_choices += status == "seed" and len(item.meta.get("choices") or ()) < 2
+        if status == "kept":
+            self._kept.append(index)
+        elif status == "seed":
+            self._seeds.append(item)
+            self._seeds_without_choices += len(item.meta.get("choices") or ()) < 2
         self._by_uid[item.uid] = index
         self._by_text.setdefault(_plain(full), index)
         return index
@@ -138,9 +138,9 @@ class InstructionPool:
         Raises ``KeyError`` for an unknown uid and ``IndexError`` for an unknown index.
         """
         index = self._by_uid[which] if isinstance(which, str) else range(len(self._items))[which]
-        if self._statuses[index] not in self._shown:
+        if self._statuses[index] not in ("seed", "kept"):
             self._statuses[index] = "kept"
-            insort(self._shown["kept"], index)
+            insort(self._kept, index)
 
     def mark_spent(self, uids: Iterable[str]) -> None:
         """Mark accepted instructions as answered; other uids are ignored."""
