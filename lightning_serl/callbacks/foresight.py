@@ -150,7 +150,7 @@ class Foresight:
     @property
     def _group(self) -> int:
         """Neighbouring rows of a micro-batch with one prompt; 0 where micro-batches are padded."""
-        return self.data.round_options.samples_per_prompt if self.packs else 0
+        return int(self.data.round_options.samples_per_prompt) if self.packs else 0
 
     @property
     def libraries(self) -> int:
