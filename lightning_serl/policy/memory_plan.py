@@ -336,7 +336,7 @@ def _peak(model: Any, work: Work, rows: int, learns: bool) -> tuple[int, int]:
         if live.now + logits > live.most:
             live.most, live.blocks = live.now + logits, live.small
         if learns:
-            hidden.backward(gradient)
+            hidden.backward(gradient)  # type: ignore[no-untyped-call]
         del head_gradient
     return live.most, max(0, live.blocks - lasting)
 
@@ -349,7 +349,7 @@ def _causal_lm(model: Any) -> Any:
 def _padded_pass(run: Any, work: Work, rows: int) -> Tensor:
     """Hidden states of rows of equal length."""
     ids = torch.zeros(rows, work.length, dtype=torch.long)
-    return run(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    return run(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def _packed_pass(run: Any, work: Work, rows: int) -> Tensor:
@@ -360,4 +360,4 @@ def _packed_pass(run: Any, work: Work, rows: int) -> Tensor:
     gather, predictors = torch.zeros(rows * width, dtype=torch.long), torch.zeros(rows * answer, dtype=torch.long)
     with attending(Packed(ids, ids, predictors, gather, ((rows, width),), ids[0])):
         out = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
-    return out.last_hidden_state[0].index_select(0, predictors)  # type: ignore[no-any-return]
+    return out.last_hidden_state[0].index_select(0, predictors)

@@ -87,7 +87,7 @@ class InstructionPool:
 
     def latest(self, count: int) -> list[str]:
         """The last ``count`` problems that are no seeds, in the order they were added."""
-        found = []
+        found: list[str] = []
         for index in range(len(self._items) - 1, -1, -1):
             if len(found) == count:
                 break
