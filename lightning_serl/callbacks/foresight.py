@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.engines import TransformersEngine, VLLMEngine
-from lightning_serl.policy.free_memory import free_memory
+from lightning_serl.policy.free_memory import free_memory, resident_memory
+from lightning_serl.policy.kv_cache import row_layers
 from lightning_serl.policy.loading import check_model_path
 from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.memory_plan import Plan, Work, gib, largest_below, plan, writing_bytes
@@ -114,6 +115,7 @@ class Foresight:
         examples = 0 if writing is None else writing.exemplars * _prompt_tokens(data.seed_problems, least=0)
         written = 0 if writing is None else _PROMPT + examples + writing.sampling.longest
         passes = module.objective.beta > 0 or module.steps_per_round > 1
+        group = self._group
         return Work(
             rows=self.responses,
             length=min(length, longest or length),
@@ -129,7 +131,33 @@ class Foresight:
             device="cuda" if place.device.type == "cuda" else "cpu",
             scored=_SCORED if passes else 0,
             written_length=min(written, longest or written),
+            group=group,
+            # the rest is the answer, even if the context is shorter than both
+            prompt=max(0, min(prompt, (longest or length) - data.sampling.longest)) if group else 0,
         )
+
+    @property
+    def packs(self) -> bool:
+        """Whether micro-batches will be packed, as far as options and configuration tell: a fit decides by a trial."""
+        attention = self.module.load_options.get("attn_implementation")
+        wanted = (
+            getattr(self.module, "packing", "none") == "auto"
+            and not self.place.sharded
+            and attention in (None, "sdpa", "eager")
+        )
+        return wanted and row_layers(self.config) is not None
+
+    @property
+    def _group(self) -> int:
+        """Neighbouring rows of a micro-batch with one prompt; 0 where micro-batches are padded."""
+        return int(self.data.round_options.samples_per_prompt) if self.packs else 0
+
+    @property
+    def libraries(self) -> int:
+        """Bytes that this process holds besides a model; 0 on a GPU, where its context is no longer free."""
+        if self.place.device.type == "cuda":
+            return 0
+        return max(0, resident_memory() - _held(self.module, self.place.device))
 
     def _engine_bytes(self) -> int | None:
         """What a separate engine takes; ``None`` where the policy itself writes."""
@@ -168,14 +196,14 @@ class Foresight:
             found = replace(found, engine=found.engine + writing_bytes(self.config, self.dtype, work))
         return found
 
-    def expected(self, division: Division, positions: float, written: float) -> Plan:
+    def expected(self, division: Division, prompt: float, answer: float, written: float) -> Plan:
         """The plan for texts that are shorter than the options allow.
 
-        ``positions`` are the tokens of a response in a micro-batch with its share of the prompt, ``written`` those of a
-        row while it is written.
+        ``prompt`` and ``answer`` are tokens of a row in a micro-batch, ``written`` those of one while it is written.
         """
         work = self.divided(self.rows_of(division.micro_batches), division.rows, division.scored)
-        work = replace(work, length=max(1, min(round(positions), work.length)))
+        length = max(2, min(round(prompt + answer), work.length))
+        work = replace(work, length=length, prompt=min(round(prompt), length - 1) if work.group else 0)
         lora, quantized = self.module.lora, self.module.quantize is not None
         found = plan(self.config, self.dtype, work, lora, quantized)
         if work.engine is None:

@@ -138,7 +138,7 @@ class MemoryPlan(pl.Callback):
             return
         self._micro_batches = division.micro_batches
         plan = foresight.plan_of(foresight.rows_of(division.micro_batches), division.rows, division.scored)
-        rank_zero_info(plan.sentence(str(foresight.device), foresight.free))
+        rank_zero_info(plan.sentence(str(foresight.device), foresight.free, foresight.libraries))
         if self._chose and division.micro_batches > 1:
             rank_zero_info(
                 f"memory: an optimizer step is divided into {division.micro_batches} micro-batches of "

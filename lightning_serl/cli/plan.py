@@ -156,8 +156,8 @@ class PlanCLI(SelfPlayCLI):
         played = round_of(fleet, work)
         memory = foresight.plan_of(foresight.rows_of(division.micro_batches), division.rows, division.scored)
         written = work.answers.prompt_tokens + work.answers.longest
-        positions = work.steps.tokens / (work.answers.each * self.datamodule.round_options.prompts_per_round)
-        expected = foresight.expected(division, positions, max(written, work.texts.prompt_tokens + work.texts.longest))
+        written = max(written, work.texts.prompt_tokens + work.texts.longest)
+        expected = foresight.expected(division, lengths.prompt, work.answers.tokens, written)
         limit = played.limit
         run = self._situation(division)
         share = played.parts[limit] / sum(played.parts.values())
@@ -167,7 +167,7 @@ class PlanCLI(SelfPlayCLI):
         return Report(
             model=name, shape=fleet.shape, device=foresight.device, nodes=self.nodes,
             devices=self.devices, servers=fleet.writers if self.serves else 0, memory=memory, expected=expected,
-            free=foresight.free, fits=fits, own=own, division=division,
+            free=foresight.free, libraries=foresight.libraries, fits=fits, own=own, division=division,
             responses=foresight.rows_of(division.micro_batches), work=work, played=played, rounds=rounds,
             changes=tuple(changes), assumed=(*work.assumed, *self.assumed),
             machine=fleet.trainer,

@@ -13,7 +13,7 @@ from lightning_serl.cli.plan_work import Work
 from lightning_serl.policy.memory_plan import Plan, gib
 from lightning_serl.policy.roofline import Machine, Round, Shape
 
-_PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "scoring", "engine")
+_PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "allocator", "scoring", "engine")
 _WORDS = {"frozen": "frozen copies", "scoring": "log-probs", "engine": "writing"}
 
 
@@ -30,6 +30,7 @@ class Report:
     memory: Plan  # for the longest texts that the options allow
     expected: Plan  # for the texts that the plan is made with
     free: int
+    libraries: int  # bytes that the process holds besides a model, which are no longer free
     fits: bool
     own: bool  # whether the policy itself writes
     division: Division
@@ -73,11 +74,14 @@ def report_lines(report: Report) -> list[str]:
     )
     lines = [f"plan: {report.model} ({_count(shape.total)} weights, {trained}) on {where}", ""]
     lines.append(f"{'memory of a device':<24}{'GiB':>10}")
+    held = report.libraries
+    if held:
+        lines.append(f"  {'libraries':<22}{gib(held):>10}")
     for name in _PARTS:
         if amount := getattr(report.memory, name):
             lines.append(f"  {_WORDS.get(name, name):<22}{gib(amount):>10}")
-    lines.append(f"  {'peak':<22}{gib(report.memory.peak):>10}  of {gib(report.free)} free")
-    lines.append(f"  {'expected':<22}{gib(report.expected.peak):>10}  with texts as long as below")
+    lines.append(f"  {'peak':<22}{gib(held + report.memory.peak):>10}  of {gib(held + report.free)} free")
+    lines.append(f"  {'expected':<22}{gib(held + report.expected.peak):>10}  with texts as long as below")
     if report.memory.host:
         lines.append(f"  {'frozen copies on CPU':<22}{gib(report.memory.host):>10}")
     rows = f"; {division.rows} completions written at one time" if report.own else ""
@@ -114,7 +118,8 @@ def report_values(report: Report) -> dict[str, Any]:
     """The plan as values that JSON can hold; seconds, bytes and tokens."""
     ends = isfinite(report.seconds)
     memory = {name: getattr(report.memory, name) for name in (*_PARTS, "host", "peak")}
-    memory |= {"expected": report.expected.peak, "free": report.free}
+    # on a CPU the libraries are part of what is seen of the process from outside
+    memory |= {"expected": report.expected.peak, "free": report.free, "libraries": report.libraries}
     return {
         "model": report.model,
         "device": {"name": report.device, "nodes": report.nodes, "devices": report.devices, "servers": report.servers},

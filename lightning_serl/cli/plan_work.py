@@ -91,7 +91,7 @@ class Work:
 def work_of(foresight: Foresight, division: Division, given: PlanOptions, lengths: Lengths, rounds: float) -> Work:
     """The work of a round of the run that is foreseen."""
     data: Any = foresight.data
-    module, size = foresight.module, data.round_options
+    size = data.round_options
     answer = min(given.answer_tokens or _ANSWER * lengths.answer_limit, lengths.answer_limit)
     text = given.problem_tokens or data.writing.exemplars * (lengths.problem + _BETWEEN)
     text = min(text, lengths.writing_limit)
@@ -119,19 +119,13 @@ def work_of(foresight: Foresight, division: Division, given: PlanOptions, length
         texts,
         calls,
         calls * gained / accepted,
-        _steps(foresight, division, lengths, answer, packs=_packs(module, foresight)),
+        _steps(foresight, division, lengths, answer, packs=foresight.packs),
         evaluation,
         evaluations,
         probed,
         1 / probe.every if probe.every else 0.0,
         _assumptions(given, lengths, answer, text, kept, accepted, bool(calls)),
     )
-
-
-def _packs(module: Any, foresight: Foresight) -> bool:
-    """Whether micro-batches will be packed, which a fit decides after a trial."""
-    attention = module.load_options.get("attn_implementation")
-    return module.packing == "auto" and not foresight.place.sharded and attention in (None, "sdpa", "eager")
 
 
 def _steps(foresight: Foresight, division: Division, lengths: Lengths, answer: float, packs: bool) -> Steps:

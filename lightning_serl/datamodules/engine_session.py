@@ -19,6 +19,7 @@ from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.base import RolloutEngine, Sampling
 from lightning_serl.errors import PushMismatch
+from lightning_serl.policy.free_memory import give_back_memory
 from lightning_serl.policy.policy import Policy
 
 
@@ -41,6 +42,7 @@ class EngineSession:
             with span_of(trainer.callbacks, "starting"):
                 self._start(trainer, setup, writing, answers)
         engine.poll = partial(poll, trainer)
+        give_back_memory()
         with span_of(trainer.callbacks, "starting"), ranks.stage("waking the engine"):
             engine.wake()
         self._refresh(trainer, engine)
@@ -58,6 +60,7 @@ class EngineSession:
                     raise PushMismatch(f"{said}; keep a RolloutRefresh callback in the Trainer")
         with policy.gathered(trainer):
             yield
+        give_back_memory()
 
     def _start(self, trainer: pl.Trainer, setup: RoundSetup, writing: Writing | None, answers: Sampling) -> None:
         engine, policy = setup.engine, setup.policy

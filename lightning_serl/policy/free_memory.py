@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 
 # A limit of a control group from here on means that there is none.
 _NO_LIMIT = 2**60
+# Smaller processes keep what they freed: taking it from the system again would slow them down.
+_LARGE = 2**30
 
 
 def free_memory(device: torch.device, processes: int = 1) -> tuple[int, int]:
@@ -25,6 +28,25 @@ def free_memory(device: torch.device, processes: int = 1) -> tuple[int, int]:
     for limit, used in _control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
         total, free = min(total, limit), min(free, max(0, limit - used))
     return free // max(1, processes), total
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process holds now, those of mapped files included; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back_memory() -> None:
+    """Return what the C library keeps of freed memory to the system, in a process of more than 1 GiB.
+
+    Called where the work changes, from writing to training and back: blocks of other sizes are needed then, and what
+    is kept for the former ones would add to the peak. Does nothing without the C library of GNU.
+    """
+    if resident_memory() > _LARGE and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _available(meminfo: Path, total: int) -> int:

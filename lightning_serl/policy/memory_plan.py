@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from lightning_serl.distributed.sharding import replace_tensors
 from lightning_serl.policy.fused_logprobs import TABLES, table_bytes
 from lightning_serl.policy.loading import prepare_for_training
 from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.policy.packing import Packed, attending, prepare
 from lightning_serl.policy.parts import decoder
 from lightning_serl.policy.traced_experts import trace_experts
 
@@ -34,6 +35,9 @@ _SAMPLING_BYTES, _SAMPLING_TABLES = 28, 7
 _TABLE_BYTES = {"cpu": 24 << 20, "cuda": 256 << 20}
 # Columns of the engine's cache for each that is in use: its buffers grow by a quarter.
 _SPARE_COLUMNS = 1.25
+# The C library keeps freed blocks below so many bytes for reuse. Blocks of other sizes are needed in the next
+# micro-batch, so that it holds this share more of them in the end (measured: docs/memory.md).
+_KEPT_BLOCK, _KEPT_SHARE = 32 << 20, 0.5
 #: Bytes per weight of nf4 with double quantisation: 4 bits, a byte per 64 weights, 4 bytes per 256 of those bytes.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -57,6 +61,8 @@ class Work:
     scored: int = 0  # rows of a pass without gradients, which gives old and reference log-probs
     written: int = 0  # problems that are written at one time, as the answers of `sampled`
     written_length: int = 0  # tokens of such a row, examples included
+    group: int = 0  # neighbouring rows with one prompt, in packed micro-batches; 0 for padded ones
+    prompt: int = 0  # tokens of that prompt, of the `length` of a row
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Plan:
     engine: int  # what writing completions takes
     host: int = 0  # frozen copies on the CPU
     scoring: int = 0  # a pass without gradients
+    allocator: int = 0  # what the allocator keeps of freed activations
     # A separate engine holds its memory while training; the policy itself writes and trains in turns, and the peak has
     # the larger of the two.
     separate: bool = False
@@ -83,20 +90,24 @@ class Plan:
     @property
     def training(self) -> int:
         """The most that the device holds during an optimizer step and the passes before it."""
-        return self.lasting + max(self.gradients + self.activations, self.scoring)
+        return self.lasting + max(self.gradients + self.activations + self.allocator, self.scoring)
 
     @property
     def peak(self) -> int:
         """The most that the device holds at one time."""
         return self.training if self.separate else max(self.training, self.lasting + self.engine)
 
-    def sentence(self, device: str, room: int | None = None) -> str:
-        """The plan as one line, with the device's name and the bytes that are free there, if known."""
-        names = ("weights", "gradients", "optimizer", "frozen", "activations", "engine")
+    def sentence(self, device: str, room: int | None = None, libraries: int = 0) -> str:
+        """The plan as one line, with the device's name and the bytes that are free there, if known.
+
+        ``libraries`` are bytes that the process holds already; they are counted as free and as taken.
+        """
+        names = ("weights", "gradients", "optimizer", "frozen", "activations", "allocator", "engine")
         parts = ", ".join(f"{'frozen copies' if n == 'frozen' else n} {gib(getattr(self, n))}" for n in names)
-        total = f" of {gib(room)} free" if room is not None else ""
+        held = f"libraries {gib(libraries)}, " if libraries else ""
+        total = f" of {gib(room + libraries)} free" if room is not None else ""
         host = f"; frozen copies on the CPU {gib(self.host)}" if self.host else ""
-        return f"memory, GiB on {device}: {parts}; peak {gib(self.peak)}{total}{host}"
+        return f"memory, GiB on {device}: {held}{parts}; peak {gib(self.peak + libraries)}{total}{host}"
 
 
 def gib(amount: int) -> str:
@@ -130,6 +141,7 @@ def plan(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None =
         engine=writing_bytes(config, dtype, work) + whole if work.engine is None else work.engine,
         host=frozen // ranks if work.offload else 0,
         scoring=traced.scoring + whole if traced.scoring else 0,
+        allocator=int(_KEPT_SHARE * traced.blocks) if work.device == "cpu" else 0,
         separate=work.engine is not None,
     )
 
@@ -203,22 +215,25 @@ class Traced(NamedTuple):
     peak: int  # beyond the weights, gradients included
     largest: int  # trained parameter
     scoring: int  # beyond the weights, in a pass without gradients; 0 if there is none
+    blocks: int  # of the peak, in blocks that an allocator keeps when they are freed
 
 
 def trace(config: Any, dtype: torch.dtype, work: Work, lora: LoraOptions | None, quantized: bool) -> Traced:
     """Trace one pass of the model that a configuration describes."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = _stand_in(config, dtype, work.checkpointing, lora, quantized)
+        model = _stand_in(copy.deepcopy(config), dtype, work.checkpointing, lora, quantized)
+    if work.group and prepare(_causal_lm(model)) is not None:
+        work = replace(work, group=0)
     with FakeTensorMode():
         # autocast does nothing on the meta device, so the fake tensors claim to be on the CPU
         replace_tensors(model, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         trained = [p for p in model.parameters() if p.requires_grad]
         # shared tensors count once
         weights = sum(t.nbytes for t in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
-        scoring = _peak(model, work, work.scored, learns=False) if work.scored else 0
-        peak = _peak(model, work, work.rows, learns=True)
+        scoring, _ = _peak(model, work, work.scored, learns=False) if work.scored else (0, 0)
+        peak, blocks = _peak(model, work, work.rows, learns=True)
     sizes = [p.nbytes for p in trained]
-    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes), scoring)
+    return Traced(weights, sum(p.numel() for p in trained), sum(sizes), peak, max(sizes), scoring, blocks)
 
 
 def _stand_in(config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoraOptions | None, quantized: bool) -> Any:
@@ -264,11 +279,14 @@ class _FourBitProduct(torch.autograd.Function):
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that were made inside and still exist, and their largest sum."""
+    """Counts the bytes of tensors that were made inside and still exist, and their largest sum.
+
+    ``blocks`` are those of them, at that largest sum, that an allocator keeps when they are freed.
+    """
 
     def __init__(self, ignored: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.most = 0
+        self.now = self.most = self.blocks = self.small = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in ignored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -278,37 +296,68 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 storage = tensor.untyped_storage()
                 if storage not in self._known:
                     self._known.add(storage)
-                    self.now += storage.nbytes()
-                    self.most = max(self.most, self.now)
+                    self._add(storage.nbytes())
                     weakref.finalize(storage, self._free, storage.nbytes())
         return out
 
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.small += size if size < _KEPT_BLOCK else 0
+        if self.now > self.most:
+            self.most, self.blocks = self.now, self.small
+
     def _free(self, size: int) -> None:
         self.now -= size
+        self.small -= size if size < _KEPT_BLOCK else 0
 
 
-def _peak(model: Any, work: Work, rows: int, learns: bool) -> int:
+def _peak(model: Any, work: Work, rows: int, learns: bool) -> tuple[int, int]:
     """The most bytes beyond the weights in one pass, with its backward pass and gradients where the model learns.
+
+    The second number says how many of them are in blocks that an allocator keeps, gradients apart.
 
     Gradients exist from the beginning: those of the micro-batch before, or of the step before until the first backward
     pass of the next one.
     """
-    lm = model.get_base_model() if hasattr(model, "peft_config") else model
+    lm = _causal_lm(model)
     text = lm.config.get_text_config()
-    ids = torch.zeros(rows, work.length, dtype=torch.long)
-    logits = TABLES * min(table_bytes(work.device), 4 * rows * work.length * text.vocab_size)
     with _LiveBytes((*model.parameters(), *model.buffers())) as live, torch.set_grad_enabled(learns):
         for parameter in model.parameters() if learns else ():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
+        lasting = live.small
         with torch.autocast("cpu", dtype=work.autocast, enabled=work.autocast is not None):
-            hidden = decoder(lm)(input_ids=ids, use_cache=False).last_hidden_state
+            hidden = _packed_pass(decoder(lm), work, rows) if work.group else _padded_pass(decoder(lm), work, rows)
         # the fused log-probs hold tables of logits, and gradients of the hidden states and of the head's weight
         head = lm.get_output_embeddings().weight
         gradient = torch.zeros_like(hidden)
+        logits = TABLES * min(table_bytes(work.device), 4 * (hidden.numel() // hidden.shape[-1]) * text.vocab_size)
         head_gradient = torch.zeros_like(head) if learns and head.requires_grad else None
-        live.most = max(live.most, live.now + logits)
+        if live.now + logits > live.most:
+            live.most, live.blocks = live.now + logits, live.small
         if learns:
-            hidden.backward(gradient)
+            hidden.backward(gradient)  # type: ignore[no-untyped-call]
         del head_gradient
-    return live.most
+    return live.most, max(0, live.blocks - lasting)
+
+
+def _causal_lm(model: Any) -> Any:
+    """The model without the wrapper of an adapter."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _padded_pass(run: Any, work: Work, rows: int) -> Tensor:
+    """Hidden states of rows of equal length."""
+    ids = torch.zeros(rows, work.length, dtype=torch.long)
+    return run(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def _packed_pass(run: Any, work: Work, rows: int) -> Tensor:
+    """Hidden states that predict the responses of rows of equal length, in one line with each prompt once."""
+    answer, width = work.length - work.prompt, work.length - 1
+    prompts = min(rows, -(-rows // work.group) + (rows % work.group > 0))  # a micro-batch may begin inside of a group
+    ids = torch.zeros(1, prompts * work.prompt + rows * (answer - 1), dtype=torch.long)
+    gather, predictors = torch.zeros(rows * width, dtype=torch.long), torch.zeros(rows * answer, dtype=torch.long)
+    with attending(Packed(ids, ids, predictors, gather, ((rows, width),), ids[0])):
+        out = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, use_cache=False)
+    return out.last_hidden_state[0].index_select(0, predictors)

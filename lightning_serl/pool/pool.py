@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,10 @@ class InstructionPool:
     def _clear(self) -> None:
         self._items: list[Instruction] = []
         self._statuses: list[str] = []
+        # kept apart, so that a look at them does not go through a pool of a hundred thousand
+        self._seeds: list[Instruction] = []
+        self._seeds_without_choices = 0
+        self._kept: list[int] = []  # in order
         self._by_uid: dict[str, int] = {}
         self._by_text: dict[str, int] = {}
         self._index = TextIndex()
@@ -68,21 +73,27 @@ class InstructionPool:
     @property
     def multiple_choice(self) -> bool:
         """Whether every seed has options, so that a new problem must have some too."""
-        seeds = self.seeds
-        return bool(seeds) and all(len(seed.meta.get("choices") or ()) > 1 for seed in seeds)
+        return bool(self._seeds) and not self._seeds_without_choices
 
     @property
     def seeds(self) -> list[Instruction]:
         """The user's problems without labels, in the order they were added; few-shot prompts show them."""
-        return self._with_status("seed")
+        return list(self._seeds)
 
     @property
     def kept(self) -> list[Instruction]:
         """The policy's problems that were trained on, in the order they were added; few-shot prompts show them too."""
-        return self._with_status("kept")
+        return [self._items[index] for index in self._kept]
 
-    def _with_status(self, status: str) -> list[Instruction]:
-        return [item for item, its in zip(self._items, self._statuses, strict=True) if its == status]
+    def latest(self, count: int) -> list[str]:
+        """The last ``count`` problems that are no seeds, in the order they were added."""
+        found: list[str] = []
+        for index in range(len(self._items) - 1, -1, -1):
+            if len(found) == count:
+                break
+            if self._statuses[index] != "seed":
+                found.append(self._items[index].prompt)
+        return found[::-1]
 
     def add(self, text: str | Instruction, status: str = "accepted") -> int:
         """Add an instruction, whether or not it is similar to another.
@@ -112,6 +123,11 @@ class InstructionPool:
                 framed.add(full)
         self._items.append(item)
         self._statuses.append(status)
+        if status == "kept":
+            self._kept.append(index)
+        elif status == "seed":
+            self._seeds.append(item)
+            self._seeds_without_choices += len(item.meta.get("choices") or ()) < 2
         self._by_uid[item.uid] = index
         self._by_text.setdefault(_plain(full), index)
         return index
@@ -121,9 +137,10 @@ class InstructionPool:
 
         Raises ``KeyError`` for an unknown uid and ``IndexError`` for an unknown index.
         """
-        index = self._by_uid[which] if isinstance(which, str) else which
-        if self._statuses[index] != "seed":
+        index = self._by_uid[which] if isinstance(which, str) else range(len(self._items))[which]
+        if self._statuses[index] not in ("seed", "kept"):
             self._statuses[index] = "kept"
+            insort(self._kept, index)
 
     def mark_spent(self, uids: Iterable[str]) -> None:
         """Mark accepted instructions as answered; other uids are ignored."""

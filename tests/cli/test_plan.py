@@ -52,11 +52,20 @@ def test_a_plan_says_of_the_memory_what_a_fit_says(tmp_path, unmeasured, monkeyp
     found = json.loads((tmp_path / "plan.json").read_text())
     fitted = cli("fit", *options)
     steps = [row for row in rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
-    said = re.search(r"activations ([\d.]+), engine ([\d.]+); peak ([\d.]+)", fitted.err + fitted.out)
-    shown = [
-        re.search(rf"^  {part} +([\d.]+)", planned.out, re.MULTILINE)[1] for part in ("activations", "writing", "peak")
-    ]
-    assert list(said.groups()) == shown
+    said = re.search(
+        r"libraries ([\d.]+), .*activations ([\d.]+), allocator ([\d.]+), engine ([\d.]+); peak ([\d.]+)",
+        fitted.err + fitted.out,
+    )
+    held, *shown, peak = (
+        re.search(rf"^  {part} +([\d.]+)", planned.out, re.MULTILINE)[1]
+        for part in ("libraries", "activations", "allocator", "writing", "peak")
+    )
+    assert list(said.groups()[1:4]) == shown
+    # what this process holds besides a model grew between the two
+    grown = float(said[1]) - float(held)
+    assert 0 <= grown < 0.5
+    assert float(said[5]) - float(peak) == pytest.approx(grown, abs=0.02)
+    assert found["memory"]["libraries"] == pytest.approx(float(held) * 2**30, abs=0.01 * 2**30)
     assert found["fits"]
     assert 0 < found["memory"]["expected"] <= found["memory"]["peak"]
     assert set(found["seconds"]) == {"writing", "filtering", "answering", "grading", "logprobs", "training"}

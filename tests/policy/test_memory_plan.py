@@ -64,6 +64,14 @@ def test_what_makes_a_run_smaller_is_seen():
     assert peak(sampled=1, written=1, written_length=640).engine > 5 * base.engine
     assert 0 < peak(scored=8).scoring < base.activations
     assert peak(scored=800).training > base.training
+    # rows of 64 tokens in groups of 4 with 48 tokens of prompt: 2 x 48 + 8 x 15 positions in place of 512
+    packed = peak(group=4, prompt=48)
+    assert 0.3 * base.activations < packed.activations < 0.8 * base.activations
+    assert peak(group=4, prompt=48, scored=8).scoring < peak(scored=8).scoring
+    # on a CPU the allocator keeps half of what is freed
+    assert 0 < packed.allocator < packed.activations / 2
+    assert packed.training == packed.lasting + packed.gradients + packed.activations + packed.allocator
+    assert peak(device="cuda").allocator == 0
 
 
 AMOUNTS = [lambda n: 100 * n, lambda n: 1000 + 7 * n, lambda n: 50 + max(0, n - 9) * 30, lambda n: n * n, lambda n: 5]

@@ -163,7 +163,7 @@ def _role_rewards(seen: list[tuple[Group, Verdict]]) -> dict[str, float]:
 def _variety(state: RoundState, log: RoundLog) -> dict[str, float]:
     """How new and how varied the written problems are; empty if none was written."""
     pool = state.pool
-    latest = [t for t, status in zip(pool.texts, pool.statuses, strict=True) if status != "seed"][-_LATEST:]
+    latest = pool.latest(_LATEST)
     if not latest:
         return {}
     out = {
