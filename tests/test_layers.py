@@ -16,10 +16,10 @@ LAYERS = (
     ("protocols",),
     ("engines",),
     ("policy", "evaluation"),
-    ("objectives", "rewards", "prompts", "checkpoints"),
+    ("objectives", "rewards", "prompts", "checkpoints", "report"),
     ("answers", "distributed", "pool", "tiny"),
     ("jsonl",),
-    ("types", "errors"),
+    ("signs", "types", "errors"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MOST_LINES, MOST_CODE, MOST_MODULE = 500, 80, 400
