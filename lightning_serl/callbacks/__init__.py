@@ -14,6 +14,7 @@ from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
 from lightning_serl.callbacks.run_folder.comparison_record import ComparisonRecord
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.profile import RoundProfile
+from lightning_serl.callbacks.run_folder.report_page import ReportPage
 from lightning_serl.callbacks.run_folder.summary import Summary
 from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
@@ -31,6 +32,7 @@ __all__ = [
     "Phases",
     "QualityFilter",
     "ReferenceSync",
+    "ReportPage",
     "RolloutHooks",
     "RolloutRefresh",
     "RoundProfile",

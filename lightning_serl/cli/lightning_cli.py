@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_serl.callbacks import Export, Ledger, MemoryPlan, RolloutHooks, Summary, default_callbacks
+from lightning_serl.callbacks import Export, Ledger, MemoryPlan, ReportPage, RolloutHooks, Summary, default_callbacks
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
@@ -181,7 +181,7 @@ class SelfPlayCLI(PresetCLI):
         ckpt_path = self.config_init.fit.ckpt_path
         checks.check_fit(self.trainer, self.model, self.datamodule)
         check_overrides(self.model.check_optimizer(), ckpt_path)
-        self._callback(Summary).deferred = True
+        self._callback(Summary).deferred = self._callback(ReportPage).deferred = True
         if ckpt_path is None and not self.trainer.fast_dev_run and self.datamodule.evaluation.sets:
             self._callback(MemoryPlan).fit_follows = True
             self.trainer.validate(self.model, self.datamodule, verbose=False)
@@ -196,6 +196,7 @@ class SelfPlayCLI(PresetCLI):
             self._callback(Ledger).enter_evaluation(trainer.global_step, model)
             self._callback(Export).write_card(trainer)
         self._callback(Summary).finish(trainer)
+        self._callback(ReportPage).write(trainer)
 
     def _callback(self, kind: type[Any]) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

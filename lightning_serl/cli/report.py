@@ -8,12 +8,10 @@ from pathlib import Path
 
 from lightning_serl.cli import run_folder
 from lightning_serl.errors import InputError, short
-from lightning_serl.report import write_report
+from lightning_serl.report import PAGE, write_report
 from lightning_serl.report.folder import run_folders
 from lightning_serl.report.page import MARK
 
-#: Name of the page in a run folder.
-PAGE = "report.html"
 _OPTIONS = ("--out", "--help")
 _HELP = """usage: lightning-serl report RUN [RUN ...] [--out FILE]
 

@@ -3,6 +3,6 @@
 It reads the files of run folders alone and imports neither torch nor Lightning, so that the command answers at once.
 """
 
-from lightning_serl.report.page import PAGE_BYTES, write_report
+from lightning_serl.report.page import PAGE, PAGE_BYTES, write_report
 
-__all__ = ["PAGE_BYTES", "write_report"]
+__all__ = ["PAGE", "PAGE_BYTES", "write_report"]

@@ -45,7 +45,7 @@ def content_of(run: RunFolder, story: Story, state: str) -> dict[str, Any]:
         "steps": max((int(n) for row in run.metrics if (n := number(row.get("step"))) is not None), default=0),
         "rounds": len(story.rounds),
         "sets": _sets(run),
-        "curves": curves(run.metrics, (*DRAWN, *parts)),
+        "curves": _curves(run, parts),
         "health": _health(run, story),
         "counts": _counts(story),
         "by_round": _by_round(story),
@@ -56,6 +56,15 @@ def content_of(run: RunFolder, story: Story, state: str) -> dict[str, Any]:
         "unreadable": run.unreadable,
         "dtype": run.option("model.dtype"),
     }
+
+
+def _curves(run: RunFolder, parts: list[str]) -> dict[str, Curve]:
+    found = curves(run.metrics, (*DRAWN, *parts))
+    accepted = "serl/filter/accepted_rate"
+    # of a round that wrote nothing there is no share, though its row says 0
+    if (one := curve([row for row in run.metrics if row.get("serl/filter/proposed") != 0], accepted)) is not None:
+        found[accepted] = one
+    return found
 
 
 def reward_name(run: RunFolder) -> str:
@@ -91,7 +100,7 @@ def _about(run: RunFolder, story: Story) -> list[list[str]]:
     option = run.option
     lora = option("model.lora")
     trained = f"adapter, rank {lora.get('r')}" if isinstance(lora, dict) and lora.get("r") else "all weights"
-    size = f"{option('data.round.prompts_per_round')} x {option('data.round.samples_per_prompt')}"
+    prompts, samples = option("data.round.prompts_per_round"), option("data.round.samples_per_prompt")
     source = option("data.source")
     rate = next((r for row in run.metrics if (r := number(row.get("learning_rate"))) is not None), None)
     engine = option("data.engine")
@@ -102,7 +111,7 @@ def _about(run: RunFolder, story: Story) -> list[list[str]]:
         ("objective", option("model.objective.name")),
         ("problems from", source.get("class_path", "").rpartition(".")[2] if isinstance(source, dict) else source),
         ("seeds", option("data.seeds")),
-        ("a round", f"{size} answers" if run.options else None),
+        ("a round", f"{prompts} problems x {samples} answers" if prompts and samples else None),
         ("longest answer", f"{option('data.max_tokens')} tokens" if option("data.max_tokens") else None),
         ("learning rate", None if rate is None else f"{rate:g} (first step)"),
         ("KL coefficient", option("model.objective.beta")),

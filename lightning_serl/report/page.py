@@ -16,6 +16,8 @@ from lightning_serl.report.folder import RunFolder
 from lightning_serl.report.problems import read_story
 from lightning_serl.report.transcripts import pack
 
+#: Name of the page in a run folder.
+PAGE = "report.html"
 #: Most bytes of a page.
 PAGE_BYTES = 6_000_000
 # For what the estimate of the sizes leaves out: the frame around each chunk.

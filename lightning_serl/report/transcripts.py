@@ -18,8 +18,8 @@ _PROMPT_CHARACTERS = 400
 _PROBLEMS_PER_CHUNK = 4_000
 # Characters of JSON in one chunk of transcripts, which the browser unpacks at once.
 _CHUNK_CHARACTERS = 400_000
-# Text packs to about a fourth at worst; what is over the room is found out after packing.
-_PACKED = 0.25
+# Groups that are packed to find out how well the texts of a run pack.
+_TRIED_GROUPS = 60
 _TRIES = 6
 
 
@@ -67,7 +67,7 @@ def pack(story: Story, samples: list[Row], prefix: str, room: int) -> Packed:
             by_round.setdefault(row["round"], []).append(row)
     groups = {number: [_group(row) for row in rows] for number, rows in sorted(by_round.items())}
     room -= out.size
-    share = room / _PACKED / max(1, len(groups))
+    share = 0.95 * room / _packed_size([g for found in groups.values() for g in found]) / max(1, len(groups))
     recorded = sum(r["t"] is not None for found in groups.values() for g in found for r in g["r"])
     for _ in range(_TRIES):
         kept = {n: _within(found, int(share)) for n, found in groups.items()}
@@ -87,6 +87,12 @@ def pack(story: Story, samples: list[Row], prefix: str, room: int) -> Packed:
     if missing:
         out.left_out.append(f"{missing:,} of {sum(map(len, groups.values())):,} recorded groups (samples.jsonl)")
     return out
+
+
+def _packed_size(groups: list[dict[str, Any]]) -> float:
+    """Bytes of packed groups for one character of their JSON, found out on some of them."""
+    some = groups[:: max(1, len(groups) // _TRIED_GROUPS)]
+    return max(0.05, len(packed(some)) / sum(map(_characters, some))) if some else 1.0
 
 
 def _pack_problems(story: Story, out: Packed, prefix: str) -> None:

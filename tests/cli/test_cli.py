@@ -78,6 +78,7 @@ def test_the_last_line_names_the_run_folder_and_nothing_else_lies_there(fitted):
     root, ended = fitted
     assert ended.run == root
     files = {"config.yaml", "metrics.jsonl", "ledger.jsonl", "samples.jsonl", "summary.json", "evaluation.json"}
+    files |= {"report.html"}
     assert {p.name for p in root.iterdir()} == files | {"checkpoints", "export", "curves.png"}
     assert "error" not in ended.err
 

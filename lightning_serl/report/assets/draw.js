@@ -63,6 +63,15 @@ function ticks(low, high, most = 5) {
   return out;
 }
 
+// A number on an axis, with as many digits as tell it from its neighbours.
+function tickText(value, step, largest) {
+  if (Math.abs(value) < step * 1e-6) return "0";
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (/^2\.?5/.test(String(step.toPrecision(2)).replace(/^0\.0*/, "")) ? 1 : 0));
+  if (digits > 4 && Math.abs(largest) < 0.01) return value.toExponential(1).replace("e-", "e−");
+  if (Math.abs(value) >= 1000) return plain(value);
+  return Number(value.toFixed(Math.min(9, digits))).toString();
+}
+
 function empty(text) { return el("div", { class: "empty" }, text); }
 
 // A card with a title, a sentence and a figure. A figure is a function of (host, width) that fills its host.
@@ -115,7 +124,7 @@ function lines(options) {
     if (low < yTicks[0] - step * 1e-6) yTicks.unshift(yTicks[0] - step);
     if (high > yTicks[yTicks.length - 1] + step * 1e-6) yTicks.push(yTicks[yTicks.length - 1] + step);
     low = Math.min(low, yTicks[0]); high = Math.max(high, yTicks[yTicks.length - 1]);
-    const labels = yTicks.map((t) => format(t));
+    const labels = yTicks.map((t) => options.format ? format(t) : tickText(t, step, high));
     const left = 12 + 6.6 * Math.max(...labels.map((t) => t.length)), right = 10, top = 8, bottom = 34;
     const xs = all("x");
     const scale = options.log ? (v) => Math.log2(v) : (v) => v;
@@ -137,7 +146,7 @@ function lines(options) {
       text.textContent = labels[i];
       root.append(text);
     });
-    const wanted = Math.max(2, Math.floor((width - left) / 90));
+    const wanted = Math.max(2, Math.floor((width - left) / 62));
     const xTicks = options.log ? [...new Set(xs)].sort((a, b) => a - b) : ticks(x0, x1, wanted).filter((t) => options.whole === false || Number.isInteger(t));
     for (const t of xTicks) {
       const text = svg("text", { x: px(t), y: height - bottom + 16, "text-anchor": "middle" });

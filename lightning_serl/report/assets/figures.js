@@ -44,7 +44,7 @@ function lede(run) {
   const [before, after] = ends(set.figures[key]);
   if (set.figures[key].y.length < 2) return `${what} is ${percent(after.value)} on ${count(set.n)} held-out problems (${set.name}).`;
   const clear = apart(before, after);
-  const tail = clear === null ? "" : clear ? ", beyond its 95 % intervals" : "; the 95 % intervals overlap, so this is no clear change";
+  const tail = clear === null ? "" : clear ? "; the 95 % intervals do not overlap" : "; the 95 % intervals overlap, so this is no clear change";
   const sort = key === "agreement" ? " Without labels this is agreement, not accuracy." : "";
   const way = after.value > before.value ? "rose" : after.value < before.value ? "fell" : "stayed";
   return `${what} on ${count(set.n)} held-out problems ${way} from ${percent(before.value)} to ${percent(after.value)} (${points(after.value - before.value)})${tail}.${sort}`;
@@ -65,7 +65,7 @@ function changeStat(set, key) {
   const good = key === "no_answer" ? delta < 0 : delta > 0;
   const kind = apart(before, after) === false || Math.abs(delta) < 5e-4 || key === "agreement" ? "" : good ? "good" : "bad";
   return stat(name, [el("span", { class: "from" }, (100 * before.value).toFixed(1), " → "), (100 * after.value).toFixed(1), el("small", {}, " %")],
-    [el("span", { class: `chip ${kind}` }, points(delta)), isNumber(after.lo) && el("span", {}, `${between(before)} → ${between(after)}`)], host);
+    [el("span", { class: `chip ${kind}` }, points(delta)), isNumber(after.lo) && el("span", {}, isNumber(before.lo) ? `${between(before)} → ${between(after)}` : `95 %: ${between(after)}`)], host);
 }
 
 function headline(run) {
