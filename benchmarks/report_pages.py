@@ -121,7 +121,8 @@ def _response(rng: random.Random, text: str, right: bool) -> dict[str, Any]:
     said = f"{text} {' '.join(str(rng.randrange(1000)) for _ in range(60))} so {answer}"
     return {
         "text": said, "answer": answer, "score": float(right), "finished": rng.random() < 0.95,
-        "tokens": len(said) // 4, "class": 0 if right else 1 + rng.randrange(3), "pieces": [len(said) - 3, 3], "logprobs": [-0.4, -2.25],
+        "tokens": len(said) // 4, "class": 0 if right else 1 + rng.randrange(3),
+        "pieces": [len(said) - 3, 3], "logprobs": [-0.4, -2.25],
     }  # fmt: skip
 
 
