@@ -31,7 +31,7 @@ function comparison(runs, openRun) {
   const value = (run, option) => (run.about.find(([n]) => n === option) || [])[1];
   const differing = options.filter((o) => new Set(runs.map((r) => value(r, o))).size > 1);
   return [
-    section("headline", "Before and after", name ? `On ${name}. Bars on the right go from the 95 % interval before (grey) to that after (coloured), on a scale from 0 to 100 %.` : "No problems were held out.",
+    section("headline", "Before and after", name ? `On ${name}. The dots with their 95 % intervals are before (grey) and after (blue).` : "No problems were held out.",
       el("div", { class: "card scroll" }, compareTable(rows, k, openRun))),
     section("learning", "Curves", null, grid("", cards)),
     differing.length ? section("options", "What differs", null, el("div", { class: "card scroll" }, el("table", {}, el("tr", {}, el("th", {}, ""), rows.map((r) => el("th", {}, r.label))),
@@ -51,7 +51,7 @@ function compareTable(rows, k, openRun) {
   const keys = ["pass@1", "mean@k", "maj@k"].filter((key) => rows.some((r) => r.set && r.set.figures[key]));
   if (!keys.length && rows.some((r) => r.set && r.set.figures.agreement)) keys.push("agreement");
   return el("table", {}, el("tr", {}, el("th", {}, "run"), el("th", {}, "state"), keys.map((key) => el("th", { class: "r" }, NAMES[key] === key ? figureName(key, k) : NAMES[key])),
-    el("th", { style: "min-width:150px" }, keys.length ? NAMES[keys[0]] : ""), el("th", { class: "r" }, "trained on"), el("th", {}, "health"), el("th", { class: "r" }, "time")),
+    el("th", { style: "min-width:150px" }, keys.length ? `${NAMES[keys[0]]}, 0 to 100 %` : ""), el("th", { class: "r" }, "trained on"), el("th", {}, "health"), el("th", { class: "r" }, "time")),
   rows.map(({ run, set, label, color }) => {
     const host = el("div");
     const main = keys.length && set && set.figures[keys[0]];

@@ -32,7 +32,7 @@ const colour = (index) => `var(--c${index % 8})`;
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const count = (value) => isNumber(value) ? value.toLocaleString("en-US") : "–";
 const percent = (value, digits = 1) => isNumber(value) ? `${(100 * value).toFixed(digits)} %` : "–";
-const points = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)} points`;
+const points = (value) => `${Math.abs(value) < 5e-4 ? "±" : value > 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(1)} points`;
 
 function plain(value) {
   if (!isNumber(value)) return "–";
