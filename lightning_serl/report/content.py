@@ -47,6 +47,7 @@ def content_of(run: RunFolder, story: Story, state: str) -> dict[str, Any]:
         "sets": _sets(run),
         "curves": _curves(run, parts),
         "health": _health(run, story),
+        "rolled_back": [{k: number(row.get(k)) for k in ("step", "to_step", "change")} for row in story.rolled_back],
         "counts": _counts(story),
         "by_round": _by_round(story),
         "reasons": reason_table(story),

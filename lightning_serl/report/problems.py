@@ -55,6 +55,7 @@ class Story:
     histogram: dict[int, list[int]] = field(default_factory=dict)  # voted problems by class of agreement
     answered: Counter[int] = field(default_factory=Counter)  # voted problems of any role
     reasons: dict[tuple[str, str], Counter[int]] = field(default_factory=dict)  # by kind and reason, counts by round
+    rolled_back: list[Row] = field(default_factory=list)  # events of the whole run: it went back to earlier weights
 
 
 def read_story(ledger: Iterable[Row]) -> Story:
@@ -62,6 +63,8 @@ def read_story(ledger: Iterable[Row]) -> Story:
     story = Story()
     for row in ledger:
         uid, event, number = row.get("uid"), row.get("event"), row.get("round")
+        if event == "rolled_back":
+            story.rolled_back.append(row)
         if not isinstance(uid, str) or not isinstance(event, str) or not isinstance(number, int):
             continue
         problem = story.problems.setdefault(uid, Problem(uid, number))

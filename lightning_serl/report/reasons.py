@@ -27,5 +27,7 @@ MEANINGS: dict[str, str] = {
     "no_context": "It refers to something that it does not give.",
     "low_consensus": "The answers agree less than the reward asks for.",
     "no_view": "The reward compares two views of a problem, and there was only one.",
+    "needs_passage": "It cannot be understood without the passage that it was written from.",
+    "answer_in_problem": "The problem contains its answer.",
     "no_grade": "The judge wrote no grade that can be read.",
 }

@@ -202,6 +202,8 @@ function lengths(run) {
 
 function health(run) {
   if (!run.health.length) return null;
+  const back = run.rolled_back.map((r) => el("div", { class: "warning" }, el("b", {}, `Step ${r.step}: the run went back to the weights of step ${r.to_step}. `),
+    isNumber(r.change) && `The answers to the health probe had fallen by ${plain(-r.change)} below their best.`));
   const warned = run.health.flatMap((s) => s.warnings.map((w) => ({ ...w, sign: s }))).sort((a, b) => a.step - b.step);
   const list = warned.length ? warned.map((w) => el("div", { class: "warning" }, el("b", {}, `Step ${w.step}: ${w.text}. `),
     w.sign.advice.charAt(0).toUpperCase() + w.sign.advice.slice(1), ".")) : el("p", { class: "note" }, "No sign left its band.");
@@ -216,7 +218,7 @@ function health(run) {
     return card;
   });
   return section("health", "Health without labels", "Signs that need no labels, each with its band (green) and the steps at which the run warned (red). A sign is judged by its mean over the latest values, so single points may lie outside.",
-    el("div", { style: "margin-bottom:14px" }, list), grid("tight", cards));
+    el("div", { style: "margin-bottom:14px" }, list, back), grid("tight", cards));
 }
 
 function sampler(run) {
