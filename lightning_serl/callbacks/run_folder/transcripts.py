@@ -133,7 +133,7 @@ class _Pieces:
                 continue
             if text:
                 lengths.append(len(text))
-                values.append(round(total, 2))
+                values.append(round(total, 2) + 0.0)  # not -0.0
             place, before, waiting, total = place + len(text), waiting, [], 0.0
         return {"pieces": lengths, "logprobs": values} if place == len(completion.text) else {}
 

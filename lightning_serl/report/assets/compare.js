@@ -40,11 +40,14 @@ function comparison(runs, openRun) {
   ];
 }
 
+// Runs of different methods go by their method, others by their folder.
 function labelOf(run, runs) {
-  const alike = runs.filter((r) => r.name === run.name).length;
-  const label = run.method && runs.filter((r) => r.method === run.method && r.seed === run.seed).length === 1 && runs.some((r) => r.method !== run.method)
-    ? `${run.method}${runs.some((r) => r.seed !== run.seed) ? `, seed ${run.seed}` : ""}` : run.name;
-  return alike > 1 && label === run.name ? run.folder : label;
+  const methods = runs.map((r) => r.method), seeds = new Set(runs.map((r) => r.seed));
+  const both = runs.map((r) => `${r.method}, seed ${r.seed}`);
+  if (!methods.includes("default") && new Set(methods).size > 1 && new Set(both).size === runs.length) {
+    return seeds.size > 1 ? `${run.method}, seed ${run.seed}` : run.method;
+  }
+  return runs.filter((r) => r.name === run.name).length > 1 ? run.folder : run.name;
 }
 
 function compareTable(rows, k, openRun) {
