@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.protocols import data_of, module_of
+from lightning_serl.report.signs import Sign
 from lightning_serl.rewards.majority import majority
-from lightning_serl.signs import Sign
 from lightning_serl.types import Group, Round, Vote
 
 # Number of first rounds or steps whose mean later ones are compared with.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import lightning.pytorch as pl
 
 from lightning_serl.errors import InputError
-from lightning_serl.signs import BANDS
+from lightning_serl.report.signs import BANDS
 
 #: Logged with the first optimizer step of each round; ``docs/metrics.md`` says what each one is.
 OF_ROUND = (

@@ -61,7 +61,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if not isinstance(value, dict)}
 
 
-def details(report: dict[str, Any]) -> dict[str, float]:
+def details(report: Mapping[str, Any]) -> dict[str, float]:
     """The ends of one set's intervals, as ``NAME_low`` and ``NAME_high``, and ``pass@2``, ``pass@4`` ... below k."""
     ends = {
         f"{name}_{end}": value

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_serl.report.folder import Row, RunFolder
 from lightning_serl.report.problems import BINS, OUTCOMES, Story, reason_table
 from lightning_serl.report.series import Curve, curve, curves, number
-from lightning_serl.signs import BANDS, Sign
+from lightning_serl.report.signs import BANDS, Sign
 
 #: Metrics that the page draws over the optimizer steps.
 DRAWN = (
@@ -136,17 +136,18 @@ def _sets(run: RunFolder) -> list[dict[str, Any]]:
 def _set(run: RunFolder, name: str) -> dict[str, Any]:
     prefix = f"val/{name}"
     rows = [row for row in run.metrics if f"{prefix}/n" in row]
-    last = run.evaluation.get(name)
+    found = run.evaluation.get(name)
+    last: Row = found if isinstance(found, dict) else {}
     known = {}
     for figure in _FIGURES:
         rows_of = [dict(row) for row in rows]
         # runs before intervals were recorded have those of the last evaluation
-        ends = last.get("intervals", {}).get(figure) if isinstance(last, dict) and rows_of else None
+        ends = last.get("intervals", {}).get(figure) if rows_of else None
         key = f"{prefix}/{figure}"
         if ends and f"{key}_low" not in rows_of[-1] and rows_of[-1].get(key) == last.get(figure):
             rows_of[-1] |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
-        if (found := curve(rows_of, key, f"{key}_low", f"{key}_high")) is not None:
-            known[figure] = found
+        if (drawn := curve(rows_of, key, f"{key}_low", f"{key}_high")) is not None:
+            known[figure] = drawn
     facts = rows[-1] if rows else {}
     return {
         "name": name,

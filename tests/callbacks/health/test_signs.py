@@ -12,7 +12,7 @@ from lightning_serl.callbacks.health import (
     unanimous,
     vote_entropy,
 )
-from lightning_serl.signs import BANDS, Sign
+from lightning_serl.report.signs import BANDS, Sign
 from lightning_serl.types import Completion, Group, Instruction
 
 

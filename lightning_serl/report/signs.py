@@ -1,6 +1,6 @@
-"""The signs of a run's health: the bands they should stay in, and when a warning of one is due.
+"""The bands that the signs of a run's health should stay in, and when a warning of one is due.
 
-It imports nothing, since the report of a run, which needs neither torch nor Lightning, judges by the same bands.
+The run judges by them while it trains, and the report of a run again from its metrics, without torch and Lightning.
 """
 
 from __future__ import annotations
