@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 COMMANDS = ("fit", "validate", "test", "predict")
 #: Commands of this package alone, which no LightningCLI has.
-OWN_COMMANDS = ("plan", "compare")
+OWN_COMMANDS = ("plan", "compare", "report")
 _OTHER_COMMANDS = {
     "train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "estimate": "plan",
 }  # fmt: skip
