@@ -63,7 +63,7 @@ CHECK = """(async () => {
       if (host.innerHTML.includes("NaN")) out.faults.push(`NaN in the figure ${title}`);
     }
     if (!document.querySelector(".list")) continue;
-    const items = all(".list .item"), detail = document.querySelector(".detail");
+    const items = all(".list .item[data-uid]"), detail = document.querySelector(".detail");
     if (!items.length) { out.faults.push(`view ${view} lists no problem`); continue; }
     const before = detail.textContent, start = performance.now();
     items[items.length - 1].click();

@@ -68,12 +68,18 @@ function compareTable(rows, k, openRun) {
         const curve = set && set.figures[key];
         if (!curve) return el("td", { class: "r" }, "–");
         const [a, b] = ends(curve);
-        return el("td", { class: "r" }, curve.y.length > 1 ? [`${(100 * a.value).toFixed(1)} → ${(100 * b.value).toFixed(1)} %`, el("div", { class: "note" }, points(b.value - a.value))] : percent(b.value));
+        return el("td", { class: "r" }, curve.y.length > 1 ? [`${(100 * a.value).toFixed(1)} → ${(100 * b.value).toFixed(1)} %`, el("div", { class: "note" }, points(b.value - a.value)), bestOf(curve)] : percent(b.value));
       }),
       el("td", {}, host), el("td", { class: "r" }, `${count(run.counts.trained)} of ${count(run.counts.proposed)}`),
       el("td", {}, el("span", { class: `chip ${outside ? "bad" : warned ? "warn" : "good"}` }, outside ? `${outside} outside` : warned ? "warned" : "in band")),
       el("td", { class: "r" }, duration(run.seconds || Object.values(run.times).reduce((x, y) => x + y, 0))));
   }));
+}
+
+// The best value of a run that has fallen since.
+function bestOf(curve) {
+  const best = Math.max(...curve.y), last = curve.y[curve.y.length - 1];
+  return best - last > 0.02 ? el("div", { class: "note" }, `best ${percent(best)}, step ${curve.x[curve.y.indexOf(best)]}`) : null;
 }
 
 function reasonTable(rows) {

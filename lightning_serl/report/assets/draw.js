@@ -60,6 +60,7 @@ function ticks(low, high, most = 5) {
   const step = [1, 2, 2.5, 5, 10].map((s) => s * power).find((s) => s >= raw * 0.999);
   const out = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) out.push(i * step);
+  out.step = step;
   return out;
 }
 
@@ -120,7 +121,7 @@ function lines(options) {
     let low = Math.min(...ys), high = Math.max(...ys);
     if (low === high) { low -= Math.abs(low) * 0.1 || 0.1; high += Math.abs(high) * 0.1 || 0.1; }
     const yTicks = ticks(low, high, height < 150 ? 3 : 4);
-    const step = yTicks.length > 1 ? yTicks[1] - yTicks[0] : high - low;
+    const step = yTicks.step;
     if (low < yTicks[0] - step * 1e-6) yTicks.unshift(yTicks[0] - step);
     if (high > yTicks[yTicks.length - 1] + step * 1e-6) yTicks.push(yTicks[yTicks.length - 1] + step);
     low = Math.min(low, yTicks[0]); high = Math.max(high, yTicks[yTicks.length - 1]);

@@ -46,8 +46,11 @@ function lede(run) {
   const clear = apart(before, after);
   const tail = clear === null ? "" : clear ? "; the 95 % intervals do not overlap" : "; the 95 % intervals overlap, so this is no clear change";
   const sort = key === "agreement" ? " Without labels this is agreement, not accuracy." : "";
+  const curve = set.figures[key], best = Math.max(...curve.y);
+  const since = best - Math.max(before.value, after.value) > 0.02 && best - after.value > 0.02
+    ? ` Its best was ${percent(best)} at step ${curve.x[curve.y.indexOf(best)]}; it has fallen by ${(100 * (best - after.value)).toFixed(1)} points since.` : "";
   const way = after.value > before.value ? "rose" : after.value < before.value ? "fell" : "stayed";
-  return `${what} on ${count(set.n)} held-out problems ${way} from ${percent(before.value)} to ${percent(after.value)} (${points(after.value - before.value)})${tail}.${sort}`;
+  return `${what} on ${count(set.n)} held-out problems ${way} from ${percent(before.value)} to ${percent(after.value)} (${points(after.value - before.value)})${tail}.${since}${sort}`;
 }
 
 function stat(name, value, under, strip) {
