@@ -49,11 +49,15 @@ def write_report(folders: Sequence[Path], target: Path, states: Mapping[Path, st
         runs.append((run, story, content_of(run, story, state)))
     frame = _document("", "", "")
     fixed = len(frame.encode()) + sum(len(_json(content)) for _, _, content in runs) + _SPARE
-    room = max(0, PAGE_BYTES - fixed) // len(runs)
+    room = max(0, PAGE_BYTES - fixed)
     chunks: dict[str, str] = {}
-    for place, (run, story, content) in enumerate(runs):
-        packed = pack(story, run.samples, f"r{place}", room)
+    # small runs first: what they leave goes to the others
+    for left, (place, (run, story, content)) in enumerate(
+        sorted(enumerate(runs), key=lambda one: len(one[1][0].samples)), -len(runs)
+    ):
+        packed = pack(story, run.samples, f"r{place}", room // -left)
         chunks |= packed.chunks
+        room = max(0, room - packed.size)
         content["transcripts"] = {
             "problems": packed.problems,
             "rounds": {str(number): name for number, name in packed.rounds.items()},
