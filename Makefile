@@ -60,6 +60,7 @@ soak: $(VENV)/.dev docs
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/gpu_fsdp.py --device cpu --small
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/report_pages.py
 	$(BIN)/python benchmarks/quickstart.py
 
 $(VENV)/bin/python:

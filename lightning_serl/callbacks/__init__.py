@@ -16,6 +16,7 @@ from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
 from lightning_serl.callbacks.run_folder.comparison_record import ComparisonRecord
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.profile import RoundProfile
+from lightning_serl.callbacks.run_folder.report_page import ReportPage
 from lightning_serl.callbacks.run_folder.summary import Summary
 from lightning_serl.callbacks.run_folder.terminal import Phases, RoundProgress
 
@@ -34,6 +35,7 @@ __all__ = [
     "PushToHub",
     "QualityFilter",
     "ReferenceSync",
+    "ReportPage",
     "RolloutHooks",
     "RolloutRefresh",
     "RoundProfile",

@@ -23,7 +23,7 @@ from lightning_serl.callbacks.loggers.tables import TrackerTables
 from lightning_serl.callbacks.memory_plan import MemoryPlan
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.callbacks.rollout_refresh import RolloutRefresh
-from lightning_serl.callbacks.run_folder import Ledger, RoundProfile, RoundProgress, Summary
+from lightning_serl.callbacks.run_folder import Ledger, ReportPage, RoundProfile, RoundProgress, Summary
 
 #: Added unless the user lists the callback or a subclass of it.
 ALWAYS: tuple[type[pl.Callback], ...] = (
@@ -35,11 +35,11 @@ DEFAULT_FILTERS: tuple[type[pl.Callback], ...] = (QualityFilter, NoveltyFilter, 
 
 
 def default_callbacks(checkpoints: bool = True) -> list[pl.Callback]:
-    """What the command line adds to a Trainer: summary and plots, the export and, if wanted, the checkpoints of a run.
+    """What the command line adds to a Trainer: summary and plots, report, export and, if wanted, checkpoints.
 
     A Trainer of your own takes them as ``callbacks=[*default_callbacks(), ...]``; all others come by themselves.
     """
-    return [Summary(), Export(), *([Checkpoints()] if checkpoints else [])]
+    return [Summary(), Export(), *([Checkpoints()] if checkpoints else []), ReportPage()]
 
 
 def missing_callbacks(trainer: pl.Trainer | None) -> list[pl.Callback]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from math import log
 from statistics import median
 from typing import Any
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.protocols import data_of, module_of
+from lightning_serl.report.signs import Sign
 from lightning_serl.rewards.majority import majority
 from lightning_serl.types import Group, Round, Vote
 
@@ -26,8 +26,6 @@ from lightning_serl.types import Group, Round, Vote
 _FIRST = 3
 #: Answered prompts, or clear votes, below which a share over them is not computed.
 LEAST_PROMPTS = 8
-#: Number of values inside the band after which a sign counts as back in it.
-CALM = 5
 #: Share of all responses from which on a vote of the probe is clear.
 CLEAR = 0.5
 #: Least and greatest number of steps whose KL divergence :func:`slope` is computed over.
@@ -225,122 +223,3 @@ def slope(values: Sequence[float]) -> float:
 def _share(flags: Any) -> float:
     flags = list(flags)
     return sum(flags) / len(flags)
-
-
-@dataclass(frozen=True)
-class Band:
-    """The range that a sign should stay in, judged by its weighted mean over the latest values."""
-
-    advice: str  # what it means if the sign leaves the band, and what to do
-    low: float | None = None
-    high: float | None = None
-    rise: float | None = None  # the upper bound is at least this much above the mean of the sign's first values
-    entries: int = 3  # fewest values to average
-    weight: int = 32  # their least total weight, in groups (in steps for signs of optimizer steps)
-
-    def left(self, value: float, start: float) -> str | None:
-        """Which bound a mean of values has crossed, in words; ``start`` is the mean of the first values."""
-        high = self.high if self.high is None or self.rise is None else max(self.high, start + self.rise)
-        if self.low is not None and value < self.low:
-            return f"below {self.low:g}"
-        if high is not None and value > high:
-            return f"above {high:.2g}"
-        return None
-
-
-BANDS: dict[str, Band] = {
-    "same_vote_share": Band(
-        "clear votes of the starting policy on the probe problems have turned, so it is forgetting what it knew; stop, "
-        "go back to an earlier checkpoint and lower the learning rate",
-        low=0.7, entries=1, weight=1,
-    ),
-    "kl_slope": Band(
-        "the policy leaves its starting point faster than its votes can guide it; lower the learning rate (or raise "
-        "model.objective.beta) before accuracy falls",
-        high=0.01, entries=1, weight=1,
-    ),
-    "vote_entropy": Band(
-        "the answers to a problem hardly ever agree, so the majority means little; use easier problems or a stronger "
-        "model",
-        high=0.95,
-    ),
-    "unanimous_share": Band(
-        "nearly all votes are unanimous, so nothing is left to learn, or the policy has locked in on its answers; use "
-        "harder problems, or go back to an earlier checkpoint",
-        high=0.9,
-    ),
-    "top_answer_share": Band(
-        "unrelated problems get the same answer; read samples.jsonl, and go back to an earlier checkpoint if it is a "
-        "template",
-        high=0.5, rise=0.25,
-    ),
-    "no_answer_share": Band(
-        "more and more responses give no answer that can be read; read samples.jsonl, and check data.grader and the "
-        "answer format",
-        high=0.3, rise=0.2,
-    ),
-    "truncated_share": Band(
-        "more and more responses are cut off; raise data.max_tokens, or set data.round.overlong_buffer",
-        high=0.3, rise=0.2,
-    ),
-    "repeated_4gram_share": Band(
-        "responses repeat themselves; go back to an earlier checkpoint and lower the learning rate",
-        high=0.3, rise=0.2,
-    ),
-    "length_ratio": Band(
-        "responses have another length than in the first rounds; read samples.jsonl to see what was lost or added",
-        low=0.33, high=4.0,
-    ),
-    "entropy_ratio": Band(
-        "the policy's token entropy is far from where it began, so it explores too little or writes noise; lower the "
-        "learning rate or change model.objective.entropy",
-        low=0.1, high=3.0, weight=3,
-    ),
-}  # fmt: skip
-
-
-class Sign:
-    """The first and the latest values of one sign of :data:`BANDS`, and whether it is outside its band."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.band = name, BANDS[name]
-        self._first: list[list[float]] = []  # pairs of value and weight
-        self._recent: list[list[float]] = []
-        self._inside = 0  # values inside the band since the last one outside
-        self.outside: str | None = None  # why it is outside its band
-
-    def enter(self, value: float, weight: float = 1) -> str | None:
-        """Add the value of a round or step, computed from ``weight`` groups; a warning if it leaves the band now."""
-        if not self._enough(self._first):
-            self._first.append([value, weight])
-        self._recent.append([value, weight])
-        while self._enough(self._recent[1:]):
-            del self._recent[0]
-        if not self._enough(self._recent):
-            return None
-        now = _mean(self._recent)
-        bound = self.band.left(now, _mean(self._first))
-        if bound is None:
-            self._inside += 1
-            if self._inside >= CALM:
-                self.outside = None
-            return None
-        was_inside, self._inside = self.outside is None, 0
-        self.outside = f"{self.name} is {now:.2g}, {bound}: {self.band.advice}"
-        return self.outside if was_inside else None
-
-    def _enough(self, entries: list[list[float]]) -> bool:
-        return len(entries) >= self.band.entries and sum(w for _, w in entries) >= self.band.weight
-
-    def state_dict(self) -> dict[str, Any]:
-        """The values and the warning, as primitives."""
-        return {"first": self._first, "recent": self._recent, "inside": self._inside, "outside": self.outside}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`state_dict`."""
-        self._first, self._recent = [list(e) for e in state["first"]], [list(e) for e in state["recent"]]
-        self._inside, self.outside = state["inside"], state["outside"]
-
-
-def _mean(entries: Sequence[Sequence[float]]) -> float:
-    return sum(v * w for v, w in entries) / sum(w for _, w in entries)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import lightning.pytorch as pl
 
-from lightning_serl.callbacks.health import BANDS
 from lightning_serl.errors import InputError
+from lightning_serl.report.signs import BANDS
 
 #: Logged with the first optimizer step of each round; ``docs/metrics.md`` says what each one is.
 OF_ROUND = (
@@ -46,8 +46,8 @@ OF_SET = (
     "correct",
 )
 _INTERVALS = ("pass@1", "mean@k", "maj@k", "pass@k")
-# Names that depend on a reason or a role, and two that Lightning itself offers to callbacks.
-_OTHERS = re.compile(r"serl/(reason|role)/.+|step|epoch")
+# Names that depend on a reason, a role or a number of samples, and two that Lightning itself offers to callbacks.
+_OTHERS = re.compile(r"serl/(reason|role)/.+|val/.+/pass@\d+|step|epoch")
 
 
 def metric_names(sets: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command ``lightning-serl fit | validate | test | predict | plan | probe | compare``, and :class:`PresetCLI`."""
+"""The command ``lightning-serl`` with ``fit``, ``validate`` ... ``report``; :class:`PresetCLI` for scripts."""
 
 from __future__ import annotations
 

@@ -91,6 +91,11 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
 
         push(arguments[1:], state)
         return
+    if arguments and arguments[0] == "report":
+        from lightning_serl.cli.report import report
+
+        report(arguments[1:])
+        return
     from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
     SelfPlayCLI(arguments, state)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 COMMANDS = ("fit", "validate", "test", "predict")
 #: Commands of this package alone, which no LightningCLI has.
-OWN_COMMANDS = ("plan", "probe", "compare", "push")
+OWN_COMMANDS = ("plan", "probe", "compare", "report", "push")
 _OTHER_COMMANDS = {
     "train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "estimate": "plan",
     "upload": "push", "publish": "push", "push_to_hub": "push",

@@ -17,6 +17,7 @@ from lightning_serl.callbacks import (
     Ledger,
     MemoryPlan,
     PushToHub,
+    ReportPage,
     RolloutHooks,
     Summary,
     TrackerTables,
@@ -39,8 +40,8 @@ from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = (
     "Self-play reinforcement learning of language models without labels. `lightning-serl probe` says whether a "
-    "fit has something to learn from, `plan` foresees what it takes, `compare` runs several methods side by side, `push` "
-    "publishes a run on the hub; add --help to any."
+    "fit has something to learn from, `plan` foresees what it takes, `compare` runs several methods side by side, "
+    "`report` shows what a run did, `push` publishes it on the hub; add --help to any."
 )
 _TRAINER_DEFAULTS = {
     "logger": False,
@@ -198,7 +199,7 @@ class SelfPlayCLI(PresetCLI):
         ckpt_path = self.config_init.fit.ckpt_path
         checks.check_fit(self.trainer, self.model, self.datamodule)
         check_overrides(self.model.check_optimizer(), ckpt_path)
-        self._callback(Summary).deferred = True
+        self._callback(Summary).deferred = self._callback(ReportPage).deferred = True
         if not self.trainer.fast_dev_run:
             for push in self._all(PushToHub):  # before the first evaluation, which takes time
                 push.deferred = True
@@ -218,6 +219,7 @@ class SelfPlayCLI(PresetCLI):
             self._callback(Ledger).enter_evaluation(trainer.global_step, model)
         self._callback(Summary).finish(trainer)
         self._callback(Export).complete(trainer)
+        self._callback(ReportPage).write(trainer)
         for tables in self._all(TrackerTables):
             tables.finish(trainer, close=True)
         for push in self._all(PushToHub):

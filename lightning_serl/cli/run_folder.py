@@ -92,6 +92,19 @@ def lock(root: Path) -> int | None:
     return folder
 
 
+def in_use(root: Path) -> bool:
+    """Whether a fit is running in a folder; ``False`` where that cannot be found out."""
+    try:
+        descriptor = lock(root)
+    except InputError:
+        return True
+    except OSError:
+        return False
+    if descriptor is not None:
+        os.close(descriptor)
+    return False
+
+
 def last_checkpoint(root: Path, command: str) -> str | None:
     """The checkpoint that ``--ckpt_path last`` means; ``None`` if there is none yet, so that the run begins.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum, sqrt
+from math import comb, fsum, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,15 +113,16 @@ class EvaluationSet(Metric):
             over all samples; ``vote_accuracy`` over the problems whose vote did not abstain; ``k``, the most samples.
 
             ``intervals`` holds 95 % intervals ``[low, high]`` of pass@1, mean@k, maj@k and pass@k: Wilson's for shares
-            of problems, a bootstrap over problems for means. Each division maps its strata to the same results without
-            intervals.
+            of problems, a bootstrap over problems for means. ``pass_at`` maps 1, 2, 4 ... k (as text) to pass@1, pass@2
+            ..., by the unbiased estimator of Chen et al. (arXiv 2107.03374): the chance that that many of the sampled
+            answers hold a right one. Each division maps its strata to the same results without intervals.
         """
         # a list of tensors, or one tensor after a reduction over ranks
         table = dim_zero_cat(self.rows).tolist() if len(self.rows) else []
         rows = [_Row(*values[: len(_Row._fields)]) for values in table]
         # recordings can hold fewer responses than k
         k = int(max((r.samples for r in rows), default=0)) or self.k
-        out: dict[str, Any] = {**_results(rows, k), "intervals": _intervals(rows, k)}
+        out: dict[str, Any] = {**_results(rows, k), "intervals": _intervals(rows, k), "pass_at": _pass_at(rows, k)}
         for column, (division, names) in enumerate(self.strata.items(), len(_Row._fields)):
             parts = {
                 name: [row for row, values in zip(rows, table, strict=True) if values[column] == number]
@@ -153,6 +154,20 @@ def _results(rows: Sequence[_Row], k: int) -> dict[str, float | int | None]:
         "no_answer": _share(sum(r.no_answer for r in rows), sum(r.samples for r in rows)),
         "vote_accuracy": _share(sum(r.vote_right > 0 for r in voted), len(voted)),
     }
+
+
+def _pass_at(rows: Sequence[_Row], k: int) -> dict[str, float]:
+    """pass@n for n = 1, 2, 4 ... and k over the labelled problems; empty if nothing was sampled."""
+    labelled = [r for r in rows if r.labelled]
+    sizes = [*(2**power for power in range(k.bit_length()) if 2**power < k), k] if k and labelled else []
+    return {str(size): fsum(_any_right(r, size) for r in labelled) / len(labelled) for size in sizes}
+
+
+def _any_right(row: _Row, size: int) -> float:
+    """The chance that ``size`` of a problem's answers hold a right one; of all of them if there are fewer."""
+    answers, right = int(row.answered), int(row.right)
+    size = min(size, answers)
+    return 1.0 - comb(answers - right, size) / comb(answers, size) if answers else 0.0
 
 
 def _intervals(rows: Sequence[_Row], k: int) -> dict[str, list[float]]:

@@ -61,11 +61,17 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if not isinstance(value, dict)}
 
 
-def logged(report: dict[str, Any], prefix: str) -> dict[str, float]:
-    """The figures of one set and both ends of their intervals, as ``PREFIX/NAME``; what was not measured is absent."""
+def details(report: Mapping[str, Any]) -> dict[str, float]:
+    """The ends of one set's intervals, as ``NAME_low`` and ``NAME_high``, and ``pass@2``, ``pass@4`` ... below k."""
     ends = {
         f"{name}_{end}": value
-        for name, interval in report["intervals"].items()
+        for name, interval in report.get("intervals", {}).items()
         for end, value in zip(("low", "high"), interval, strict=True)
     }
-    return {f"{prefix}/{k}": float(v) for k, v in {**figures(report), **ends}.items() if v is not None}
+    between = list(report.get("pass_at", {}).items())[1:-1]  # the first is mean@k and the last pass@k
+    return ends | {f"pass@{size}": value for size, value in between}
+
+
+def logged(report: dict[str, Any], prefix: str) -> dict[str, float]:
+    """The figures of one set and their :func:`details`, as ``PREFIX/NAME``; what was not measured is absent."""
+    return {f"{prefix}/{k}": float(v) for k, v in {**figures(report), **details(report)}.items() if v is not None}

@@ -80,6 +80,7 @@ def test_the_last_line_names_the_run_folder_and_nothing_else_lies_there(fitted):
     root, ended = fitted
     assert ended.run == root
     files = {"config.yaml", "metrics.jsonl", "ledger.jsonl", "samples.jsonl", "summary.json", "evaluation.json"}
+    files |= {"report.html"}
     assert {p.name for p in root.iterdir()} == files | {"checkpoints", "export", "curves.png"}
     assert "error" not in ended.err
 
@@ -147,7 +148,7 @@ def test_samples_are_there_to_read(fitted):
     assert {row["round"] for row in samples} == {0, 1}
     first = samples[0]
     assert {"uid", "prompt", "label", "confidence", "responses"} <= set(first)
-    assert {"text", "answer", "score", "finished"} == set(first["responses"][0])
+    assert {"text", "answer", "score", "finished", "tokens", "class"} <= set(first["responses"][0])
 
 
 def test_the_export_opens_and_has_learnt(fitted):

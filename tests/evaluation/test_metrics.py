@@ -45,7 +45,9 @@ def results(*batches, k=4, strata=None):
 
 def test_by_hand():
     got = results(PROBLEMS)
-    intervals = got.pop("intervals")
+    intervals, pass_at = got.pop("intervals"), got.pop("pass_at")
+    # of two of four answers at least one is right: always with three right ones, in three of six pairs with one
+    assert pass_at == {"1": 1 / 4, "2": (1 + 3 / 6) / 4, "4": 2 / 4}
     assert list(got) == list(EXPECTED)
     assert got == pytest.approx(EXPECTED)
     assert intervals == {
@@ -152,7 +154,7 @@ def test_bootstrap_is_that_of_drawing_problems_again():
 
 def test_nothing_measured_is_none():
     empty = results([])
-    assert empty.pop("intervals") == {}
+    assert empty.pop("intervals") == empty.pop("pass_at") == {}
     assert (empty["n"], empty["correct"]) == (0, 0)
     assert {v for k, v in empty.items() if k not in ("n", "labelled", "k", "correct")} == {None}
     assert results([], strata={"by_level": ["1"]})["by_level"] == {}

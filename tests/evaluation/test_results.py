@@ -43,4 +43,6 @@ def test_what_is_logged():
     low, high = report["b"]["intervals"]["mean@k"]
     assert (written["val/b/mean@k_low"], written["val/b/mean@k_high"]) == (low, high)
     assert written["val/b/n"] == 3.0
+    assert "val/b/pass@1_low" in written
+    assert "val/b/pass@4" not in written, "pass@k is there under its name"
     assert "val/a/pass@1" not in logged(report["a"], "val/a"), "nothing was measured"

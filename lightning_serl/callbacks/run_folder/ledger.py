@@ -12,8 +12,10 @@ import lightning.pytorch as pl
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.jsonl_file import RunFile
 from lightning_serl.callbacks.run_folder.profile import RoundProfile
+from lightning_serl.callbacks.run_folder.transcripts import sample_rows
+from lightning_serl.evaluation.results import details
 from lightning_serl.protocols import data_of, module_of
-from lightning_serl.types import Group, Round, Verdict
+from lightning_serl.types import Round
 
 # Steps between two points in the loggers, unless the user sets ``Trainer(log_every_n_steps=...)`` to another number.
 _LIGHTNING_INTERVAL = 50
@@ -27,8 +29,9 @@ class Ledger(RolloutHooks):
 
     ``ledger.jsonl`` has one row per event of an instruction: proposed, rejected, accepted, voted, kept, carried,
     dropped, trained. It holds no times, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer
-    step or evaluation; measured times are under ``time/``. ``samples.jsonl`` has some groups of each round. A resumed
-    run removes the rows written after its checkpoint and writes them again.
+    step or evaluation; measured times are under ``time/``. ``samples.jsonl`` has every answered group of a
+    round, with as many texts as ``transcripts.ROUND_CHARACTERS`` leaves room for. A resumed run removes the rows
+    written after its checkpoint and writes them again.
     """
 
     def __init__(self) -> None:
@@ -89,7 +92,8 @@ class Ledger(RolloutHooks):
                 counts = self.reasons[kind]
                 counts[event["reason"]] = counts.get(event["reason"], 0) + 1
         self._write("ledger", played.events)
-        self._write("samples", [_sample(played.number, g, v) for g, v in played.samples])
+        if "samples" in self._files:
+            self._write("samples", sample_rows(played, getattr(module_of(trainer).policy, "tokenizer", None)))
         if not played.stats:
             return  # a failed round: its rows are left for the user to read, but no checkpoint counts them
         self._open = {
@@ -158,8 +162,9 @@ class Ledger(RolloutHooks):
         if step == self._last_evaluation:
             return
         self._last_evaluation = step
-        results = module_of(pl_module.trainer).last_results
-        row = {f"val/{name}/{k}": v for name, result in results.items() for k, v in result.items()}
+        module = module_of(pl_module.trainer)
+        row = {f"val/{name}/{k}": v for name, result in module.last_results.items() for k, v in result.items()}
+        row |= {f"val/{name}/{k}": v for name, one in module.last_report.items() for k, v in details(one).items()}
         if row:
             self._write("metrics", [{"step": step, **row}])
         self._commit()
@@ -195,20 +200,3 @@ class Ledger(RolloutHooks):
             "last_evaluation": self._last_evaluation,
         }
         self._state = copy.deepcopy(state)
-
-
-def _sample(number: int, group: Group, verdict: Verdict) -> dict[str, Any]:
-    answers = group.answers or [None] * len(group)
-    choices = group.instruction.meta.get("choices")
-    return {
-        "round": number,
-        "uid": group.instruction.uid,
-        "prompt": group.instruction.prompt,
-        **({"choices": choices} if choices else {}),
-        "label": verdict.label,
-        "confidence": round(verdict.confidence, 6),
-        "responses": [
-            {"text": c.text, "answer": a, "score": round(s, 6), "finished": c.finished}
-            for c, a, s in zip(group.completions[:4], answers, verdict.scores.tolist(), strict=False)
-        ],
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
 from lightning_serl.distributed.ranks import seconds_waited
@@ -110,6 +112,25 @@ class RoundProfile(RolloutHooks):
         """Close what an error left open."""
         self._count()
         self._open[:] = ["other"]
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that was in use so far, in GiB: of this process, and on a GPU of torch's allocations there.
+
+    Empty where the system does not count it.
+    """
+    found: dict[str, float] = {}
+    try:
+        import resource
+    except ImportError:
+        pass  # Windows
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    if device.type == "cuda":
+        found["gpu_allocated"] = torch.cuda.max_memory_allocated(device) / 2**30
+        found["gpu_reserved"] = torch.cuda.max_memory_reserved(device) / 2**30
+    return {name: round(gib, 3) for name, gib in found.items()}
 
 
 def shares(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from lightning_serl.callbacks.health import Health
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.callbacks.run_folder.phase_clock import duration, plain
-from lightning_serl.callbacks.run_folder.profile import RoundProfile, in_words, shares, shares_sentence
+from lightning_serl.callbacks.run_folder.profile import RoundProfile, in_words, peak_memory, shares, shares_sentence
 from lightning_serl.callbacks.time_advice import DOMINATES, advice, situation_of
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.protocols import Reports, module_of
@@ -140,6 +140,7 @@ class Summary(RolloutHooks):
             "dropped": dict(sorted(ledger.reasons["dropped"].items())),
             "rounds": int(trainer.global_step // max(1, module_of(trainer).steps_per_round)),
             "seconds": round(self._elapsed(), 2),
+            "memory": peak_memory(trainer.strategy.root_device),
             "times": {name: round(s, 2) for name, s in sorted(self._parts(trainer).items())},
         }
         if len(self.after) > 1:

@@ -104,7 +104,9 @@ class Proposals:
         if written:
             log.nearest.append(state.pool.nearest(instruction)[0])
             instruction = replace(instruction, meta={**instruction.meta, "round": log.round.number})
-            state.pool.add(instruction, "accepted")
+            # the exemplars are for samples.jsonl; in the pool they would stay for the whole run
+            kept = {name: value for name, value in instruction.meta.items() if name != "exemplars"}
+            state.pool.add(replace(instruction, meta=kept), "accepted")
         state.queue.append(instruction)
 
     def _reason_against(self, instruction: Instruction, written: bool) -> Reason | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -16,6 +17,11 @@ from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts import serl as published
 from lightning_serl.prompts.proposals import split_items
 from lightning_serl.types import Completion, Instruction
+
+
+def written_after(problem: Instruction, shown: Sequence[Instruction]) -> Instruction:
+    """A written problem with the exemplars of its prompt, which ``samples.jsonl`` names."""
+    return replace(problem, meta={**problem.meta, "exemplars": [one.prompt for one in shown]})
 
 
 class FewShotSelfInstruction(InstructionSource):
@@ -45,14 +51,15 @@ class FewShotSelfInstruction(InstructionSource):
             request = self.request(shown, ctx.seeds(f"instruction {call} {number}", 1), ctx)
             if request is not None:
                 requests.append(request)
-                facts.append((self.writing.template.first_number(shown), subject))
+                facts.append((self.writing.template.first_number(shown), subject, shown))
         out: list[Instruction] = []
         opening = "" if ctx.policy is None else self.writing.template.opening(ctx.policy.tokenizer)
-        for (first, subject), completions in zip(facts, ctx.complete(requests), strict=True):
+        for (first, subject, shown), completions in zip(facts, ctx.complete(requests), strict=True):
             for completion in completions:  # none if a recording has no more
                 # text without any problem becomes an empty proposal, so that the ledger counts it
                 written = replace(completion, text=opening + completion.text) if opening else completion
-                out += self.read(written, first, subject) or [Instruction("", "", meta={"origin": "self"})]
+                found = self.read(written, first, subject) or [Instruction("", "", meta={"origin": "self"})]
+                out += [written_after(one, shown) for one in found]
         return out
 
     def exemplars(

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
+from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction, written_after
 from lightning_serl.datamodules.sources.prompt_set import PromptSet
 from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.errors import InputError
@@ -69,14 +69,15 @@ class SeededSource(InstructionSource):
             if request is not None:
                 if temperature is not None:
                     request = replace(request, sampling=replace(request.sampling, temperature=temperature))
-                asked.append((place, template.first_number(kept), request))
+                asked.append((place, template.first_number(kept), request, kept))
         out: list[list[Instruction]] = [[] for _ in shown]
         opening = "" if ctx.policy is None else template.opening(ctx.policy.tokenizer)
-        completions = ctx.complete([request for _, _, request in asked])
-        for (place, first, _), written in zip(asked, completions, strict=True):
+        completions = ctx.complete([request for _, _, request, _ in asked])
+        for (place, first, _, after), written in zip(asked, completions, strict=True):
             for completion in written:
                 found = self.writer.read(replace(completion, text=opening + completion.text), first, None)
-                out[place] += [one for one in found if one.prompt and not one.meta.get("truncated")]
+                whole = [one for one in found if one.prompt and not one.meta.get("truncated")]
+                out[place] += [written_after(one, after) for one in whole]
             out[place] = out[place][:most]
         return out
 

@@ -5,8 +5,6 @@ import math
 import pytest
 
 from lightning_serl.callbacks.health import (
-    BANDS,
-    Sign,
     repeated_ngrams,
     round_signs,
     same_share,
@@ -14,6 +12,7 @@ from lightning_serl.callbacks.health import (
     unanimous,
     vote_entropy,
 )
+from lightning_serl.report.signs import BANDS, Sign
 from lightning_serl.types import Completion, Group, Instruction
 
 

@@ -148,6 +148,7 @@ def test_by_hand(batch_size):
     session = Rolling(ScriptedEngine(SCRIPT), samples=4, batch_size=batch_size)
     result = measure(session, PROBLEMS).compute()
     assert set(result.pop("intervals")) == {"pass@1", "mean@k", "maj@k", "pass@k"}
+    assert list(result.pop("pass_at")) == ["1", "2", "4"]
     assert result == pytest.approx(EXPECTED)
     assert session.entered == len(EvaluationStream(session, session.evaluation, "set", PROBLEMS))
 
@@ -252,7 +253,11 @@ def test_results_per_level_and_subject():
         "Geometry": (1, 0),
     }
     assert "by_group" not in result
-    assert set(measure(Rolling(ScriptedEngine(SCRIPT), samples=4), PROBLEMS).compute()) == {*EXPECTED, "intervals"}
+    assert set(measure(Rolling(ScriptedEngine(SCRIPT), samples=4), PROBLEMS).compute()) == {
+        *EXPECTED,
+        "intervals",
+        "pass_at",
+    }
 
 
 def test_every_item_tells_what_was_read():
