@@ -227,6 +227,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the runs (default: a temporary one)")
     parser.add_argument("--soft", action="store_true", help="SIGTERM and Ctrl-C take turns with kill -9")
     args, further = parser.parse_known_args()
+    # a shell starts what is in its background with Ctrl-C ignored, and the runs would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     work = (args.out or Path(tempfile.mkdtemp(prefix="kills-"))).absolute()
     options = ["-c", "preset:quickstart", "--data.rounds_per_epoch", str(args.rounds), "--data.evaluation.sets", "{}"]
     options += ["--data.round.prompts_per_round", "2", "--data.round.samples_per_prompt", "4"]

@@ -49,6 +49,16 @@ def model_card(trainer: pl.Trainer, form: Form) -> str:
     return "\n".join([*head, *text, *_asking(trainer), *_measured(trainer)])
 
 
+def merged_card(adapter: str | None, base: str) -> str:
+    """The card of an adapter that was merged into its base later: that of its export, or a short one without it."""
+    ours = adapter is not None and _FORMS["adapter"] in adapter
+    if adapter is not None and ours:
+        text = adapter.replace("library_name: peft", "library_name: transformers", 1)
+        return text.replace(_FORMS["adapter"], _FORMS["merged"], 1)
+    head = f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
+    return f"{head}\n# A base with an adapter\n\n{_FORMS['merged']}\n"
+
+
 def _asking(trainer: pl.Trainer) -> list[str]:
     """The prompt of a problem, and how answers were sampled and read; the figures below hold for these alone."""
     data: object = trainer.datamodule

@@ -78,6 +78,11 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
 
         compare(arguments[1:], state)
         return
+    if arguments and arguments[0] == "merge":
+        from lightning_serl.cli.merge import merge
+
+        merge(arguments[1:], state)
+        return
     from lightning_serl.cli.lightning_cli import SelfPlayCLI
 
     SelfPlayCLI(arguments, state)

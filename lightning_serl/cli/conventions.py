@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 COMMANDS = ("fit", "validate", "test", "predict")
 #: Commands of this package alone, which no LightningCLI has.
-OWN_COMMANDS = ("plan", "compare")
+OWN_COMMANDS = ("plan", "compare", "merge")
 _OTHER_COMMANDS = {
     "train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "estimate": "plan",
+    "merge_and_unload": "merge", "merge-lora": "merge", "merge_lora": "merge",
 }  # fmt: skip
 # Options of TRL and transformers, and of Lightning before it had a command line.
 _OTHER_NAMES = {

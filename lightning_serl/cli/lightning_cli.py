@@ -30,7 +30,8 @@ from lightning_serl.module import SeRLModule
 
 _DESCRIPTION = (
     "Self-play reinforcement learning of language models without labels. `lightning-serl plan` foresees what a fit "
-    "takes, `lightning-serl compare` runs several methods side by side; add --help to either."
+    "takes, `lightning-serl compare` runs several methods side by side, `lightning-serl merge` merges an adapter "
+    "that was exported alone; add --help to each."
 )
 _TRAINER_DEFAULTS = {
     "logger": False,
