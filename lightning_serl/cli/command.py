@@ -21,7 +21,7 @@ from lightning_serl.cli import conventions, run_folder
 from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
-from lightning_serl.cli.signals import end_on_signals
+from lightning_serl.cli.signals import end_on_signals, stopped_by
 from lightning_serl.errors import EngineFailure, InputError, SeRLError, own_place, said_by
 
 _LONGEST_LINE = 300
@@ -121,7 +121,7 @@ def _interrupted(state: CommandState) -> tuple[int, str]:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     terminated = isinstance(state.ended_by, SIGTERMException)
-    how = "stopped by SIGTERM" if terminated else "interrupted"
+    how = stopped_by(state) if terminated else "interrupted"
     saved = state.run_folder is not None and (state.run_folder / "checkpoints" / "last.ckpt").exists()
     if state.command == "compare":
         return (143 if terminated else 130), f"{how}; the same command runs what is missing"
