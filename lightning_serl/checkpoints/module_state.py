@@ -140,14 +140,15 @@ def _settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None
 
 
 def _reopen(counters: FitCounters, trainer: pl.Trainer) -> None:
-    """Count an epoch that ``max_steps`` has ended as one that is not finished, in place.
+    """Count an epoch that was ended within as one that is not finished, in place.
 
-    Lightning counts it as finished, so that a larger ``max_steps`` would go on with the next epoch, or not at all.
+    Lightning counts it as finished where ``max_steps``, ``max_time`` or a callback ended it, so that a run continued
+    with larger bounds would go on with the next epoch, or not at all.
     """
     epochs, trained = counters.epochs, counters.batches["current"]["processed"]
     between = epochs["total"]["started"] == epochs["total"]["processed"]
-    ended = 0 <= trainer.max_steps <= trainer.global_step
-    if between and ended and 0 < trained < trainer.num_training_batches:
+    exhausted = counters.batches["is_last_batch"]
+    if between and not exhausted and 0 < trained < trainer.num_training_batches:
         for span in ("current", "total"):
             epochs[span]["processed"] = epochs[span]["completed"] = epochs[span]["started"] - 1
 

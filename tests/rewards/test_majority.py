@@ -52,7 +52,8 @@ def test_one_readable_answer_agrees_with_none():
         (["4"], {}, "4"),
         (["4", "4"], {"min_answers": 3}, "4"),
     ):
-        verdict = vote(group(*answers), **options)
+        texts = ["hm" if answer is None else f"\\boxed{{{answer}}}" for answer in answers]
+        verdict = vote(Group.from_texts("problem", texts), **options)
         assert (verdict.label, bool((verdict.weight > 0).any())) == (label, label is not None), answers
         assert verdict.info.get("unscored") == (None if label else "low_consensus")
         assert verdict.confidence > 0
