@@ -118,7 +118,7 @@ def test_one_group_through_several_graders():
 
 
 def test_choice_votes_know_the_options():
-    g = Group.from_texts("p", ["answer: (E).", "answer: (E).", "answer: (B)."], choices=["w", "x", "y", "z"])
+    g = Group.from_texts("p", ["answer: (E).", "answer: (E).", "(B).", "answer: (B)."], choices=["w", "x", "y", "z"])
     verdict = vote(g, grader="choice")
     assert verdict.label == "B"
     assert verdict.info["no_answer"] == 2
