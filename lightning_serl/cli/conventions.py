@@ -70,6 +70,22 @@ def reads_environment(variables: Mapping[str, str] = os.environ) -> bool:
     return any(_ENVIRONMENT.fullmatch(name) for name in variables)
 
 
+def unused_variables(command: str, options: Iterable[str], variables: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence on each environment variable that is named like an option of a command and is none of its options."""
+    prefix = f"PL_{command.upper()}__"
+    known = {option.removeprefix("--").lower() for option in options}
+    said = []
+    for name in sorted(name for name in variables if name.startswith(prefix)):
+        option = name.removeprefix(prefix).lower().replace("__", ".")
+        parts = option.split(".")
+        if any(".".join(parts[:end]) in known for end in range(2, len(parts) + 1)) or option in known:
+            continue
+        near = difflib.get_close_matches(option, known, n=1)
+        meant = f"; did you mean {prefix}{near[0].upper().replace('.', '__')}?" if near else ""
+        said.append(f"the environment variable {name} names no option of {command} and is ignored{meant}")
+    return said
+
+
 def group_refusal(option: str, value: str) -> str | None:
     """The answer to a value at ``--model``, ``--data`` or ``--trainer``, which hold options by name."""
     value = value if len(value) <= 80 else f"{value[:77]}..."
