@@ -51,7 +51,7 @@ def command_refusal(arguments: Sequence[str]) -> str | None:
         near = (
             [_OTHER_COMMANDS[first]]
             if first in _OTHER_COMMANDS
-            else difflib.get_close_matches(first, (*COMMANDS, *OWN_COMMANDS), n=1)
+            else difflib.get_close_matches(first, (*COMMANDS, *OWN_COMMANDS), n=1, cutoff=0.65)
         )
         return f"there is no command {first[:60]!r}; " + (f"did you mean {near[0]}?" if near else f"give {_one_of()}")
     named = next((argument for argument in arguments if argument in COMMANDS), None)
