@@ -219,7 +219,11 @@ class Report:
 def measure(path: Path) -> Report:
     """Compare one recorded file with its recorded rewards and rule verdicts."""
     report = Report(path.stem.removeprefix("responses_"))
-    pairwise, votes, rule = PairwiseVote(), {mode: MajorityVote(mode=mode) for mode in MODES}, VerifiableReward()
+    pairwise, votes, rule = (
+        PairwiseVote(),
+        {mode: MajorityVote(mode=mode, min_answers=1) for mode in MODES},
+        VerifiableReward(),
+    )
     for row, group in load(path):
         reference, n = row["ref090"], len(group)
         report.groups, report.responses = report.groups + 1, report.responses + n

@@ -174,10 +174,10 @@ class Verdict:
     attempt: int = 0
 
     def __post_init__(self) -> None:
-        self.scores = torch.as_tensor(self.scores, dtype=torch.float32)
+        self.scores = _float32(self.scores)
         weight = torch.ones_like(self.scores) if self.weight is None else self.weight
         self.confidence = float(self.confidence)
-        self.weight = torch.as_tensor(weight, dtype=torch.float32)
+        self.weight = _float32(weight)
         if self.weight.shape != self.scores.shape:
             shapes = tuple(self.weight.shape), tuple(self.scores.shape)
             raise ValueError(f"weight has shape {shapes[0]}, scores {shapes[1]}; both must be (n,)")
@@ -185,6 +185,12 @@ class Verdict:
     def scaled(self, factor: float) -> Verdict:
         """The same verdict with its weights multiplied by ``factor``, the weight that a group filter gave."""
         return self if factor == 1.0 else replace(self, weight=self.weight * factor)
+
+
+def _float32(numbers: Any) -> Tensor:
+    """A float32 tensor of numbers; those too large for it become infinite, which a round refuses by name."""
+    tensor = numbers if isinstance(numbers, Tensor) else torch.as_tensor(numbers, dtype=torch.float64)
+    return tensor.to(torch.float32)
 
 
 class TokenStats(NamedTuple):

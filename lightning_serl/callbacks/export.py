@@ -17,7 +17,7 @@ from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.engines.weight_checks import check_finite
 from lightning_serl.errors import NotFinite
 from lightning_serl.objectives.optimizer_steps import ADVICE
-from lightning_serl.policy.export import CARD, Form, export, export_form
+from lightning_serl.policy.export import CARD, OF_BASE, Form, export, export_form
 from lightning_serl.policy.sharded_weights import whole
 from lightning_serl.protocols import SelfPlay, module_of
 
@@ -67,7 +67,7 @@ class Export(pl.Callback):
             if policy is not None and ranks.leads:
                 base = module_of(trainer).model_name_or_path
                 target = Path(trainer.default_root_dir) / self.directory
-                export(policy, target, form, model_card(trainer, form), options_of(trainer), base)
+                export(policy, target, form, model_card(trainer, form), options_of(trainer, form), base)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add what the summary made, which is listed before this callback."""
@@ -86,8 +86,11 @@ class Export(pl.Callback):
         write_whole(folder / CARD, lambda file: file.write(text.encode("utf-8", errors="backslashreplace")))
 
 
-def options_of(trainer: pl.Trainer) -> dict[str, Any] | None:
-    """The options that say how the policy was asked and read, as a configuration; ``None`` for a foreign datamodule."""
+def options_of(trainer: pl.Trainer, form: Form | None = None) -> dict[str, Any] | None:
+    """The options that say how the policy was asked and read, as a configuration; ``None`` for a foreign datamodule.
+
+    Those of an adapter alone also say how its base was held in training.
+    """
     data: object = trainer.datamodule
     if not isinstance(data, SelfPlay):
         return None
@@ -101,4 +104,9 @@ def options_of(trainer: pl.Trainer) -> dict[str, Any] | None:
         asked["writing"] = asdict(data.writing)
     if data.grader_name in (*NAMES, "auto"):  # the options of a grader of the user's own are not known here
         asked["grader"] = data.grader_name
-    return {"model": {"temperature": module_of(trainer).policy.temperature}, "data": asked}
+    module = module_of(trainer)
+    model: dict[str, Any] = {"temperature": module.policy.temperature}
+    if form == "adapter":
+        options = {**getattr(module, "load_options", {}), "quantize": getattr(module, "quantize", None)}
+        model |= {name: options[name] for name in OF_BASE if options.get(name) is not None}
+    return {"model": model, "data": asked}

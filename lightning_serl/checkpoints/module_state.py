@@ -106,6 +106,7 @@ def _settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None
     epochs, batches, steps = counters.epochs, counters.batches, counters.optimizer_steps["current"]
     current, total = batches["current"], batches["total"]
     due = False
+    _reopen(counters, trainer)
     if epochs["total"]["started"] == epochs["total"]["processed"]:  # between two epochs
         for span in ("current", "total"):
             epochs[span]["ready"] = epochs[span]["started"]
@@ -136,6 +137,20 @@ def _settle(loops: dict[str, Any], trainer: pl.Trainer, evaluated_at: int | None
     if due:
         counters.evaluation["total"]["ready"] = counters.evaluation["total"]["started"] = 1
     counters.set_logged_steps(trainer.global_step - due)
+
+
+def _reopen(counters: FitCounters, trainer: pl.Trainer) -> None:
+    """Count an epoch that was ended within as one that is not finished, in place.
+
+    Lightning counts it as finished where ``max_steps``, ``max_time`` or a callback ended it, so that a run continued
+    with larger bounds would go on with the next epoch, or not at all.
+    """
+    epochs, trained = counters.epochs, counters.batches["current"]["processed"]
+    between = epochs["total"]["started"] == epochs["total"]["processed"]
+    exhausted = counters.batches["is_last_batch"]
+    if between and not exhausted and 0 < trained < trainer.num_training_batches:
+        for span in ("current", "total"):
+            epochs[span]["processed"] = epochs[span]["completed"] = epochs[span]["started"] - 1
 
 
 def _rescale(loops: dict[str, Any], accumulate: int) -> None:

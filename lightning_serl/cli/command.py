@@ -21,7 +21,7 @@ from lightning_serl.cli import conventions, run_folder
 from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
-from lightning_serl.cli.signals import end_on_signals
+from lightning_serl.cli.signals import end_on_signals, stopped_by
 from lightning_serl.errors import EngineFailure, InputError, SeRLError, own_place, said_by
 
 _LONGEST_LINE = 300
@@ -65,40 +65,43 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
     """Make and run the command that the first argument names."""
-    if arguments and arguments[0] == "plan":
-        from lightning_serl.cli.plan import PlanCLI, show_help
-
-        if "--help" in arguments or "-h" in arguments:
-            show_help()
-        else:
-            PlanCLI(arguments, state)
-        return
-    if arguments and arguments[0] == "probe":
-        from lightning_serl.cli.probe import ProbeCLI, show_help
-
-        if "--help" in arguments or "-h" in arguments:
-            show_help()
-        else:
-            ProbeCLI(arguments, state)
-        return
-    if arguments and arguments[0] == "compare":
+    command, rest = (arguments[0] if arguments else ""), arguments[1:]
+    if command in ("plan", "probe"):
+        _foresee(command, arguments, state)
+    elif command == "compare":
         from lightning_serl.cli.compare import compare
 
-        compare(arguments[1:], state)
-        return
-    if arguments and arguments[0] == "push":
-        from lightning_serl.cli.push import push
-
-        push(arguments[1:], state)
-        return
-    if arguments and arguments[0] == "report":
+        compare(rest, state)
+    elif command == "report":
         from lightning_serl.cli.report import report
 
-        report(arguments[1:])
-        return
-    from lightning_serl.cli.lightning_cli import SelfPlayCLI
+        report(rest)
+    elif command == "merge":
+        from lightning_serl.cli.merge import merge
 
-    SelfPlayCLI(arguments, state)
+        merge(rest, state)
+    elif command == "push":
+        from lightning_serl.cli.push import push
+
+        push(rest, state)
+    else:
+        from lightning_serl.cli.lightning_cli import SelfPlayCLI
+
+        SelfPlayCLI(arguments, state)
+
+
+def _foresee(command: str, arguments: Sequence[str], state: CommandState) -> None:
+    """Run ``plan`` or ``probe``, which take the options of ``fit``, or show their help."""
+    if command == "plan":
+        from lightning_serl.cli.plan import PlanCLI as Command
+        from lightning_serl.cli.plan import show_help
+    else:
+        from lightning_serl.cli.probe import ProbeCLI as Command  # type: ignore[assignment]
+        from lightning_serl.cli.probe import show_help
+    if "--help" in arguments or "-h" in arguments:
+        show_help()
+    else:
+        Command(arguments, state)
 
 
 def _outcome(error: BaseException, state: CommandState) -> tuple[int, str]:
@@ -134,7 +137,7 @@ def _interrupted(state: CommandState) -> tuple[int, str]:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     terminated = isinstance(state.ended_by, SIGTERMException)
-    how = "stopped by SIGTERM" if terminated else "interrupted"
+    how = stopped_by(state) if terminated else "interrupted"
     saved = state.run_folder is not None and (state.run_folder / "checkpoints" / "last.ckpt").exists()
     if state.command == "push":
         return (143 if terminated else 130), f"{how}; the same command pushes again"

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 COMMANDS = ("fit", "validate", "test", "predict")
 #: Commands of this package alone, which no LightningCLI has.
-OWN_COMMANDS = ("plan", "probe", "compare", "report", "push")
+OWN_COMMANDS = ("plan", "probe", "compare", "report", "merge", "push")
 _OTHER_COMMANDS = {
     "train": "fit", "run": "fit", "eval": "validate", "evaluate": "validate", "generate": "predict", "estimate": "plan",
     "upload": "push", "publish": "push", "push_to_hub": "push",
+    "merge_and_unload": "merge", "merge-lora": "merge", "merge_lora": "merge",
 }  # fmt: skip
 # Options of TRL and transformers, and of Lightning before it had a command line.
 _OTHER_NAMES = {
@@ -52,7 +53,7 @@ def command_refusal(arguments: Sequence[str]) -> str | None:
         near = (
             [_OTHER_COMMANDS[first]]
             if first in _OTHER_COMMANDS
-            else difflib.get_close_matches(first, (*COMMANDS, *OWN_COMMANDS), n=1)
+            else difflib.get_close_matches(first, (*COMMANDS, *OWN_COMMANDS), n=1, cutoff=0.65)
         )
         return f"there is no command {first[:60]!r}; " + (f"did you mean {near[0]}?" if near else f"give {_one_of()}")
     named = next((argument for argument in arguments if argument in COMMANDS), None)
@@ -69,6 +70,22 @@ def _one_of() -> str:
 def reads_environment(variables: Mapping[str, str] = os.environ) -> bool:
     """Whether an option is given by an environment variable, as LightningCLI names them: ``PL_FIT__MODEL__LR``."""
     return any(_ENVIRONMENT.fullmatch(name) for name in variables)
+
+
+def unused_variables(command: str, options: Iterable[str], variables: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence on each environment variable that is named like an option of a command and is none of its options."""
+    prefix = f"PL_{command.upper()}__"
+    known = {option.removeprefix("--").lower() for option in options}
+    said = []
+    for name in sorted(name for name in variables if name.startswith(prefix)):
+        option = name.removeprefix(prefix).lower().replace("__", ".")
+        parts = option.split(".")
+        if any(".".join(parts[:end]) in known for end in range(2, len(parts) + 1)) or option in known:
+            continue
+        near = difflib.get_close_matches(option, known, n=1)
+        meant = f"; did you mean {prefix}{near[0].upper().replace('.', '__')}?" if near else ""
+        said.append(f"the environment variable {name} names no option of {command} and is ignored{meant}")
+    return said
 
 
 def group_refusal(option: str, value: str) -> str | None:

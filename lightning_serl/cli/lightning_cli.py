@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl.callbacks import (
     Export,
@@ -26,10 +26,10 @@ from lightning_serl.callbacks import (
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
-from lightning_serl.cli.conventions import command_refusal, reads_environment
+from lightning_serl.cli.conventions import command_refusal, reads_environment, unused_variables
 from lightning_serl.cli.exported import exported_options, said_of_export
 from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal
-from lightning_serl.cli.parser_internals import option_groups
+from lightning_serl.cli.parser_internals import option_groups, option_names
 from lightning_serl.cli.preset_cli import PresetCLI
 from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.datamodules import checks
@@ -41,7 +41,8 @@ from lightning_serl.module import SeRLModule
 _DESCRIPTION = (
     "Self-play reinforcement learning of language models without labels. `lightning-serl probe` says whether a "
     "fit has something to learn from, `plan` foresees what it takes, `compare` runs several methods side by side, "
-    "`report` shows what a run did, `push` publishes it on the hub; add --help to any."
+    "`report` shows what a run did, `merge` merges an adapter that was exported alone, `push` publishes a run on the "
+    "hub; add --help to any."
 )
 _TRAINER_DEFAULTS = {
     "logger": False,
@@ -131,6 +132,8 @@ class SelfPlayCLI(PresetCLI):
             place = self.arguments.index(self.config.subcommand) + 1
             self.arguments[place:place] = ["-c", str(self.exported)]
             self.parse_checked(parser)
+        for said in unused_variables(self.config.subcommand, option_names(parser)):
+            rank_zero_warn(said)
 
     def before_instantiate_classes(self) -> None:
         """Check the options that concern no single class, and settle run folder and checkpoint."""

@@ -17,6 +17,7 @@ from lightning_serl.cli.own_code import import_trouble
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
 _NO_VALUE = re.compile(r"argument (?:-\w+/)?(--[\w.+]+): expected one argument")
+_NO_FILE = re.compile(r"(File does not exist|Path is not a file): '(.*)'")
 _OPTION = re.compile(r"(?:(?:Subcommand|Group) '[\w.]+' does not accept option|Option) '([^']+)'")
 _EXPECTED = re.compile(r"[Ee]xpected an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])(?:\.|$)")
 # Alternatives of a union that say nothing about the value: "nothing at all", or "a whole mapping".
@@ -74,6 +75,9 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         if (other := conventions.meant(name, options)) is not None:
             return f"unrecognized arguments: {name}; did you mean {other}?"
         return f"unrecognized arguments: {name}{_nearest(name, options) or '; --help lists the options of a command'}"
+    if no_file := _NO_FILE.fullmatch(text.strip()):
+        what = "does not exist" if "exist" in no_file[1] else "is no file"
+        return f"--config: {_cut(no_file[2])} {what}; give a yaml file of options, or preset:NAME"
     keys = [key for key in _KEY.findall(text) if key]
     where = f"{keys[0]}: " if keys else ""
     if unknown := _OPTION.search(text):

@@ -24,6 +24,7 @@ class CommandState:
     began: bool = False  # whether work began: the first rollout of any stage
     ended_by: BaseException | None = None  # the exception that ended the Trainer's work
     run_folder: Path | None = None  # once it is chosen
+    hung_up: bool = False  # whether the terminal was closed (SIGHUP), which ends a command as SIGTERM does
     command: str = ""  # fit, validate, test or predict
     lock: int | None = None  # descriptor that locks the run folder; the end of the process releases it
     children: Callable[[], list[subprocess.Popen[bytes]]] = list  # the processes of further ranks, once there are any

@@ -38,6 +38,7 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
         signal.default_int_handler(number, frame)
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
+        state.hung_up = True
         signal.raise_signal(signal.SIGTERM)
 
     former = {signal.SIGTERM: signal.signal(signal.SIGTERM, on_sigterm)}
@@ -55,6 +56,7 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
                 number = received[0]
                 if number not in former:
                     continue
+                state.hung_up = state.hung_up or number == signal.SIGHUP
                 if not called.wait(_PATIENCE) and signal.getsignal(signal.SIGTERM) is on_sigterm:
                     _end(state, number)
                 called.clear()
@@ -70,12 +72,19 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
     return undo
 
 
+def stopped_by(state: CommandState) -> str:
+    """How a command says which signal stopped it."""
+    return "stopped by SIGHUP (its terminal was closed)" if state.hung_up else "stopped by SIGTERM"
+
+
 def _end(state: CommandState, number: int) -> None:
-    """End this process, and first those of further ranks that it started."""
+    """End this process, and first those of further ranks that it started; SIGHUP ends as SIGTERM does."""
+    number = signal.SIGTERM if number == signal.SIGHUP else number
     for child in state.children():
         child.send_signal(number)
     if state.began:
         os.write(1, f"run: {state.run_folder}\n".encode())
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.write(2, b"error: stopped by SIGTERM\n" if number == signal.SIGTERM else b"error: interrupted\n")
+        how = stopped_by(state) if number == signal.SIGTERM else "interrupted"
+        os.write(2, f"error: {how}\n".encode())
     os._exit(128 + number)

@@ -61,7 +61,7 @@ class DefaultScoring:
     """Reads answers from the responses alone; the vote is the largest class of equal answers."""
 
     def __init__(self, grader: AnswerGrader) -> None:
-        self.verify, self.vote = VerifiableReward(grader), MajorityVote(grader)
+        self.verify, self.vote = VerifiableReward(grader), MajorityVote(grader, min_answers=1)
 
     def __call__(self, group: Group) -> Scores:
         """Score one group; a response without a readable answer is wrong."""

@@ -25,6 +25,8 @@ from lightning_serl.policy.policy import Policy
 Form = Literal["adapter", "merged", "full"]
 #: Names of the model card, and of the configuration with the options that the model was asked with.
 CARD, OPTIONS = "README.md", "serl.json"
+#: Options of the module that ``serl.json`` of an adapter alone has besides: how its base was held in training.
+OF_BASE = ("dtype", "quantize")
 
 
 def export_form(form: Form | None, has_adapter: bool) -> Form:

@@ -21,7 +21,7 @@ from lightning_serl.errors import InputError, reason, short
 from lightning_serl.policy.dropout import disable_dropout
 from lightning_serl.policy.finite import check_finite
 from lightning_serl.policy.load_checks import check_forward
-from lightning_serl.policy.lora import LoraOptions, add_lora
+from lightning_serl.policy.lora import LoraOptions, add_lora, untie_for
 from lightning_serl.policy.parts import freeze_beside_text
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization, compute_exactly, let_go_of_files, quantization_config
@@ -104,12 +104,14 @@ def load_policy(
     quantize: Quantization | None = None,
     device: torch.device | None = None,
     empty: bool = False,
+    untie: bool = False,
 ) -> Policy:
     """Load model and tokenizer and wrap them as a policy in train mode, with the options of ``SeRLModule``.
 
     ``device`` is for 4-bit layers, which cannot move later; the Trainer moves other weights. ``empty`` builds the model
-    without reading its weights, for a rank that receives its shards from rank 0. Raises :class:`InputError` if model
-    or tokenizer cannot be loaded, or the adapter matches nothing.
+    without reading its weights, for a rank that receives its shards from rank 0. ``untie`` gives the output layer a
+    tensor that it does not share with the embedding, if the adapter changes one of the two. Raises
+    :class:`InputError` if model or tokenizer cannot be loaded, or the adapter matches nothing.
     """
     where, shown = check_model_path(name), short(name)
     transformers_logging.disable_progress_bar()
@@ -143,7 +145,9 @@ def load_policy(
     if not empty:
         check_finite(dict(model.named_parameters()), f"model {shown}")
         check_forward(Policy(model, tokenizer), shown)
-    _fix_generation_config(model)
+    fix_generation_config(model)
+    if untie and lora is not None:
+        untie_for(model, lora)
     model = prepare_for_training(model, gradient_checkpointing, lora)
     # from_pretrained returns eval mode and Lightning does not change it
     policy = Policy(model, tokenizer, temperature)
@@ -213,7 +217,7 @@ def _unloadable(shown: str, where: str, error: Exception) -> str:
     return f"model {shown} cannot be loaded ({reason(error)}); check the options, or save the model again"
 
 
-def _fix_generation_config(model: Any) -> None:
+def fix_generation_config(model: Any) -> None:
     """Set ``do_sample`` where a published config has a temperature alone, which save_pretrained refuses to export."""
     config = model.generation_config
     try:

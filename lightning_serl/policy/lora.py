@@ -182,6 +182,28 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
     return adapted
 
 
+def untie_for(model: Any, options: LoraOptions) -> None:
+    """Give the output layer a tensor of its own, if an adapter changes it or the embedding it shares one with.
+
+    peft keeps an adapted output layer or embedding apart from the other one, so that a model which shares one tensor
+    between them could not hold the merged weights.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return
+    config = options.config()
+    everything = isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear"
+    names = [name for name, module in model.named_modules() if module is head or module is embedding]
+    saved = config.modules_to_save or ()
+    targeted = () if everything else (name for name in names if check_target_module_exists(config, name))
+    if any(targeted) or any(_named(name, end) for name in names for end in saved):
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+
+
 def _leave_out(model: nn.Module, config: Any) -> str:
     """Take out of the targets what cannot or should not be adapted; returns it in words, "" for nothing.
 
@@ -263,7 +285,12 @@ def _load(model: Any, directory: str) -> None:
     where = f"model.lora.start_from {short(directory)}"
     try:
         state = load_peft_weights(str(Path(directory).expanduser()), device="cpu")
-        odd = sorted(set(state) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)))
+        wanted, held = set(get_peft_model_state_dict(model, save_embedding_layers=False)), model.state_dict()
+        # peft saves a copy of the base's embedding beside an adapter of it
+        spare = {n: t for n, t in state.items() if n not in wanted and n in held and held[n].shape == t.shape}
+        copies = {n for n, t in spare.items() if torch.equal(held[n].cpu(), t.to(held[n].dtype))}
+        state = {n: t for n, t in state.items() if n not in copies}
+        odd = sorted(set(state) ^ wanted)
         if odd:
             raise InputError(f"{where} is of another model: {len(odd)} tensors differ in name, such as {odd[0]}")
         check_finite(state, f"the adapter of {where}")

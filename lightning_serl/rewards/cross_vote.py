@@ -32,7 +32,7 @@ class CrossVote:
     needs: frozenset[str] = frozenset()
 
     def __init__(self, grader: str | AnswerGrader | None = None) -> None:
-        self.vote = MajorityVote(grader)
+        self.vote = MajorityVote(grader, min_answers=1)
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group; labels of the problems are not read."""

@@ -42,11 +42,15 @@ class MajorityVote(AnswerVote):
         min_share: If the winner has a smaller share of the responses, there is no label and all weights are 0; the
             group is dropped as ``low_consensus``, like a tie without a label.
         soft: Scores each response by the share of its class (EMPO) instead of 1 and 0; all 0 when all answers differ.
+        min_answers: Responses of a group with a readable answer that make a vote; with fewer there is no label, and the
+            group is dropped as ``low_consensus``. One answer alone agrees with no other, yet the rest would be trained
+            away from: an answer that was misread would be reinforced. A group of fewer responses needs all of them.
         trained: Only the first so many responses of a group are trained on, while all of them vote (TTRL, arXiv
             2504.16084: 64 votes, 32 trained); by default all.
 
     Raises:
-        InputError: for an unknown grader, mode or tie rule, a share outside [0, 1], or ``trained`` below 2.
+        InputError: for an unknown grader, mode or tie rule, a share outside [0, 1], ``min_answers`` below 1, or
+            ``trained`` below 2.
 
     Example:
         >>> from lightning_serl.types import Group
@@ -64,12 +68,15 @@ class MajorityVote(AnswerVote):
         min_share: float = 0.0,
         soft: bool = False,
         trained: int | None = None,
+        min_answers: int = 2,
     ) -> None:
         check_choice("ties of the majority vote", ties, TIES)
         check_range("min_share of the majority vote", min_share, at_least=0, at_most=1)
         hint = "one response has nothing to be compared with"
         check_range("trained of the majority vote", trained, at_least=2, hint=hint)
+        check_range("min_answers of the majority vote", min_answers, at_least=1)
         super().__init__(grader, mode)
+        self.min_answers = min_answers
         self.ties, self.min_share, self.soft, self.trained = ties, min_share, soft, trained
 
     def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
@@ -82,7 +89,8 @@ class MajorityVote(AnswerVote):
         sizes = Counter(number for number in classes if number >= 0)
         top = sizes[winner]
         confidence = top / n
-        if (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
+        too_few = sum(sizes.values()) < min(self.min_answers, n)
+        if too_few or (info["tie"] and self.ties == "abstain") or confidence < self.min_share:
             info["unscored"] = "low_consensus"
             return Verdict(torch.zeros(n), confidence=confidence, weight=torch.zeros(n), info=info)
         if not self.soft:

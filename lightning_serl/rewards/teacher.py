@@ -33,7 +33,7 @@ class TeacherVote:
 
     def __init__(self, grader: str | AnswerGrader | None = None, votes: int = 8) -> None:
         check_range("votes of the teacher", votes, at_least=1)
-        self.vote, self.votes = MajorityVote(grader), votes
+        self.vote, self.votes = MajorityVote(grader, min_answers=1), votes
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group; the teacher's responses are linked to it as ``("teacher", None)``."""

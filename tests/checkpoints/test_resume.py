@@ -209,6 +209,19 @@ def test_interrupted_in_experience_then_resumed(tmp_path, problems, in_one_epoch
     assert_equal_to(in_one_epoch, tmp_path, module)
 
 
+def test_ended_within_an_epoch_then_resumed(tmp_path, problems, in_one_epoch):
+    """Lightning counts an epoch that ``max_steps`` ended as done."""
+    fit(tmp_path, problems, **ONE_EPOCH, max_steps=4)  # the end of a round
+    path, state = last(tmp_path)
+    assert state["global_step"] == 4
+    module, _ = fit(tmp_path, problems, ckpt=path, **ONE_EPOCH)
+    assert ledger(tmp_path) == ledger(in_one_epoch.root)
+    trained = [row for row in rows(tmp_path) if "loss" in row]
+    assert trained == [row for row in rows(in_one_epoch.root) if "loss" in row]
+    for name, tensor in weights(module).items():
+        assert torch.equal(tensor, in_one_epoch.weights[name]), name
+
+
 class Torn(torch.optim.AdamW):
     """Is interrupted in its sixth update, with half of the weights changed."""
 

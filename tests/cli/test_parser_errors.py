@@ -471,3 +471,19 @@ def test_an_unknown_preset_is_told_the_nearest_ones(tmp_path):
     assert "--help" in said
     printed = "".join(cli("fit", "--help").out.split())  # names are broken at their hyphens
     assert all(name in printed for name in presets())
+
+
+def test_environment_variables_that_name_no_option_are_told():
+    known = ["--model.lr", "--data.evaluation.sets", "--trainer.max_epochs"]
+    for name, said in (
+        ("PL_FIT__MODEL__LRR", "did you mean PL_FIT__MODEL__LR?"),
+        ("PL_FIT__TRAINER__MAX_EPOCS", "did you mean PL_FIT__TRAINER__MAX_EPOCHS?"),
+        ("PL_FIT__XYZ", "PL_FIT__XYZ names no option of fit and is ignored"),
+        ("PL_FIT__MODEL__LR", None),
+        ("PL_FIT__DATA__EVALUATION__SETS__MINE", None),
+        ("PL_VALIDATE__MODEL__LRR", None),
+        ("PL_CONFIG", None),
+    ):
+        found = conventions.unused_variables("fit", known, {name: "1"})
+        assert len(found) == (said is not None)
+        assert said is None or said in found[0]

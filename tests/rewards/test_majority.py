@@ -34,12 +34,29 @@ def test_vote():
 
 
 def test_no_answer_is_no_vote():
-    g = Group.from_texts("p", ["so 5", "so 5", "so 5", r"\boxed{4}"], finished=[False, False, False, True])
+    g = Group.from_texts("p", ["so 5", "so 5", r"\boxed{4}", r"\boxed{4}"], finished=[False, False, True, True])
     verdict = vote(g)
-    assert verdict.scores.tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert verdict.scores.tolist() == [0.0, 0.0, 1.0, 1.0]
     assert verdict.weight.tolist() == [1.0] * 4
-    assert verdict.confidence == 0.25
-    assert verdict.info["no_answer"] == 3
+    assert verdict.confidence == 0.5
+    assert verdict.info["no_answer"] == 2
+
+
+def test_one_readable_answer_agrees_with_none():
+    for answers, options, label in (
+        ([None, None, "4", None], {}, None),
+        ([None, None, "4", None], {"soft": True}, None),
+        ([None, None, "4", None], {"min_answers": 1}, "4"),
+        ([None, "3", "4", None], {}, "3"),
+        (["3", "4", "4", None], {"min_answers": 4}, None),
+        (["4"], {}, "4"),
+        (["4", "4"], {"min_answers": 3}, "4"),
+    ):
+        texts = ["hm" if answer is None else f"\\boxed{{{answer}}}" for answer in answers]
+        verdict = vote(Group.from_texts("problem", texts), **options)
+        assert (verdict.label, bool((verdict.weight > 0).any())) == (label, label is not None), answers
+        assert verdict.info.get("unscored") == (None if label else "low_consensus")
+        assert verdict.confidence > 0
 
 
 def test_nothing_answered():
@@ -101,7 +118,7 @@ def test_one_group_through_several_graders():
 
 
 def test_choice_votes_know_the_options():
-    g = Group.from_texts("p", ["answer: (E).", "answer: (E).", "answer: (B)."], choices=["w", "x", "y", "z"])
+    g = Group.from_texts("p", ["answer: (E).", "answer: (E).", "(B).", "answer: (B)."], choices=["w", "x", "y", "z"])
     verdict = vote(g, grader="choice")
     assert verdict.label == "B"
     assert verdict.info["no_answer"] == 2
@@ -112,7 +129,10 @@ def test_empty_group():
     assert verdict.scores.shape == (0,)
 
 
-@pytest.mark.parametrize("options", [{"ties": "first"}, {"min_share": 2.0}, {"grader": "maths"}, {"mode": "slow"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"ties": "first"}, {"min_share": 2.0}, {"min_answers": 0}, {"grader": "maths"}, {"mode": "slow"}],
+)
 def test_bad_options(options):
     with pytest.raises(InputError):
         MajorityVote(**options)

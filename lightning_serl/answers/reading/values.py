@@ -32,6 +32,9 @@ _ROOT = r"[√∛∜](?:\d+(?:\.\d+)?|[a-zA-Z]|\([^()]{1,30}\))"
 _REST = r"(?:[rR]emainder|Rest|rest|resto|reste|resta|余数?|나머지|あまり)"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?\b"
 _LARGE = r"hours?|h|hrs?|feet|foot|ft|days?|weeks?|minutes?|min|pounds?|lbs?|years?|kg|km|m|dollars?"
+# hours in Spanish, Portuguese, French, German, Italian; the same for minutes
+_HOURS = r"horas?|heures?|Stunden?|ora|ore"
+_MINUTES = r"minutos?|minutes?|Minuten?|minut[oi]|min|segundos?|secondes?|Sekunden?|second[oi]"
 _SMALL = r"minutes?|mins?|min|inch(?:es)?|in|hours?|seconds?|secs?|s|ounces?|oz|months?|days?|cm|m|g|cents?"
 _END = r"∞|\\infty|infinity"
 _M = rf"(?:[-+]?\d{{1,15}}(?:\.\d{{1,15}})?(?:/\d{{1,15}})?|[-+]?(?:{_END})|-?[a-z])"
@@ -129,8 +132,29 @@ _KINDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("pi", ("π",), r"-?(?:\d+(?:\.\d+)?(?:/\d+)?)?\s?π(?:\s?/\s?\d+)?"),
     (
         "measure",
-        ("hour", "h ", "hr", "f", "day", "week", "min", "pound", "lb", "year", "kg", "km", "m ", "dollar"),
-        rf"\b\d{{1,9}}\s?(?:{_LARGE})\b,?\s(?:and\s)?\d{{1,9}}(?:\.\d+)?\s?(?:{_SMALL})\b",
+        (
+            "hour",
+            "h ",
+            "hr",
+            "f",
+            "day",
+            "week",
+            "min",
+            "pound",
+            "lb",
+            "year",
+            "kg",
+            "km",
+            "m ",
+            "dollar",
+            "hor",
+            "heure",
+            "tund",
+            " ora",
+            " ore",
+        ),
+        rf"\b\d{{1,9}}\s?(?:{_LARGE})\b,?\s(?:and\s)?\d{{1,9}}(?:\.\d+)?\s?(?:{_SMALL})\b"
+        rf"|\b\d{{1,9}}\s?(?:{_HOURS})\b,?\s(?:(?:y|et|und|e)\s)?\d{{1,9}}\s?(?:{_MINUTES})\b",
     ),
 )
 _WHOLES = tuple((kind, signs, re.compile(pattern)) for kind, signs, pattern in _KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,16 @@ _FORMS = {
     "full": "All weights were trained; this directory holds them.",
     "merged": "A low-rank adapter was trained; this directory holds the base with the adapter merged into it.",
     "adapter": "A low-rank adapter was trained; this directory holds it alone, to be opened with peft beside its base.",
+}
+
+# What the card of an adapter says of itself, and what that of the merged model says in its place.
+_AS_MERGED = {
+    _FORMS["adapter"]: _FORMS["merged"],
+    "library_name: peft": "library_name: transformers",
+    "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer": (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    ),
+    "AutoPeftModelForCausalLM": "AutoModelForCausalLM",
 }
 
 #: Names and values of a table's rows; rows without a value are left out.
@@ -63,6 +74,17 @@ def _use(trainer: pl.Trainer, form: Form) -> list[str]:
 
 def _curves(picture: bool) -> list[str]:
     return ["![accuracy, agreement, KL and lengths over the optimizer steps](curves.png)", ""] if picture else []
+
+
+def merged_card(adapter: str | None, base: str) -> str:
+    """The card of an adapter that was merged into its base later: that of its export, or a short one without it."""
+    ours = adapter is not None and _FORMS["adapter"] in adapter
+    if adapter is not None and ours:
+        for one, other in _AS_MERGED.items():
+            adapter = adapter.replace(one, other)
+        return adapter
+    head = f"---\nbase_model: {json.dumps(base)}\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
+    return f"{head}\n# A base with an adapter\n\n{_FORMS['merged']}\n"
 
 
 def _asking(trainer: pl.Trainer) -> list[str]:

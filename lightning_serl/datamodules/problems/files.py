@@ -94,8 +94,9 @@ def _rows(path: Path, name: str) -> list[tuple[int, int, Any]]:
             refuse_encoding(error, path.read_bytes(), name)
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        said = f"problem file {name} does not exist; check the path (it is relative to {Path.cwd().name}/)"
-        raise InputError(said) from None
+        where = "" if path.is_absolute() else f" (it is relative to {Path.cwd().name}/)"
+        option = "data.seeds or data.evaluation.sets"
+        raise InputError(f"problem file {name} does not exist; check the path at {option}{where}") from None
     if text.lstrip().startswith("["):
         listed = _listed(text, name)
         if listed is not None:

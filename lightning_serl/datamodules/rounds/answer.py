@@ -15,6 +15,9 @@ from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.rewards.base import fill_answers
 from lightning_serl.types import Event, Group, Instruction, Verdict
 
+# The squares of a batch's scores, summed for a standard deviation, must fit into float32.
+_LARGEST_SCORE = 1e16
+
 
 def answer(
     setup: RoundSetup, source: InstructionSource, roots: Sequence[Instruction | Group], log: RoundLog
@@ -167,5 +170,12 @@ def _check_verdicts(role: str, reward: object, groups: list[Group], verdicts: ob
         numbers = [verdict.scores[verdict.weight > 0], verdict.weight, *(verdict.token_scores or ())]
         if not all(bool(torch.isfinite(n).all()) for n in numbers):
             raise ValueError(
-                f"{whose} gave a score or weight that is not a finite number, to problem {group.instruction.uid}"
+                f"{whose} gave a score or weight that is not a finite number in float32, to problem "
+                f"{group.instruction.uid}"
+            )
+        largest = max((float(n.abs().max()) for n in numbers if n.numel()), default=0.0)
+        if largest > _LARGEST_SCORE:
+            raise ValueError(
+                f"{whose} gave a score or weight of {largest:.3g}, to problem {group.instruction.uid}; at most "
+                f"{_LARGEST_SCORE:g} can be used, since squares of scores are summed in float32"
             )

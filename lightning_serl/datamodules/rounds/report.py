@@ -17,8 +17,8 @@ _LATEST = 200
 # What to do about a reason that a reward gave for a whole group.
 _ADVICE = {
     "low_consensus": (
-        "the answers agree too little to be a label: lower the share that data.reward asks for (min_share), answer "
-        "more often (data.round.samples_per_prompt), or take easier problems"
+        "too few answers agree, or can be read, to make a label: raise data.max_tokens or "
+        "data.round.samples_per_prompt, lower min_share of data.reward, or take easier problems"
     ),
     "no_view": "the reward compares two views of a problem: set data.source Paraphrase and data.round.max_waves 1",
     "no_grade": (

@@ -90,12 +90,17 @@ def test_more_groups_than_asked_for_do_not_answer_the_queue_twice():
 
 
 def test_a_score_that_is_no_number_ends_the_round():
-    for bad in (float("inf"), float("nan")):
-        reward = lambda groups, ctx, bad=bad: [Verdict(torch.tensor([1.0, bad, 0, 0])) for _ in groups]  # noqa: E731
+    for bad, said in (
+        (float("inf"), "not a finite number"),
+        (float("nan"), "not a finite number"),
+        (1e300, "not a finite number"),
+        (-1e20, "of 1e+20, to problem"),
+    ):
+        reward = lambda groups, ctx, bad=bad: [Verdict([1.0, bad, 0, 0]) for _ in groups]  # noqa: E731
         try:
             rounds(Generous(), reward, prompts_per_round=2).play(0)
         except ValueError as error:
-            assert "not a finite number" in str(error)  # noqa: PT017
+            assert said in str(error)  # noqa: PT017
         else:
             raise AssertionError("a score that is no number went through")
 
