@@ -169,6 +169,23 @@ def _lengths(
     return [(name, sampling, whose, context) for name, sampling in both if sampling is not None]
 
 
+def check_documents(
+    source: object, follow_ups: InstructionSource | None, mix_ratio: float, engine: RolloutEngine
+) -> None:
+    """Refuse ``data.documents`` beside a source that would not read them, or recordings in place of a policy."""
+    other = follow_ups if follow_ups is not None else source if isinstance(source, InstructionSource) else None
+    if other is not None or mix_ratio == 1:
+        name = "seeds" if other is None else type(other).__name__
+        raise InputError(
+            f"data.documents and data.source {name} do not go together: that source does not read documents; leave "
+            "data.source out, or set it to mix:RATIO for a share of problems from data.seeds"
+        )
+    if not engine.samples_policy:
+        raise InputError(
+            "data.documents needs a policy that reads them, and data.engine replays recordings; change one"
+        )
+
+
 def check_source(
     source: InstructionSource, seeds: Sequence[Instruction], options: RoundOptions, roles: Collection[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.distributed.seeding import rng_for
 from lightning_serl.errors import InputError
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
 
 
 class PromptSet(InstructionSource):
@@ -72,6 +72,14 @@ class Mixture(InstructionSource):
     def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
         """Return the proposals of both; a round calls each of them itself, see :meth:`lanes`."""
         return [p for source, count in self.lanes(k) for p in source.propose(count, ctx)]
+
+    def reject(self, instruction: Instruction) -> Reason | None:
+        """Passed on to the source that writes."""
+        return self.made.reject(instruction)
+
+    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Iterable[Instruction]:
+        """The follow-ups of the source that writes."""
+        return self.made.derive(groups, verdicts, ctx)
 
     def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
         """Pass all groups on to both sources."""
