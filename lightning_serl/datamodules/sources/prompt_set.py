@@ -49,6 +49,13 @@ class PromptSet(InstructionSource):
         self._position = state["position"]
 
 
+def share_of(want: int, ratio: float, owed: float) -> tuple[int, float]:
+    """The whole number that is ``ratio`` of ``want``, and the rounding error, ``owed`` from the time before."""
+    owed += want * ratio
+    count = min(want, int(owed + 1e-9))  # 0.3 x 10 must count as 3, not as 2.9999
+    return count, owed - count
+
+
 class Mixture(InstructionSource):
     """A mixture of written instructions and prompts of a fixed set.
 
@@ -64,9 +71,7 @@ class Mixture(InstructionSource):
 
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
         """``ratio`` of ``want`` come from the fixed set, the rest is written; the rounding error is carried over."""
-        self._owed += want * self.ratio
-        count = min(want, int(self._owed + 1e-9))  # 0.3 x 10 must count as 3, not as 2.9999
-        self._owed -= count
+        count, self._owed = share_of(want, self.ratio, self._owed)
         return [(self.fixed, count), (self.made, want - count)]
 
     def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
