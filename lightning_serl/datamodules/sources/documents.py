@@ -140,9 +140,10 @@ class DocumentQuestions(InstructionSource):
                 "problems in the model's context; lower it, or data.writing.sampling.max_tokens"
             )
         out: list[Instruction] = []
+        opening = self.reading.ask.opening(ctx.policy.tokenizer)
         for (passage, _), completions in zip(asked, ctx.complete([r for _, r in asked]), strict=True):
             for completion in completions:
-                out += self._read(passage, completion.text, completion.finished)
+                out += self._read(passage, opening + completion.text, completion.finished)
         return out
 
     def _next(self, ctx: Context) -> Passage:
