@@ -1,12 +1,12 @@
 """Documents as ground, on facts that no base can know: a policy that can read is trained on a folder of passages.
 
-    python benchmarks/documents.py [--seeds 0 1 2] [--rounds 30] [--base DIR] [--out DIR]
+    python benchmarks/documents.py [--seeds 0 1 2] [--rounds 24] [--base DIR] [--out DIR]
 
 The world is made up: 48 names with a colour, a home, a pet and so on, drawn at random. The base (0.5 M parameters,
 built by this script in some minutes of one CPU core, or taken from ``--base``) is pre-trained on facts that are drawn
 for every row: it can answer from a passage, guesses without one, and writes questions about a passage, of
 which some cannot be answered from it, some speak of "the text" and some contain their answer. A corpus is a folder of
-text with one paragraph for each of 24 names, four facts each. The held-out questions are about these facts, in two
+text with one paragraph for each of 24 names, three facts each. The held-out questions are about these facts, in two
 wordings that the base never writes.
 
 - *documents*: ``--data.documents DIR`` with the default settings of ``data.reading``;
@@ -62,11 +62,11 @@ food: rice bread soup fish corn cheese honey beans stew plums pears nuts eggs ka
 tool: rope axe saw drill lamp map net pump hook spade brush chisel needle ladder anvil whip
 """
 VALUES = {line.partition(": ")[0]: line.partition(": ")[2].split() for line in WORDS.strip().splitlines()}
-FACTS = ("The {a} of {n} is {v}.", "{n} has the {a} {v}.", "{n} chose {v} as {a}.")
+FACTS = ("The {a} of {n} is {v}.", "{n} has the {a} {v}.")
 WRITTEN = ("What is the {a} of {n}?", "Which {a} does {n} have?")
 HELD_OUT = ("Tell me what {a} {n} has.", "Say which is the {a} of {n}.")
 ASK = "Text:\n{passage}\n\nQuestions:\n1."
-LENGTH, STEPS, ROWS = 4, 1400, 40
+LENGTH, STEPS, ROWS = 3, 800, 32
 
 
 def facts(rng: random.Random, count: int) -> dict[str, str]:
@@ -335,7 +335,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the pre-training")
     parser.add_argument("--base", type=Path, help="take the base of an earlier call")
     parser.add_argument("--out", type=Path, help="keep the run folders here; finished runs are read")
