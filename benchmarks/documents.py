@@ -211,7 +211,7 @@ ARMS = {
 }
 SIZE = (
     "--data.grader", "text", "--data.solve.answer_format", "", "--data.max_tokens", "16",
-    "--data.reading.ask.text", ASK, "--data.reading.passage_chars", "160",
+    "--data.reading.ask.text", ASK, "--data.reading.passage_chars", "100",
     "--data.writing.sampling.max_tokens", "64", "--data.writing.sampling.temperature", "1.0",
     "--data.round.prompts_per_round", "16", "--data.round.samples_per_prompt", "8", "--data.round.max_attempts", "2",
     "--data.evaluation.samples", "4", "--data.evaluation.batch_size", "96",
