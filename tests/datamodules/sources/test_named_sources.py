@@ -224,7 +224,8 @@ def test_what_a_source_cannot_work_with_is_refused():
             check_source(source, seeds, options, roles)
         assert len(str(refused.value)) <= 300
     for make, options in (
-        (Proposer, {"proposals": 1}), (Proposer, {"every": 0}), (Proposer, {"seeds_share": 1.0}), (CategoryBandit, {"rate": 0.0}),
+        (Proposer, {"proposals": 1}), (Proposer, {"every": 0}), (Proposer, {"seeds_share": 1.0}),
+        (CategoryBandit, {"rate": 0.0}),
         (CategoryBandit, {"temperature": 0.0}), (EasierVariants, {"weak": 1.5}), (EasierVariants, {"variants": 0}),
         (EvolvedPrompts, {"share": 0.0}), (EvolvedPrompts, {"remembered": 0}), (WeakSpots, {"visits": 1}),
         (WeakSpots, {"below": 0.0}),
