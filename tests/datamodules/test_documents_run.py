@@ -28,6 +28,7 @@ def test_every_problem_that_is_trained_on_has_its_passage(corpus, tmp_path):
     filters = [QualityFilter(), NoveltyFilter()]
     options = {"seeds": None, "documents": str(corpus), "reading": reading, "max_tokens": 40}
     module, data = selfplay(**options, rounds_per_epoch=3)
+    module.temperature = 0.3  # the embedded policy was trained without passages before a question, and scatters
     trainer_for(tmp_path / "run", filters).fit(module, data)
     ledger = rows(tmp_path / "run", "ledger")
     passage = {row["uid"]: row["passage"] for row in ledger if row["event"] == "proposed"}
@@ -36,7 +37,7 @@ def test_every_problem_that_is_trained_on_has_its_passage(corpus, tmp_path):
     for uid in trained:
         cited = passage[uid]
         text = (corpus / cited["file"]).read_text()[cited["start"] : cited["end"]]
-        assert text in seed_questions(12)
+        assert any((one.citation, one.text) == (cited, text) for one in data.passages)
         assert passage[uid.partition(".")[0]] == cited
     votes = {row["uid"]: row for row in ledger if row["event"] == "voted"}
     opened = [row for uid, row in votes.items() if "." not in uid]

@@ -23,6 +23,8 @@ from lightning_serl.types import OPEN_BOOK, Group, Instruction, Link, Reason, Ve
 
 # Chance, beside those that are not known, that a problem whose answers were all right is asked again.
 _KNOWN = 0.05
+# What a draw is for, the first counter of its seed.
+_SHARE, _AGAIN, _ORDER = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class DocumentQuestions(InstructionSource):
     def propose(self, k: int, ctx: Context) -> list[Instruction]:
         """Return problems of earlier rounds for a share of ``k``, and the lists that are written for the rest."""
         number, self._calls = self._calls, self._calls + 1
-        rng = rng_for(ctx.seed, "documents", number)
+        rng = rng_for(ctx.seed, "documents", _SHARE, number)
         wanted = int(self.reading.again * k + rng.random()) if self.answered else 0
         known = self._asked_again(wanted, ctx)
         missing = k - len(known)
@@ -116,7 +118,7 @@ class DocumentQuestions(InstructionSource):
         """Up to ``count`` earlier problems, none twice in a round."""
         if ctx.round != self._round:
             self._round, self._taken = ctx.round, set()
-        rng = rng_for(ctx.seed, "again", self._calls)
+        rng = rng_for(ctx.seed, "documents", _AGAIN, self._calls)
         waiting = [text for text in self._known if text not in self._taken]
         # the first of weighted random keys are a weighted sample without replacement (Efraimidis and Spirakis)
         keys = {text: rng.random() ** (1 / (1 - self._known[text]["right"] + _KNOWN)) for text in waiting}
@@ -149,7 +151,7 @@ class DocumentQuestions(InstructionSource):
     def _next(self, ctx: Context) -> Passage:
         turn, place = divmod(self._position, len(self.passages))
         order = list(range(len(self.passages)))
-        rng_for(ctx.seed, "passages", turn).shuffle(order)
+        rng_for(ctx.seed, "documents", _ORDER, turn).shuffle(order)
         self._position += 1
         return self.passages[order[place]]
 
