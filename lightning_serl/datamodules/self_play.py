@@ -265,7 +265,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def _read_seeds(self) -> None:
         """Read seeds and earlier runs, unless they were read before."""
         if self.seeds is None and self._own_source is None and (self.documents is None or self.mix_ratio):
-            raise InputError("no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)")
+            said = "no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)"
+            raise InputError(f"{said}, or --data.documents to a folder of text")
         if self.seeds is not None and not self.seed_problems:
             self.seed_problems = read_problems(self.seeds, self.fields, "seed")
             if self.writes and self.documents is None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers.command_line import cli
 from helpers.training import rows, selfplay, trainer_for
 
 from lightning_serl.callbacks import NoveltyFilter, QualityFilter
@@ -75,3 +76,12 @@ def test_documents_are_refused_beside_sources_that_do_not_read_them(corpus):
     for options in ({"passage_chars": 10}, {"again": 1.0}, {"frame": "{problem}"}, {"min_share": 2}):
         with pytest.raises(InputError, match=r"data\.reading\."):
             Reading(**options)
+
+
+def test_a_folder_without_a_passage_is_one_sentence_before_the_model(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, said in ((tmp_path / "nowhere", "does not exist"), (tmp_path / "empty", "has no passage")):
+        ran = cli("fit", "-c", "preset:documents", "--data.documents", folder, "--model.model_name_or_path", tmp_path)
+        assert ran.status == 2
+        (line,) = [line for line in ran.err.splitlines() if line.startswith("error:")]
+        assert said in line
