@@ -215,7 +215,7 @@ SIZE = (
     "--data.writing.sampling.max_tokens", "64", "--data.writing.sampling.temperature", "1.0",
     "--data.round.prompts_per_round", "16", "--data.round.samples_per_prompt", "8", "--data.round.max_attempts", "2",
     "--data.evaluation.samples", "4", "--data.evaluation.batch_size", "96",
-    "--model.lr", "3e-4", "--model.objective.beta", "0", "--trainer.accelerator", "cpu",
+    "--model.lr", "1e-3", "--model.objective.beta", "0", "--trainer.accelerator", "cpu",
     "--trainer.accumulate_grad_batches", "4", "--trainer.max_epochs", "1",
 )  # fmt: skip
 

@@ -260,6 +260,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.passages = found.passages
         for sentence in found.sentences():
             rank_zero_info(sentence)
+        checks.warn_of_votes(self.reward_name, self.rewards.get("solve"))
         self.session.discard_parts()
 
     def _read_seeds(self) -> None:

@@ -71,6 +71,8 @@ def test_documents_are_refused_beside_sources_that_do_not_read_them(corpus):
     _, data = selfplay(seeds=None, documents=str(corpus), source="mix:0.5")
     with pytest.raises(InputError, match="no seeds were given"):
         data.check_files("fit")
+    with pytest.warns(UserWarning, match=r"data\.reward MajorityVote reads no labels"):
+        selfplay(seeds=None, documents=str(corpus), reward="MajorityVote")[1].check_files("fit")
     _, data = selfplay(documents=str(corpus), round=RoundOptions(max_waves=2))
     assert data.round_options.max_waves == 2
     for options in ({"passage_chars": 10}, {"again": 1.0}, {"frame": "{problem}"}, {"min_share": 2}):

@@ -99,8 +99,11 @@ class DocumentQuestions(InstructionSource):
         self.vote = reading.vote(imitates)
         # a group that is never trained on would not count as one of the round
         self._trained = not answered or bool(self.vote.imitate)
+        #: A digest of all passages: a checkpoint can only be continued with the same ones.
+        self.corpus = _digest(passages)
         self._position = self._calls = 0
-        self._known: dict[str, dict[str, Any]] = {}  # problems with a label by their text: uid, meta, share right
+        self._order = -1, list[int]()  # of the passages, in the pass of that number
+        self._known: dict[str, dict[str, Any]] = {}  # problems with a label by their text: meta, and the share right
         self._round, self._taken = -1, set[str]()  # problems of this round that are asked again
 
     # -- problems ----------------------------------------------------------------------------------------------------
@@ -131,7 +134,9 @@ class DocumentQuestions(InstructionSource):
         if ctx.policy is None:
             raise InputError("data.documents needs a policy that writes; recordings (ReplayEngine) hold no passages")
         asked: list[tuple[Passage, Request]] = []
-        for place in range(count):
+        for place in range(max(count, len(self.passages))):  # passages that are too long are passed over
+            if len(asked) == count:
+                break
             passage = self._next(ctx)
             request = self._request(passage, ctx.seeds(f"document {number} {place}", 1), ctx)
             if request is not None:
@@ -150,10 +155,11 @@ class DocumentQuestions(InstructionSource):
 
     def _next(self, ctx: Context) -> Passage:
         turn, place = divmod(self._position, len(self.passages))
-        order = list(range(len(self.passages)))
-        rng_for(ctx.seed, "documents", _ORDER, turn).shuffle(order)
+        if self._order[0] != turn:
+            self._order = turn, list(range(len(self.passages)))
+            rng_for(ctx.seed, "documents", _ORDER, turn).shuffle(self._order[1])
         self._position += 1
-        return self.passages[order[place]]
+        return self.passages[self._order[1][place]]
 
     def _request(self, passage: Passage, seeds: tuple[int, ...], ctx: Context) -> Request | None:
         """The prompt that asks for problems, ``None`` if the context has no room for them."""
@@ -169,9 +175,7 @@ class DocumentQuestions(InstructionSource):
         """The problems in a list; a text without any becomes an empty proposal, so that the ledger counts it."""
         items = split_items(text, first=1, finished=finished)[: self.reading.questions]
         meta = {"origin": "self", "passage": passage.citation}
-        found = [
-            self._problem(one.text, meta | ({"truncated": True} if one.truncated else {})) for one in items
-        ]  # fmt: skip
+        found = [self._problem(one.text, meta | ({"truncated": True} if one.truncated else {})) for one in items]
         return found or [self._problem("", meta)]
 
     def _problem(self, text: str, meta: dict[str, Any]) -> Instruction:
@@ -203,14 +207,6 @@ class DocumentQuestions(InstructionSource):
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    @property
-    def corpus(self) -> str:
-        """A digest of all passages: a checkpoint can only be continued with the same ones."""
-        whole = hashlib.blake2b(digest_size=12)
-        for one in self.passages:
-            whole.update(f"{one.key}:{one.end}\n{one.text}\n".encode("utf-8", "surrogatepass"))
-        return whole.hexdigest()
-
     def state_dict(self) -> dict[str, Any]:
         """Places, the problems with a label, and the digest of the passages."""
         known = {text: {"meta": dict(one["meta"]), "right": one["right"]} for text, one in self._known.items()}
@@ -226,3 +222,10 @@ class DocumentQuestions(InstructionSource):
             )
         self._position, self._calls = state["position"], state["calls"]
         self._known = {text: {"meta": dict(one["meta"]), "right": one["right"]} for text, one in state["known"].items()}
+
+
+def _digest(passages: Sequence[Passage]) -> str:
+    whole = hashlib.blake2b(digest_size=12)
+    for one in passages:
+        whole.update(f"{one.key}:{one.end}\n{one.text}\n".encode())
+    return whole.hexdigest()
