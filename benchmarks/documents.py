@@ -66,7 +66,7 @@ FACTS = ("The {a} of {n} is {v}.", "{n} has the {a} {v}.")
 WRITTEN = ("What is the {a} of {n}?", "Which {a} does {n} have?")
 HELD_OUT = ("Tell me what {a} {n} has.", "Say which is the {a} of {n}.")
 ASK = "Text:\n{passage}\n\nQuestions:\n1."
-LENGTH, STEPS, ROWS = 3, 800, 32
+LENGTH, STEPS, ROWS = 3, 320, 24
 
 
 def facts(rng: random.Random, count: int) -> dict[str, str]:
@@ -166,7 +166,7 @@ def build_base(folder: Path, steps: int) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
             optimizer.step()
-        if step % 100 == 0:
+        if step % 40 == 0:
             print(f"step {step}: loss {loss.item():.3f}", file=sys.stderr, flush=True)
     model.eval()
     model.save_pretrained(folder)
@@ -205,17 +205,17 @@ def write_held_out(path: Path, known: list[Fact]) -> None:
 
 ARMS = {
     "documents": [],
-    "scores alone": ["--data.reading.imitate", "0"],
     "random reward": ["--data.reward", "RandomReward"],
     "other corpus": [],
+    "scores alone": ["--data.reading.imitate", "0"],
 }
 SIZE = (
     "--data.grader", "text", "--data.solve.answer_format", "", "--data.max_tokens", "16",
     "--data.reading.ask.text", ASK, "--data.reading.passage_chars", "100",
     "--data.writing.sampling.max_tokens", "64", "--data.writing.sampling.temperature", "1.0",
-    "--data.round.prompts_per_round", "16", "--data.round.samples_per_prompt", "8", "--data.round.max_attempts", "2",
-    "--data.evaluation.samples", "4", "--data.evaluation.batch_size", "96",
-    "--model.lr", "1e-3", "--model.objective.beta", "0", "--trainer.accelerator", "cpu",
+    "--data.round.prompts_per_round", "24", "--data.round.samples_per_prompt", "4", "--data.round.max_attempts", "2",
+    "--data.evaluation.samples", "0", "--data.evaluation.batch_size", "96",
+    "--model.lr", "2e-3", "--model.objective.beta", "0", "--trainer.accelerator", "cpu",
     "--trainer.accumulate_grad_batches", "4", "--trainer.max_epochs", "1",
 )  # fmt: skip
 
@@ -346,8 +346,8 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     root = (args.out or Path(tempfile.mkdtemp(prefix="documents-"))).resolve()
     world, changes, failed = World(root, args.base, args.steps), dict[str, list[float]](), list[str]()
-    print("| arm | seed | greedy | mean@4 | trained | asked | rejected or dropped most | CPU seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| arm | seed | greedy | trained | asked | rejected or dropped most | CPU seconds |")
+    print("|---|---|---|---|---|---|---|")
     for arm in args.arms:
         for seed in args.seeds:
             folder, began = root / f"{arm.replace(' ', '-')}-{seed}", time.process_time()
@@ -382,8 +382,8 @@ def line(before: dict[str, Any], after: dict[str, Any], folder: Path) -> str:
     trained = {row["uid"].partition(".")[0] for row in ledger if row["event"] == "trained"}
     asked = {row["uid"] for row in ledger if row["event"] == "proposed" and "." not in row["uid"]}
     reasons = Counter(row["reason"] for row in ledger if "reason" in row).most_common(5)
-    cells = [f"{100 * before[k]:.1f} → {100 * after[k]:.1f}" for k in ("pass@1", "mean@4")]
-    return " | ".join([*cells, str(len(trained)), str(len(asked)), ", ".join(f"{r} {n}" for r, n in reasons)])
+    greedy = f"{100 * before['pass@1']:.1f} → {100 * after['pass@1']:.1f}"
+    return " | ".join([greedy, str(len(trained)), str(len(asked)), ", ".join(f"{r} {n}" for r, n in reasons)])
 
 
 if __name__ == "__main__":
