@@ -97,6 +97,7 @@ class SelfPlay(Protocol):
     rewards: Mapping[str, object]
     reward_name: str | None  # if it was given by name
     seed_problems: Sequence[Instruction]
+    passages: Sequence[object]  # of the documents that problems are written from
     grader_name: str
 
 

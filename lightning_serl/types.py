@@ -21,8 +21,11 @@ Reason = Literal[
     "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "non_ascii", "duplicate",
     "truncated_item", "solution_leak", "no_choices", "too_easy", "too_hard", "no_spread", "no_answer",
     "over_long_prompt", "stale", "no_room", "no_question", "several_questions", "no_context",
-    "low_consensus", "no_view", "no_grade",
+    "low_consensus", "no_view", "no_grade", "needs_passage", "answer_in_problem",
 ]  # fmt: skip
+
+#: Role of a problem that is answered with its passage in view; ``solve`` is the role of answers without it.
+OPEN_BOOK = "open_book"
 
 #: One row of ``ledger.jsonl``.
 Event: TypeAlias = dict[str, Any]
@@ -53,7 +56,8 @@ class Instruction:
         meta: Further facts, primitives only, since they are in checkpoints. The package reads ``choices`` (the options
             of a multiple-choice problem, in order), ``subject``, ``level`` and ``group`` (names that results are
             divided by; ``subject`` also chooses exemplars), ``origin`` (``self`` for what the policy wrote, or
-            ``seed``), ``round`` (in which it was written) and ``truncated``; other keys are yours.
+            ``seed``), ``round`` (in which it was written), ``truncated``, ``passage`` (file and character offsets of
+            the text that it was written from) and ``again`` (asked in an earlier round); other keys are yours.
     """
 
     prompt: str

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_serl import rewards
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.engines.base import RolloutEngine, Sampling
@@ -167,6 +168,37 @@ def _lengths(
     whose = "model" if context == policy.context_length else "engine"
     both = (("data.max_tokens", answers), ("data.writing.sampling.max_tokens", writing))
     return [(name, sampling, whose, context) for name, sampling in both if sampling is not None]
+
+
+def check_documents(
+    source: object, follow_ups: InstructionSource | None, mix_ratio: float, engine: RolloutEngine
+) -> None:
+    """Refuse ``data.documents`` beside a source that would not read them, or recordings in place of a policy."""
+    other = follow_ups if follow_ups is not None else source if isinstance(source, InstructionSource) else None
+    if other is not None or mix_ratio == 1:
+        name = "seeds" if other is None else type(other).__name__
+        raise InputError(
+            f"data.documents and data.source {name} do not go together: that source does not read documents; leave "
+            "data.source out, or set it to mix:RATIO for a share of problems from data.seeds"
+        )
+    if not engine.samples_policy:
+        raise InputError(
+            "data.documents needs a policy that reads them, and data.engine replays recordings; change one"
+        )
+
+
+def warn_of_votes(name: str | None, reward: object) -> None:
+    """Warn of a reward of this package that votes on the answers without the passage in place of reading the label."""
+    own = name or (type(reward).__name__ if type(reward).__module__.startswith(rewards.__name__) else None)
+    if own is not None and own not in _READ_LABELS:
+        rank_zero_warn(
+            f"data.reward {own} reads no labels, so answers without a passage are not compared with those with it; "
+            "leave data.reward out to train on documents"
+        )
+
+
+# Controls compare with nothing; a mixture has what its parts have.
+_READ_LABELS = ("LabelElseVote", "VerifiableReward", "RuleReward", "Mix", "RandomReward", "FormatReward")
 
 
 def check_source(

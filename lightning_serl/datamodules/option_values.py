@@ -40,7 +40,8 @@ _MAKERS: dict[str, Callable[[str | AnswerGrader, int], Reward]] = {
 _CLASSES = [name for name in rewards.__all__ if isclass(one := getattr(rewards, name)) and one is not Reward]
 _REWARDS = [*_MAKERS, *(name for name in _CLASSES if name not in _MAKERS)]
 # What data.source would be for the sources of this package that are made of seeds and pool; all others have a name.
-_MADE = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5"}
+_MADE = {"FewShotSelfInstruction": "self", "PromptSet": "seeds", "Mixture": "mix:RATIO, as in mix:0.5",
+         "DocumentQuestions": "self, and data.documents to a folder"}  # fmt: skip
 _NAMED = [
     name
     for name in sources.__all__

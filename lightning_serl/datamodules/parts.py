@@ -9,17 +9,45 @@ from functools import partial
 import lightning.pytorch as pl
 
 from lightning_serl.callbacks.rollout_hooks import GroupFilter, InstructionFilter, phase_of
+from lightning_serl.datamodules.problems.passages import Passage
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.documents import DocumentQuestions, Reading
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
 from lightning_serl.datamodules.sources.follow_ups import FollowUps
 from lightning_serl.datamodules.sources.prompt_set import Mixture, PromptSet
 from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.pool.pool import InstructionPool
+from lightning_serl.prompts.passages import OpenBookTemplate
+from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.protocols import module_of
-from lightning_serl.types import Instruction
+from lightning_serl.rewards import Reward
+from lightning_serl.types import OPEN_BOOK, Instruction
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The documents that problems are written from; without passages there are none."""
+
+    passages: Sequence[Passage]
+    reading: Reading
+    imitates: bool  # whether answers with the passage in view may be trained on
+    solve: SolveTemplate
+
+    @property
+    def rewards(self) -> dict[str, Reward]:
+        """The reward of the answers with the passage in view, called after the others."""
+        return {OPEN_BOOK: self.reading.vote(self.imitates)} if self.passages else {}
+
+    @property
+    def templates(self) -> dict[str, SolveTemplate]:
+        """The template of problems with the passage in view."""
+        if not self.passages:
+            return {}
+        texts = {passage.key: passage.text for passage in self.passages}
+        return {OPEN_BOOK: OpenBookTemplate.over(self.solve, self.reading.frame, texts)}
 
 
 @dataclass(frozen=True)
@@ -33,6 +61,7 @@ class Parts:
     mix_ratio: float  # share of each round that comes from the seeds themselves
     labelled_only: bool  # whether the reward scores labelled problems only
     seeds: Sequence[Instruction]
+    ground: Ground
     earlier: Sequence[Sequence[tuple[Instruction, str]]]  # problems with their status, one list for each run
     writing: Writing | None  # None if no problems are written
     probe: Probe
@@ -47,9 +76,10 @@ class Parts:
     def _kind_of_problems(self) -> str | None:
         if self.source is not None:
             return type(self.source).__name__
-        if not self.seeds:
+        if not self.seeds and not self.ground.passages:
             return None
-        return {1.0: PromptSet, 0.0: FewShotSelfInstruction}.get(self.mix_ratio, Mixture).__name__
+        made = DocumentQuestions if self.ground.passages else FewShotSelfInstruction
+        return {1.0: PromptSet, 0.0: made}.get(self.mix_ratio, Mixture).__name__
 
     def make_state(self) -> RoundState:
         """An empty queue, and a pool of the seeds and of the problems of earlier runs."""
@@ -77,13 +107,15 @@ class Parts:
         if self.source is not None:
             self.source.begin(fixed, pool, self.writing or Writing())
             return self.source
-        if not self.seeds:
-            return None
-        if self.mix_ratio == 0.0:
-            return FewShotSelfInstruction(pool, self.writing)
-        if self.mix_ratio == 1.0:
-            return PromptSet(fixed)
-        return Mixture(FewShotSelfInstruction(pool, self.writing), PromptSet(fixed), self.mix_ratio)
+        if self.mix_ratio == 1.0 or not (self.seeds or self.ground.passages):
+            return PromptSet(fixed) if self.seeds else None
+        ground, writing = self.ground, self.writing or Writing()
+        made: InstructionSource
+        if ground.passages:
+            made = DocumentQuestions(ground.passages, ground.reading, writing, labels, ground.imitates)
+        else:
+            made = FewShotSelfInstruction(pool, writing)
+        return made if self.mix_ratio == 0.0 else Mixture(made, PromptSet(fixed), self.mix_ratio)
 
 
 def with_trainer(setup: RoundSetup, trainer: pl.Trainer) -> RoundSetup:

@@ -6,6 +6,7 @@ import os
 import reprlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,14 +30,17 @@ from lightning_serl.datamodules.option_values import (
     parse_role_rewards,
     parse_source,
 )
-from lightning_serl.datamodules.parts import Parts
+from lightning_serl.datamodules.parts import Ground, Parts
+from lightning_serl.datamodules.problems.documents import read_documents
 from lightning_serl.datamodules.problems.files import read_pool, read_problems
 from lightning_serl.datamodules.problems.hub import read_set
+from lightning_serl.datamodules.problems.passages import Passage
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundOptions, RoundSetup, needs_of
 from lightning_serl.datamodules.session import Session
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.documents import Reading
 from lightning_serl.datamodules.sources.writing import Writing, check_exemplars
 from lightning_serl.datamodules.spending import evaluation_sentence, planned_rounds, probe_sentence
 from lightning_serl.datamodules.streams.evaluation import EvaluationOptions, EvaluationStream
@@ -48,10 +52,12 @@ from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.evaluation.grading import SetGrader, expectation, set_graders
 from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
-from lightning_serl.rewards import LabelElseVote, VerifiableReward
+from lightning_serl.rewards import FormatReward, LabelElseVote, RandomReward, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
 from lightning_serl.types import Instruction
 
+# Rewards that compare with nothing: beside them, imitating answers that agree would be another signal.
+_CONTROLS, _CONTROL_CLASSES = ("RandomReward", "FormatReward"), (RandomReward, FormatReward)
 # The option of a filter that decides on a reason.
 _LOOSEN = {
     "duplicate": ".threshold", "too_short": ".min_words", "too_long": ".max_words", "keyword": ".keywords",
@@ -70,6 +76,10 @@ class SelfPlayDataModule(pl.LightningDataModule):
         source: ``self`` writes new problems after the seeds, ``seeds`` trains on the seeds themselves,
             ``mix:RATIO`` takes that share of each round from the seeds and writes the rest; a method of this package
             by name (``Proposer``, ``CategoryBandit`` ...); or your own source.
+        documents: Folder of text and Markdown files, one such file, or jsonl passages (``text``, perhaps ``title``).
+            With ``self`` and ``mix:RATIO`` new problems are written from their passages in place of the seeds; seeds
+            are then optional.
+        reading: How documents are read.
         fields: Names of the fields of the seed file.
         reward: A reward of this package by name (``MajorityVote``, ``RandomReward`` ...), your own as a class path or
             object, or one for each role in the order in which they are called. By default the gold label where a
@@ -124,6 +134,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
         probe: Probe = Probe(),  # noqa: B008
         max_staleness: Literal[0, 1] = 0,
         role_rewards: dict[str, RewardLike] | None = None,
+        documents: str | None = None,
+        reading: Reading = Reading(),  # noqa: B008
     ) -> None:
         super().__init__()
         check_range("data.rounds_per_epoch", rounds_per_epoch, at_least=1)
@@ -144,6 +156,9 @@ class SelfPlayDataModule(pl.LightningDataModule):
         self.engine: RolloutEngine = engine if engine is not None else TransformersEngine()
         self.round_options, self.writing, self.solve = round, writing, solve
         self.templates = templates or {}
+        self.documents, self.reading = None if documents is None else os.fspath(documents), reading
+        if documents is not None:  # problems are answered with their passage, and in a second wave without
+            self.round_options = replace(round, max_waves=max(1, round.max_waves))
         self.rounds_per_epoch, self.max_staleness = rounds_per_epoch, max_staleness
         self.evaluation, self.predict_to, self.probe = evaluation, predict_to, probe
         self.pool_from = parse_paths(pool_from)
@@ -151,6 +166,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
 
         #: The problems of ``seeds``, once a stage has read them.
         self.seed_problems: list[Instruction] = []
+        #: The passages of ``documents``, once a stage has read them.
+        self.passages: list[Passage] = []
         self.evaluation_problems: dict[str, list[Instruction]] = {}
         self.evaluation_graders: dict[str, SetGrader] = {}
         #: Plays the rounds and keeps their state.
@@ -178,7 +195,8 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def writes(self) -> bool:
         """Whether the policy writes new problems after the seeds."""
         own = self._own_source
-        return self.seeds is not None and (self.mix_ratio < 1 if own is None else own.writes)
+        ground = self.seeds is not None or self.documents is not None
+        return ground and (self.mix_ratio < 1 if own is None else own.writes)
 
     @property
     def rounds(self) -> int:
@@ -221,6 +239,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def check_files(self, stage: str) -> None:
         """Read the problem files that a stage needs; raises :class:`InputError` with file and line."""
         if stage in ("fit", "predict"):
+            self._read_documents()
             self._read_seeds()
         if stage == "fit" and self._labelled_only:
             trained = self.mix_ratio > 0 or not self.writes or self._own_source is not None
@@ -234,13 +253,26 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 for name, spec in sorted((self.evaluation.sets or {}).items())
             }
 
+    def _read_documents(self) -> None:
+        """Read documents, unless they were read before, and log what was found and what was left out."""
+        if self.documents is None or self.passages:
+            return
+        checks.check_documents(self.source, self.follow_ups, self.mix_ratio, self.engine)
+        found = read_documents(self.documents, self.reading.passage_chars)
+        self.passages = found.passages
+        for sentence in found.sentences():
+            rank_zero_info(sentence)
+        checks.warn_of_votes(self.reward_name, self.rewards.get("solve"))
+        self.session.discard_parts()
+
     def _read_seeds(self) -> None:
         """Read seeds and earlier runs, unless they were read before."""
-        if self.seeds is None and self._own_source is None:
-            raise InputError("no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)")
+        if self.seeds is None and self._own_source is None and (self.documents is None or self.mix_ratio):
+            said = "no seeds were given; set --data.seeds to a jsonl file of problems (or tiny:seeds)"
+            raise InputError(f"{said}, or --data.documents to a folder of text")
         if self.seeds is not None and not self.seed_problems:
             self.seed_problems = read_problems(self.seeds, self.fields, "seed")
-            if self.writes:
+            if self.writes and self.documents is None:
                 check_exemplars(self.writing.exemplars, len(self.seed_problems), self.seeds)
                 if self.writing.by_subject:
                     checks.check_subjects(self.seed_problems)
@@ -286,16 +318,18 @@ class SelfPlayDataModule(pl.LightningDataModule):
     def _parts(self) -> Parts:
         gate = LabelElseVote(self.grader)
         default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
+        controlled = self.reward_name in _CONTROLS or isinstance(self.rewards.get("solve"), _CONTROL_CLASSES)
+        ground = Ground(self.passages, self.reading, imitates=not controlled, solve=self.solve)
         setup = RoundSetup(
             options=self.round_options,
             source=None,
             engine=self.engine,
             policy=None,
-            rewards=(self.rewards or {"solve": default}) | self.role_rewards,
+            rewards=(self.rewards or {"solve": default}) | self.role_rewards | ground.rewards,
             gate=gate,
             grader=self.grader,
             grader_name=self.grader_name,
-            templates={"solve": self.solve, **self.templates},
+            templates={"solve": self.solve, **ground.templates, **self.templates},
             sampling=self.sampling,
             seed=self.seed,
             max_staleness=self.max_staleness,
@@ -308,6 +342,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             mix_ratio=self.mix_ratio,
             labelled_only=self._labelled_only,
             seeds=self.seed_problems,
+            ground=ground,
             earlier=self._earlier,
             writing=self.writing if self.writes else None,
             probe=self.probe.fitted(

@@ -11,6 +11,7 @@ import numpy as np
 STAGES = (
     "exemplars", "instruction", "rollout", "greedy", "evaluation",
     "reward", "order", "random_reward", "context", "probe", "dropout", "source",
+    "documents",
 )
 # fmt: on
 

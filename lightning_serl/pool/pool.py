@@ -181,7 +181,8 @@ class InstructionPool:
 
         Where many seeds are alike, two problems that share a frame of theirs are compared by the rest of their words
         too, and only both scores above ``threshold`` make a repetition. With ``among`` a text is compared with entries
-        of these statuses only, and by ROUGE-L alone.
+        of these statuses only, and by ROUGE-L alone. Two instructions with a ``passage`` in their meta are alike only
+        if the passage is the same and one of them has no word of its own, see :func:`own_words`.
         """
         full = _full_text(text)
         same = self._by_text.get(_plain(full))
@@ -194,13 +195,13 @@ class InstructionPool:
         placed = None if framed is None else framed.frames.outside(full)
         if framed is not None and placed is not None:
             for index in framed.repeated(*placed, threshold):
-                if self._index.score(query, index) > threshold:
+                if self._index.score(query, index) > threshold and not _on_other_facts(text, self._items[index]):
                     return index
             entries = entries[np.asarray(framed.places)[entries] != placed[0]]
         for index in entries.tolist():
             if among is not None and self._statuses[index] not in among:
                 continue
-            if self._index.score(query, index) > threshold:
+            if self._index.score(query, index) > threshold and not _on_other_facts(text, self._items[index]):
                 return int(index)
         return None
 
@@ -255,6 +256,20 @@ class InstructionPool:
         columns = (state[name] for name in ("prompts", "uids", "roles", "metas", "statuses"))
         for prompt, uid, role, meta, status in zip(*columns, strict=True):
             self.add(Instruction(prompt, uid, role, meta=dict(meta)), status)
+
+
+def _on_other_facts(text: str | Instruction, other: Instruction) -> bool:
+    """Whether two problems were written from passages and ask for different facts of them."""
+    here, there = (one.meta.get("passage") if isinstance(one, Instruction) else None for one in (text, other))
+    if here is None or there is None:
+        return False
+    one, two = _full_text(text), _full_text(other)
+    return here != there or bool(own_words(one, two) and own_words(two, one))
+
+
+def own_words(text: str, other: str) -> set[str]:
+    """The words of three letters or more that a text has and another one lacks."""
+    return {word for word in set(tokenise(text)) - set(tokenise(other)) if len(word) > 2}
 
 
 def _plain(text: str) -> str:

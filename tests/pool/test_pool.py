@@ -313,3 +313,21 @@ def test_scores_of_the_recorded_problems(golden_dir: Path) -> None:
         assert accepted.nearest(row["problem"])[0] == (0.0 if before is None else before)
         if row["accepted_in_sequence"]:
             accepted.add(row["problem"])
+
+
+def test_problems_about_other_passages_are_no_repetitions():
+    def about(text, place, uid="new"):
+        return Instruction(text, uid, meta={"passage": {"file": "a.txt", "start": place, "end": place + 50}})
+
+    pool = InstructionPool(["What is the color of Mira?"])
+    pool.add(about("What is the home of Zorin of Lodo?", 0, "old"))
+    for problem, repeated in (
+        (about("What is the home of Zorin of Lodo?", 60), True),  # the same words
+        (about("What is the home of Telin of Lodo?", 60), False),  # another passage
+        (about("What is the food of Zorin of Lodo?", 0), False),  # another fact of the passage
+        (about("What is the home of Zorin of Lodo now?", 0), True),  # one has no word of its own
+        (about("What is the home of the Zorin of Lodo?", 0), True),
+        (about("What is the color of Mira now?", 60), True),  # seeds have no passage
+        (Instruction("What is the home of Telin of Lodo?", "plain"), True),
+    ):
+        assert (pool.similar(problem, 0.7) is not None) == repeated, problem

@@ -18,6 +18,10 @@ class NoveltyFilter(InstructionFilter):
     the words of the frames that they share do not count between two problems of one frame: a repetition also has the
     same words outside of it. An exact copy, in other case or punctuation too, is always one.
 
+    Problems that were written from passages (``data.documents``) are compared with those of the same passage, since the
+    same words about another passage ask for another fact; there two problems are also different if each has a word of
+    three letters or more that the other lacks ("the color of Mira", "the home of Mira"). Exact copies are never new.
+
     Args:
         threshold: Largest ROUGE-L F with an earlier problem that is accepted, above 0 and at most 1.
         style: ``default`` compares with the seeds and all problems ever accepted; ``serl`` with the seeds and the

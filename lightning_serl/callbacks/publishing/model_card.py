@@ -181,6 +181,7 @@ def _data(trainer: pl.Trainer) -> Rows:
     return [
         ("size of a round", f"{options.prompts_per_round} prompts with {options.samples_per_prompt} samples each"),
         ("problems", f"source {source}, {seeds} seeds" + (f"; {', '.join(known)}" if known else "")),
+        ("documents", f"{len(data.passages)} passages that problems were written from" if data.passages else None),
         ("reward", reward or "labels where a seed has one, majority vote of the policy's own answers otherwise"),
         ("labels", "none were used" if unlabelled else f"{labelled} of {seeds} seeds carry one"),
         ("grader", data.grader_name),

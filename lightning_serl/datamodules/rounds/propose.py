@@ -7,7 +7,7 @@ from dataclasses import replace
 from lightning_serl.datamodules.rounds.report import RoundLog, proposal_facts
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.types import Group, Instruction, Reason
+from lightning_serl.types import OPEN_BOOK, Group, Instruction, Reason
 
 # A source may propose nothing usable.
 _BARREN_CALLS = 8
@@ -95,7 +95,8 @@ class Proposals:
         seed = instruction.meta.get("origin") == "seed"
         log.round.taken += seed
         log.round.given += not seed and instruction.meta.get("origin") != "self"
-        written = self.source.filtered and instruction.role == "solve" and not seed
+        new = not seed and not instruction.meta.get("again")
+        written = self.source.filtered and instruction.role in ("solve", OPEN_BOOK) and new
         reason = self._reason_against(instruction, written)
         if reason is not None:
             log.event(instruction.uid, "rejected", reason=reason)
@@ -117,4 +118,6 @@ class Proposals:
             reason = rule.reject(instruction, self.state.pool)
             if reason is not None:
                 return reason
+        if written and (reason := self.source.reject(instruction)) is not None:
+            return reason
         return "over_long_prompt" if self.setup.too_long(instruction) else None

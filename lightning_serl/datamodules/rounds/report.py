@@ -8,7 +8,7 @@ from typing import Any
 from lightning_serl.callbacks.filters import ZeroSpread
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
 from lightning_serl.pool.words import count_words, unique_ngrams
-from lightning_serl.types import Event, Group, Instruction, Round, Verdict
+from lightning_serl.types import OPEN_BOOK, Event, Group, Instruction, Round, Verdict
 
 # The measures of variety look at this many of the problems written last.
 _LATEST = 200
@@ -17,10 +17,11 @@ _LATEST = 200
 # What to do about a reason that a reward gave for a whole group.
 _ADVICE = {
     "low_consensus": (
-        "too few answers agree, or can be read, to make a label: raise data.max_tokens or "
-        "data.round.samples_per_prompt, lower min_share of data.reward, or take easier problems"
+        "too few answers agree, or can be read, to make a label: raise data.max_tokens or data.round.samples_per_prompt, "
+        "lower min_share of data.reward (with documents, of data.reading), or take easier problems"
     ),
     "no_view": "the reward compares two views of a problem: set data.source Paraphrase and data.round.max_waves 1",
+    "answer_in_problem": "the written problems contain their answers: ask for others with data.reading.ask.text",
     "no_grade": (
         "the judge wrote no grade that can be read: raise max_tokens of data.reward, or take a stronger policy"
     ),
@@ -48,6 +49,8 @@ def proposal_facts(instruction: Instruction) -> Event:
     """What the ledger keeps of a proposal: enough to offer it to another run."""
     choices, role = instruction.meta.get("choices"), instruction.role
     facts: Event = {"prompt": instruction.prompt}
+    if "passage" in instruction.meta:
+        facts["passage"] = instruction.meta["passage"]
     return facts | ({"choices": list(choices)} if choices else {}) | ({"role": role} if role != "solve" else {})
 
 
@@ -118,7 +121,9 @@ def statistics(
 
     ``tried`` root groups were answered in ``attempts`` attempts, ``survived`` are trained on, ``fresh`` of them new.
     """
-    seen = log.round.answered
+    answered = log.round.answered
+    # answers with a passage in view are no measure of what the policy knows
+    seen = [pair for pair in answered if pair[0].instruction.role != OPEN_BOOK] or answered
     lengths = [len(c.token_ids) for g, _ in seen for c in g.completions]
     finished = [c.finished for g, _ in seen for c in g.completions]
     scores = [s for _, v in seen for s in v.scores.tolist()]
@@ -145,7 +150,7 @@ def statistics(
     }
     if setup.max_staleness:
         out["serl/round/carried"] = float(survived - fresh)
-    out |= _role_rewards(seen)
+    out |= _role_rewards(seen) | _open_book(answered)
     out |= _variety(state, log)
     return out | {f"serl/reason/{reason}": float(count) for reason, count in sorted(log.reasons.items())}
 
@@ -158,6 +163,21 @@ def _role_rewards(seen: list[tuple[Group, Verdict]]) -> dict[str, float]:
         means = [float(v.scores.mean()) for g, v in seen if g.instruction.role == role and len(g)]
         out[f"serl/role/{role}/reward"] = sum(means) / max(1, len(means))
     return out
+
+
+def _open_book(answered: list[tuple[Group, Verdict]]) -> dict[str, float]:
+    """What came of the problems that were answered with a passage in view; empty without any."""
+    opened = [verdict for group, verdict in answered if group.instruction.role == OPEN_BOOK]
+    if not opened:
+        return {}
+    closed = [verdict for group, verdict in answered if "passage" in group.instruction.meta and group.instruction.link]
+    imitated = sum(int((v.weight * v.scores > 0).sum()) for v in opened if v.centred)
+    return {
+        "serl/documents/agreement": sum(v.confidence for v in opened) / len(opened),
+        "serl/documents/labelled_frac": sum(v.label is not None for v in opened) / len(opened),
+        "serl/documents/closed_book": sum(float(v.scores.mean()) for v in closed) / max(1, len(closed)),
+        "serl/documents/imitated": float(imitated),
+    }
 
 
 def _variety(state: RoundState, log: RoundLog) -> dict[str, float]:

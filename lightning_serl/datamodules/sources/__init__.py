@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_serl.datamodules.sources.bandit import CategoryBandit
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.documents import DocumentQuestions, Reading
 from lightning_serl.datamodules.sources.evolve import EvolvedPrompts
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
 from lightning_serl.datamodules.sources.follow_ups import FollowUps
@@ -17,6 +18,7 @@ from lightning_serl.datamodules.sources.writing import Writing
 
 __all__ = [
     "CategoryBandit",
+    "DocumentQuestions",
     "EasierVariants",
     "EvolvedPrompts",
     "FewShotSelfInstruction",
@@ -26,6 +28,7 @@ __all__ = [
     "Paraphrase",
     "PromptSet",
     "Proposer",
+    "Reading",
     "Variations",
     "WeakSpots",
     "Writing",

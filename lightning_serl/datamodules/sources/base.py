@@ -9,7 +9,7 @@ from typing import Any
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.pool.pool import InstructionPool
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
 
 
 class InstructionSource(ABC):
@@ -61,6 +61,10 @@ class InstructionSource(ABC):
             pool: Every accepted problem; filled by the rounds.
             writing: ``data.writing``.
         """
+
+    def reject(self, instruction: Instruction) -> Reason | None:
+        """Why a proposed problem that passed the instruction filters cannot be used; ``None`` if it can."""
+        return None
 
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
         """Which sources bring how many of the next ``want`` root instructions; by default this one brings all."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
 
 
 class FollowUps(InstructionSource):
@@ -58,6 +58,10 @@ class FollowUps(InstructionSource):
     def propose(self, k: int, ctx: Context) -> Sequence[Instruction | Group]:
         """The proposals of the source of the problems; a round calls it directly, see :meth:`lanes`."""
         return self.inner.propose(k, ctx)
+
+    def reject(self, instruction: Instruction) -> Reason | None:
+        """Passed on."""
+        return self.inner.reject(instruction)
 
     def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Sequence[Instruction]:
         """The follow-ups of the source of the problems, then those of :meth:`follow`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.distributed.seeding import rng_for
 from lightning_serl.errors import InputError
-from lightning_serl.types import Group, Instruction, Verdict
+from lightning_serl.types import Group, Instruction, Reason, Verdict
 
 
 class PromptSet(InstructionSource):
@@ -49,6 +49,13 @@ class PromptSet(InstructionSource):
         self._position = state["position"]
 
 
+def share_of(want: int, ratio: float, owed: float) -> tuple[int, float]:
+    """The whole number that is ``ratio`` of ``want``, and the rounding error, ``owed`` from the time before."""
+    owed += want * ratio
+    count = min(want, int(owed + 1e-9))  # 0.3 x 10 must count as 3, not as 2.9999
+    return count, owed - count
+
+
 class Mixture(InstructionSource):
     """A mixture of written instructions and prompts of a fixed set.
 
@@ -64,14 +71,20 @@ class Mixture(InstructionSource):
 
     def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
         """``ratio`` of ``want`` come from the fixed set, the rest is written; the rounding error is carried over."""
-        self._owed += want * self.ratio
-        count = min(want, int(self._owed + 1e-9))  # 0.3 x 10 must count as 3, not as 2.9999
-        self._owed -= count
+        count, self._owed = share_of(want, self.ratio, self._owed)
         return [(self.fixed, count), (self.made, want - count)]
 
     def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
         """Return the proposals of both; a round calls each of them itself, see :meth:`lanes`."""
         return [p for source, count in self.lanes(k) for p in source.propose(count, ctx)]
+
+    def reject(self, instruction: Instruction) -> Reason | None:
+        """Passed on to the source that writes."""
+        return self.made.reject(instruction)
+
+    def derive(self, groups: Sequence[Group], verdicts: Sequence[Verdict], ctx: Context) -> Iterable[Instruction]:
+        """The follow-ups of the source that writes."""
+        return self.made.derive(groups, verdicts, ctx)
 
     def observe(self, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> None:
         """Pass all groups on to both sources."""

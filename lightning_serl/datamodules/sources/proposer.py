@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lightning_serl.datamodules.rounds.context import Context
+from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.prompt_set import share_of
 from lightning_serl.datamodules.sources.seeded import SeededSource
+from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.seeding import rng_for
 from lightning_serl.errors import check_range
+from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.encoding import fill
 from lightning_serl.types import Group, Instruction, Link, Verdict
 
@@ -28,21 +33,38 @@ class Proposer(SeededSource):
     Args:
         proposals: Problems that are written after each few-shot prompt, the group of their baseline; SQLM has 4.
         every: Proposals are trained on in every so many rounds, beginning with the first; SQLM has 5.
+        seeds_share: Share of each round's root groups that are seeds themselves, with their labels where they have one,
+            in place of proposals: the mixed training of R-Few (arXiv 2512.02472).
 
     Raises:
-        InputError: for fewer than 2 proposals, or ``every`` below 1.
+        InputError: for fewer than 2 proposals, ``every`` below 1, or a share outside [0, 1).
     """
 
     writes = True
     roles = ("propose",)
     waves = 1
 
-    def __init__(self, proposals: int = 4, every: int = 1) -> None:
+    def __init__(self, proposals: int = 4, every: int = 1, seeds_share: float = 0.0) -> None:
         hint = "a problem is compared with the others of its prompt"
         check_range("data.source.proposals", proposals, at_least=2, hint=hint)
         check_range("data.source.every", every, at_least=1)
-        self.proposals, self.every = proposals, every
+        check_range(
+            "data.source.seeds_share", seeds_share, at_least=0, below=1, hint="data.source seeds has seeds alone"
+        )
+        self.proposals, self.every, self.seeds_share = proposals, every, seeds_share
         self.follow_ups = proposals
+
+    def begin(self, seeds: Sequence[Instruction], pool: InstructionPool, writing: Writing) -> None:
+        """No seed is owed to the mixture yet."""
+        super().begin(seeds, pool, writing)
+        self._owed = 0.0
+
+    def lanes(self, want: int) -> list[tuple[InstructionSource, int]]:
+        """The seeds' share of ``want``, and this source for the rest; the rounding error is carried over."""
+        if not self.seeds_share:
+            return super().lanes(want)
+        count, self._owed = share_of(want, self.seeds_share, self._owed)
+        return [(self.seeds, count), (self, want - count)]
 
     def propose(self, k: int, ctx: Context) -> list[Instruction | Group]:
         """Return ``k`` groups of proposals."""
@@ -77,3 +99,12 @@ class Proposer(SeededSource):
                 for problem in found:
                     if problem.prompt and not problem.meta.get("truncated"):
                         yield replace(problem, link=Link("problem", group.instruction.uid, index))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds and counter, and with a mixture its rounding error."""
+        return super().state_dict() | ({"owed": self._owed} if self.seeds_share else {})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._owed = state.get("owed", 0.0)

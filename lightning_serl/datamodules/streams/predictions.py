@@ -113,5 +113,5 @@ def _rows(played: Round) -> list[dict[str, Any]]:
             "round": played.number,
         }
         meta = group.instruction.meta
-        rows.append(row | ({"choices": meta["choices"]} if "choices" in meta else {}))
+        rows.append(row | {name: meta[name] for name in ("choices", "passage") if name in meta})
     return rows

@@ -205,6 +205,10 @@ def test_a_proposal_is_one_problem_and_its_child_is_linked_to_it():
     later = [one.propose(1, context(Writer(), 1)) for one in (other, proposer)]
     assert later[0] == later[1]
     assert not later[0][0].instruction.train  # in every second round
+    mixed = begun(Proposer(seeds_share=0.25))  # R-Few: a quarter of the roots are seeds, the rest is carried over
+    assert [[count for _, count in mixed.lanes(3)] for _ in range(4)] == [[0, 3], [1, 2], [1, 2], [1, 2]]
+    assert mixed.lanes(4)[0][0].propose(1, context())[0].meta["origin"] == "seed"
+    same_state(lambda: Proposer(seeds_share=0.25), mixed)
 
 
 def test_what_a_source_cannot_work_with_is_refused():
@@ -220,7 +224,8 @@ def test_what_a_source_cannot_work_with_is_refused():
             check_source(source, seeds, options, roles)
         assert len(str(refused.value)) <= 300
     for make, options in (
-        (Proposer, {"proposals": 1}), (Proposer, {"every": 0}), (CategoryBandit, {"rate": 0.0}),
+        (Proposer, {"proposals": 1}), (Proposer, {"every": 0}), (Proposer, {"seeds_share": 1.0}),
+        (CategoryBandit, {"rate": 0.0}),
         (CategoryBandit, {"temperature": 0.0}), (EasierVariants, {"weak": 1.5}), (EasierVariants, {"variants": 0}),
         (EvolvedPrompts, {"share": 0.0}), (EvolvedPrompts, {"remembered": 0}), (WeakSpots, {"visits": 1}),
         (WeakSpots, {"below": 0.0}),
