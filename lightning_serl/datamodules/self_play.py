@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +50,7 @@ from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import LabelElseVote, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
-from lightning_serl.types import Instruction
+from lightning_serl.types import Instruction, Probed
 
 # The option of a filter that decides on a reason.
 _LOOSEN = {
@@ -188,6 +188,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
         """Whether a round was begun and is not committed; a resumed run plays it again."""
         return self.session.playing
 
+    def ask_probe(self) -> dict[str, Probed]:
+        """Responses of the present weights to the health probe, by uid; none where the run has no probe."""
+        return self.session.ask_probe()
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Set pool, queue and source back to those of this datamodule's part of a checkpoint; counters go on."""
+        self.session.rewind(state)
+
     # -- setup -------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -312,6 +320,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 planned_rounds(self.trainer, self.rounds_per_epoch),
                 self.round_options.prompts_per_round * self.round_options.samples_per_prompt,
                 len(self.seed_problems),
+                acted_on=any(getattr(c, "asks_probe", False) for c in self.trainer.callbacks),
             ),
         )
 

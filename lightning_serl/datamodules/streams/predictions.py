@@ -33,6 +33,7 @@ class PredictionStream:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for _ in range(len(self)):
             played = self.session.play(filter_groups=False)
+            assert played is not None, "only a fit is ended by the health probe"
             rows = _rows(played)
             if self.session.ranks.leads:
                 # a model may write lone surrogates, which UTF-8 cannot hold: they are escaped

@@ -38,15 +38,19 @@ class SelfPlayStream:
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
                 with span_of(session.trainer.callbacks, "other"):
-                    self._play()
+                    goes_on = self._play()
+                if not goes_on:
+                    return
             yield session.pending_batch(place)
 
-    def _play(self) -> None:
-        """Play the next round and make its micro-batches."""
+    def _play(self) -> bool:
+        """Play the next round and make its micro-batches; ``False`` if a callback ends the fit before it."""
         session, callbacks = self.session, self.session.trainer.callbacks
         # the gradients of the last step would take memory while completions are written
         session.trainer.lightning_module.zero_grad(set_to_none=True)
         played = session.play()
+        if played is None:
+            return False
         session.parts.setup.engine.sleep()
         groups = [*played.groups, *(g for g, _ in played.dropped)]
         verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
@@ -55,6 +59,7 @@ class SelfPlayStream:
             tick(len(groups))
         session.commit(played, batches)
         session.prefetch()
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the datamodule saves the state. The method tells Lightning that the stream can be resumed."""

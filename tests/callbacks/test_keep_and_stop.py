@@ -1,0 +1,185 @@
+"""What is kept, when a run stops, and how it is rolled back, on the health probe of real runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import ledger, rows, selfplay, trainer_for, weights
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lightning_serl.callbacks import Checkpoints, CollapseGuard, Export, KeepBest, RolloutHooks, StopEarly
+from lightning_serl.callbacks.probe_signs import ProbeHistory, match_share, own_share, spread_signs
+from lightning_serl.datamodules.rounds.health_probe import Probe
+from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.types import Probed
+
+
+def probe(*answers, tokens=10):
+    """A probe whose problem number i has the i-th tuple of answers."""
+    return {f"p{i}": Probed(tuple(one), tokens * len(one), 0) for i, one in enumerate(answers)}
+
+
+def same(a, b):
+    return a == b
+
+
+def test_signs_of_one_probe():
+    assert own_share("aaab") == 0.75  # the three others of an a have a majority of a
+    assert own_share("aabb") == 0.0  # the others of an a have a majority of b
+    assert own_share("abcd") == 0.125 * 2
+    assert own_share((None, None)) == 0.0
+    assert match_share("a", ("a", "b", None, "a"), same) == 0.5
+    signs = spread_signs(probe("aaaa", "abab", (None, None, None, None)))
+    assert signs["agreement"] == pytest.approx(0.5)
+    assert signs["no_answer"] == pytest.approx(1 / 3)
+    assert signs["halves_agreement"] == pytest.approx(1 / 3)
+    assert signs["vote_entropy"] == pytest.approx(0.25)
+    assert signs["length"] == 10
+
+
+def test_agreement_on_other_answers_is_a_fall_and_agreement_on_the_same_is_none():
+    start = probe(*["aaab"] * 12, *["abcd"] * 4)
+    better, worse = probe(*["aaaa"] * 16), probe(*["bbbb"] * 16)
+    history = ProbeHistory()
+    assert history.enter(start, same).change == 0
+    reading = history.enter(better, same)
+    assert reading.change == pytest.approx(0.25)
+    assert reading.signs["score"] == pytest.approx(1.0)
+    reading = history.enter(worse, same)
+    assert reading.signs["agreement"] == 1
+    assert reading.fell(0.1, 2.5)
+    # the four problems without a clear vote at the start have a reference since the second probe
+    assert reading.change == pytest.approx(-1.0)
+    again = ProbeHistory()
+    again.load_state_dict(history.state_dict())
+    assert again.enter(better, same) == history.enter(better, same)
+    few = ProbeHistory()
+    few.enter(probe(*["aaaa"] * 3), same)
+    assert few.enter(probe(*["bbbb"] * 3), same).change is None
+
+
+# -- real runs ---------------------------------------------------------------------------------------------------------
+
+
+class Harm(RolloutHooks):
+    """Adds noise to all weights after an optimizer step, so that the policy writes nonsense."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step and batch_idx % 2:
+            torch.manual_seed(0)
+            with torch.no_grad():
+                for p in pl_module.policy.parameters():
+                    if p.requires_grad:
+                        p.add_(torch.randn_like(p) * 0.3)
+
+
+class Strike(RolloutHooks):
+    """Raises at the n-th call of one hook."""
+
+    def __init__(self, hook, at):
+        def strike(*args, **kwargs):
+            self.seen += 1
+            if self.seen == at:
+                raise RuntimeError("stopped here")
+
+        self.seen = 0
+        setattr(self, hook, strike)
+
+
+def fit(root, callbacks, ckpt=None, lora=None, **options):
+    module, data = selfplay(probe=Probe(prompts=24, samples=4, every=1), max_tokens=32, rounds_per_epoch=4)
+    module.lora = lora
+    trainer = trainer_for(root, [*callbacks, Checkpoints(1)], accumulate_grad_batches=2, **options)
+    trainer.fit(module, data, ckpt_path=ckpt)
+    return module, trainer
+
+
+def events(root):
+    return [row for row in rows(root, "ledger") if row["event"] == "rolled_back"]
+
+
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rolled_back")
+    best = ModelCheckpoint(root / "best", monitor="serl/probe/score", mode="max", every_n_train_steps=1)
+    module, trainer = fit(root, [Harm(2), CollapseGuard(factor=0.5), best])
+    return root, weights(module), trainer, best
+
+
+def test_a_collapse_is_rolled_back_and_the_run_goes_on_at_a_lower_rate(rolled_back):
+    root, _, trainer, best = rolled_back
+    (row,) = events(root)
+    assert (row["round"], row["step"], row["learning_rate"]) == (2, 2, 5e-4)
+    assert row["to_step"] < 2
+    assert row["change"] < -0.3
+    assert [one["learning_rate"] for one in rows(root)] == [1e-3, 1e-3, 5e-4, 5e-4]
+    assert [one["event"] for one in rows(root, "ledger")].count("trained") > 0
+    # the probe of the restored weights is the one that counts
+    scores = [one["serl/probe/score"] for one in rows(root)]
+    assert min(scores) > scores[0] - 0.3
+    assert best.best_model_score == pytest.approx(max(scores))
+    assert best.current_score == pytest.approx(scores[-1])
+    guard = next(c for c in trainer.callbacks if isinstance(c, CollapseGuard))
+    assert guard.times == 1
+    # at most the kept one and those that the last two checkpoints need
+    assert Path(guard.kept["path"]).exists()
+    assert len(list((root / "checkpoints").glob("kept-step=*.ckpt"))) <= 3
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ("on_probe", 3),  # before the collapse is seen
+        ("on_round_end", 3),  # in the round after the rollback
+        ("on_train_batch_end", 7),  # inside the accumulation window of the step after that
+    ],
+)
+def test_killed_about_a_rollback_and_resumed_is_the_same_run(tmp_path, rolled_back, stop):
+    origin, true_weights, trainer, _ = rolled_back
+    with pytest.raises(RuntimeError, match="stopped here"):
+        fit(tmp_path, [Strike(*stop), Harm(2), CollapseGuard(factor=0.5)])
+    module, resumed = fit(tmp_path, [Harm(2), CollapseGuard(factor=0.5)], ckpt=f"{tmp_path}/checkpoints/last.ckpt")
+    assert rows(tmp_path) == rows(origin)
+    assert ledger(tmp_path) == ledger(origin)
+    for name, tensor in weights(module).items():
+        assert torch.equal(tensor, true_weights[name]), name
+    states = []
+    for one in (resumed, trainer):
+        state = next(c for c in one.callbacks if isinstance(c, CollapseGuard)).current_state()
+        states.append(state | {"kept": state["kept"] | {"path": Path(state["kept"]["path"]).name}})
+    assert states[0] == states[1]
+
+
+def test_the_kept_weights_are_exported_and_the_guard_gives_up(tmp_path):
+    """Weights that are harmed in the last step come back too; under LoRA, whose checkpoints hold the adapter alone."""
+    lora = LoraOptions(r=2)
+    module, trainer = fit(tmp_path, [Harm(4), KeepBest(export=True), Export()], lora=lora)
+    keep = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
+    assert keep.restored_step == keep.kept["step"] < 4
+    saved = torch.load(keep.kept["path"], weights_only=True)["state_dict"]
+    here = module.state_dict()
+    assert saved
+    assert all(torch.equal(tensor, here[name]) for name, tensor in saved.items())
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
+    assert any(not torch.equal(tensor, saved[name]) for name, tensor in last["state_dict"].items())
+    assert f"the weights are those of step {keep.restored_step}" in (tmp_path / "export" / "README.md").read_text()
+    other = tmp_path / "gives_up"
+    _, trainer = fit(other, [Harm(2), CollapseGuard(most=0)])
+    assert (trainer.global_step, events(other)[0]["learning_rate"]) == (2, None)
+    assert len(rows(other)) == 2
+
+
+def test_runs_stop_by_the_probe(tmp_path):
+    _, trainer = fit(tmp_path / "ours", [Harm(2), StopEarly(errors=1)])
+    assert trainer.global_step == 2
+    stop = EarlyStopping("serl/probe/score", mode="max", patience=1, check_on_train_epoch_end=True)
+    module, data = selfplay(probe=Probe(prompts=24, samples=4, every=1), max_tokens=32, rounds_per_epoch=1)
+    trainer = trainer_for(tmp_path / "lightning", [Harm(1), stop], accumulate_grad_batches=2, max_epochs=9)
+    trainer.fit(module, data)
+    assert trainer.global_step < 9
+    assert json.loads((tmp_path / "lightning" / "metrics.jsonl").read_text().splitlines()[0])["serl/probe/score"] > 0
