@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 
 from lightning_serl.callbacks import RolloutHooks
+from lightning_serl.protocols import data_of
 from lightning_serl.rewards.base import AnswerVote, facts_of
-from lightning_serl.types import Group, Round, Verdict
+from lightning_serl.types import Group, Probed, Round, Verdict
 
 
 class BiasedVote(AnswerVote):
@@ -54,10 +56,17 @@ class Record(RolloutHooks):
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Append a row with the step whose weights answered, and the answers by uid."""
-        if not played.probe:
+        self._write(trainer, played.probe)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Probe the last weights too."""
+        self._write(trainer, data_of(trainer).ask_probe())
+
+    def _write(self, trainer: pl.Trainer, probed: Mapping[str, Probed]) -> None:
+        if not probed:
             return
-        row = {"step": trainer.global_step, "answers": {uid: list(p.answers) for uid, p in played.probe.items()}}
-        row["tokens"] = sum(p.tokens for p in played.probe.values())
-        row["cut"] = sum(p.cut for p in played.probe.values())
+        row = {"step": trainer.global_step, "answers": {uid: list(p.answers) for uid, p in probed.items()}}
+        row["tokens"] = sum(p.tokens for p in probed.values())
+        row["cut"] = sum(p.cut for p in probed.values())
         with (Path(trainer.default_root_dir) / "probe.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")

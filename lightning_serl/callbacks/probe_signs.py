@@ -45,7 +45,7 @@ def own_share(answers: Sequence[str | None]) -> float:
     The share of the majority itself is too high as an estimate of how often further responses will give that answer,
     since the majority was chosen among these very responses.
     """
-    sizes = [size for _, size in _sizes(answers)] + [0]
+    sizes = [*(size for _, size in _sizes(answers)), 0, 0]
     top, next_one = sizes[0], sizes[1]
     return top / max(1, len(answers)) * (1.0 if top - 1 > next_one else 0.5 if top - 1 == next_one else 0.0)
 
