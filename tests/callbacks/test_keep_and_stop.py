@@ -1,7 +1,7 @@
 """What is kept, when a run stops, and how it is rolled back, on the health probe of real runs."""
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +9,9 @@ from helpers.training import ledger, rows, selfplay, trainer_for, weights
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_serl.callbacks import Checkpoints, CollapseGuard, Export, KeepBest, RolloutHooks, StopEarly
-from lightning_serl.callbacks.probe_signs import ProbeHistory, match_share, own_share, spread_signs
+from lightning_serl.callbacks.probe_signs import ProbeHistory, Reading, match_share, own_share, spread_signs
 from lightning_serl.datamodules.rounds.health_probe import Probe
+from lightning_serl.errors import InputError
 from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.types import Probed
 
@@ -90,8 +91,10 @@ class Strike(RolloutHooks):
         setattr(self, hook, strike)
 
 
-def fit(root, callbacks, ckpt=None, lora=None, **options):
-    module, data = selfplay(probe=Probe(prompts=24, samples=4, every=1), max_tokens=32, rounds_per_epoch=4)
+def fit(root, callbacks, ckpt=None, lora=None, rounds_per_epoch=4, **options):
+    module, data = selfplay(
+        probe=Probe(prompts=20, samples=3, every=1), max_tokens=28, rounds_per_epoch=rounds_per_epoch
+    )
     module.lora = lora
     trainer = trainer_for(root, [*callbacks, Checkpoints(1)], accumulate_grad_batches=2, **options)
     trainer.fit(module, data, ckpt_path=ckpt)
@@ -130,18 +133,10 @@ def test_a_collapse_is_rolled_back_and_the_run_goes_on_at_a_lower_rate(rolled_ba
     assert len(list((root / "checkpoints").glob("kept-step=*.ckpt"))) <= 3
 
 
-@pytest.mark.parametrize(
-    "stop",
-    [
-        ("on_probe", 3),  # before the collapse is seen
-        ("on_round_end", 3),  # in the round after the rollback
-        ("on_train_batch_end", 7),  # inside the accumulation window of the step after that
-    ],
-)
-def test_killed_about_a_rollback_and_resumed_is_the_same_run(tmp_path, rolled_back, stop):
+def test_killed_after_a_rollback_and_resumed_is_the_same_run(tmp_path, rolled_back):
     origin, true_weights, trainer, _ = rolled_back
     with pytest.raises(RuntimeError, match="stopped here"):
-        fit(tmp_path, [Strike(*stop), Harm(2), CollapseGuard(factor=0.5)])
+        fit(tmp_path, [Strike("on_round_end", 3), Harm(2), CollapseGuard(factor=0.5)])
     module, resumed = fit(tmp_path, [Harm(2), CollapseGuard(factor=0.5)], ckpt=f"{tmp_path}/checkpoints/last.ckpt")
     assert rows(tmp_path) == rows(origin)
     assert ledger(tmp_path) == ledger(origin)
@@ -154,32 +149,46 @@ def test_killed_about_a_rollback_and_resumed_is_the_same_run(tmp_path, rolled_ba
     assert states[0] == states[1]
 
 
-def test_the_kept_weights_are_exported_and_the_guard_gives_up(tmp_path):
-    """Weights that are harmed in the last step come back too; under LoRA, whose checkpoints hold the adapter alone."""
-    lora = LoraOptions(r=2)
-    module, trainer = fit(tmp_path, [Harm(4), KeepBest(export=True), Export()], lora=lora)
+def test_the_kept_weights_are_exported_where_lightning_stops_a_run(tmp_path):
+    """Under LoRA, whose checkpoints hold the adapter alone; the weights are harmed before the last steps."""
+    stop = EarlyStopping("serl/probe/score", mode="max", check_on_train_epoch_end=True, patience=1)
+    callbacks = [Harm(2), KeepBest(export=True), Export(), stop]
+    module, trainer = fit(tmp_path, callbacks, lora=LoraOptions(r=2), rounds_per_epoch=1, max_epochs=9)
+    assert trainer.global_step < 9
     keep = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
-    assert keep.restored_step == keep.kept["step"] < 4
+    assert keep.restored_step == keep.kept["step"] < 2
     saved = torch.load(keep.kept["path"], weights_only=True)["state_dict"]
     here = module.state_dict()
     assert saved
     assert all(torch.equal(tensor, here[name]) for name, tensor in saved.items())
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert last["global_step"] == 4
+    assert last["global_step"] == trainer.global_step
     assert any(not torch.equal(tensor, saved[name]) for name, tensor in last["state_dict"].items())
     assert f"the weights are those of step {keep.restored_step}" in (tmp_path / "export" / "README.md").read_text()
-    other = tmp_path / "gives_up"
-    _, trainer = fit(other, [Harm(2), CollapseGuard(most=0)])
-    assert (trainer.global_step, events(other)[0]["learning_rate"]) == (2, None)
-    assert len(rows(other)) == 2
 
 
-def test_runs_stop_by_the_probe(tmp_path):
-    _, trainer = fit(tmp_path / "ours", [Harm(2), StopEarly(errors=1)])
-    assert trainer.global_step == 2
-    stop = EarlyStopping("serl/probe/score", mode="max", patience=1, check_on_train_epoch_end=True)
-    module, data = selfplay(probe=Probe(prompts=24, samples=4, every=1), max_tokens=32, rounds_per_epoch=1)
-    trainer = trainer_for(tmp_path / "lightning", [Harm(1), stop], accumulate_grad_batches=2, max_epochs=9)
-    trainer.fit(module, data)
-    assert trainer.global_step < 9
-    assert json.loads((tmp_path / "lightning" / "metrics.jsonl").read_text().splitlines()[0])["serl/probe/score"] > 0
+def test_the_guard_gives_up(tmp_path):
+    _, trainer = fit(tmp_path, [Harm(1), CollapseGuard(most=0), StopEarly()])
+    assert (trainer.global_step, events(tmp_path)[0]["learning_rate"]) == (1, None)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_when_a_run_stops():
+    """Readings of (score, agreement, change) and the one after which the run ends."""
+    cases = [
+        ([(0.5, 0.5, 0.0), (0.5, 0.6, 0.0), (0.5, 0.6, 0.0), (0.5, 0.6, 0.0), (0.5, 0.6, 0.0)], 4),
+        ([(0.5, 0.5, 0.0), (0.7, 0.6, 0.2), (0.5, 0.9, -0.2)], 2),
+        ([(0.1 * i, 0.5, 0.1) for i in range(9)], None),
+    ]
+    for readings, end in cases:
+        stop, trainer = StopEarly(), SimpleNamespace(callbacks=[], should_stop=False, global_step=0)
+        stopped = None
+        for number, (score, agreement, change) in enumerate(readings):
+            stop.act(trainer, Reading({"score": score, "agreement": agreement}, change, 0.02))
+            if trainer.should_stop and stopped is None:
+                stopped = number
+        assert stopped == end
+    with pytest.raises(InputError, match=r"StopEarly.patience must be"):
+        StopEarly(patience=0)
+    with pytest.raises(InputError, match=r"CollapseGuard.factor must be"):
+        CollapseGuard(factor=2)
