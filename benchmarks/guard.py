@@ -85,7 +85,7 @@ def command(arm: Arm, root: Path, model: str | None, rounds: int) -> list[str]:
     options += GUARD if arm.guarded else []
     if arm.kind in KINDS:
         given = ["-c", "preset:quickstart", "--model.model_name_or_path", arm.base, "--trainer.val_check_interval", "8"]
-        given += ["--data.probe.prompts", "32", "--data.probe.samples", "8", *KINDS[arm.kind][0]]
+        given += ["--data.probe.prompts", "32", "--data.probe.samples", "4", *KINDS[arm.kind][0]]
     else:
         task = real_tasks.TASKS[arm.base]
         seeds, held_out = task.write(arm.base, root / "problems")

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_serl.callbacks.averaging import averages
 from lightning_serl.callbacks.checkpoints import save_together
 from lightning_serl.callbacks.export import Export
-from lightning_serl.callbacks.probe_signs import ProbeHistory, Reading
+from lightning_serl.callbacks.probe_signs import LEAST_PROMPTS, ProbeHistory, Reading
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, span_of
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.errors import InputError
@@ -61,6 +61,12 @@ class ProbeWatcher(RolloutHooks):
     def read(self, trainer: pl.Trainer, probed: Mapping[str, Probed]) -> Reading:
         """What a probe says; the same on all ranks, whose graders may run into different time limits."""
         ranks, reading = Ranks.of(trainer), self._history.enter(probed, data_of(trainer).grader.same)
+        if reading.change is None and self._read_at is None:
+            rank_zero_warn(
+                f"{type(self).__name__}: fewer than {LEAST_PROMPTS} problems of the health probe have a clear answer, "
+                "so that it cannot be seen whether the policy gets worse; give more seeds, a higher data.probe.prompts "
+                "or data.probe.samples, or easier problems"
+            )
         self._read_at = trainer.global_step
         if ranks.size > 1:
             reading, state = ranks.gather((reading, self._history.state_dict()))[0]
@@ -110,13 +116,18 @@ class KeepBest(ProbeWatcher):
         """Refuse averaged weights; move behind the other callbacks and before the export, which may get kept weights.
 
         Raises:
-            InputError: beside Lightning's callbacks that average weights.
+            InputError: beside another callback of this kind, or one that averages weights.
         """
         super().setup(trainer, pl_module, stage)
         if averages(trainer):
             raise InputError(
                 f"trainer.callbacks: {type(self).__name__} keeps the trained weights, but a callback averages "
                 "them and replaces them at the end; remove one of the two"
+            )
+        if any(isinstance(c, KeepBest) and c is not self for c in trainer.callbacks):
+            raise InputError(
+                "trainer.callbacks: KeepBest and CollapseGuard are listed together or twice; list one of them once "
+                "(CollapseGuard keeps the best checkpoint too)"
             )
         exports = [c for c in trainer.callbacks if isinstance(c, Export)]
         others = [c for c in trainer.callbacks if c is not self and c not in exports]

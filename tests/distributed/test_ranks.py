@@ -120,6 +120,21 @@ def test_two_ranks_play_and_train_the_rounds_of_one(alone, both):
     assert_near(exported(both), exported(alone))
 
 
+@pytest.mark.parametrize("how", ["ddp", "sharded"])
+def test_two_ranks_are_rolled_back_together(tmp_path, pair, how):
+    pair.run("guarded", root=tmp_path, how=how)
+    first, second = ranks_of(tmp_path)
+    for found in (first, second):
+        assert (found["times"], found["rate"]) == (1, 0.5 * 50e-3)
+        kept = torch.load(tmp_path / "checkpoints" / f"kept-step={found['kept']}.ckpt", weights_only=True)["state_dict"]
+        # the second round's two steps began with the weights before the sign was turned
+        assert all(float((found["weights"][n] * kept[f"policy.{n}"]).sum()) > 0 for n in found["weights"])
+    (row,) = [row for row in rows(tmp_path, "ledger") if row["event"] == "rolled_back"]
+    assert (row["step"], row["to_step"]) == (2, 0)
+    for name in first["weights"]:
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+
+
 def test_checkpoints_are_of_one_form(tmp_path, alone, both, pair):
     """Any strategy continues from the checkpoint of any other: weights, optimizer, frozen copies, rounds."""
     (both, how), (alone, true_weights) = both, alone

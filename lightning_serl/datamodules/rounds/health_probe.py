@@ -18,8 +18,8 @@ _SHARE, _SHARE_ACTED_ON = 0.03, 0.1
 # (seeds, answers to each) in the order in which they are tried, and fewest rounds between two probes.
 _SIZES = ((32, 8), (24, 8), (16, 8), (16, 4), (8, 4))
 _OFTEN = 5
-# (seeds, answers to each), and probes of a run at least, where a callback keeps, stops or rolls back by them.
-_ACTED_ON, _TIMES = (32, 4), 5
+# (seeds, answers to each), probes of a run, and fewest rounds between two, where a callback acts on them.
+_ACTED_ON, _TIMES, _NEVER_OFTENER = (32, 4), 8, 2
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Probe:
 
     Numbers that are left open (null) are chosen so that all probes of the run cost at most 3 % of its answers; there is
     none where two probes of the smallest size would cost more. Where ``KeepBest``, ``StopEarly`` or ``CollapseGuard``
-    is listed, 32 seeds are answered 4 times each, every fifth of the run or more often if that stays below 10 % of its
-    answers.
+    is listed, 32 seeds are answered 4 times each, after every eighth of the run, or more often where that is at most
+    10 % of its answers, but not oftener than every second round.
 
     Args:
         prompts: Seeds in the probe; null for at most 32.
@@ -50,7 +50,7 @@ class Probe:
             one = replace(self, prompts=self.prompts or _ACTED_ON[0], samples=self.samples or _ACTED_ON[1])
             cheap = ceil(min(one.prompts or 0, seeds) * (one.samples or 0) / (_SHARE_ACTED_ON * answers))
             most = int(rounds // _TIMES) if isfinite(rounds) else cheap
-            return one if one.every is not None else replace(one, every=max(1, min(cheap, most)))
+            return one if one.every is not None else replace(one, every=max(_NEVER_OFTENER, min(cheap, most)))
         given = replace(self, prompts=self.prompts or _SIZES[0][0], samples=self.samples or _SIZES[0][1])
         if self.every is not None or not seeds:
             return replace(given, every=self.every or 0)
