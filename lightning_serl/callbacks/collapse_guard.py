@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_serl.callbacks.keep_best import KeepBest
-from lightning_serl.callbacks.probe_signs import Reading
+from lightning_serl.callbacks.probe_signs import DROP, ERRORS, Reading
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.errors import InputError, check_range
 from lightning_serl.protocols import data_of
@@ -38,7 +38,7 @@ class CollapseGuard(KeepBest):
     """
 
     def __init__(
-        self, factor: float = 0.3, most: int = 3, drop: float = 0.1, errors: float = 2.5, export: bool = False
+        self, factor: float = 0.3, most: int = 3, drop: float = DROP, errors: float = ERRORS, export: bool = False
     ) -> None:
         super().__init__(export)
         check_range("CollapseGuard.factor", factor, above=0, at_most=1)

@@ -15,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lightning_serl.callbacks.probe_signs import CLEAR, LEAST_PROMPTS, ProbeHistory, entropy_of, vote_of
+from lightning_serl.callbacks.probe_signs import CLEAR, DROP, LEAST_PROMPTS, ProbeHistory, entropy_of, vote_of
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.protocols import data_of, module_of
@@ -82,6 +82,8 @@ class Health(RolloutHooks):
             if same is not None:
                 signs["same_vote_share"] = same
             reading = self._probes.enter(played.probe, grader.same)
+            if reading.change is not None:
+                signs["probe_fall"] = -reading.change if reading.fell(0.0) else 0.0
             played.stats.update({f"serl/probe/{name}": value for name, value in reading.signs.items()})
         played.stats.update(self._enter(signs, len(groups), f"round {played.number + 1}"))
 
@@ -251,10 +253,15 @@ BANDS: dict[str, Band] = {
         "go back to an earlier checkpoint and lower the learning rate",
         low=0.7, entries=1, weight=1,
     ),
+    "probe_fall": Band(
+        "the policy no longer gives the answers to the probe problems that it clearly gave before, so it got worse; go "
+        "back to an earlier checkpoint and lower the learning rate, or let CollapseGuard do so",
+        high=DROP, entries=1, weight=1,
+    ),
     "kl_slope": Band(
-        "the policy leaves its starting point faster than its votes can guide it; lower the learning rate (or raise "
-        "model.objective.beta) before accuracy falls",
-        high=0.01, entries=1, weight=1,
+        "the policy leaves its starting point very fast, which alone is no harm; look at the probe "
+        "(docs/keep-and-stop.md), and if it got worse, lower the learning rate or raise model.objective.beta",
+        high=0.2, entries=1, weight=1,
     ),
     "vote_entropy": Band(
         "the answers to a problem hardly ever agree, so the majority means little; use easier problems or a stronger "

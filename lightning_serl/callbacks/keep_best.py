@@ -45,6 +45,8 @@ class ProbeWatcher(RolloutHooks):
 
     def on_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, probed: Mapping[str, Probed]) -> None:
         """Read a probe and act on it."""
+        if not probed:  # every problem is too long for the model's context
+            return
         self._previous = self.current_state()
         self.act(trainer, self.read(trainer, probed))
 

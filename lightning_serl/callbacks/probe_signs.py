@@ -19,6 +19,8 @@ LEAST_PROMPTS = 8
 CLEAR = 0.5
 # The same for problems whose vote became clear in training: a policy is surer of what it was trained on.
 _CLEAR_LATER = 0.75
+#: A probe got worse if its change is below minus the first, and below 0 by more than so many standard errors.
+DROP, ERRORS = 0.1, 2.5
 #: Metrics of a probe, logged as ``serl/probe/NAME`` with the round that follows it.
 SIGNS = (
     "score", "change", "agreement", "vote_entropy", "halves_agreement", "pass@k", "no_answer", "truncated", "length",
@@ -110,7 +112,7 @@ class Reading(NamedTuple):
     change: float | None
     error: float
 
-    def fell(self, drop: float, errors: float) -> bool:
+    def fell(self, drop: float = DROP, errors: float = ERRORS) -> bool:
         """Whether the change is below ``-drop``, and below 0 by more than so many standard errors."""
         return self.change is not None and self.change < -drop and self.change < -errors * self.error
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_serl.callbacks.collapse_guard import CollapseGuard
 from lightning_serl.callbacks.keep_best import ProbeWatcher
-from lightning_serl.callbacks.probe_signs import Reading
+from lightning_serl.callbacks.probe_signs import DROP, ERRORS, Reading
 from lightning_serl.errors import check_range
 
 
@@ -31,7 +31,7 @@ class StopEarly(ProbeWatcher):
         InputError: if an option is out of range.
     """
 
-    def __init__(self, patience: int = 3, least_gain: float = 0.02, drop: float = 0.1, errors: float = 2.5) -> None:
+    def __init__(self, patience: int = 3, least_gain: float = 0.02, drop: float = DROP, errors: float = ERRORS) -> None:
         super().__init__()
         check_range("StopEarly.patience", patience, at_least=1)
         check_range("StopEarly.least_gain", least_gain, at_least=0)

@@ -83,6 +83,22 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
         raise InputError(f"data.max_staleness is {staleness} but {why}; set it to 0")
 
 
+def check_probe(trainer: pl.Trainer, every: int | None, seeds: object, engine: RolloutEngine) -> None:
+    """Refuse a callback that acts on the health probe, such as ``KeepBest``, where there is none."""
+    acting = [type(c).__name__ for c in trainer.callbacks if getattr(c, "asks_probe", False)]
+    if not acting:
+        return
+    if every == 0:
+        why = "data.probe.every is 0; leave it out, or give the rounds between two probes"
+    elif seeds is None:
+        why = "there are no data.seeds to make one of; give some problems"
+    elif not engine.samples_policy:
+        why = "data.engine replays recordings; use another engine"
+    else:
+        return
+    raise InputError(f"trainer.callbacks: {acting[0]} acts on the health probe, but {why}, or remove the callback")
+
+
 def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:
     """Refuse optimizer steps without a response, in which only momentum would move the weights, and empty windows."""
     parts, most = module_of(trainer).minibatches, options.prompts_per_round * options.samples_per_prompt
