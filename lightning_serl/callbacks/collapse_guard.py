@@ -40,12 +40,16 @@ class CollapseGuard(KeepBest):
     def __init__(
         self, factor: float = 0.3, most: int = 3, drop: float = DROP, errors: float = ERRORS, export: bool = False
     ) -> None:
-        super().__init__(export)
         check_range("CollapseGuard.factor", factor, above=0, at_most=1)
         check_range("CollapseGuard.most", most, at_least=0)
         check_range("CollapseGuard.drop", drop, at_least=0)
         check_range("CollapseGuard.errors", errors, at_least=0)
         self.factor, self.most, self.drop, self.errors = factor, most, drop, errors
+        super().__init__(export)
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+        super().reset()
         #: How often the run was rolled back.
         self.times = 0
         self._resumed_at: int | None = None  # optimizer step of the last time
@@ -71,7 +75,7 @@ class CollapseGuard(KeepBest):
     def finish(self, trainer: pl.Trainer, reading: Reading) -> None:
         """Keep the last weights, or end with the kept ones."""
         if self.kept and reading.fell(self.drop, self.errors):
-            self.export = True
+            self._ends_with_kept = True
             self._enter(trainer, reading, "the run ends with them", None)
         else:
             super().act(trainer, reading)
@@ -86,7 +90,9 @@ class CollapseGuard(KeepBest):
         for config in trainer.lr_scheduler_configs:
             if hasattr(config.scheduler, "base_lrs"):
                 config.scheduler.base_lrs = [rate * factor for rate in config.scheduler.base_lrs]
-        data_of(trainer).rewind(checkpoint["SelfPlayDataModule"])
+        problems = checkpoint.get(type(trainer.datamodule).__qualname__)
+        if problems:
+            data_of(trainer).rewind(problems)
         if self._previous is not None:
             self._history.load_state_dict(self._previous["history"])  # without the probe of the collapsed weights
         self._resumed_at = trainer.global_step

@@ -34,14 +34,20 @@ class ProbeWatcher(RolloutHooks):
 
     def __init__(self) -> None:
         super().__init__()
+        self._trainer: pl.Trainer | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
         self._history = ProbeHistory()
         self._read_at: int | None = None  # optimizer step of the last probe
-        self._trainer: pl.Trainer | None = None
         self._previous: dict[str, Any] | None = None  # state before the probe of the round that is being played
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keep the Trainer for :meth:`state_dict`."""
+        """Keep the Trainer for :meth:`state_dict`, and begin a fit without the state of another one."""
         self._trainer = trainer
+        if stage == "fit":
+            self.reset()
 
     def on_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, probed: Mapping[str, Probed]) -> None:
         """Read a probe and act on it."""
@@ -105,12 +111,17 @@ class KeepBest(ProbeWatcher):
     """
 
     def __init__(self, export: bool = False) -> None:
-        super().__init__()
         self.export = export
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+        super().reset()
         #: Optimizer step, score of the probe and path of the kept checkpoint; empty before the first probe.
         self.kept: dict[str, Any] = {}
         #: Optimizer step whose weights the policy has after the fit, if they are not the last ones.
         self.restored_step: int | None = None
+        self._ends_with_kept = self.export
         self._needed: list[str] = []  # files that the last two checkpoints of the run may need
         self._writing = False
 
@@ -179,11 +190,11 @@ class KeepBest(ProbeWatcher):
             )
             return
         step, last = self.kept["step"], trainer.global_step
-        if self.export and step != last:
+        if self._ends_with_kept and step != last:
             self.restore(trainer, optimizer=False)
             self.restored_step = step
             pl_module.evaluated_at = None  # type: ignore[assignment]  # the last evaluation was of other weights
-        end = "the run ends with its weights" if self.export else "--ckpt_path continues from it"
+        end = "the run ends with its weights" if self._ends_with_kept else "--ckpt_path continues from it"
         rank_zero_info(f"kept: step {step} of {last}, {self.kept['path']}; {end}")
 
     def finish(self, trainer: pl.Trainer, reading: Reading) -> None:

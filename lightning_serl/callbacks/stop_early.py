@@ -32,12 +32,16 @@ class StopEarly(ProbeWatcher):
     """
 
     def __init__(self, patience: int = 3, least_gain: float = 0.02, drop: float = DROP, errors: float = ERRORS) -> None:
-        super().__init__()
         check_range("StopEarly.patience", patience, at_least=1)
         check_range("StopEarly.least_gain", least_gain, at_least=0)
         check_range("StopEarly.drop", drop, at_least=0)
         check_range("StopEarly.errors", errors, at_least=0)
         self.patience, self.least_gain, self.drop, self.errors = patience, least_gain, drop, errors
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+        super().reset()
         self._best: dict[str, float] = {}  # highest score and agreement at the last gain
         self._waited = 0  # probes since then
 

@@ -1,5 +1,6 @@
 """What is kept, when a run stops, and how it is rolled back, on the health probe of real runs."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_serl.callbacks import Checkpoints, CollapseGuard, Export, KeepBest, RolloutHooks, StopEarly
 from lightning_serl.callbacks.probe_signs import ProbeHistory, Reading, match_share, own_share, spread_signs
+from lightning_serl.checkpoints.checks import check_overrides
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.errors import InputError
 from lightning_serl.policy.lora import LoraOptions
@@ -128,6 +130,11 @@ def test_a_collapse_is_rolled_back_and_the_run_goes_on_at_a_lower_rate(rolled_ba
     assert best.current_score == pytest.approx(scores[-1])
     guard = next(c for c in trainer.callbacks if isinstance(c, CollapseGuard))
     assert guard.times == 1
+    # an option that names the rate of the beginning does not contradict the checkpoint
+    for rate, said in ((1e-3, None), (2e-3, "lr 0.002 but the checkpoint was made with 0.001")):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=rate)
+        with pytest.raises(InputError, match=said) if said else nullcontext():
+            check_overrides(optimizer, root / "checkpoints" / "last.ckpt")
     # at most the kept one and those that the last two checkpoints need
     assert Path(guard.kept["path"]).exists()
     assert len(list((root / "checkpoints").glob("kept-step=*.ckpt"))) <= 3
