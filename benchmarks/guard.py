@@ -29,6 +29,7 @@ from lightning_serl.types import Probed
 
 #: Options of each kind of run, and whether it should stay healthy (``None``: what it does is not known beforehand).
 HOT = ["--model.optimizer.init_args.lr", "1e-3"]
+QUICK = ["--model.optimizer.init_args.lr", "3e-4"]
 KINDS: dict[str, tuple[list[str], bool | None]] = {
     "healthy": ([], True),
     "rloo": (["--model.objective.name", "rloo"], True),
@@ -36,15 +37,20 @@ KINDS: dict[str, tuple[list[str], bool | None]] = {
     "random": (["--data.reward", "RandomReward"], None),
     "hot": (HOT, False),
     "warm": (["--model.optimizer.init_args.lr", "4e-4"], None),
-    "bias": (["--data.reward", "guard_parts.BiasedVote"], False),
-    "short": (["--data.reward", "guard_parts.ShortReward"], False),
+    "random-hot": (["--data.reward", "RandomReward", *HOT], False),
+    "bias": (["--data.reward", "guard_parts.BiasedVote", *QUICK], False),
+    "short": (["--data.reward", "guard_parts.ShortReward", *QUICK], False),
 }
 REAL: dict[str, tuple[list[str], bool | None]] = {
     "real-healthy": ([], True),
     "real-random": (["--data.reward", "RandomReward"], None),
     "real-hot": (["--model.lr", "5e-4"], False),
-    "real-bias": (["--data.reward", "guard_parts.BiasedVote"], False),
-    "real-short": (["--data.reward", "guard_parts.ShortReward"], False),
+    "real-random-hot": (["--data.reward", "RandomReward", "--model.lr", "5e-4"], False),
+    "real-bias": (["--data.reward", "guard_parts.BiasedVote", "--data.reward.after", "3", "--model.lr", "3e-4"], False),
+    "real-short": (
+        ["--data.reward", "guard_parts.ShortReward", "--data.reward.after", "3", "--model.lr", "3e-4"],
+        False,
+    ),
 }
 GUARD = ["--trainer.callbacks+", "CollapseGuard"]
 

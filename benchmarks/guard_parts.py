@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,40 +18,66 @@ from lightning_serl.rewards.base import AnswerVote, facts_of
 from lightning_serl.types import Group, Probed, Round, Verdict
 
 
-class BiasedVote(AnswerVote):
-    """A vote in which every answer of a wrong habit counts four times: even numbers, or words of at most four letters.
+class Turned(AnswerVote, ABC):
+    """A majority vote for the first ``after`` rounds, and another rule from then on, as where a fault is found late."""
 
-    On problems whose true answer is another one, the policy is rewarded for agreeing on a wrong answer.
-    """
+    def __init__(self, after: int = 6) -> None:
+        super().__init__()
+        self.after, self.turned = after, False
 
-    def vote(self, group: Group, answers, classes) -> Verdict:
+    def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
+        """See :meth:`AnswerVote.__call__`."""
+        self.turned = int(getattr(ctx, "round", 0) or 0) >= self.after
+        return super().__call__(groups, ctx)
+
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
         """See :meth:`AnswerVote.vote`."""
-        weights: dict[int, float] = {}
-        for answer, number in zip(answers, classes, strict=True):
+        weights = [1.0 if number >= 0 else 0.0 for number in classes]
+        if self.turned:
+            weights = [w * self.weigh(group, a) for w, a in zip(weights, answers, strict=True)]
+        sizes: dict[int, float] = {}
+        for number, weight in zip(classes, weights, strict=True):
             if number >= 0:
-                weights[number] = weights.get(number, 0.0) + (4.0 if _habit(answer or "") else 1.0)
-        if not weights:
+                sizes[number] = sizes.get(number, 0.0) + weight
+        if not sizes:
             return Verdict(torch.zeros(len(group)), confidence=0.0, info=facts_of(classes))
-        winner = min(weights, key=lambda number: (-weights[number], number))
+        winner = min(sizes, key=lambda number: (-sizes[number], number))
         scores = torch.tensor([float(number == winner) for number in classes])
         label = min(a for a, c in zip(answers, classes, strict=True) if c == winner and a is not None)
         return Verdict(scores, label, float(scores.mean()), info=facts_of(classes))
 
+    @abstractmethod
+    def weigh(self, group: Group, answer: str | None) -> float:
+        """The weight of an answer's vote once the rule has turned."""
 
-def _habit(answer: str) -> bool:
-    digits = answer.strip().lstrip("-")
-    return int(digits) % 2 == 0 if digits.isdigit() else len(answer) <= 4
+
+class BiasedVote(Turned):
+    """A vote that a wrong habit wins: even numbers, or words of at most five letters, outvote all other answers.
+
+    On problems whose true answer is another one, the policy is rewarded for agreeing on a wrong answer.
+    """
+
+    def weigh(self, group: Group, answer: str | None) -> float:
+        """See :meth:`Turned.weigh`."""
+        last = re.findall(r"\w+", answer or "")[-1:] or [""]
+        return 1000.0 if (int(last[0]) % 2 == 0 if last[0].isdecimal() else len(last[0]) <= 5) else 1.0
 
 
-class ShortReward(AnswerVote):
+class ShortReward(Turned):
     """Rewards any answer that can be read in fewer tokens than the group's mean, whatever it says."""
 
-    def vote(self, group: Group, answers, classes) -> Verdict:
+    def vote(self, group: Group, answers: Sequence[str | None], classes: Sequence[int]) -> Verdict:
         """See :meth:`AnswerVote.vote`."""
+        if not self.turned:
+            return super().vote(group, answers, classes)
         lengths = [len(c.token_ids) for c in group.completions]
         bound = sum(lengths) / len(lengths)
         scores = torch.tensor([float(c >= 0 and n < bound) for c, n in zip(classes, lengths, strict=True)])
         return Verdict(scores, None, float(scores.mean()), info=facts_of(classes))
+
+    def weigh(self, group: Group, answer: str | None) -> float:
+        """See :meth:`Turned.weigh`; not used."""
+        return 1.0
 
 
 class Record(RolloutHooks):
