@@ -2,7 +2,7 @@
 
     python benchmarks/guard.py --out runs/guard [--list] [--only KIND ...] [--bases DIR ...] [--seeds 11 12 ...]
     python benchmarks/guard.py --out runs/guard --model DIR --only real-healthy real-hot ...
-    python benchmarks/guard.py --out runs/guard --replay [--drop 0.1] [--errors 2.5]
+    python benchmarks/guard.py --out runs/guard --replay [--drop 0.1] [--errors 3]
 
 Every run is a quickstart of the command line, or with ``--model`` one of ``benchmarks/real.py``, with the health probe
 and a greedy evaluation every second round. Their responses to the probe are recorded, so that ``--replay`` applies the
@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument("--replay", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--drop", type=float, default=0.1)
-    parser.add_argument("--errors", type=float, default=2.5)
+    parser.add_argument("--errors", type=float, default=3.0)
     parser.add_argument("--samples", type=int, help="use the first so many responses of each problem")
     args = parser.parse_args()
     args.out = args.out.absolute()

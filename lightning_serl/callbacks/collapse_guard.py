@@ -23,22 +23,21 @@ class CollapseGuard(KeepBest):
     It got worse if the policy gives the answers that it clearly gave before less often than at its best probe, by more
     than ``drop`` and ``errors`` standard errors. Then the weights, the optimizer's state and the problems of the kept
     checkpoint come back, the learning rate is multiplied by ``factor``, and the run goes on with the next round; rounds
-    and steps are counted on. ``ledger.jsonl`` gets a row ``rolled_back``. After ``most`` times the run ends with the
-    kept weights, and so it does if its last weights got worse.
+    and steps are counted on. ``ledger.jsonl`` gets a row ``rolled_back``. After ``most`` times the run ends.
 
     Args:
         factor: What the learning rate is multiplied by at each time.
         most: How often the run is rolled back before it ends.
         drop: Fall of the score below its best.
         errors: The same in standard errors, since a small probe varies by chance; both bounds must be passed.
-        export: As in :class:`KeepBest`. Without it, too, a run whose last weights got worse ends with the kept ones.
+        export: As in :class:`KeepBest`. Without it a run ends with the kept weights only if the last ones got worse.
 
     Raises:
         InputError: if an option is out of range, or if rounds are written ahead by older weights.
     """
 
     def __init__(
-        self, factor: float = 0.3, most: int = 3, drop: float = DROP, errors: float = ERRORS, export: bool = False
+        self, factor: float = 0.3, most: int = 3, drop: float = DROP, errors: float = ERRORS, export: bool = True
     ) -> None:
         check_range("CollapseGuard.factor", factor, above=0, at_most=1)
         check_range("CollapseGuard.most", most, at_least=0)

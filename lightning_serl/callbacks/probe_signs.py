@@ -20,7 +20,7 @@ CLEAR = 0.5
 # The same for problems whose vote became clear in training: a policy is surer of what it was trained on.
 _CLEAR_LATER = 0.75
 #: A probe got worse if its change is below minus the first, and below 0 by more than so many standard errors.
-DROP, ERRORS = 0.1, 2.5
+DROP, ERRORS = 0.1, 3.0
 #: Metrics of a probe, logged as ``serl/probe/NAME`` with the round that follows it.
 SIGNS = (
     "score", "change", "agreement", "vote_entropy", "halves_agreement", "pass@k", "no_answer", "truncated", "length",
@@ -39,17 +39,6 @@ def vote_of(answers: Sequence[str | None]) -> Vote:
 
 def _sizes(answers: Iterable[str | None]) -> list[tuple[str, int]]:
     return Counter(a for a in answers if a is not None).most_common()
-
-
-def own_share(answers: Sequence[str | None]) -> float:
-    """Share of the (n,) responses that give the majority answer of the others: 0 to 1, a tie of theirs counts half.
-
-    The share of the majority itself is too high as an estimate of how often further responses will give that answer,
-    since the majority was chosen among these very responses.
-    """
-    sizes = [*(size for _, size in _sizes(answers)), 0, 0]
-    top, next_one = sizes[0], sizes[1]
-    return top / max(1, len(answers)) * (1.0 if top - 1 > next_one else 0.5 if top - 1 == next_one else 0.0)
 
 
 def match_share(label: str, answers: Sequence[str | None], same: Same) -> float:
@@ -122,47 +111,64 @@ class ProbeHistory:
 
     Agreement alone cannot tell a policy that masters its problems from one that agrees on wrong answers. But a policy
     that gives a problem's answer clearly and later clearly gives another one was wrong once, and the later answer comes
-    from weights that were trained on their own votes. So the first clear answer to each problem becomes its reference:
-    at the first probe a majority of at least half of the responses, later one of three quarters. A probe is compared
-    with the best one problem by problem, so that neither the number of references nor their difficulty matters.
-    ``score`` is chained from these changes: the best probe's score and the change against it.
+    from weights that were trained on their own votes. So the first clear answers to each problem become its references:
+    those of at least half of the responses at the first probe, later of three quarters. A probe is compared with the
+    best one problem by problem, so that neither the number of references nor their difficulty matters. ``score`` is
+    chained from these changes: the best probe's score and the change against it.
+
+    Each half of a problem's responses gives a reference, and the other half says how often it is given. From the same
+    responses the share would be too high, and the next probe of an unchanged policy would seem worse.
     """
 
     def __init__(self) -> None:
-        self._labels: dict[str, str] = {}  # reference answers by uid
-        self._best: dict[str, float] = {}  # share of the best probe's responses that give them
+        self._labels: dict[str, list[str]] = {}  # reference answers by uid, at most one of each half
+        self._best: dict[str, float] = {}  # mean share of the best probe's responses that give them
         self._score: float | None = None  # of the best probe
 
     def enter(self, probed: Mapping[str, Probed], same: Same) -> Reading:
         """Read one more probe; ``same`` is the grader's."""
         signs = spread_signs(probed)
         if self._score is None:
-            self._adopt(probed, CLEAR)
+            self._adopt(probed, CLEAR, same)
             self._score = sum(self._best.values()) / max(1, len(self._best))
             enough = len(self._best) >= LEAST_PROMPTS
             return Reading(signs | {"score": self._score, "change": 0.0}, 0.0 if enough else None, 0.0)
-        now = {u: match_share(label, probed[u].answers, same) for u, label in self._labels.items() if u in probed}
+        now = {
+            uid: sum(match_share(label, probed[uid].answers, same) for label in labels) / len(labels)
+            for uid, labels in self._labels.items()
+            if uid in probed
+        }
         if now:
             signs["pass@k"] = sum(share > 0 for share in now.values()) / len(now)
         if len(now) < LEAST_PROMPTS:
-            self._adopt(probed, _CLEAR_LATER)
+            self._adopt(probed, _CLEAR_LATER, same)
             return Reading(signs, None, 0.0)
         changes = [share - self._best[uid] for uid, share in now.items()]
         change, error = sum(changes) / len(changes), stdev(changes) / sqrt(len(changes))
         signs |= {"score": self._score + change, "change": change}
-        if change > 0:
-            self._best.update(now)
-            self._score += change
+        if change > 0:  # half-way within the error: the best of many equal probes is better than they are by chance
+            weight = 1.0 if change > error else 0.5
+            self._best.update({uid: self._best[uid] + weight * (share - self._best[uid]) for uid, share in now.items()})
+            self._score += weight * change
         if change >= -error:
-            self._adopt(probed, _CLEAR_LATER)
+            self._adopt(probed, _CLEAR_LATER, same)
         return Reading(signs, change, error)
 
-    def _adopt(self, probed: Mapping[str, Probed], clear: float) -> None:
-        """Take the clear votes on problems without a reference answer as theirs."""
+    def _adopt(self, probed: Mapping[str, Probed], clear: float, same: Same) -> None:
+        """Take the clear answers to problems without a reference as theirs."""
         for uid, row in probed.items():
-            label, share = vote_of(row.answers)
-            if uid not in self._labels and label is not None and share >= clear:
-                self._labels[uid], self._best[uid] = label, own_share(row.answers)
+            half = len(row.answers) // 2
+            parts = row.answers[:half], row.answers[half:]
+            if uid in self._labels or not half:
+                continue
+            found = []
+            for part, other in zip(parts, reversed(parts), strict=True):
+                label, share = vote_of(part)
+                if label is not None and share >= clear and len(part) > 1:
+                    found.append((label, match_share(label, other, same)))
+            if found:
+                self._labels[uid] = [label for label, _ in found]
+                self._best[uid] = sum(share for _, share in found) / len(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Reference answers, shares and score, as primitives."""
@@ -170,5 +176,5 @@ class ProbeHistory:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :meth:`state_dict`."""
-        self._labels, self._best = dict(state["labels"]), dict(state["best"])
-        self._score = state["score"]
+        self._labels = {uid: list(labels) for uid, labels in state["labels"].items()}
+        self._best, self._score = dict(state["best"]), state["score"]

@@ -167,7 +167,7 @@ class Harm(Callback):
 
 def guarded(root, how):
     """Job: the weights are spoilt before the second round, which begins with those of the first again."""
-    module, data = rank_selfplay(probe=Probe(prompts=20, samples=3, every=1), max_tokens=28)
+    module, data = rank_selfplay(probe=Probe(prompts=20, samples=4, every=1), max_tokens=28)
     guard = CollapseGuard(factor=0.5)
     trainer = trainer_for(root, [Harm(), guard, Checkpoints(1)], **two(how))
     trainer.fit(module, data)
