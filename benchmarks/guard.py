@@ -2,7 +2,7 @@
 
     python benchmarks/guard.py --out runs/guard [--list] [--only KIND ...] [--bases DIR ...] [--seeds 11 12 ...]
     python benchmarks/guard.py --out runs/guard --model DIR --only real-healthy real-hot ...
-    python benchmarks/guard.py --out runs/guard --replay [--drop 0.1] [--errors 3]
+    python benchmarks/guard.py --out runs/guard --replay [--drop 0.05] [--errors 3]
 
 Every run is a quickstart of the command line, or with ``--model`` one of ``benchmarks/real.py``, with the health probe
 and a greedy evaluation every second round. Their responses to the probe are recorded, so that ``--replay`` applies the
@@ -190,7 +190,7 @@ def replay(folder: Path, drop: float, errors: float, same: Any, samples: int | N
         )
         if facts.alarm is None and reading.fell(drop, errors):
             facts.alarm = step, facts.kept
-        if reading.change is None or reading.change >= -reading.error:
+        if reading.as_good:
             facts.kept = step
         now = {"score": score, "agreement": agreement}
         gained = any(value > best.get(name, -1.0) + 0.02 for name, value in now.items())
@@ -274,7 +274,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--replay", action="store_true")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--drop", type=float, default=0.1)
+    parser.add_argument("--drop", type=float, default=0.05)
     parser.add_argument("--errors", type=float, default=3.0)
     parser.add_argument("--samples", type=int, help="use the first so many responses of each problem")
     args = parser.parse_args()

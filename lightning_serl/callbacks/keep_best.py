@@ -102,7 +102,7 @@ class KeepBest(ProbeWatcher):
 
     Each probe is compared with the best before it: how often responses give the answers that the policy clearly gave
     before (:class:`~lightning_serl.callbacks.probe_signs.ProbeHistory`). If the mean change is not below 0 by more than
-    its standard error, the weights that answered are saved in ``checkpoints/kept-step=N.ckpt``, and the former file is
+    half its standard error, the weights that answered are saved in ``checkpoints/kept-step=N.ckpt``, and the former file is
     removed once no checkpoint needs it. The last weights are probed when training ends.
 
     Args:
@@ -150,7 +150,7 @@ class KeepBest(ProbeWatcher):
         """Save the weights that answered the probe, unless they are worse than the best ones."""
         if module_of(trainer).steps_not_taken or trainer.fast_dev_run:
             return
-        if not self.kept or reading.change is None or reading.change >= -reading.error:
+        if not self.kept or reading.as_good:
             self._save(trainer, reading)
 
     def _save(self, trainer: pl.Trainer, reading: Reading) -> None:

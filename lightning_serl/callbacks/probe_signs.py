@@ -20,7 +20,7 @@ CLEAR = 0.5
 # The same for problems whose vote became clear in training: a policy is surer of what it was trained on.
 _CLEAR_LATER = 0.75
 #: A probe got worse if its change is below minus the first, and below 0 by more than so many standard errors.
-DROP, ERRORS = 0.1, 3.0
+DROP, ERRORS = 0.05, 3.0
 #: Metrics of a probe, logged as ``serl/probe/NAME`` with the round that follows it.
 SIGNS = (
     "score", "change", "agreement", "vote_entropy", "halves_agreement", "pass@k", "no_answer", "truncated", "length",
@@ -101,6 +101,11 @@ class Reading(NamedTuple):
     change: float | None
     error: float
 
+    @property
+    def as_good(self) -> bool:
+        """Whether the change is not below 0 by more than half its standard error, or cannot be told."""
+        return self.change is None or self.change >= -self.error / 2
+
     def fell(self, drop: float = DROP, errors: float = ERRORS) -> bool:
         """Whether the change is below ``-drop``, and below 0 by more than so many standard errors."""
         return self.change is not None and self.change < -drop and self.change < -errors * self.error
@@ -150,9 +155,10 @@ class ProbeHistory:
             weight = 1.0 if change > error else 0.5
             self._best.update({uid: self._best[uid] + weight * (share - self._best[uid]) for uid, share in now.items()})
             self._score += weight * change
-        if change >= -error:
+        reading = Reading(signs, change, error)
+        if reading.as_good:
             self._adopt(probed, _CLEAR_LATER, same)
-        return Reading(signs, change, error)
+        return reading
 
     def _adopt(self, probed: Mapping[str, Probed], clear: float, same: Same) -> None:
         """Take the clear answers to problems without a reference as theirs."""
