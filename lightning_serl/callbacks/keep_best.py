@@ -102,8 +102,8 @@ class KeepBest(ProbeWatcher):
 
     Each probe is compared with the best before it: how often responses give the answers that the policy clearly gave
     before (:class:`~lightning_serl.callbacks.probe_signs.ProbeHistory`). If the mean change is not below 0 by more than
-    half its standard error, the weights that answered are saved in ``checkpoints/kept-step=N.ckpt``, and the former file is
-    removed once no checkpoint needs it. The last weights are probed when training ends.
+    half its standard error, the weights that answered are saved in ``checkpoints/kept-step=N.ckpt``; the former file
+    is removed once no checkpoint needs it. The last weights are probed when training ends.
 
     Args:
         export: Whether the run ends with the kept weights, which the export and the last evaluation then have. The
