@@ -8,6 +8,8 @@ from typing import Any, Protocol, cast
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_serl.callbacks.probe_signs import LEAST_PROMPTS
+from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.engines.base import RolloutEngine, Sampling
@@ -83,15 +85,22 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
         raise InputError(f"data.max_staleness is {staleness} but {why}; set it to 0")
 
 
-def check_probe(trainer: pl.Trainer, every: int | None, seeds: object, engine: RolloutEngine) -> None:
-    """Refuse a callback that acts on the health probe, such as ``KeepBest``, where there is none."""
+def check_probe(trainer: pl.Trainer, probe: Probe, seeds: int, engine: RolloutEngine) -> None:
+    """Refuse a callback that acts on the health probe, such as ``KeepBest``, where there is none or too small a one.
+
+    ``seeds`` is their number.
+    """
     acting = [type(c).__name__ for c in trainer.callbacks if getattr(c, "asks_probe", False)]
     if not acting:
         return
-    if every == 0:
+    if probe.every == 0:
         why = "data.probe.every is 0; leave it out, or give the rounds between two probes"
-    elif seeds is None:
-        why = "there are no data.seeds to make one of; give some problems"
+    elif seeds < LEAST_PROMPTS:
+        why = f"it is made of data.seeds, which has {seeds} problems; give {LEAST_PROMPTS} or more"
+    elif probe.prompts is not None and probe.prompts < LEAST_PROMPTS:
+        why = f"data.probe.prompts is {probe.prompts}; give {LEAST_PROMPTS} or more"
+    elif probe.samples is not None and probe.samples < 4:
+        why = f"data.probe.samples is {probe.samples}; give 4 or more, since each half of them votes"
     elif not engine.samples_policy:
         why = "data.engine replays recordings; use another engine"
     else:

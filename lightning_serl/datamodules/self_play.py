@@ -220,7 +220,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             check_callbacks(trainer)
             checks.check_schedule(trainer, self.rounds_per_epoch)
             check_monitors(trainer, self.evaluation.sets or {})
-            checks.check_probe(trainer, self.probe.every, self.seeds, self.engine)
+            checks.check_probe(trainer, self.probe, len(self.seed_problems), self.engine)
             checks.check_staleness(trainer, self.max_staleness, self.round_options, self.engine)
             if self._own_source is None:  # the user's own may bring groups of any size
                 checks.check_minibatches(trainer, self.round_options)

@@ -191,9 +191,12 @@ def test_when_a_run_stops():
             if trainer.should_stop and stopped is None:
                 stopped = number
         assert stopped == end
-    _, data = selfplay(probe=Probe(every=0))
-    with pytest.raises(InputError, match=r"KeepBest acts on the health probe, but data.probe.every is 0"):
-        data.check_trainer(trainer_for(".", [KeepBest()]), "fit")
+    for wrong in ({"every": 0}, {"prompts": 4}, {"samples": 2}):
+        _, data = selfplay(probe=Probe(**wrong))
+        with pytest.raises(
+            InputError, match=rf"KeepBest acts on the health probe, but data.probe.{next(iter(wrong))} is"
+        ):
+            data.check_trainer(trainer_for(".", [KeepBest()]), "fit")
     fits = Probe().fitted
     assert fits(20, 256, 64, acted_on=True) == Probe(32, 4, 2)
     assert fits(500, 256, 64, acted_on=True) == Probe(32, 4, 5)
