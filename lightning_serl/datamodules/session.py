@@ -141,8 +141,8 @@ class Session:
     def play(self, filter_groups: bool = True) -> Round | None:
         """Play the next round, or take the prefetched one. The state before it is kept until :meth:`commit`.
 
-        ``None`` if a callback ends the fit because of what the health probe shows. An :class:`EmptyRound` is raised
-        after the callbacks got its events.
+        ``None`` if the fit ends before it: by what the health probe shows, or where a callback acts on the probe and
+        nothing is left to train on. Otherwise an :class:`EmptyRound` is raised after the callbacks got its events.
         """
         prefetch, self._prefetch = self._prefetch, None
         if prefetch is not None:
@@ -176,7 +176,16 @@ class Session:
                 return played
             except EmptyRound as error:
                 self._end_round(error.played)
-                raise
+                if not self._may_end():
+                    raise
+                rank_zero_warn(f"{error}; the run ends here, with what was learnt so far")
+                self.trainer.should_stop = True
+                return None
+
+    def _may_end(self) -> bool:
+        """Whether an empty round ends the fit as its last round would: a callback decides which weights are kept."""
+        acting = any(getattr(c, "asks_probe", False) for c in self.trainer.callbacks)
+        return acting and self.progress.rounds > self.progress.first_round and self.trainer.state.fn == "fit"
 
     def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
         """Finish a round: tell the callbacks, count it, and keep this rank's micro-batches for the steps to come."""

@@ -15,6 +15,7 @@ from lightning_serl.checkpoints.checks import check_overrides
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.errors import InputError
 from lightning_serl.policy.lora import LoraOptions
+from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Probed
 
 
@@ -174,6 +175,21 @@ def test_the_guard_gives_up(tmp_path):
     _, trainer = fit(tmp_path, [Harm(1), CollapseGuard(most=0), StopEarly()])
     assert (trainer.global_step, events(tmp_path)[0]["learning_rate"]) == (1, None)
     assert len(rows(tmp_path)) == 1
+
+
+def test_a_run_with_nothing_left_to_train_on_ends_with_its_export(tmp_path):
+    def once(groups, ctx):
+        verdicts = MajorityVote()(groups, ctx)
+        for verdict in verdicts if ctx.round else ():
+            verdict.scores = torch.zeros_like(verdict.scores)
+        return verdicts
+
+    module, data = selfplay(reward=once, probe=Probe(prompts=8, samples=4))
+    trainer = trainer_for(tmp_path, [KeepBest(export=True), Export()])
+    with pytest.warns(UserWarning, match="the run ends here"):
+        trainer.fit(module, data)
+    assert trainer.global_step == 1
+    assert (tmp_path / "export" / "model.safetensors").exists()
 
 
 def test_when_a_run_stops():
