@@ -172,7 +172,7 @@ def guarded(root, how):
     trainer = trainer_for(root, [Harm(), guard, Checkpoints(1)], **two(how))
     trainer.fit(module, data)
     rate = trainer.optimizers[0].param_groups[0]["lr"]
-    save({"weights": weights(module), "times": guard.times, "kept": guard.kept["step"], "rate": rate}, root)
+    save({"weights": weights(module), "times": guard.times, "rate": rate}, root)
 
 
 def fail(root):

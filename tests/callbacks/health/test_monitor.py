@@ -191,7 +191,6 @@ class Strike(RolloutHooks):
     [
         lambda: {"callbacks": [Strike("on_train_batch_end", 4)]},  # stepped, but nobody heard of it
         lambda: {"callbacks": [Strike("on_after_backward", 5)]},  # inside a window
-        lambda: {"callbacks": [Strike("on_round_end", 3)]},  # before they did
         lambda: {"callbacks": [Ledger(), Strike("on_round_end", 2)]},  # after both did their work
         lambda: {"engine": FailingEngine(fail_at=1)},  # in the first probe
     ],
