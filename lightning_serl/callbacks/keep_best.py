@@ -193,7 +193,7 @@ class KeepBest(ProbeWatcher):
         if self._ends_with_kept and step != last:
             self.restore(trainer, optimizer=False)
             self.restored_step = step
-            pl_module.evaluated_at = None  # type: ignore[assignment]  # the last evaluation was of other weights
+            pl_module.evaluated_at = None  # the last evaluation was of other weights
         end = "the run ends with its weights" if self._ends_with_kept else "--ckpt_path continues from it"
         rank_zero_info(f"kept: step {step} of {last}, {self.kept['path']}; {end}")
 
