@@ -8,12 +8,12 @@ datamodule. :func:`module_of` and :func:`data_of` give either of them as if it h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from lightning_serl.types import Group, Instruction, RolloutBatch, Verdict
+from lightning_serl.types import Group, Instruction, Probed, RolloutBatch, Verdict
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from lightning_serl.policy.policy import Policy
 
 _NOTHING: Any = MappingProxyType({})
+
+
+def _ignore(state: Mapping[str, Any]) -> None:
+    """The ``rewind`` of a datamodule that has none."""
 
 
 class TrainsOnGroups(Protocol):
@@ -60,7 +64,9 @@ class PlaysRounds(Protocol):
     needs: frozenset[str] = frozenset()  # what rewards and sources use beyond the policy (``reference`` ...)
     rounds: int = 0  # played so far
     playing: bool = False  # whether a round was begun and is not committed
-    grader: AnswerGrader  # required of a datamodule that votes on a health probe
+    grader: AnswerGrader  # required of a datamodule that answers a health probe
+    ask_probe: Callable[[], Mapping[str, Probed]] = dict  # responses of the present weights to the health probe, by uid
+    rewind: Callable[[Mapping[str, Any]], None] = _ignore  # set problems back to those in its part of a checkpoint
 
 
 @runtime_checkable

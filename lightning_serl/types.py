@@ -34,6 +34,14 @@ Event: TypeAlias = dict[str, Any]
 Vote: TypeAlias = tuple[str | None, float]
 
 
+class Probed(NamedTuple):
+    """The responses to one problem of the health probe."""
+
+    answers: tuple[str | None, ...]  # of each response, one text for all equal answers; None if none can be read
+    tokens: int  # of all responses
+    cut: int  # responses that were cut off by length
+
+
 class Link(NamedTuple):
     """Origin of a derived instruction: its ``relation`` to response ``index`` of the instruction ``parent`` (a uid)."""
 
@@ -310,7 +318,7 @@ class Round:
         stats: Numbers for the log.
         samples: A few groups with their verdicts, dropped ones included.
         answered: Every answered group with its verdict, before the group filters.
-        probe: The votes on the health probe just before the round, by uid; empty where there was none.
+        probe: The responses to the health probe just before the round, by uid; empty where there was none.
         oldest: Optimizer step whose weights wrote the oldest group to train on.
         taken: Proposals that are seeds.
         given: Proposals of a source of the user's own, unless ``meta["origin"]`` is ``"self"``: the policy wrote those.
@@ -324,7 +332,7 @@ class Round:
     stats: dict[str, float] = field(default_factory=dict)
     samples: list[tuple[Group, Verdict]] = field(default_factory=list)
     answered: list[tuple[Group, Verdict]] = field(default_factory=list)
-    probe: dict[str, Vote] = field(default_factory=dict)
+    probe: dict[str, Probed] = field(default_factory=dict)
     oldest: int = 0
     taken: int = 0
     given: int = 0

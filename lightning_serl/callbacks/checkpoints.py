@@ -73,7 +73,7 @@ class Checkpoints(CheckpointHooks):
         path = self.choose_folder(trainer) / "last.ckpt"
         try:
             if trainer.world_size == 1 or getattr(exception, "on_every_rank", False):
-                _save_together(trainer, path, False)
+                save_together(trainer, path, False)
             elif trainer.is_global_zero and isinstance(trainer.strategy, DDPStrategy):
                 trainer.strategy.save_checkpoint(dump_checkpoint(trainer), path)
         except (NotFinite, StorageFailure, RankFailure) as error:
@@ -87,7 +87,7 @@ class Checkpoints(CheckpointHooks):
         """
         if module_of(trainer).steps_not_taken:
             return
-        _save_together(trainer, path, self.save_weights_only)
+        save_together(trainer, path, self.save_weights_only)
         self.note_saved(trainer, path)
         if trainer.is_global_zero and self.save_top_k >= 0:
             # a killed run could not remove some, or wrote them after the one that this run resumed from
@@ -96,7 +96,7 @@ class Checkpoints(CheckpointHooks):
                 old.unlink(missing_ok=True)
 
 
-def _save_together(trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
+def save_together(trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
     """Gather the state on all ranks, write it on rank 0, and agree that it was written."""
     with span_of(trainer.callbacks, "saving"):
         checkpoint = dump_checkpoint(trainer, weights_only)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from math import log
 from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_serl.callbacks.probe_signs import CLEAR, LEAST_PROMPTS, ProbeHistory, entropy_of, vote_of
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.callbacks.run_folder.ledger import Ledger
 from lightning_serl.protocols import data_of, module_of
@@ -24,10 +24,6 @@ from lightning_serl.types import Group, Round, Vote
 
 # Number of first rounds or steps whose mean later ones are compared with.
 _FIRST = 3
-#: Answered prompts, or clear votes, below which a share over them is not computed.
-LEAST_PROMPTS = 8
-#: Share of all responses from which on a vote of the probe is clear.
-CLEAR = 0.5
 #: Least and greatest number of steps whose KL divergence :func:`slope` is computed over.
 SLOPE_STEPS = (4, 6)
 
@@ -43,6 +39,7 @@ class Health(RolloutHooks):
     def __init__(self) -> None:
         super().__init__()
         self._signs: dict[str, Sign] = {}
+        self._probes = ProbeHistory()
         self._start: dict[str, Vote] = {}  # votes of the starting policy on the probe problems
         self._lengths: list[float] = []  # of the first rounds
         self._entropies: list[float] = []  # of the first steps
@@ -76,10 +73,16 @@ class Health(RolloutHooks):
         if "length" in signs:
             signs["length_ratio"] = _ratio(self._lengths, signs.pop("length"))
         if played.probe:
-            self._start = self._start or dict(played.probe)
-            same = same_share(self._start, played.probe, data_of(trainer).grader.same)
+            votes = {uid: vote_of(probed.answers) for uid, probed in played.probe.items()}
+            self._start = self._start or votes
+            grader = data_of(trainer).grader
+            same = same_share(self._start, votes, grader.same)
             if same is not None:
                 signs["same_vote_share"] = same
+            reading = self._probes.enter(played.probe, grader.same)
+            if reading.change is not None:
+                signs["probe_fall"] = -reading.change if reading.fell(0.0) else 0.0
+            played.stats.update({f"serl/probe/{name}": value for name, value in reading.signs.items()})
         played.stats.update(self._enter(signs, len(groups), f"round {played.number + 1}"))
 
     def on_train_batch_end(
@@ -130,6 +133,7 @@ class Health(RolloutHooks):
             "lengths": self._lengths,
             "entropies": self._entropies,
             "kl": self._kl,
+            "probes": self._probes.state_dict(),
         }
         return copy.deepcopy(state)
 
@@ -141,6 +145,8 @@ class Health(RolloutHooks):
             sign.load_state_dict(state["watches"][name])
         self._start, self._kl = state["start"], state["kl"]
         self._lengths, self._entropies = state["lengths"], state["entropies"]
+        if "probes" in state:  # checkpoints of earlier versions have none
+            self._probes.load_state_dict(state["probes"])
 
 
 def _ratio(first: list[float], value: float) -> float:
@@ -152,15 +158,8 @@ def _ratio(first: list[float], value: float) -> float:
 
 
 def vote_entropy(classes: Sequence[int]) -> float | None:
-    """Entropy of the answer classes of n responses, divided by log n; class -1 is no answer, and so no vote.
-
-    0 if all votes agree, 1 if all responses differ; ``None`` without votes or with a single response.
-    """
-    sizes = Counter(c for c in classes if c >= 0)
-    votes = sum(sizes.values())
-    if not votes or len(classes) < 2:
-        return None
-    return sum(-k / votes * log(k / votes) for k in sizes.values()) / log(len(classes))
+    """:func:`entropy_of` the (n,) answer classes of a group; class -1 is no answer, and so no vote."""
+    return entropy_of(Counter(c for c in classes if c >= 0).values(), len(classes))
 
 
 def unanimous(classes: Sequence[int]) -> bool:

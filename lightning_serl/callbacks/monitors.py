@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import lightning.pytorch as pl
 
+from lightning_serl.callbacks.probe_signs import SIGNS
 from lightning_serl.errors import InputError
 from lightning_serl.report.signs import BANDS
 
@@ -54,7 +55,8 @@ def metric_names(sets: Iterable[str]) -> list[str]:
     """Every metric of a fit with these evaluation sets; some are logged under certain options only."""
     figures = [*OF_SET, *(f"{name}_{end}" for name in _INTERVALS for end in ("low", "high"))]
     health = [f"serl/health/{name}" for name in BANDS]
-    return [*(f"val/{one}/{figure}" for one in sets for figure in figures), *OF_STEP, *OF_ROUND, *health]
+    probe = [f"serl/probe/{name}" for name in SIGNS]
+    return [*(f"val/{one}/{figure}" for one in sets for figure in figures), *OF_STEP, *OF_ROUND, *health, *probe]
 
 
 def check_monitors(trainer: pl.Trainer, sets: Iterable[str]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import lightning.pytorch as pl
 
 from lightning_serl.engines.base import RolloutEngine
 from lightning_serl.pool.pool import InstructionPool
-from lightning_serl.types import Group, Instruction, Reason, Round, Verdict
+from lightning_serl.types import Group, Instruction, Probed, Reason, Round, Verdict
 
 #: Takes the number of units that were done since its last call.
 Tick = Callable[[int], None]
@@ -27,6 +27,15 @@ class RolloutHooks(pl.Callback):
 
     def on_round_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, played: Round) -> None:
         """Called on every rank after a training round was played and before its first optimizer step."""
+
+    def on_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, probed: Mapping[str, Probed]) -> None:
+        """Called on every rank after the health probe was answered, before the round that follows is played.
+
+        A callback may set ``trainer.should_stop``, which ends the fit before that round, or restore other weights and
+        raise ``policy.version``; then those answer the probe, and the hook is called once more.
+
+        ``probed`` holds the responses by uid, equal on all ranks.
+        """
 
     def phase(self, name: str, total: int) -> AbstractContextManager[Tick]:
         """Context of one phase of a round or an evaluation, for progress bars.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from math import isclose
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
@@ -187,8 +188,18 @@ def check_overrides(optimizer: torch.optim.Optimizer, ckpt_path: Any) -> None:
         here = optimizer.param_groups[0].get(f"initial_{name}", optimizer.param_groups[0][name])
         there = stored.get(f"initial_{name}", stored.get(name))
         there = tuple(there) if isinstance(there, list) else there
+        if name == "lr" and isinstance(there, float):
+            there /= _lowered(checkpoint)
+        if name == "lr" and isinstance(there, float) and isclose(here, there, rel_tol=1e-9):
+            continue
         if isinstance(here, (int, float, tuple)) and there is not None and here != there:
             raise InputError(
                 f"model.optimizer has {name} {here} but the checkpoint was made with {there}, which would win; "
                 "give that value, or begin a new run"
             )
+
+
+def _lowered(checkpoint: Mapping[str, Any]) -> float:
+    """What ``CollapseGuard`` has multiplied the learning rate of a checkpoint's run by."""
+    states = checkpoint.get("callbacks", {}).values()
+    return float(next((state["lowered"] for state in states if isinstance(state, Mapping) and "lowered" in state), 1.0))

@@ -96,7 +96,7 @@ def _foresee(command: str, arguments: Sequence[str], state: CommandState) -> Non
         from lightning_serl.cli.plan import PlanCLI as Command
         from lightning_serl.cli.plan import show_help
     else:
-        from lightning_serl.cli.probe import ProbeCLI as Command  # type: ignore[assignment]
+        from lightning_serl.cli.probe import ProbeCLI as Command
         from lightning_serl.cli.probe import show_help
     if "--help" in arguments or "-h" in arguments:
         show_help()

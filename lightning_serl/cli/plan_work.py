@@ -107,7 +107,9 @@ def work_of(foresight: Foresight, division: Division, given: PlanOptions, length
     if isfinite(rounds) and rounds >= 1:  # what a call brings beyond a round is answered in the next one
         calls = ceil(calls * rounds) / rounds
     evaluation, evaluations = _evaluations(foresight, lengths, answer, rounds)
-    probe = data.probe.fitted(rounds, size.prompts_per_round * size.samples_per_prompt, len(data.seed_problems))
+    answered = size.prompts_per_round * size.samples_per_prompt
+    acted_on = any(getattr(c, "asks_probe", False) for c in foresight.trainer.callbacks)
+    probe = data.probe.fitted(rounds, answered, len(data.seed_problems), acted_on)
     probed = None
     if probe.every:
         probed = Texts(min(probe.prompts, len(data.seed_problems)), lengths.prompt, probe.samples, answer,

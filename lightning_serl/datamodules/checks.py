@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_serl import rewards
+from lightning_serl.callbacks.probe_signs import LEAST_PROMPTS
+from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.datamodules.rounds.setup import RoundOptions
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.engines.base import RolloutEngine, Sampling
@@ -82,6 +84,29 @@ def check_staleness(trainer: pl.Trainer, staleness: int, options: RoundOptions, 
     if not engine.samples_policy:
         why = "data.engine replays recordings, whose weights have no age"
         raise InputError(f"data.max_staleness is {staleness} but {why}; set it to 0")
+
+
+def check_probe(trainer: pl.Trainer, probe: Probe, seeds: int, engine: RolloutEngine) -> None:
+    """Refuse a callback that acts on the health probe, such as ``KeepBest``, where there is none or too small a one.
+
+    ``seeds`` is their number.
+    """
+    acting = [type(c).__name__ for c in trainer.callbacks if getattr(c, "asks_probe", False)]
+    if not acting:
+        return
+    if probe.every == 0:
+        why = "data.probe.every is 0; leave it out, or give the rounds between two probes"
+    elif seeds < LEAST_PROMPTS:
+        why = f"it is made of data.seeds, which has {seeds} problems; give {LEAST_PROMPTS} or more"
+    elif probe.prompts is not None and probe.prompts < LEAST_PROMPTS:
+        why = f"data.probe.prompts is {probe.prompts}; give {LEAST_PROMPTS} or more"
+    elif probe.samples is not None and probe.samples < 4:
+        why = f"data.probe.samples is {probe.samples}; give 4 or more, since each half of them votes"
+    elif not engine.samples_policy:
+        why = "data.engine replays recordings; use another engine"
+    else:
+        return
+    raise InputError(f"trainer.callbacks: {acting[0]} acts on the health probe, but {why}, or remove the callback")
 
 
 def check_minibatches(trainer: pl.Trainer, options: RoundOptions) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,7 @@ from lightning_serl.pool.pool import InstructionPool
 from lightning_serl.prompts.solve import SolveTemplate
 from lightning_serl.rewards import FormatReward, LabelElseVote, RandomReward, VerifiableReward
 from lightning_serl.rewards.serl import RuleReward
-from lightning_serl.types import Instruction
+from lightning_serl.types import Instruction, Probed
 
 # Rewards that compare with nothing: beside them, imitating answers that agree would be another signal.
 _CONTROLS, _CONTROL_CLASSES = ("RandomReward", "FormatReward"), (RandomReward, FormatReward)
@@ -208,6 +208,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
         """Whether a round was begun and is not committed; a resumed run plays it again."""
         return self.session.playing
 
+    def ask_probe(self) -> dict[str, Probed]:
+        """Responses of the present weights to the health probe, by uid; none where the run has no probe."""
+        return self.session.ask_probe()
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Set pool, queue and source back to those of this datamodule's part of a checkpoint; counters go on."""
+        self.session.rewind(state)
+
     # -- setup -------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -232,6 +240,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
             check_callbacks(trainer)
             checks.check_schedule(trainer, self.rounds_per_epoch)
             check_monitors(trainer, self.evaluation.sets or {})
+            checks.check_probe(trainer, self.probe, len(self.seed_problems), self.engine)
             checks.check_staleness(trainer, self.max_staleness, self.round_options, self.engine)
             if self._own_source is None:  # the user's own may bring groups of any size
                 checks.check_minibatches(trainer, self.round_options)
@@ -349,6 +358,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
                 planned_rounds(self.trainer, self.rounds_per_epoch),
                 self.round_options.prompts_per_round * self.round_options.samples_per_prompt,
                 len(self.seed_problems),
+                acted_on=any(getattr(c, "asks_probe", False) for c in self.trainer.callbacks),
             ),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,17 +16,17 @@ from lightning_serl.callbacks.rollout_hooks import hooks, span_of
 from lightning_serl.checkpoints.checks import check_stream_state
 from lightning_serl.datamodules.engine_session import EngineSession, poll
 from lightning_serl.datamodules.parts import Parts, with_trainer
-from lightning_serl.datamodules.rounds.health_probe import probe_votes
+from lightning_serl.datamodules.rounds.health_probe import answer_probe
 from lightning_serl.datamodules.rounds.play import play_round
 from lightning_serl.datamodules.rounds.prefetch import Prefetch, from_cache
 from lightning_serl.datamodules.rounds.setup import RoundSetup, RoundState
-from lightning_serl.datamodules.session_state import Progress, restore, save_state, without_batches
+from lightning_serl.datamodules.session_state import Progress, restore, restore_problems, save_state, without_batches
 from lightning_serl.distributed.ranks import Ranks
 from lightning_serl.distributed.strategies import precision_of
 from lightning_serl.errors import EmptyRound, InputError
 from lightning_serl.evaluation.reading_report import reading_shares, unread_form
 from lightning_serl.protocols import module_of
-from lightning_serl.types import RolloutBatch, Round, Vote
+from lightning_serl.types import Probed, RolloutBatch, Round
 
 
 class Session:
@@ -138,10 +138,11 @@ class Session:
         self.progress.rounds = number
         return True
 
-    def play(self, filter_groups: bool = True) -> Round:
+    def play(self, filter_groups: bool = True) -> Round | None:
         """Play the next round, or take the prefetched one. The state before it is kept until :meth:`commit`.
 
-        An :class:`EmptyRound` is raised after the callbacks got its events.
+        ``None`` if the fit ends before it: by what the health probe shows, or where nothing is left to train on and
+        this is no failure. Otherwise an :class:`EmptyRound` is raised after the callbacks got its events.
         """
         prefetch, self._prefetch = self._prefetch, None
         if prefetch is not None:
@@ -151,6 +152,14 @@ class Session:
             finally:
                 prefetch.stop()
                 self._before = self._state_during(prefetch)
+        probed: dict[str, Probed] = {}
+        if self._probe_is_due():
+            if prefetch is None:
+                with self.rolling():
+                    self._before = self._save()
+            probed = self._probe()
+            if self.trainer.should_stop:
+                return None
         with self.rolling() as setup:
             if prefetch is None:
                 self._before = self._save()
@@ -158,17 +167,29 @@ class Session:
             if not filter_groups:
                 setup = replace(setup, group_filters=())
             try:
-                votes = self._probe(setup)
                 if prefetch is not None:
                     played = prefetch.result()
                 else:
                     used = setup if cache is None else from_cache(setup, cache)
                     played = play_round(used, self.state, self.progress.rounds)
-                played.probe = votes
+                played.probe = probed
                 return played
             except EmptyRound as error:
                 self._end_round(error.played)
-                raise
+                if not self._may_end(error):
+                    raise
+                rank_zero_warn(_ended_early(error))
+                self.trainer.should_stop = True
+                return None
+
+    def _may_end(self, error: EmptyRound) -> bool:
+        """Whether an empty round ends the fit as its last round would.
+
+        Either the responses to nearly all problems agree, so that nothing failed, or a callback decides which weights
+        are kept.
+        """
+        acting = any(getattr(c, "asks_probe", False) for c in self.trainer.callbacks)
+        return (acting or error.agreed) and self.trainer.global_step > 0 and self.trainer.state.fn == "fit"
 
     def commit(self, played: Round, batches: list[RolloutBatch]) -> None:
         """Finish a round: tell the callbacks, count it, and keep this rank's micro-batches for the steps to come."""
@@ -220,12 +241,37 @@ class Session:
         self._prefetch = Prefetch(setup, self.state, progress.rounds, self._save(), partial(poll, trainer))
         self._prefetch.start()
 
-    def _probe(self, setup: RoundSetup) -> dict[str, Vote]:
-        """Votes on the health probe if it is due, the first time with the weights at the start of the fit."""
+    def _probe_is_due(self) -> bool:
+        """Whether the round begins with the health probe; the first round of a fit does."""
         probe, rounds = self.parts.probe, self.progress.rounds - self.progress.first_round
-        if not probe.every or rounds % probe.every or self.trainer.state.fn != "fit" or not setup.engine.samples_policy:
+        if not probe.every or rounds % probe.every or self.trainer.state.fn != "fit":
+            return False
+        return self.parts.setup.engine.samples_policy
+
+    def ask_probe(self) -> dict[str, Probed]:
+        """Responses of the present weights to the health probe, by uid; none where the run has no probe."""
+        if not self.parts.probe.every or not self.parts.setup.engine.samples_policy:
             return {}
-        return probe_votes(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples or 2)
+        probe = self.parts.probe
+        with self.rolling() as setup:
+            return answer_probe(setup, probe.choose(self.parts.seeds, setup.seed), probe.samples or 2)
+
+    def _probe(self) -> dict[str, Probed]:
+        """Answer the health probe and show it to the callbacks; where they restore other weights, these answer too."""
+        policy = module_of(self.trainer).policy
+        while True:
+            version, probed = policy.version, self.ask_probe()
+            for hook in hooks(self.trainer.callbacks, "on_probe"):
+                hook(self.trainer, self.trainer.lightning_module, probed)
+            if policy.version == version:
+                return probed
+            self._before = self._save()
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Set pool, queue and source back to those of a checkpoint; the numbers of rounds and steps go on."""
+        setup, now = self._current()
+        restore_problems(state, setup, now)
+        now.carried.clear()
 
     def _end_round(self, played: Round) -> None:
         for hook in hooks(self.trainer.callbacks, "on_round_end"):
@@ -285,3 +331,13 @@ class Session:
             self._before = self._state_during(self._prefetch)  # a fit that continues plays it again
             self._prefetch = None
         self._engine.close()
+
+
+def _ended_early(error: EmptyRound) -> str:
+    """The warning of a fit that ends since there is nothing to train on."""
+    if not error.agreed:
+        return f"{error}; the run ends here, with what was learnt so far"
+    return (
+        f"{str(error).partition(';')[0]}: the responses to nearly all problems agree, so nothing is left to learn from "
+        "them and training ends here; for more, take other or harder problems (data.seeds, data.source self)"
+    )

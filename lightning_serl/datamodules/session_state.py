@@ -76,15 +76,12 @@ def restore(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState, trai
     ranks = Ranks.of(trainer)
     _warn_of_differences(saved, setup, ranks)
     given = [i.prompt for i in state.pool.seeds]
-    state.pool.load_state_dict(saved["pool"])
+    restore_problems(saved, setup, state)
     if given != [i.prompt for i in state.pool.seeds]:
         rank_zero_warn(
             "the problems of data.seeds are not those of the checkpoint's run; the run continues with the "
             "checkpoint's; start a new run to change them"
         )
-    if setup.source is not None:
-        setup.source.load_state_dict(saved["source"])
-    state.queue[:] = map(load_instruction, saved["queue"])
     carried = saved.get("carried", ())
     state.carried[:] = [Carried([load_pair(p) for p in c["pairs"]], c["round"], c["step"]) for c in carried]
     pending = [[RolloutBatch.from_state_dict(b) for b in one] for one in saved["pending"]]
@@ -101,6 +98,14 @@ def restore(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState, trai
             )
         progress.pending, progress.first_step, progress.first_round = [], trainer.global_step, progress.rounds
     return progress
+
+
+def restore_problems(saved: Mapping[str, Any], setup: RoundSetup, state: RoundState) -> None:
+    """Overwrite pool, queue and source by those of a saved state."""
+    state.pool.load_state_dict(saved["pool"])
+    if setup.source is not None:
+        setup.source.load_state_dict(saved["source"])
+    state.queue[:] = map(load_instruction, saved["queue"])
 
 
 def _divided(pending: list[list[RolloutBatch]], wanted: int) -> list[list[RolloutBatch]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: Fall of the probe's score from which on it counts as worse, where it is also above the standard error.
+DROP = 0.05
 #: Number of values inside the band after which a sign counts as back in it.
 CALM = 5
 
@@ -44,10 +46,15 @@ BANDS: dict[str, Band] = {
         "go back to an earlier checkpoint and lower the learning rate",
         low=0.7, entries=1, weight=1,
     ),
+    "probe_fall": Band(
+        "the policy no longer gives the answers to the probe problems that it clearly gave before, so it got worse; go "
+        "back to an earlier checkpoint and lower the learning rate, or let CollapseGuard do so",
+        high=DROP, entries=1, weight=1,
+    ),
     "kl_slope": Band(
-        "the policy leaves its starting point faster than its votes can guide it; lower the learning rate (or raise "
-        "model.objective.beta) before accuracy falls",
-        high=0.01, entries=1, weight=1,
+        "the policy leaves its starting point very fast, which alone is no harm; look at the probe "
+        "(docs/keep-and-stop.md), and if it got worse, lower the learning rate or raise model.objective.beta",
+        high=0.2, entries=1, weight=1,
     ),
     "vote_entropy": Band(
         "the answers to a problem hardly ever agree, so the majority means little; use easier problems or a stronger "

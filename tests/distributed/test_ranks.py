@@ -14,6 +14,8 @@ from helpers.small_models import save_model
 from helpers.training import rows, trainer_for, weights
 from safetensors.torch import load_file
 
+from lightning_serl.policy import load_policy
+
 HERE = Path(__file__).parent
 
 
@@ -118,6 +120,20 @@ def test_two_ranks_play_and_train_the_rounds_of_one(alone, both):
         assert torch.equal(first["weights"][name], second["weights"][name]), name
     assert exported(both).keys() == exported(alone).keys()
     assert_near(exported(both), exported(alone))
+
+
+def test_two_ranks_are_rolled_back_together(tmp_path, pair):
+    pair.run("guarded", root=tmp_path, how="sharded")
+    first, second = ranks_of(tmp_path)
+    for found in (first, second):
+        assert (found["times"], found["rate"]) == (1, 0.5 * 50e-3)
+        # the second round's two steps began with the weights before their sign was turned
+        for name, weight in load_policy("tiny:base").named_parameters():
+            assert float((found["weights"][name] * weight.detach()).sum()) > 0, name
+    (row,) = [row for row in rows(tmp_path, "ledger") if row["event"] == "rolled_back"]
+    assert (row["step"], row["to_step"]) == (2, 0)
+    for name in first["weights"]:
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
 
 
 def test_checkpoints_are_of_one_form(tmp_path, alone, both, pair):

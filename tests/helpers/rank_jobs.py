@@ -19,9 +19,10 @@ from helpers.engines import FailingEngine
 from helpers.gradients import mixed_round, off_by, recorded_round, train_recorded
 from helpers.nonfinite import Fault, first_weight
 from helpers.training import selfplay, sharded, trainer_for, weights
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from lightning_serl.callbacks import Checkpoints, Export, ReferenceSync
+from lightning_serl.callbacks import Checkpoints, CollapseGuard, Export, ReferenceSync
 from lightning_serl.datamodules import RoundOptions
 from lightning_serl.datamodules.rounds.health_probe import Probe
 from lightning_serl.distributed.finite import own_part
@@ -151,6 +152,27 @@ def play(root, how="ddp", narrow=False, resume=False):
     """Job: self-play; ``narrow`` gives one rank nothing to do, ``resume`` continues from the last checkpoint."""
     module, data = rank_selfplay(engine=FailingEngine(), **(NARROW if narrow else {}))
     fit(root, how, module, data, resume=resume)
+
+
+class Harm(Callback):
+    """Turns the sign of all weights after the second step, so that the policy writes nonsense."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2:
+            with torch.no_grad():
+                for p in pl_module.policy.parameters():
+                    if p.requires_grad:
+                        p.mul_(-1)
+
+
+def guarded(root, how):
+    """Job: the weights are spoilt before the second round, which begins with those of the first again."""
+    module, data = rank_selfplay(probe=Probe(prompts=20, samples=4, every=1), max_tokens=28)
+    guard = CollapseGuard(factor=0.5)
+    trainer = trainer_for(root, [Harm(), guard, Checkpoints(1)], **two(how))
+    trainer.fit(module, data)
+    rate = trainer.optimizers[0].param_groups[0]["lr"]
+    save({"weights": weights(module), "times": guard.times, "rate": rate}, root)
 
 
 def fail(root):

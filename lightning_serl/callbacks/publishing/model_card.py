@@ -158,7 +158,8 @@ def _objective(trainer: pl.Trainer, module: TrainsOnGroups) -> Rows:
         rows.append(("algorithm", f"{objective.name} (KL weight {objective.beta:g}, {clip})"))
     if per_round := getattr(trainer.lightning_module, "steps_per_round", None):
         rows.append(("rounds", f"{steps // per_round} of {per_round} optimizer steps each"))
-    rows.append(("optimizer steps", steps))
+    kept = next((s for c in trainer.callbacks if (s := getattr(c, "restored_step", None)) is not None), None)
+    rows.append(("optimizer steps", steps if kept is None else f"{steps}; the weights are those of step {kept}"))
     if trainer.optimizers:
         optimizer = trainer.optimizers[0]
         rate = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])

@@ -28,10 +28,10 @@ class Ledger(RolloutHooks):
     has Lightning's default, 50.
 
     ``ledger.jsonl`` has one row per event of an instruction: proposed, rejected, accepted, voted, kept, carried,
-    dropped, trained. It holds no times, so equal runs write equal ledgers. ``metrics.jsonl`` has one row per optimizer
-    step or evaluation; measured times are under ``time/``. ``samples.jsonl`` has every answered group of a
-    round, with as many texts as ``transcripts.ROUND_CHARACTERS`` leaves room for. A resumed run removes the rows
-    written after its checkpoint and writes them again.
+    dropped, trained; the event rolled_back is one of the whole run. It holds no times, so equal runs write equal
+    ledgers. ``metrics.jsonl`` has one row per optimizer step or evaluation; measured times are under ``time/``.
+    ``samples.jsonl`` has every answered group of a round, with as many texts as ``transcripts.ROUND_CHARACTERS`` leaves
+    room for. A resumed run removes the rows written after its checkpoint and writes them again.
     """
 
     def __init__(self) -> None:
@@ -167,6 +167,12 @@ class Ledger(RolloutHooks):
         row |= {f"val/{name}/{k}": v for name, one in module.last_report.items() for k, v in details(one).items()}
         if row:
             self._write("metrics", [{"step": step, **row}])
+        self._commit()
+
+    def enter_event(self, event: dict[str, Any]) -> None:
+        """Write a row of ``ledger.jsonl`` about the run itself, between two rounds."""
+        self.counts[event["event"]] = self.counts.get(event["event"], 0) + 1
+        self._write("ledger", [event])
         self._commit()
 
     def state_dict(self) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def read_pool(name: str) -> list[tuple[Instruction, str]]:
     for number, line in numbered_lines(text):
         try:
             row = json.loads(line)
+            if row["event"] == "rolled_back":  # of the whole run
+                continue
             uid, event = str(row["uid"]), row["event"]
             if event == "proposed" and row.get("role", "solve") == "solve":
                 choices = row.get("choices")

@@ -55,6 +55,7 @@ class PredictionStream:
     def _play(self) -> list[dict[str, Any]]:
         """One round, whose rows are in the file before anything else is generated."""
         played = self.session.play(filter_groups=False)
+        assert played is not None, "only a fit is ended by the health probe"
         rows = _rows(played)
         if self.session.ranks.leads:
             # a model may write lone surrogates, which UTF-8 cannot hold: they are escaped

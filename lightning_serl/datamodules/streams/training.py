@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
 from lightning_serl.callbacks.rollout_hooks import phase_of, span_of
 from lightning_serl.datamodules.engine_session import stop_if_asked
 from lightning_serl.datamodules.session import Session
-from lightning_serl.errors import EmptyRound
 from lightning_serl.protocols import module_of
 from lightning_serl.types import RolloutBatch
 
@@ -40,31 +37,20 @@ class SelfPlayStream:
             stop_if_asked(session.trainer, session.ranks)
             number, place = divmod(now, self._per_round())
             if session.must_play(session.progress.first_round + number):
-                try:
-                    with span_of(session.trainer.callbacks, "other"):
-                        self._play()
-                except EmptyRound as empty:
-                    if not empty.agreed or session.trainer.global_step == 0:
-                        raise
-                    self._end(str(empty))
+                with span_of(session.trainer.callbacks, "other"):
+                    goes_on = self._play()
+                if not goes_on:
                     return
             yield session.pending_batch(place)
 
-    def _end(self, message: str) -> None:
-        """End training as at its last epoch: the responses to all problems agree, and nothing failed."""
-        said = message.partition(";")[0]
-        rank_zero_warn(
-            f"{said}: the responses to nearly all problems agree, so nothing is left to learn from them and training "
-            "ends here; for more, take other or harder problems (data.seeds, data.source self)"
-        )
-        self.session.trainer.should_stop = True
-
-    def _play(self) -> None:
-        """Play the next round and make its micro-batches."""
+    def _play(self) -> bool:
+        """Play the next round and make its micro-batches; ``False`` if the fit ends before it."""
         session, callbacks = self.session, self.session.trainer.callbacks
         # the gradients of the last step would take memory while completions are written
         session.trainer.lightning_module.zero_grad(set_to_none=True)
         played = session.play()
+        if played is None:
+            return False
         session.parts.setup.engine.sleep()
         groups = [*played.groups, *(g for g, _ in played.dropped)]
         verdicts = [*played.verdicts, *(v for _, v in played.dropped)]
@@ -73,6 +59,7 @@ class SelfPlayStream:
             tick(len(groups))
         session.commit(played, batches)
         session.prefetch()
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the datamodule saves the state. The method tells Lightning that the stream can be resumed."""

@@ -17,9 +17,17 @@ from lightning_serl.rewards import MajorityVote
 from lightning_serl.types import Completion, Group, Instruction, Round
 
 SIGNS = {
-    "vote_entropy", "unanimous_share", "no_answer_share", "truncated_share", "repeated_4gram_share", "length_ratio",
-    "entropy_ratio", "same_vote_share",
-}  # fmt: skip
+    "vote_entropy",
+    "unanimous_share",
+    "no_answer_share",
+    "truncated_share",
+    "repeated_4gram_share",
+    "length_ratio",
+    "entropy_ratio",
+    "same_vote_share",
+    "probe_fall",
+}
+PROBED = {"same_vote_share", "probe_fall"}  # fmt: skip
 
 # -- streams of votes --------------------------------------------------------------------------------------------------
 
@@ -66,7 +74,7 @@ def test_a_healthy_stream_is_silent():
     assert said == outside == []
     assert entered[0]["vote_entropy"] > 0.6 > 0.4 > entered[-1]["vote_entropy"]
     assert entered[0]["length_ratio"] == 1
-    assert entered[0].keys() | {"same_vote_share", "entropy_ratio"} == SIGNS | {"top_answer_share"}
+    assert entered[0].keys() | {*PROBED, "entropy_ratio"} == SIGNS | {"top_answer_share"}
 
 
 def test_one_answer_to_everything_is_noticed_before_it_is_everywhere():
@@ -146,7 +154,7 @@ def test_the_probe_comes_when_it_is_due_and_moves_nothing_else(tmp_path, undistu
 
 def test_the_ledger_writes_the_signs_wherever_the_user_lists_it(tmp_path, undisturbed):
     _, trainer = fit(tmp_path, [Ledger()], every=0, max_steps=1)
-    assert signs(tmp_path)[0] == {k: v for k, v in signs(undisturbed[0])[0].items() if k != "same_vote_share"}
+    assert signs(tmp_path)[0] == {k: v for k, v in signs(undisturbed[0])[0].items() if k not in PROBED}
     places = [next(i for i, c in enumerate(trainer.callbacks) if isinstance(c, kind)) for kind in (Health, Ledger)]
     assert places == sorted(places)
 
@@ -160,7 +168,7 @@ def test_recordings_have_no_probe_and_rewards_that_read_no_answer_have_votes(tmp
     module, data = selfplay(engine=recorded, seeds=str(seeds), probe=Probe(every=1), **options)
     trainer_for(tmp_path, enable_checkpointing=False).fit(module, data)
     found = signs(tmp_path)[0]
-    assert found.keys() == (SIGNS | {"top_answer_share"}) - {"same_vote_share"}
+    assert found.keys() == (SIGNS | {"top_answer_share"}) - PROBED
     assert found["vote_entropy"] == pytest.approx(0.75)  # log 2 / 2 + 2 * log 4 / 4 over log 4
     assert found["top_answer_share"] == 1
 
@@ -183,7 +191,6 @@ class Strike(RolloutHooks):
     [
         lambda: {"callbacks": [Strike("on_train_batch_end", 4)]},  # stepped, but nobody heard of it
         lambda: {"callbacks": [Strike("on_after_backward", 5)]},  # inside a window
-        lambda: {"callbacks": [Strike("on_round_end", 3)]},  # before they did
         lambda: {"callbacks": [Ledger(), Strike("on_round_end", 2)]},  # after both did their work
         lambda: {"engine": FailingEngine(fail_at=1)},  # in the first probe
     ],
