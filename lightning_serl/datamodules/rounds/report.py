@@ -18,7 +18,8 @@ _LATEST = 200
 _ADVICE = {
     "low_consensus": (
         "too few answers agree, or can be read, to make a label: raise data.max_tokens or "
-        "data.round.samples_per_prompt, lower min_share of data.reward (with documents, of data.reading), or take easier problems"
+        "data.round.samples_per_prompt, lower min_share of data.reward (with documents, of data.reading), or take "
+        "easier problems"
     ),
     "no_view": "the reward compares two views of a problem: set data.source Paraphrase and data.round.max_waves 1",
     "answer_in_problem": "the written problems contain their answers: ask for others with data.reading.ask.text",
