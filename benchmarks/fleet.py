@@ -398,7 +398,7 @@ def child(arguments: list[str]) -> int:
 
 
 def check(keep: str | None) -> int:
-    """One and two ranks of the quickstart, each with an engine of its own; returns the number of misses."""
+    """One and two ranks of the quickstart, each with a separate engine; returns the number of misses."""
     missed = 0
     with tempfile.TemporaryDirectory() as name:
         root, samples = Path(keep or name), 16

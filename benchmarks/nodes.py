@@ -2,7 +2,7 @@
 
     python benchmarks/nodes.py [--only torchrun slurm death] [--rounds 4] [--out DIR]
 
-Each node is a launcher of its own with one process of the embedded policy; they find each other at 127.0.0.1. The
+Each node is a separate launcher with one process of the embedded policy; they find each other at 127.0.0.1. The
 reference is a run of two processes that Lightning starts on one node. ``torchrun`` starts each node by
 ``torch.distributed.run --nnodes 2``; ``slurm`` sets what srun would set. Ledger, metrics without clock readings and
 exported weights must equal those of the reference to the byte. ``death`` kills all processes of the second node in
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def begin(arguments: list[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
-    """Start a process group of its own, without what another launcher has set."""
+    """Start a separate process group, without what another launcher has set."""
     known = ("SLURM_", "MASTER_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "RANK", "LIGHTNING_SERL_RUN", "TORCHELASTIC")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(known)}
     env = kept | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | variables
@@ -84,7 +84,7 @@ def by_slurm(fit: list[str], log: Path) -> list[subprocess.Popen[bytes]]:
 
 
 def kill(node: subprocess.Popen[bytes]) -> None:
-    """End all processes of a node at once; torchrun's workers are in sessions of their own."""
+    """End all processes of a node at once; torchrun's workers are in separate sessions."""
     found = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split()[2:]
     parents = {int(pid): int(parent) for pid, parent in zip(found[::2], found[1::2], strict=True)}
     doomed = [node.pid]

@@ -6,7 +6,7 @@ needs TRL 1.16.0, which this project does not install: use a separate environmen
 ``PYTHONPATH``. Both sides are handed the same prompts, samples and rewards, and train on them by their own trainers:
 ``--prompts`` prompts of 30 to 60 tokens, ``--samples`` answers each of log-normal length (``--mean`` tokens, at most
 ``--limit``), micro-batches of ``--micro`` answers, no reference model, AdamW, no gradient checkpointing, float32, one
-thread. Every side is a process of its own. Seconds are processor time of the last step, memory is the high-water mark
+thread. Every side is a separate process. Seconds are processor time of the last step, memory is the high-water mark
 of resident memory, whole and beyond what the process held when the model was loaded. Exits 1 if ours is not at least
 1.5 times as fast, or takes more memory than TRL.
 """

@@ -38,8 +38,8 @@ CONTENTS = {
     ],
     "The method": ["how-it-works", "formulas", "methods", "parity", "recipes"],
     "In use": [
-        "domains", "documents", "probe", "plan", "engines", "memory", "scaling", "evaluation", "health", "keep-and-stop",
-        "report", "compare", "sharing", "own-projects",
+        "domains", "documents", "probe", "plan", "engines", "memory", "scaling", "evaluation", "health",
+        "keep-and-stop", "report", "compare", "sharing", "own-projects",
     ],
     "Measured": ["quickstart", "results", "speed"],
     "Reference": ["options", "presets", "metrics", "messages", "classes", "architecture", "changes"],

@@ -183,7 +183,7 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
 
 
 def untie_for(model: Any, options: LoraOptions) -> None:
-    """Give the output layer a tensor of its own, if an adapter changes it or the embedding it shares one with.
+    """Give the output layer a separate tensor, if an adapter changes it or the embedding it shares one with.
 
     peft keeps an adapted output layer or embedding apart from the other one, so that a model which shares one tensor
     between them could not hold the merged weights.

@@ -182,7 +182,7 @@ class InstructionPool:
         Where many seeds are alike, two problems that share a frame of theirs are compared by the rest of their words
         too, and only both scores above ``threshold`` make a repetition. With ``among`` a text is compared with entries
         of these statuses only, and by ROUGE-L alone. Two instructions with a ``passage`` in their meta are alike only
-        if the passage is the same and one of them has no word of its own, see :func:`own_words`.
+        if the passage is the same and one of them has no word that is only its, see :func:`own_words`.
         """
         full = _full_text(text)
         same = self._by_text.get(_plain(full))

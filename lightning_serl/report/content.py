@@ -88,7 +88,7 @@ def _method(run: RunFolder) -> str:
 
 
 def _arm(run: RunFolder) -> Row:
-    """What ``compare`` notes of a run of its own."""
+    """What ``compare`` notes of one of its runs."""
     try:
         found = json.loads((run.root / "arm.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

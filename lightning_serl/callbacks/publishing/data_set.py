@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 _OPENS = 'rows = load_dataset(".", split="train")  # this directory'
 _FIELDS = {
     "problem": "a problem that the model wrote",
-    "answer": "the answer that most of the model's own responses gave; nobody has checked it",
+    "answer": "the answer that most of the model's own responses gave, unchecked",
     "confidence": "share of the responses that gave this answer, from 0 to 1",
     "round": "round of self-play in which it was answered, from 0",
     "choices": "options of a multiple-choice problem, in order",
