@@ -20,7 +20,8 @@ OF_ROUND = (
     "serl/filter/proposed", "serl/filter/accepted_rate", "serl/filter/yield",
     "serl/round/attempts", "serl/round/groups", "serl/round/carried", "serl/rollout/policy_version_lag",
     "serl/pool/size", "serl/pool/queue", "serl/pool/unique_4grams", "serl/pool/words_mean", "serl/pool/nearest_mean",
-    "serl/pool/exemplar_age", "serl/sync/bytes", "serl/sync/probe_logp_err", "time/sync",
+    "serl/pool/exemplar_age", "serl/documents/labelled_frac", "serl/documents/agreement", "serl/documents/closed_book",
+    "serl/documents/imitated", "serl/sync/bytes", "serl/sync/probe_logp_err", "time/sync",
 )  # fmt: skip
 #: Logged with every optimizer step.
 OF_STEP = (

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning_serl.cli import conventions
 from lightning_serl.cli.own_code import import_trouble
+from lightning_serl.errors import short
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
@@ -77,7 +78,7 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         return f"unrecognized arguments: {name}{_nearest(name, options) or '; --help lists the options of a command'}"
     if no_file := _NO_FILE.fullmatch(text.strip()):
         what = "does not exist" if "exist" in no_file[1] else "is no file"
-        return f"--config: {_cut(no_file[2])} {what}; give a yaml file of options, or preset:NAME"
+        return f"--config: {short(no_file[2])} {what}; give a yaml file of options, or preset:NAME"
     keys = [key for key in _KEY.findall(text) if key]
     where = f"{keys[0]}: " if keys else ""
     if unknown := _OPTION.search(text):

@@ -156,7 +156,7 @@ def test_what_cannot_fit_is_refused_with_what_would(large, room):
     said = f"error: {caught.value}"
     assert len(said) <= 300
     assert "needs at least 146.0 GiB on cpu, where 22.0 of 22.0 are free" in said
-    assert "-c preset:lora-24gb would take 18.4 and -c preset:qlora-24gb would take 8.4" in said
+    assert "-c preset:lora-24gb would take 18.6 and -c preset:qlora-24gb would take 8.45" in said
     assert "--trainer.callbacks.refuse false" in said
     assert "policy" not in module._modules
 

@@ -20,5 +20,5 @@ def documented(title):
 
 def test_every_name_is_documented():
     assert set(documented("Of an optimizer step")) == set(OF_STEP)
-    depending = {"serl/reason/REASON", "serl/role/ROLE/reward", "serl/health/SIGN"}
+    depending = {"serl/reason/REASON", "serl/role/ROLE/reward", "serl/health/SIGN", "serl/probe/SIGN"}
     assert set(documented("Of a round")) == {*OF_ROUND, *depending}

@@ -217,7 +217,8 @@ def test_a_finished_run_that_is_continued_keeps_its_table(tmp_path, held_out):
     for name in names[1:]:
         assert (tmp_path / name).read_bytes() == before[name], name
     tables = [
-        json.loads(text) | {"seconds": 0, "times": 0} for text in (before[names[0]], (tmp_path / names[0]).read_bytes())
+        json.loads(text) | {"seconds": 0, "times": 0, "memory": 0}
+        for text in (before[names[0]], (tmp_path / names[0]).read_bytes())
     ]
     assert tables[0] == tables[1]
 
@@ -249,7 +250,10 @@ def test_validate_after_training_measures_the_trained_weights(tmp_path, fitted, 
     one = json.loads((tmp_path / "evaluation.json").read_text())["held_out"]
     last = [row for row in rows(root / "metrics.jsonl") if "val/held_out/pass@1" in row][-1]
     figures = {f"val/held_out/{k}": v for k, v in one.items() if not isinstance(v, dict)}
-    assert figures == {k: v for k, v in last.items() if k != "step"}
+    ends = {}
+    for name, (low, high) in one["intervals"].items():
+        ends |= {f"val/held_out/{name}_low": low, f"val/held_out/{name}_high": high}
+    assert figures | ends == {k: v for k, v in last.items() if k != "step"}
     assert one == json.loads((root / "evaluation.json").read_text())["held_out"]
 
 

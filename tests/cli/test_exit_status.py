@@ -57,7 +57,9 @@ def assert_equal_runs(root, other):
         for r in (root, other)
     ]
     assert clockless[0] == clockless[1]
-    tables = [json.loads((r / "summary.json").read_text()) | {"seconds": 0, "times": 0} for r in (root, other)]
+    tables = [
+        json.loads((r / "summary.json").read_text()) | {"seconds": 0, "times": 0, "memory": 0} for r in (root, other)
+    ]
     assert tables[0] == tables[1]
 
 

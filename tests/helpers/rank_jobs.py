@@ -230,7 +230,7 @@ def command(arguments):
     return [ended.status, ended.out, ended.err]
 
 
-JOBS = {job.__name__: job for job in (gradients, objectives, play, fail, fail_in_step, spoilt, command)}
+JOBS = {job.__name__: job for job in (gradients, objectives, play, guarded, fail, fail_in_step, spoilt, command)}
 
 
 def serve(replies):

@@ -15,6 +15,7 @@ from lightning_serl.distributed.sharding import full
 from lightning_serl.engines.base import Sampling
 from lightning_serl.objectives import Objective
 from lightning_serl.prompts import InstructionTemplate, SolveTemplate
+from lightning_serl.rewards import MajorityVote
 
 QUIET = {
     "accelerator": "cpu",
@@ -47,7 +48,8 @@ def selfplay(steps=(1, 1), beta=0.01, engine=None, rounds_per_epoch=2, optimizer
         "seeds": "tiny:seeds",
         "grader": "math",
         "round": RoundOptions(prompts_per_round=3, samples_per_prompt=4, max_attempts=2),
-        "max_tokens": 24,
+        "max_tokens": 24,  # often too few for an answer, so that a single one is a vote here
+        "reward": MajorityVote(min_answers=1),
         "solve": SolveTemplate(answer_format=""),
         "writing": Writing(
             exemplars=4,

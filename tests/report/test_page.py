@@ -154,12 +154,12 @@ def test_curves_keep_their_intervals_and_leave_out_what_is_no_number(tmp_path):
 def test_health_warns_where_the_run_did(tmp_path):
     root = tmp_path / "run"
     root.mkdir()
-    slopes = [0.001, 0.002, 0.03, 0.04, 0.001]
+    slopes = [0.001, 0.002, 0.3, 0.4, 0.001]
     jsonl(root / "metrics.jsonl", [{"step": n, "serl/health/kl_slope": v} for n, v in enumerate(slopes, 4)])
     (sign,) = made(tmp_path, root).runs[0]["health"]
-    assert [(w["step"], w["text"]) for w in sign["warnings"]] == [(6, "kl_slope is 0.03, above 0.01")]
+    assert [(w["step"], w["text"]) for w in sign["warnings"]] == [(6, "kl_slope is 0.3, above 0.2")]
     assert sign["outside"]  # until it was inside for some values
-    assert sign["high"] == 0.01
+    assert sign["high"] == 0.2
 
 
 def test_a_page_has_a_bound_and_says_what_it_left_out(tmp_path, monkeypatch):

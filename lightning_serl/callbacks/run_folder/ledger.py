@@ -93,7 +93,9 @@ class Ledger(RolloutHooks):
                 counts[event["reason"]] = counts.get(event["reason"], 0) + 1
         self._write("ledger", played.events)
         if "samples" in self._files:
-            self._write("samples", sample_rows(played, getattr(module_of(trainer).policy, "tokenizer", None)))
+            module = module_of(trainer)
+            tokenizer = getattr(module.policy, "tokenizer", None) if module.has_policy else None
+            self._write("samples", sample_rows(played, tokenizer))
         if not played.stats:
             return  # a failed round: its rows are left for the user to read, but no checkpoint counts them
         self._open = {
