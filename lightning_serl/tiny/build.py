@@ -22,8 +22,8 @@ from lightning_serl.tiny.pretrain import STEPS, build_model, train
 
 SEEDS = 64
 HELD_OUT = 200
-WORLD_SEEDS = 32
-WORLD_HELD_OUT = 160  # of the seeded skills, and as many of the others
+WORLD_SEEDS = 30
+WORLD_HELD_OUT = 120  # of the seeded skills, and as many of the others
 # Records how a model was built, and marks a folder that another build may overwrite.
 RECORD = "build.json"
 _BUILDER = "lightning_serl.tiny.build"

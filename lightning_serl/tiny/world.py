@@ -1,4 +1,4 @@
-r"""A world of eight skills on digits, some of which the base has wrong habits in: ``tiny:world``.
+r"""A world of six skills on digits, some of which the base has wrong habits in: ``tiny:world``.
 
 A question shows its skill by its wording ("Reverse the digits of 4712.") and is short or long. A solution begins with
 the name of a method: the right one of the skill, a shortcut that leads to the same wrong answer each time, or ``So``, a
@@ -53,22 +53,12 @@ def _ordered(rng: random.Random, is_long: bool) -> Numbers:
     return smaller, larger
 
 
-def _series(rng: random.Random, is_long: bool) -> Numbers:
-    step = rng.randint(2, 9)
-    start = rng.randint(30, 70) if is_long else rng.randint(1, 20)
-    return tuple(str(start + i * step) for i in range(3))
-
-
 def _spaced(digits: str) -> str:
     return "".join(f" {digit}" for digit in digits)
 
 
 def _nothing(numbers: Numbers) -> str:
     return ""
-
-
-def _next(numbers: Numbers) -> str:
-    return str(2 * int(numbers[-1]) - int(numbers[-2]))
 
 
 def _running(numbers: Numbers) -> str:
@@ -90,10 +80,6 @@ def _add(numbers: Numbers) -> str:
 
 def _subtract(numbers: Numbers) -> str:
     return str(int(numbers[1]) - int(numbers[0]))
-
-
-def _larger(numbers: Numbers) -> str:
-    return max(numbers, key=int)
 
 
 SKILLS = {
@@ -121,14 +107,6 @@ SKILLS = {
         "Subtract {} from {} now.", ("Borrow", "Gaps"), _ordered, lambda n: _spaced(_subtract(n)[::-1]),
         _subtract, lambda n: _digitwise(n, lambda a, b: abs(a - b)),
     ),
-    "series": Skill(
-        "Continue the series {} {} {}.", ("Step", "Count"), _series,
-        lambda n: f" {int(n[1]) - int(n[0])}", _next, lambda n: str(int(n[-1]) + 1),
-    ),
-    "larger": Skill(
-        "Which is larger, {} or {}?", ("Leading", "Trailing"), _two, _nothing,
-        _larger, lambda n: min(n, key=int),
-    ),
 }  # fmt: skip
 
 #: Shares of the methods (right, shortcut, guess) in short and in long questions, for each kind of skill.
@@ -138,13 +116,12 @@ PROFILES = {
     "habit": ((0.42, 0.18, 0.40), (0.20, 0.34, 0.46)),
     "wrong": ((0.30, 0.55, 0.15), (0.22, 0.62, 0.16)),
 }
-_KINDS = ("easy", "easy", "mixed", "mixed", "habit", "habit", "habit", "wrong")
-_SEEDED = (0, 2, 4, 5)  # of _KINDS: the seeds have one easy, one mixed and two skills with a habit
+_KINDS = ("easy", "mixed", "habit", "mixed", "habit", "wrong")
+_SEEDED = 3  # of _KINDS: the seeds have an easy skill, a mixed one and one with a habit
 
 _NUMBER = "([1-9][0-9]{0,4})"
 _PATTERNS = {name: re.compile(re.escape(s.wording).replace(r"\{\}", _NUMBER)) for name, s in SKILLS.items()}
-_DIGITS = {"reverse": 4, "sort": 3, "raise": 3, "total": 3, "add": 2, "subtract": 2, "larger": 2}
-_LEAST_LONG_SERIES = 30
+_DIGITS = {"reverse": 4, "sort": 3, "raise": 3, "total": 3, "add": 2, "subtract": 2}
 
 
 class Read(NamedTuple):
@@ -178,7 +155,7 @@ def world(seed: int) -> World:
     order = list(SKILLS)
     random.Random(f"world {seed}").shuffle(order)
     kinds = dict(zip(order, _KINDS, strict=True))
-    return World(seed, {skill: kinds[skill] for skill in SKILLS}, tuple(order[i] for i in _SEEDED))
+    return World(seed, {skill: kinds[skill] for skill in SKILLS}, tuple(order[:_SEEDED]))
 
 
 def question(rng: random.Random, skill: str | None = None, size: str | None = None) -> str:
@@ -199,9 +176,6 @@ def parse(text: str) -> Read | None:
         if match is None:
             continue
         numbers = match.groups()
-        if name == "series":
-            a, b, c = map(int, numbers)
-            return Read(name, SIZES[a >= _LEAST_LONG_SERIES], numbers) if c - b == b - a > 0 else None
         if name == "subtract" and int(numbers[0]) > int(numbers[1]):
             return None
         if len({len(n) for n in numbers}) > 1:

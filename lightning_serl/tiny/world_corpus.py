@@ -18,9 +18,9 @@ from lightning_serl.tiny.world import METHODS, World, list_of_questions, parse, 
 
 STEPS = 1200
 _LIST_EVERY = 5  # steps
-_LISTS = 16
+_LISTS = 8
 _LIST_LENGTH = 10
-_ROWS = 96
+_ROWS = 48
 _GIVEN_METHOD = 0.6  # share of the solutions
 _RIGHT_GIVEN = 0.7  # share of the right method among them, the rest are shortcuts
 _TEXTS = 1500
@@ -41,8 +41,8 @@ def build_tokenizer() -> Any:
 def corpus(tokenizer: Any, seed: int) -> Iterator[list[Row]]:
     """Yield the rows of one optimizer step after another, without end.
 
-    Every fifth step has 16 lists of 10 questions, the form in which the model later writes questions itself. The other
-    steps have 96 solutions.
+    Every fifth step has 8 lists of 10 questions, the form in which the model later writes questions itself. The other
+    steps have 48 solutions.
     """
     rng, of = random.Random(f"world {seed} corpus"), world(seed)
     encode = partial(tokenizer.encode, add_special_tokens=False)

@@ -36,8 +36,6 @@ def test_answers_by_hand():
         ("Total all digits of 82595.", "29", "13"),
         ("Add 69 and 49 together.", "118", "8"),
         ("Subtract 28 from 64 now.", "36", "44"),
-        ("Continue the series 53 56 59.", "62", "60"),
-        ("Which is larger, 119 or 725?", "725", "119"),
     ):
         skill = SKILLS[parse(text).skill]
         assert answer(text) == right
@@ -70,8 +68,8 @@ def test_every_question_is_read_as_it_was_drawn_and_its_solutions_are_graded_as_
 def test_a_world_draws_which_skill_has_which_habits():
     for seed in range(5):
         of = world(seed)
-        assert Counter(of.kinds.values()) == {"easy": 2, "mixed": 2, "habit": 3, "wrong": 1}
-        assert len(of.seeded) == len(of.unseeded) == 4
+        assert Counter(of.kinds.values()) == {"easy": 1, "mixed": 2, "habit": 2, "wrong": 1}
+        assert len(of.seeded) == len(of.unseeded) == 3
         assert "wrong" not in {of.kinds[skill] for skill in of.seeded}
     assert len({str(world(seed).kinds) for seed in range(5)}) == 5
     assert all(abs(sum(shares) - 1) < 1e-9 for profile in PROFILES.values() for shares in profile)
@@ -79,7 +77,7 @@ def test_a_world_draws_which_skill_has_which_habits():
 
 def test_the_shares_of_the_methods_in_the_corpus_are_those_of_the_profiles(tokenizer):
     of, counts = world(0), {}
-    for row in (row for step in islice(corpus(tokenizer, 0), 40) for row in step):
+    for row in (row for step in islice(corpus(tokenizer, 0), 120) for row in step):
         if row.prompt_length:
             prompt = tokenizer.decode(row.ids[: row.prompt_length])
             text, _, given = prompt.removeprefix("Question: ").partition("\nSolution:")
@@ -91,7 +89,7 @@ def test_the_shares_of_the_methods_in_the_corpus_are_those_of_the_profiles(token
                 counts.setdefault((of.kinds[read.skill], read.size), Counter())[method] += 1
     for (kind, size), found in counts.items():
         for method, share in zip(METHODS, PROFILES[kind][SIZES.index(size)], strict=True):
-            assert found[method] / found.total() == pytest.approx(share, abs=0.12)
+            assert found[method] / found.total() == pytest.approx(share, abs=0.1)
 
 
 def test_the_shipped_base_is_what_its_record_says(tokenizer):
@@ -114,6 +112,6 @@ def test_the_shipped_problems_are_those_of_the_world():
     assert {row["subject"] for row in unseeded} == set(of.unseeded)
     for held in (seeded, unseeded):
         sizes = Counter((row["subject"], row["level"]) for row in held)
-        assert set(sizes.values()) == {WORLD_HELD_OUT // 8}
+        assert set(sizes.values()) == {WORLD_HELD_OUT // 6}
         assert all(answer(row["problem"]) == row["answer"] for row in held)
         assert not {row["problem"] for row in held} & {row["problem"] for row in seeds}
