@@ -34,23 +34,17 @@ class Skill(NamedTuple):
     shortcut: Callable[[Numbers], str]
 
 
-def _number(rng: random.Random, digits: int, most: int = 9) -> str:
-    return "".join(str(rng.randint(1, most)) for _ in range(digits))
+def _number(rng: random.Random, digits: int, least: int = 1, most: int = 9) -> str:
+    return "".join(str(rng.randint(least, most)) for _ in range(digits))
 
 
-def _one(short: int, long: int, most: int = 9) -> Callable[[random.Random, bool], Numbers]:
-    return lambda rng, is_long: (_number(rng, long if is_long else short, most),)
+def _one(short: int, long: int, least: int = 1, most: int = 9) -> Callable[[random.Random, bool], Numbers]:
+    return lambda rng, is_long: (_number(rng, long if is_long else short, least, most),)
 
 
 def _two(rng: random.Random, is_long: bool) -> Numbers:
     digits = 3 if is_long else 2
     return _number(rng, digits), _number(rng, digits)
-
-
-def _ordered(rng: random.Random, is_long: bool) -> Numbers:
-    """The smaller number first, as in "Subtract 25 from 61"."""
-    smaller, larger = sorted(_two(rng, is_long))
-    return smaller, larger
 
 
 def _spaced(digits: str) -> str:
@@ -61,25 +55,13 @@ def _nothing(numbers: Numbers) -> str:
     return ""
 
 
-def _running(numbers: Numbers) -> str:
-    total, said = 0, []
-    for digit in numbers[0]:
-        total += int(digit)
-        said.append(f" {total}")
-    return "".join(said)
-
-
-def _digitwise(numbers: Numbers, rule: Callable[[int, int], int]) -> str:
+def _without_carry(numbers: Numbers) -> str:
     pairs = zip(*numbers, strict=False)
-    return str(int("".join(str(rule(int(a), int(b))) for a, b in pairs) or "0"))
+    return str(int("".join(str((int(a) + int(b)) % 10) for a, b in pairs) or "0"))
 
 
 def _add(numbers: Numbers) -> str:
     return str(sum(map(int, numbers)))
-
-
-def _subtract(numbers: Numbers) -> str:
-    return str(int(numbers[1]) - int(numbers[0]))
 
 
 SKILLS = {
@@ -95,17 +77,17 @@ SKILLS = {
         "Raise each digit of {} by one.", ("Every", "Final"), _one(3, 5, most=8), _nothing,
         lambda n: "".join(str(int(d) + 1) for d in n[0]), lambda n: n[0][:-1] + str(int(n[0][-1]) + 1),
     ),
-    "total": Skill(
-        "Total all digits of {}.", ("Running", "Outer"), _one(3, 5), _running,
-        lambda n: str(sum(map(int, n[0]))), lambda n: str(int(n[0][0]) + int(n[0][-1])),
+    "lower": Skill(
+        "Lower each digit of {} by one.", ("Each", "Tail"), _one(3, 5, least=2), _nothing,
+        lambda n: "".join(str(int(d) - 1) for d in n[0]), lambda n: n[0][:-1] + str(int(n[0][-1]) - 1),
+    ),
+    "rotate": Skill(
+        "Rotate the digits of {}.", ("Left", "Round"), _one(3, 5), _nothing,
+        lambda n: n[0][1:] + n[0][0], lambda n: n[0][-1] + n[0][:-1],
     ),
     "add": Skill(
         "Add {} and {} together.", ("Columns", "Pairs"), _two, lambda n: _spaced(_add(n)[::-1]),
-        _add, lambda n: _digitwise(n, lambda a, b: (a + b) % 10),
-    ),
-    "subtract": Skill(
-        "Subtract {} from {} now.", ("Borrow", "Gaps"), _ordered, lambda n: _spaced(_subtract(n)[::-1]),
-        _subtract, lambda n: _digitwise(n, lambda a, b: abs(a - b)),
+        _add, _without_carry,
     ),
 }  # fmt: skip
 
@@ -121,7 +103,7 @@ _SEEDED = 3  # of _KINDS: the seeds have an easy skill, a mixed one and one with
 
 _NUMBER = "([1-9][0-9]{0,4})"
 _PATTERNS = {name: re.compile(re.escape(s.wording).replace(r"\{\}", _NUMBER)) for name, s in SKILLS.items()}
-_DIGITS = {"reverse": 4, "sort": 3, "raise": 3, "total": 3, "add": 2, "subtract": 2}
+_DIGITS = {"reverse": 4, "sort": 3, "raise": 3, "lower": 3, "rotate": 3, "add": 2}
 
 
 class Read(NamedTuple):
@@ -176,8 +158,6 @@ def parse(text: str) -> Read | None:
         if match is None:
             continue
         numbers = match.groups()
-        if name == "subtract" and int(numbers[0]) > int(numbers[1]):
-            return None
         if len({len(n) for n in numbers}) > 1:
             return None
         return Read(name, SIZES[len(numbers[0]) > _DIGITS[name]], numbers)

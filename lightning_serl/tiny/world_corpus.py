@@ -16,7 +16,7 @@ from lightning_serl.tiny.corpus import Row, train_tokenizer
 from lightning_serl.tiny.language import numbered, solve_prompt
 from lightning_serl.tiny.world import METHODS, World, list_of_questions, parse, question, solution, world
 
-STEPS = 1000
+STEPS = 600
 _LIST_EVERY = 5  # steps
 _LISTS = 8
 _LIST_LENGTH = 10
