@@ -2,7 +2,7 @@
 
     python benchmarks/worth.py [--worlds 0] [--seeds 0 1 2 3 4] [--arms full "no KL"] [--out runs/worth] [--options ...]
 
-A world other than 0, which is in the package, is built first in ``--out`` (about five minutes of one core): it has
+A world other than 0, which is in the package, is built first in ``--out`` (600 steps of one core): it has
 another base, and other skills have the habits and are in the seeds. Runs are made one after another in this process; a
 run that is in ``--out`` already is read, and one that was interrupted goes on. Prints one row for each arm: the mean
 over worlds and run seeds, and the paired difference to ``full`` with its 95 % interval, which resamples problems and
