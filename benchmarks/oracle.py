@@ -1,4 +1,4 @@
-"""True answers for the tiny language, for measurements; the quickstart itself never uses them."""
+"""True answers for the tiny language and the world, for measurements; no training without labels uses them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_serl.rewards import VerifiableReward
+from lightning_serl.tiny import world
 from lightning_serl.tiny.language import parse
 from lightning_serl.types import Group, Verdict
 
@@ -23,7 +24,19 @@ class TrueAnswer:
         """One verdict for each group."""
         labelled = []
         for group in groups:
-            truth = parse(group.instruction.prompt)
-            label = None if truth is None else str(truth.answer)
+            label = self.answer(group.instruction.prompt)
             labelled.append(replace(group, instruction=replace(group.instruction, label=label)))
         return self.verify(labelled, ctx)
+
+    def answer(self, problem: str) -> str | None:
+        """The right answer; ``None`` if the problem is ill-posed."""
+        truth = parse(problem)
+        return None if truth is None else str(truth.answer)
+
+
+class WorldAnswer(TrueAnswer):
+    """The same for the problems of ``tiny:world``."""
+
+    def answer(self, problem: str) -> str | None:
+        """The right answer; ``None`` if the problem is ill-posed."""
+        return world.answer(problem)

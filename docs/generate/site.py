@@ -41,7 +41,7 @@ CONTENTS = {
         "domains", "documents", "probe", "plan", "engines", "memory", "scaling", "evaluation", "health",
         "keep-and-stop", "report", "compare", "sharing", "own-projects",
     ],
-    "Measured": ["quickstart", "results", "speed"],
+    "Measured": ["quickstart", "worth", "results", "speed"],
     "Reference": ["options", "presets", "metrics", "messages", "classes", "architecture", "changes"],
 }  # fmt: skip
 CLASSES = [

@@ -1,6 +1,7 @@
-"""The embedded model: a tiny language, tokenizer and policy that self-play improves on two CPU cores.
+"""The embedded models: tiny languages, tokenizers and policies that self-play improves on two CPU cores.
 
-On the command line the packaged files are ``tiny:base``, ``tiny:seeds`` and ``tiny:held_out``.
+On the command line the packaged files are ``tiny:base``, ``tiny:seeds`` and ``tiny:held_out`` of the quickstart, and
+``tiny:world``, ``tiny:world_seeds``, ``tiny:world_seeded`` and ``tiny:world_unseeded`` of a world of several skills.
 """
 
 from __future__ import annotations
@@ -11,11 +12,19 @@ from pathlib import Path
 from lightning_serl.errors import InputError
 
 _PREFIX = "tiny:"
-_FILES = {"base": "base", "seeds": "seeds.jsonl", "held_out": "held_out.jsonl"}
+_FILES = {
+    "base": "base",
+    "seeds": "seeds.jsonl",
+    "held_out": "held_out.jsonl",
+    "world": "world_base",
+    "world_seeds": "world_base/seeds.jsonl",
+    "world_seeded": "world_base/seeded.jsonl",
+    "world_unseeded": "world_base/unseeded.jsonl",
+}
 
 
 def path(name: str) -> Path:
-    """The path of a packaged file: ``base`` (a model directory), ``seeds`` or ``held_out`` (jsonl).
+    """The path of a packaged file: ``base`` and ``world`` are model directories, the others jsonl files.
 
     Raises :class:`InputError` for another name.
     """

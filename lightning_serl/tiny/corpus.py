@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -39,20 +39,25 @@ _HASHED_STEPS = 200
 
 
 def build_tokenizer() -> Any:
-    """Train the byte-level BPE tokenizer; its texts come from a fixed seed, so it is always the same.
+    """Train the tokenizer of the tiny language; its texts come from a fixed seed, so it is always the same."""
+    rng = random.Random(0)
+    solved = [question(rng) for _ in range(_QUESTIONS)]
+    listed = [question(rng) for _ in range(_QUESTIONS)]
+    texts = [f"{solve_prompt(q)} {solution(q, worked=True)}" for q in solved]
+    texts += [numbered(listed[i : i + _LIST_LENGTH]) for i in range(0, _QUESTIONS, _LIST_LENGTH)]
+    return train_tokenizer(texts)
+
+
+def train_tokenizer(texts: Sequence[str]) -> Any:
+    """Train a byte-level BPE tokenizer on ``texts``: a token per digit, with and without a blank before it, and words.
 
     Its end-of-text token also pads, and it adds no special tokens itself.
     """
-    rng = random.Random(0)
     tokenizer = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(_PIECES), "isolated")
     octets = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, octets])
     tokenizer.decoder = decoders.ByteLevel()
-    solved = [question(rng) for _ in range(_QUESTIONS)]
-    listed = [question(rng) for _ in range(_QUESTIONS)]
-    texts = [f"{solve_prompt(q)} {solution(q, worked=True)}" for q in solved]
-    texts += [numbered(listed[i : i + _LIST_LENGTH]) for i in range(0, _QUESTIONS, _LIST_LENGTH)]
     trainer = trainers.BpeTrainer(
         vocab_size=_MOST_ENTRIES, special_tokens=[_END], initial_alphabet=list("0123456789"), show_progress=False
     )
@@ -104,9 +109,13 @@ def corpus(tokenizer: Any, seed: int) -> Iterator[list[Row]]:
         yield rows
 
 
-def corpus_hash(seed: int) -> str:
+#: Draws the rows of one optimizer step after another with a tokenizer, from a seed.
+Corpus = Callable[[Any, int], Iterator[list[Row]]]
+
+
+def corpus_hash(seed: int, draw: Corpus = corpus, tokenizer: Any = None) -> str:
     """A sha256 over token ids and prompt lengths of the first 200 steps, tokenizer included, as 64 hex digits."""
     digest = hashlib.sha256()
-    for rows in islice(corpus(build_tokenizer(), seed), _HASHED_STEPS):
+    for rows in islice(draw(tokenizer or build_tokenizer(), seed), _HASHED_STEPS):
         digest.update(repr([tuple(row) for row in rows]).encode())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from lightning_serl.tiny.corpus import Row, corpus
+from lightning_serl.tiny.corpus import Corpus, Row, corpus
 
 STEPS = 2000
 # Sums depend on how they are split over threads. One thread is also the fastest on a busy machine.
@@ -84,8 +84,8 @@ def _scale(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARM_UP) * (_LOWEST_SCALE + (1 - _LOWEST_SCALE) * cosine)
 
 
-def train(model: Any, tokenizer: Any, seed: int, steps: int) -> Iterator[StepReport]:
-    """Train ``model`` in place and yield a report after each step.
+def train(model: Any, tokenizer: Any, seed: int, steps: int, draw: Corpus = corpus) -> Iterator[StepReport]:
+    """Train ``model`` in place on the rows that ``draw`` yields, and yield a report after each step.
 
     Muon trains the hidden matrices, AdamW embeddings and norms; with AdamW alone lists are learnt far more slowly. The
     learning rate reaches its minimum at ``steps``.
@@ -99,7 +99,7 @@ def train(model: Any, tokenizer: Any, seed: int, steps: int) -> Iterator[StepRep
     adamw = torch.optim.AdamW(others, lr=_OTHER_RATE, betas=(0.9, 0.98), weight_decay=_WEIGHT_DECAY)
     optimizers: list[tuple[torch.optim.Optimizer, float]] = [(muon, _MATRIX_RATE), (adamw, _OTHER_RATE)]
     model.train()
-    for step, rows in enumerate(islice(corpus(tokenizer, seed), steps)):
+    for step, rows in enumerate(islice(draw(tokenizer, seed), steps)):
         with _fixed_threads():
             ids, targets = _collate(rows, tokenizer.pad_token_id)
             # Padding stands on the right, where causal attention hides it from every token with a target.
