@@ -89,9 +89,9 @@ def _quickstart_files(seed: int) -> dict[str, Rows]:
 def _world_files(seed: int) -> dict[str, Rows]:
     """The problem files of the world of a seed; the subject of a problem is its skill, the level its size."""
     of = world.world(seed)
-    files: dict[str, Rows] = {
-        "seeds.jsonl": [{"problem": text, "subject": skill} for text, skill in world.seed_questions(of, WORLD_SEEDS)]
-    }
+    seeds = [{"problem": text, "subject": skill} for text, skill in world.seed_questions(of, WORLD_SEEDS)]
+    files: dict[str, Rows] = {"seeds.jsonl": seeds}
+    shown = {row["problem"] for row in seeds}
     for name, seeded in (("seeded.jsonl", True), ("unseeded.jsonl", False)):
         files[name] = [
             {
@@ -100,7 +100,7 @@ def _world_files(seed: int) -> dict[str, Rows]:
                 "subject": read.skill,
                 "level": read.size,
             }
-            for text, read in world.held_out(of, seeded, WORLD_HELD_OUT)
+            for text, read in world.held_out(of, seeded, WORLD_HELD_OUT, without=shown)
         ]
     return files
 

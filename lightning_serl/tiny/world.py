@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -206,11 +206,19 @@ def seed_questions(of: World, n: int) -> list[tuple[str, str]]:
     return [(question(rng, skill, SIZES[i // len(of.seeded) % 2]), skill) for i, skill in _turns(of.seeded, n)]
 
 
-def held_out(of: World, seeded: bool, n: int) -> list[tuple[str, Read]]:
-    """``n`` questions to measure on, of the seeded skills or of the others in turn, half of each size."""
+def held_out(of: World, seeded: bool, n: int, without: Container[str] = ()) -> list[tuple[str, Read]]:
+    """``n`` questions to measure on, of the seeded skills or of the others in turn, half of each size.
+
+    None is ``without``, such as the seeds.
+    """
     rng = random.Random(f"world {of.seed} held out {seeded}")
     skills = of.seeded if seeded else of.unseeded
-    texts = [question(rng, skill, SIZES[i // len(skills) % 2]) for i, skill in _turns(skills, n)]
+    texts = []
+    for i, skill in _turns(skills, n):
+        text = question(rng, skill, SIZES[i // len(skills) % 2])
+        while text in without:
+            text = question(rng, skill, SIZES[i // len(skills) % 2])
+        texts.append(text)
     return [(text, read) for text in texts if (read := parse(text)) is not None]
 
 

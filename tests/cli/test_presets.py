@@ -64,7 +64,7 @@ def test_the_recipes_are_there():
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_is_read(name):
-    assert settings("-c", f"preset:{name}")["data"]["max_tokens"] in (None, 56, 256, 1024, 2048)
+    assert settings("-c", f"preset:{name}")["data"]["max_tokens"] in (None, 24, 56, 256, 1024, 2048)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
