@@ -10,7 +10,7 @@ from lightning_serl.callbacks.export import model_card
 
 
 def test_export_elsewhere(tmp_path):
-    module, data = selfplay()
+    module, data = selfplay(reward=None)
     trainer_for(tmp_path, [Export("weights/final")]).fit(module, data)
     exported = tmp_path / "weights" / "final"
     assert (exported / "model.safetensors").exists()
