@@ -92,7 +92,7 @@ class MemoryPlan(pl.Callback):
             divide_steps(trainer, self._micro_batches)
         ranks = Ranks.of(trainer)
         with ranks.stage("planning the memory"):
-            found = self._foresee(trainer, module, data, trains)
+            found = self._make_plan(trainer, module, data, trains)
         divisions = [one for one in ranks.gather(None if found is None else found[1]) if one is not None]
         if found is None or len(divisions) < ranks.size:
             return False
@@ -105,7 +105,7 @@ class MemoryPlan(pl.Callback):
         self._apply(trainer, data, found[0], division, trains)
         return True
 
-    def _foresee(
+    def _make_plan(
         self, trainer: pl.Trainer, module: LoadsPolicy, data: SelfPlay, trains: bool
     ) -> tuple[Foresight, Division] | None:
         """The division of this rank; ``None`` for a model that cannot be traced, which can be trained all the same."""

@@ -67,7 +67,7 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
     """Make and run the command that the first argument names."""
     command, rest = (arguments[0] if arguments else ""), arguments[1:]
     if command in ("plan", "probe"):
-        _foresee(command, arguments, state)
+        _plan_or_probe(command, arguments, state)
     elif command == "compare":
         from lightning_serl.cli.compare import compare
 
@@ -90,7 +90,7 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
         SelfPlayCLI(arguments, state)
 
 
-def _foresee(command: str, arguments: Sequence[str], state: CommandState) -> None:
+def _plan_or_probe(command: str, arguments: Sequence[str], state: CommandState) -> None:
     """Run ``plan`` or ``probe``, which take the options of ``fit``, or show their help."""
     if command == "plan":
         from lightning_serl.cli.plan import PlanCLI as Command

@@ -95,14 +95,14 @@ class PlanCLI(SelfPlayCLI):
 
     def run(self, subcommand: str) -> None:
         """Print the plan."""
-        report = self.foresee()
+        report = self.make_plan()
         for line in report_lines(report):
             print(line)
         if self.asked.json is not None:
             target = Path(self.asked.json).expanduser()
             target.write_text(json.dumps(report_values(report), indent=2) + "\n", encoding="utf-8")
 
-    def foresee(self) -> Report:
+    def make_plan(self) -> Report:
         """The plan; an InputError where there is no model, or none that can be planned for."""
         checks.check_fit(self.trainer, self.model, self.datamodule)
         if (name := self.model.model_name_or_path) is None:

@@ -127,7 +127,7 @@ class _Foreseen(PlanCLI):
 
     def run(self, subcommand: str) -> None:
         """Make the plan."""
-        self.report = self.foresee()
+        self.report = self.make_plan()
 
 
 def show_help() -> None:

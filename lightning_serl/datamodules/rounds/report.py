@@ -12,6 +12,8 @@ from lightning_serl.types import OPEN_BOOK, Event, Group, Instruction, Round, Ve
 
 # The measures of variety look at this many of the problems written last.
 _LATEST = 200
+# Share of the answered problems whose responses must agree for a round without a group to be the end of learning.
+_NEARLY_ALL = 0.75
 
 
 # What to do about a reason that a reward gave for a whole group.
@@ -98,10 +100,6 @@ def why_empty(setup: RoundSetup, log: RoundLog, attempts: int, tried: int) -> st
         advice = f"look at samples.jsonl, then {widen}raise data.round.max_attempts"
     said = f"none of {tried} groups survived {attempts} attempts (dropped or rejected: {common})"
     return f"round {number}: {said}; {advice}"
-
-
-#: Share of the answered problems whose responses must agree for a round without a group to be the end of learning.
-_NEARLY_ALL = 0.75
 
 
 def agreed(log: RoundLog) -> bool:
