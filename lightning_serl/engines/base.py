@@ -143,9 +143,10 @@ class RolloutEngine(ABC):
     overlaps: bool = False
     #: Whether it can be called from another thread while its policy is being trained.
     concurrent: bool = False
-    #: Tokens written so far, for the display of progress, where the engine counts them while it writes; else those of
-    #: the caller counts the tokens of finished completions.
+    #: Tokens written and completions finished so far, for the display of progress. An engine with ``counts_tokens``
+    #: counts them while it writes; for others the caller counts the results of :meth:`generate`.
     tokens_written: int = 0
+    completions_written: int = 0
     counts_tokens: bool = False
 
     def __init__(self) -> None:

@@ -147,6 +147,7 @@ class _Writer:
         self._engine.tokens_written += len(chosen)
         done = self._drafts.append(chosen, logp)
         finished: list[int] = self._drafts.live[done].tolist()
+        self._engine.completions_written += len(finished)
         if finished:
             order = self._batch.drop(done)
             self._drafts.keep(order)

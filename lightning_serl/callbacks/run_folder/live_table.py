@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration
+from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, Written, duration
 from lightning_serl.types import Round
 
 # Columns between the cells of a row, and the narrowest and widest bar.
@@ -22,11 +22,11 @@ class LiveTable:
 
     Args:
         console: The terminal.
-        tokens: Tokens that were written so far, or trained on, by the name of a phase.
+        written: What was written so far, or trained on, by the name of a phase.
     """
 
-    def __init__(self, console: Console, tokens: Callable[[str], int]) -> None:
-        self._console, self._tokens = console, tokens
+    def __init__(self, console: Console, written: Callable[[str], Written]) -> None:
+        self._console, self._written = console, written
         self._clocks: list[PhaseClock] = []
         self._live: Live | None = None
         self._run = self._vote = ""
@@ -78,12 +78,15 @@ class LiveTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw the table for the terminal's present width."""
-        rows = [(clock, [f"{clock.name} ", *clock.cells(self._tokens(clock.name))]) for clock in tuple(self._clocks)]
-        columns = [max((len(cells[i]) for _, cells in rows), default=0) for i in range(4)]
+        rows = []
+        for clock in tuple(self._clocks):
+            now = self._written(clock.name)
+            rows.append((clock, clock.finished(now), [f"{clock.name} ", *clock.cells(now)]))
+        columns = [max((len(cells[i]) for _, _, cells in rows), default=0) for i in range(4)]
         room = options.max_width - sum(columns) - _GAP * len(columns)
         table = Table.grid(padding=(0, _GAP, 0, 0))
-        for clock, (name, *cells) in rows:
-            bar = [ProgressBar(max(1, clock.total), clock.done, min(room, _WIDEST))] if room >= _NARROWEST else []
+        for clock, done, (name, *cells) in rows:
+            bar = [ProgressBar(max(1, clock.total), done, min(room, _WIDEST))] if room >= _NARROWEST else []
             table.add_row(Text(name, no_wrap=True), *bar, *(Text(cell, no_wrap=True) for cell in cells))
         run, vote = (_cut(line, options.max_width, options.encoding) for line in (self._run, self._vote))
         yield Group(*(part for part in (run, table, vote) if part is not None))

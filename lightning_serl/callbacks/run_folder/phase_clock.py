@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 #: What the phases count.
 _UNITS = {
@@ -12,48 +13,65 @@ _UNITS = {
 }  # fmt: skip
 
 
+class Written(NamedTuple):
+    """What an engine has written since it was made; under training, what was trained on."""
+
+    tokens: int
+    completions: int = 0  # finished
+
+
 @dataclass
 class PhaseClock:
     """One phase of a run.
 
     Tokens are counted while units are unfinished, so that a phase whose units all end together shows its speed too.
+    Answers are counted when the engine has finished them: a problem is handed on with its last one, which may be long.
     """
 
     name: str
     total: int  # units of work
-    start: int  # tokens that the engine had written when the phase began
+    start: Written  # when the phase began
     longest: int | None = None  # most tokens of a unit, where a limit is known
-    done: int = 0  # finished units
-    per_unit: float | None = None  # tokens of a finished unit on average
+    done: int = 0  # units that were handed on
+    per_unit: float | None = None  # tokens of a unit on average, when the last one was handed on
     began: float = field(default_factory=time.monotonic)
 
-    def advance(self, done: int, tokens: int) -> None:
-        """Count finished units; the engine, or the trainer, has come to so many tokens."""
+    def advance(self, done: int, now: Written) -> None:
+        """Count units that were handed on."""
         self.done += done
-        if self.done and tokens > self.start:
-            self.per_unit = (tokens - self.start) / self.done
+        if self.done and now.tokens > self.start.tokens:
+            self.per_unit = (now.tokens - self.start.tokens) / self.done
 
-    def line(self, tokens: int) -> str:
+    def line(self, now: Written) -> str:
         """The phase in one line: done, total, tokens per second and time left, as far as they are known."""
-        counts, rate, left = self.cells(tokens)
+        counts, rate, left = self.cells(now)
         return f"{self.name}: {', '.join(filter(None, (counts, rate, left)))}"
 
-    def cells(self, tokens: int) -> tuple[str, str, str]:
+    def cells(self, now: Written) -> tuple[str, str, str]:
         """Done and total, tokens per second, and the time left or so far; empty where something is not known."""
         elapsed = max(1e-9, time.monotonic() - self.began)
-        rate = max(0, tokens - self.start) / elapsed
-        counts = f"{self.done} of {self.total} {_UNITS.get(self.name, '')}".rstrip()
-        left = self._left(elapsed, tokens - self.start, rate)
-        return counts, f"{rate:,.0f} tokens/s" if rate else "", left or f"{duration(elapsed)} so far"
+        tokens, done = max(0, now.tokens - self.start.tokens), self.finished(now)
+        counts = f"{done} of {self.total} {_UNITS.get(self.name, '')}".rstrip()
+        left = self._left(elapsed, tokens, done)
+        return counts, f"{tokens / elapsed:,.0f} tokens/s" if tokens else "", left or f"{duration(elapsed)} so far"
 
-    def _left(self, elapsed: float, tokens: int, rate: float) -> str | None:
-        if self.done and (self.per_unit is None or not rate):
-            return f"{duration(elapsed / self.done * max(0, self.total - self.done))} left"
-        if rate and self.per_unit is not None:
-            return f"{duration(max(0.0, self.total * self.per_unit - tokens) / rate)} left"
-        if rate and self.longest is not None:
-            return f"at most {duration(max(0, self.total * self.longest - tokens) / rate)} left"
-        return None
+    def finished(self, now: Written) -> int:
+        """Units that are done; answers that the engine has finished count before they are handed on."""
+        if _UNITS.get(self.name) != "answers":
+            return self.done
+        return max(self.done, min(self.total, now.completions - self.start.completions))
+
+    def _left(self, elapsed: float, tokens: int, done: int) -> str | None:
+        if done and (not tokens or (done == self.done and self.per_unit is None)):
+            return f"{duration(elapsed / done * max(0, self.total - done))} left"
+        rate = tokens / elapsed
+        longest = None if self.longest is None else max(0, self.total * self.longest - tokens)
+        if done:
+            # the unfinished have tokens too, so that the average of all is above that of the finished
+            per_unit = self.per_unit if done == self.done and self.per_unit is not None else tokens / done
+            likely = max(0.0, self.total * per_unit - tokens)
+            return f"{duration((likely if longest is None else min(likely, longest)) / rate)} left"
+        return f"at most {duration(longest / rate)} left" if rate and longest is not None else None
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_serl.errors import reason
 from lightning_serl.report import PAGE, write_report
+from lightning_serl.report.folder import is_run
 
 
 class ReportPage(pl.Callback):
@@ -46,6 +47,8 @@ class ReportPage(pl.Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         root = Path(trainer.default_root_dir)
+        if not is_run(root):  # interrupted before there was anything to show
+            return
         try:
             write_report([root], root / PAGE, {} if state is None else {root: state})
         except Exception as error:  # whatever it is, the run and its files are worth more than the page

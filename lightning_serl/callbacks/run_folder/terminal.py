@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
 from lightning_serl.callbacks.run_folder.live_table import LiveTable
-from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration, plain
+from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, Written, duration, plain
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Round
 
@@ -58,7 +58,7 @@ class RoundProgress(RolloutHooks):
         if not trainer.is_global_zero or trainer.progress_bar_callback is not None:
             return
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._table = LiveTable(self._console, self._tokens)
+            self._table = LiveTable(self._console, self._written)
         else:
             self._said = self._idle = time.monotonic()
             self._silence = threading.Event()
@@ -75,15 +75,16 @@ class RoundProgress(RolloutHooks):
                     idle = duration(time.monotonic() - self._idle)
                     self._print(f"outside the phases of a round (loading, saving, code of yours): {idle} so far")
                 else:
-                    self._print(clock.line(self._tokens(clock.name)))
+                    self._print(clock.line(self._written(clock.name)))
             except (OSError, ValueError):  # standard output was closed, which ends the run elsewhere
                 return
 
-    def _tokens(self, phase: str) -> int:
-        """Tokens that were written so far, or trained on."""
+    def _written(self, phase: str) -> Written:
+        """What was written so far, or trained on."""
         if phase == "training":
-            return self._trained
-        return int(getattr(data_of(self._trainer).engine, "tokens_written", 0))
+            return Written(self._trained)
+        engine = data_of(self._trainer).engine
+        return Written(getattr(engine, "tokens_written", 0), getattr(engine, "completions_written", 0))
 
     @contextmanager
     def phase(self, name: str, total: int) -> Iterator[Tick]:
@@ -99,7 +100,7 @@ class RoundProgress(RolloutHooks):
         outer = self._clock  # phases may have others inside
         clock = self._begin(name, total)
         try:
-            yield lambda done: clock.advance(done, self._tokens(name))
+            yield lambda done: clock.advance(done, self._written(name))
         finally:
             self._end(clock, outer)
 
@@ -118,7 +119,7 @@ class RoundProgress(RolloutHooks):
         data: Any = getattr(self._trainer, "datamodule", None)
         longest = getattr(getattr(data, "sampling", None), "longest", None)
         answers = name in ("answering", "probing", "evaluating")
-        return PhaseClock(name, total, self._tokens(name), longest if answers else None)
+        return PhaseClock(name, total, self._written(name), longest if answers else None)
 
     def _bar(self) -> Progress | None:
         """Lightning's bar, if there is one and training has started."""
@@ -154,7 +155,7 @@ class RoundProgress(RolloutHooks):
         if self._bar_of_training is not None:
             self._bar_of_training[0].advance(self._bar_of_training[1])
         elif self._clock is not None:
-            self._clock.advance(1, self._trained)
+            self._clock.advance(1, Written(self._trained))
         self._batches += 1
         if self._played is None or self._batches < _batches_per_round(trainer):
             return

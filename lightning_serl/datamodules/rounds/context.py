@@ -165,6 +165,7 @@ class Context:
                 out[index] = completions
                 if not self.engine.counts_tokens:
                     self.engine.tokens_written += sum(len(c.token_ids) for c in completions)
+                    self.engine.completions_written += len(completions)
                 self.tick(len(completions))
                 if not self.spread:
                     arrived(index, completions)

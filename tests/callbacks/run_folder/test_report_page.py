@@ -20,6 +20,13 @@ class Interrupt(RolloutHooks):
             raise KeyboardInterrupt
 
 
+class InterruptWriting(RolloutHooks):
+    """Ctrl-C before there is anything to show."""
+
+    def on_rollout_start(self, trainer, pl_module, engine):
+        raise KeyboardInterrupt
+
+
 def run_of(page):
     data = page.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0]
     return json.loads(data)["runs"][0]
@@ -46,6 +53,14 @@ def test_a_run_that_is_interrupted_leaves_a_report_with_its_transcripts(tmp_path
     with pytest.warns(UserWarning, match=r"was not written \(division by zero\); make it with: lightning-serl report"):
         trainer_for(tmp_path / "second", [ReportPage()]).fit(module, data)
     assert len(rows(tmp_path / "second", "samples")) >= 1
+
+
+def test_a_run_that_is_interrupted_before_its_first_round_has_no_report(tmp_path, recwarn):
+    module, data = selfplay(rounds_per_epoch=1)
+    with pytest.raises(SystemExit):
+        trainer_for(tmp_path, [ReportPage(), InterruptWriting()]).fit(module, data)
+    assert not (tmp_path / "report.html").exists()
+    assert not [warning for warning in recwarn if "report" in str(warning.message)]
 
 
 def group(texts, answers, classes, **facts):

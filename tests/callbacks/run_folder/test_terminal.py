@@ -18,7 +18,7 @@ from lightning_serl.callbacks import Phases, RoundProgress
 from lightning_serl.callbacks.defaults import missing_callbacks
 from lightning_serl.callbacks.run_folder import terminal
 from lightning_serl.callbacks.run_folder.live_table import LiveTable
-from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, duration
+from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, Written, duration
 from lightning_serl.datamodules import EvaluationOptions
 from lightning_serl.types import Group, Round, Verdict
 
@@ -128,11 +128,26 @@ CLOCKS = [
 
 @pytest.mark.parametrize(("name", "total", "longest", "steps", "seconds", "tokens", "line"), CLOCKS)
 def test_the_line_of_a_phase(monkeypatch, name, total, longest, steps, seconds, tokens, line):
-    clock = PhaseClock(name, total, 70, longest, began=0.0)
+    clock = PhaseClock(name, total, Written(70, 5), longest, began=0.0)
     monkeypatch.setattr("time.monotonic", lambda: seconds)
     for done, now in steps:
-        clock.advance(done, 70 + now)
-    assert clock.line(70 + tokens) == line
+        clock.advance(done, Written(70 + now))
+    assert clock.line(Written(70 + tokens)) == line
+
+
+def test_answers_count_when_the_engine_has_finished_them(monkeypatch):
+    """Eight answers of a problem are handed on together, at the time of the longest."""
+    monkeypatch.setattr("time.monotonic", lambda: 10.0)
+    clock = PhaseClock("probing", 240, Written(70, 5), 1024, began=0.0)
+    assert clock.line(Written(2070, 5)) == "probing: 0 of 240 answers, 200 tokens/s, at most 20 min left"
+    assert clock.line(Written(2070, 65)) == "probing: 60 of 240 answers, 200 tokens/s, 30 s left"
+    # few of many are finished: what is known of the rest is that they end
+    assert clock.line(Written(200_070, 6)) == "probing: 1 of 240 answers, 20,000 tokens/s, 2 s left"
+    clock.advance(64, Written(3070, 85))
+    assert clock.line(Written(4070, 85)) == "probing: 80 of 240 answers, 400 tokens/s, 20 s left"
+    assert clock.line(Written(4070, 900)).startswith("probing: 240 of 240 answers")
+    other = PhaseClock("filtering", 8, Written(70, 5), began=0.0)
+    assert other.line(Written(70, 9)) == "filtering: 0 of 8 problems, 10 s so far"
 
 
 @pytest.mark.parametrize(("phase", "longest"), [("probing", 1024), ("evaluating", 1024), ("training", None)])
@@ -172,10 +187,13 @@ def test_the_table_fits_its_terminal():
     for width, encoding in ((30, "utf-8"), (80, "utf-8"), (80, "ascii"), (200, "utf-8")):
         screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         console = Console(file=screen, width=width, legacy_windows=False)
-        table = LiveTable(console, lambda name: 123_456)
+        table = LiveTable(console, lambda name: Written(123_456))
         table.tell_run(4, 196, 41)
         table.tell_vote(played)
-        table._clocks = [PhaseClock("writing problems", 64, 0), PhaseClock("answering", 256, 0, 1024, 96)]
+        table._clocks = [
+            PhaseClock("writing problems", 64, Written(0)),
+            PhaseClock("answering", 256, Written(0), 1024, 96),
+        ]
         console.print(table)
         screen.flush()
         lines = screen.buffer.getvalue().decode(encoding).splitlines()

@@ -31,7 +31,7 @@ SEEDS = [Instruction(f"Seed {i}?", f"seed-{i}", label=str(i), meta={"subject": s
 class Writer:
     """An engine that writes two problems after every prompt, the second one cut off, and keeps what it was asked."""
 
-    samples_policy, version, counts_tokens, tokens_written = False, -1, True, 0
+    samples_policy, version, counts_tokens, tokens_written, completions_written = False, -1, True, 0, 0
 
     def __init__(self, text=" Written {n}?\n{next}. Cut", finished=False):
         self.text, self.finished, self.asked = text, finished, []
