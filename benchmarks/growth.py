@@ -5,8 +5,9 @@
 Runs rounds of the embedded policy, or of a small random model where answers must be long, in this process with one
 thread. Time is processor time by part, as in a run's profile; the first round of each run, which tries out packing, is
 left out. For each part the table shows its seconds at each size, and the exponents of a log-log fit over the tokens of
-the answers (over the problems of the pool in the last table): of all sizes, and of the two largest. Parts below 2 % of
-the largest round are not judged, they hold a few clock ticks. Targets: no part grows faster than its tokens (1.1 over
+the answers (over the problems of the pool in the last table): of all sizes, and of the two largest. A part counts at the
+sizes where it takes at least 2 % of its round: below, it holds a few clock ticks, or its work fell into the first round,
+as with few prompts, whose problems one call writes for several rounds. Targets: no part grows faster than its tokens (1.1 over
 all sizes, 1.25 between the two largest, where single measurements are noisier), and no part with more than the 0.8th
 power of the pool. Exits 1 if one is missed.
 """
@@ -85,7 +86,7 @@ def rounds(root: Path, model: str, seeds: str, prompts: int, group: int, length:
         reward="RandomReward",
         grader="math",
         # a random model writes no problems
-        source="few-shot" if model == "tiny:base" else "seeds",
+        source="self" if model == "tiny:base" else "seeds",
         round=RoundOptions(prompts_per_round=prompts, samples_per_prompt=group, max_attempts=1),
         max_tokens=length,
         solve=SolveTemplate(answer_format=""),
@@ -137,14 +138,14 @@ def sweep(what: str, root: Path) -> int:
     missed, bounds = 0, (POOL, POOL) if what == "pool" else (FIT, STEP)
     for part in sorted({name for one in found for name in one} - {"tokens"}, key=lambda n: (n == "whole", n)):
         y = [one.get(part, 0.0) for one in found]
-        if min(y) <= 0:
-            continue
-        fit, last = exponent(x, y), exponent(x[-2:], y[-2:])
-        large = y[-1] >= SMALL * found[-1]["whole"]
-        too_fast = large and (fit > bounds[0] or last > bounds[1])
+        judged = [k for k, one in enumerate(found) if y[k] >= SMALL * one["whole"]]
+        fit = exponent([x[k] for k in judged], [y[k] for k in judged]) if len(judged) > 2 else None
+        last = exponent(x[-2:], y[-2:]) if set(judged[-2:]) == {len(x) - 2, len(x) - 1} else None
+        too_fast = (fit or 0.0) > bounds[0] or (last or 0.0) > bounds[1]
         missed += too_fast
         cells = " | ".join(f"{1000 * s:.0f} ms" for s in y)
-        print(f"| {part}{'' if large else ' (small)'} | {cells} | {fit:.2f} | {last:.2f}{' MISSED' * too_fast} |")
+        exponents = " | ".join("small" if one is None else f"{one:.2f}" for one in (fit, last))
+        print(f"| {part} | {cells} | {exponents}{' MISSED' * too_fast} |")
     print(f"exponents over {against}", flush=True)
     return missed
 
