@@ -5,11 +5,11 @@
 Runs rounds of the embedded policy, or of a small random model where answers must be long, in this process with one
 thread. Time is processor time by part, as in a run's profile; the first round of each run, which tries out packing, is
 left out. For each part the table shows its seconds at each size, and the exponents of a log-log fit over the tokens of
-the answers (over the problems of the pool in the last table): of all sizes, and of the two largest. A part counts at the
-sizes where it takes at least 2 % of its round: below, it holds a few clock ticks, or its work fell into the first round,
-as with few prompts, whose problems one call writes for several rounds. Targets: no part grows faster than its tokens (1.1 over
-all sizes, 1.25 between the two largest, where single measurements are noisier), and no part with more than the 0.8th
-power of the pool. Exits 1 if one is missed.
+the answers (over the problems of the pool in the last table): of all sizes, and of the two largest. A part counts at
+the sizes where it takes at least 2 % of its round: below, it holds a few clock ticks, or its work fell into the first
+round, as with few prompts, whose problems one call writes for several rounds. Targets: no part grows faster than its
+tokens (1.1 over all sizes, 1.25 between the two largest, where single measurements are noisier), and no part with more
+than the 0.8th power of the pool. Exits 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ FIT, STEP, POOL, SMALL = 1.1, 1.25, 0.8, 0.02
 
 
 def random_model(folder: Path) -> str:
-    """A Llama of random weights with room for long answers, most of which end at their limit."""
+    """A Llama of random weights with room for long answers, most of which end at their limit.
+
+    So wide that attention, whose work grows with the square of the length, has the share that it has in real models.
+    """
     tokenizer = AutoTokenizer.from_pretrained(tiny.path("base"))
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=384, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
