@@ -46,12 +46,12 @@ SIZES = {
     "length": (32, 64, 128, 256, 512),
     "pool": (1_000, 10_000, 100_000),
 }
-ROUNDS = 3
+ROUNDS = 5  # one call writes problems for several rounds
 FIT, STEP, POOL, SMALL = 1.1, 1.25, 0.8, 0.02
 
 
 def random_model(folder: Path) -> str:
-    """A Llama of random weights with room for long answers, most of which end at their limit.
+    """A Llama of random weights with room for long answers, which all end at their limit.
 
     So wide that attention, whose work grows with the square of the length, has the share that it has in real models.
     """
@@ -62,7 +62,12 @@ def random_model(folder: Path) -> str:
         num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():  # one feature is large at every position, and speaks against the end token
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = -10.0
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
