@@ -28,6 +28,10 @@ class RankFailure(SeRLError):
     """A stage failed on another rank; the message is that of the first rank that failed."""
 
 
+class RankLoss(RankFailure):
+    """A rank ended before the run did, by a signal or an error; nothing that waits for it can succeed."""
+
+
 class EmptyRound(SeRLError):
     """A round has no group to train on after ``max_attempts`` attempts; the events of ``played`` say why.
 

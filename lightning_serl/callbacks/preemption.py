@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks
 from lightning_serl.distributed.lightning_internals import replace_sigterm_handler, started_processes
-from lightning_serl.errors import RankFailure
+from lightning_serl.distributed.ranks import look_while_waiting
+from lightning_serl.errors import RankLoss
 
 # Seconds that a child rank may take to end: longer than a process group waits for a lost rank, or little where the
 # ranks did not agree to end and would wait for this one.
@@ -49,6 +50,7 @@ class Preemption(RolloutHooks):
             children.clear()  # Lightning's watching thread looks at this very list
             threading.Thread(target=_end_if_stuck, args=(self._children,), daemon=True).start()
             atexit.register(self._wait_for_ranks)
+            look_while_waiting(self.check_ranks)
 
         def note(number: int, frame: Any) -> None:
             if not self._sigterm:
@@ -82,14 +84,14 @@ class Preemption(RolloutHooks):
         return self._sigterm or trainer.received_sigterm
 
     def check_ranks(self) -> None:
-        """Raise a RankFailure if a rank that this process started has failed or was killed."""
+        """Raise a RankLoss if a rank that this process started has failed or was killed."""
         for number, child in enumerate(self._children, start=1):
             if code := child.poll():
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-                raise RankFailure(f"rank {number} is gone ({how})")
+                raise RankLoss(f"rank {number} is gone ({how})")
 
     def poll(self, trainer: pl.Trainer) -> None:
-        """Raise what ends the run: SIGTERMException if this process received SIGTERM, RankFailure if a rank is gone."""
+        """Raise what ends the run: SIGTERMException if this process received SIGTERM, RankLoss if a rank is gone."""
         if self.heard(trainer):
             raise SIGTERMException
         self.check_ranks()

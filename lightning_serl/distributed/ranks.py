@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_serl.errors import RankFailure
+from lightning_serl.errors import RankFailure, RankLoss
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -28,6 +28,7 @@ X = TypeVar("X")
 _CPU = torch.device("cpu")
 # Seconds between heartbeats; without one after which a rank counts as lost; that the last one may take.
 _HEARTBEAT, _LOST_AFTER, _LAST_HEARTBEAT = 1.0, 30.0, 5.0
+_LOSS = "loss"  # the key of the store that says which rank has ended
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ class Ranks:
             yield
         except GeneratorExit:
             raise
+        except RankLoss as loss:  # the lost rank will not come to the rendezvous
+            _rendezvous_of(self.rank).tell_loss(loss)
+            raise
         except BaseException as caught:  # Ctrl-C and SIGTERM must reach the others too
             error = caught
         report = None
@@ -110,8 +114,10 @@ class Ranks:
             report = type(error) if not isinstance(error, Exception) else None, f"{type(error).__name__}: {error}"
         try:
             with _waiting():
-                _wait_for_all(self.rank, self.size)
+                _rendezvous_of(self.rank).wait(self.rank, self.size)
                 reports = self.gather(report)
+        except RankLoss as loss:
+            raise error or loss from None
         except RuntimeError as lost:  # the process group has lost a rank
             said = (str(lost).splitlines() or [type(lost).__name__])[0][:120]
             raise error or RankFailure(f"another rank was lost while {doing} ({said})") from lost
@@ -123,6 +129,18 @@ class Ranks:
             error = kind() if kind is not None else RankFailure(f"rank {rank} failed while {doing}: {message}")
         error.on_every_rank = True  # type: ignore[attr-defined]  # see Checkpoints.on_exception
         raise error
+
+
+_looks: list[Callable[[], None]] = []
+
+
+def look_while_waiting(look: Callable[[], None]) -> None:
+    """Have a function called about every second while this process waits for the other ranks at the end of a stage.
+
+    A process that started other ranks sees that one of them has ended before its heartbeats are missed. The function
+    raises a :class:`RankLoss` then, which ends the wait on all ranks.
+    """
+    _looks.append(look)
 
 
 _waited = 0.0
@@ -175,8 +193,28 @@ class _Rendezvous:
         self._ended.set()
         self._heart.join(timeout=_LAST_HEARTBEAT)
 
+    def tell_loss(self, loss: RankLoss) -> None:
+        """Let the other ranks know that one has ended: their :meth:`wait` raises the same error within seconds."""
+        self.store.set(_LOSS, str(loss))
+
+    def _look(self) -> None:
+        """Raise a RankLoss if a rank is known to have ended."""
+        if self.store.check([_LOSS]):
+            raise RankLoss(self.store.get(_LOSS).decode())
+        try:
+            for look in _looks:
+                look()
+        except RankLoss as loss:
+            self.tell_loss(loss)
+            raise
+
     def wait(self, rank: int, size: int) -> None:
-        """Return when all ranks have called this as often as this one; a RuntimeError if one of them is lost."""
+        """Return when all ranks have called this as often as this one.
+
+        Raises:
+            RankLoss: A rank is known to have ended.
+            RuntimeError: A rank has sent no heartbeat for half a minute, or the store of the process group is gone.
+        """
         self.number += 1
         place = f"rendezvous {self.number}"
         self.store.set(f"{place} {rank}", "here")
@@ -191,6 +229,7 @@ class _Rendezvous:
             if now - looked < _HEARTBEAT:
                 continue
             looked = now
+            self._look()
             for other, (count, since) in seen.items():
                 latest = self.store.add(f"heartbeat {other}", 0)
                 if latest != count:
@@ -206,10 +245,10 @@ class _Rendezvous:
 _rendezvous: dict[int, _Rendezvous] = {}  # of the current process group, by the identity of its store
 
 
-def _wait_for_all(rank: int, size: int) -> None:
+def _rendezvous_of(rank: int) -> _Rendezvous:
     store = dist.distributed_c10d._get_default_store()  # torch has no public way to the store of a process group
     if id(store) not in _rendezvous:
         while _rendezvous:
             _rendezvous.popitem()[1].end()
         _rendezvous[id(store)] = _Rendezvous(store, rank)
-    _rendezvous[id(store)].wait(rank, size)
+    return _rendezvous[id(store)]
