@@ -14,8 +14,7 @@ wordings that the base never writes.
 - *random reward*: ``--data.reward RandomReward``, which also turns imitation off;
 - *other corpus*: trained on a folder with the same names and other facts, measured on the facts of the first.
 
-Checks, besides the table: every problem that was trained on leads to its passage by the ledger, and that part of the
-file holds the label; with 2 rounds, a run that was interrupted and resumed leaves the same ledger, metrics and weights,
+Checks, besides the table: every problem that was trained on leads to its passage by the ledger; with 2 rounds, a run that was interrupted and resumed leaves the same ledger, metrics and weights,
 and one on two ranks the same ledger. Exits 1 if *documents* rises by less than 20 points, a control by more than 8, or
 a check fails.
 """
@@ -264,10 +263,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in found]
 
 
-def untraced(folder: Path, corpus: Path) -> list[str]:
-    """Trained problems without a passage, or whose passage does not hold the answer that the ledger gives."""
-    wrong: list[str] = []
-    cited, labels, trained = {}, {}, set()
+def traced(folder: Path, corpus: Path) -> tuple[list[str], float]:
+    """Trained problems that lead to no paragraph of the corpus, and the share of the others whose label it holds."""
+    lost: list[str] = []
+    cited, labels, trained, held = {}, {}, set(), []
     for row in rows(folder / "ledger.jsonl"):
         if row["event"] == "proposed":
             cited[row["uid"]] = row.get("passage")
@@ -275,13 +274,16 @@ def untraced(folder: Path, corpus: Path) -> list[str]:
             labels[row["uid"]] = row["label"]
         elif row["event"] == "trained":
             trained.add(row["uid"])
+    paragraphs = {p for file in corpus.iterdir() for p in file.read_text(encoding="utf-8").strip().split("\n\n")}
     for uid in sorted(trained):
         where = cited.get(uid)
         text = "" if where is None else (corpus / where["file"]).read_text(encoding="utf-8")
         part = "" if where is None else text[where["start"] : where["end"]]
-        if not part.endswith(".") or str(labels[uid]) not in part.lower():
-            wrong.append(uid)
-    return wrong if trained else ["nothing was trained on"]
+        if part in paragraphs:
+            held.append(str(labels[uid.partition(".")[0]]) in part.lower())
+        else:
+            lost.append(uid)
+    return (lost, sum(held) / max(1, len(held))) if trained else (["nothing was trained on"], 0.0)
 
 
 def checks(world: World, root: Path) -> list[str]:
@@ -334,8 +336,10 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     root = (args.out or Path(tempfile.mkdtemp(prefix="documents-"))).resolve()
     world, changes, failed = World(root, args.base, args.steps), dict[str, list[float]](), list[str]()
-    print("| arm | seed | greedy | trained | asked | rejected or dropped most | CPU seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| arm | seed | greedy | trained | label in its passage, % | asked | rejected or dropped most | CPU seconds |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for arm in args.arms:
         for seed in args.seeds:
             folder, began = root / f"{arm.replace(' ', '-')}-{seed}", time.process_time()
@@ -347,9 +351,11 @@ def main() -> int:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             before, after = summary["before"], summary["after"]
             changes.setdefault(arm, []).append(100 * (after["pass@1"] - before["pass@1"]))
-            print(f"| {arm} | {seed} | {line(before, after, folder)} | {time.process_time() - began:.0f} |", flush=True)
-            if wrong := untraced(folder, world.corpora["other" if arm == "other corpus" else "one"]):
-                failed.append(f"{arm}, seed {seed}: {len(wrong)} trained problems without passage: {wrong[:3]}")
+            lost, right = traced(folder, world.corpora["other" if arm == "other corpus" else "one"])
+            cells = line(before, after, folder, right)
+            print(f"| {arm} | {seed} | {cells} | {time.process_time() - began:.0f} |", flush=True)
+            if lost:
+                failed.append(f"{arm}, seed {seed}: {len(lost)} trained problems without passage: {lost[:3]}")
     print()
     for arm, values in changes.items():
         mean = statistics.mean(values)
@@ -364,14 +370,16 @@ def main() -> int:
     return int(bool(failed))
 
 
-def line(before: dict[str, Any], after: dict[str, Any], folder: Path) -> str:
+def line(before: dict[str, Any], after: dict[str, Any], folder: Path, right: float) -> str:
     """The cells of a run."""
     ledger = rows(folder / "ledger.jsonl")
     trained = {row["uid"].partition(".")[0] for row in ledger if row["event"] == "trained"}
     asked = {row["uid"] for row in ledger if row["event"] == "proposed" and "." not in row["uid"]}
     reasons = Counter(row["reason"] for row in ledger if "reason" in row).most_common(5)
     greedy = f"{100 * before['pass@1']:.1f} → {100 * after['pass@1']:.1f}"
-    return " | ".join([greedy, str(len(trained)), str(len(asked)), ", ".join(f"{r} {n}" for r, n in reasons)])
+    return " | ".join(
+        [greedy, str(len(trained)), f"{100 * right:.1f}", str(len(asked)), ", ".join(f"{r} {n}" for r, n in reasons)]
+    )
 
 
 if __name__ == "__main__":
