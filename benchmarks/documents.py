@@ -1,6 +1,6 @@
 """Documents as ground, on facts that no base can know: a policy that can read is trained on a folder of passages.
 
-    python benchmarks/documents.py [--seeds 0 1 2] [--rounds 24] [--base DIR] [--out DIR]
+    python benchmarks/documents.py [--seeds 0 1 2] [--rounds 64] [--base DIR] [--out DIR]
 
 The world is made up: 48 names with a colour, a home, a pet and so on, drawn at random. The base (0.5 M parameters,
 built by this script in some minutes of one CPU core, or taken from ``--base``) is pre-trained on facts that are drawn
@@ -14,9 +14,10 @@ wordings that the base never writes.
 - *random reward*: ``--data.reward RandomReward``, which also turns imitation off;
 - *other corpus*: trained on a folder with the same names and other facts, measured on the facts of the first.
 
-Checks, besides the table: every problem that was trained on leads to its passage by the ledger; with 2 rounds, a run that was interrupted and resumed leaves the same ledger, metrics and weights,
-and one on two ranks the same ledger. Exits 1 if *documents* rises by less than 20 points, a control by more than 8, or
-a check fails.
+Checks, besides the table: every problem that was trained on leads to a paragraph of the corpus by file and offsets of
+the ledger; with 2 rounds, a run that was interrupted and resumed leaves the same ledger, metrics and weights, and one
+on two ranks the same ledger. Exits 1 if *documents* rises by less than 20 points, a control by more than 8, or a check
+fails.
 """
 
 from __future__ import annotations
@@ -325,7 +326,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=64)
     parser.add_argument("--steps", type=int, default=STEPS, help="of the pre-training")
     parser.add_argument("--base", type=Path, help="take the base of an earlier call")
     parser.add_argument("--out", type=Path, help="keep the run folders here; finished runs are read")

@@ -65,7 +65,7 @@ def answer(
 
 
 def _rolled_out(setup: RoundSetup, fresh: Sequence[Instruction], ctx: Context) -> dict[str, Group]:
-    """The groups of instructions by uid; the reward of a role may name other weights than the policy's to write them."""
+    """The groups of instructions by uid; the reward of a role may name the reference to write them."""
     parts: dict[Who, list[Instruction]] = {}
     for one in fresh:
         parts.setdefault(getattr(setup.rewards.get(one.role), "answered_by", "policy"), []).append(one)
