@@ -9,8 +9,8 @@ which some cannot be answered from it, some speak of "the text" and some contain
 text with one paragraph for each of 24 names, three facts each. The held-out questions are about these facts, in two
 wordings that the base never writes.
 
-- *documents*: ``--data.documents DIR`` with the default settings of ``data.reading``;
-- *scores alone*: the same with ``--data.reading.imitate 0``, the shape of SPICE;
+- *documents*: ``--data.documents DIR`` with the defaults of ``data.reading``, its prompt and passage length aside;
+- *scores alone*: the same with ``--data.reading.imitate 0``, the shape of SPICE; a run that finds nothing to learn from ends early;
 - *random reward*: ``--data.reward RandomReward``, which also turns imitation off;
 - *other corpus*: trained on a folder with the same names and other facts, measured on the facts of the first.
 
@@ -347,7 +347,9 @@ def main() -> int:
             if not (folder / "summary.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 if error := run(world.options(arm, seed, args.rounds, folder)):
-                    failed.append(f"{arm}, seed {seed}: {error}")
+                    print(f"| {arm} | {seed} | ended: {error[:90]} | | | | | |", flush=True)
+                    # scores alone run dry where no answer is right by chance, which is an outcome and no fault
+                    failed += [] if arm == "scores alone" else [f"{arm}, seed {seed}: {error}"]
                     continue
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             before, after = summary["before"], summary["after"]
