@@ -189,7 +189,14 @@ class SelfPlayDataModule(pl.LightningDataModule):
     @property
     def needs(self) -> frozenset[str]:
         """What rewards and source use besides the policy (``reference``, ``teacher``, ``certainty`` ...)."""
-        return needs_of(self._own_source, self.follow_ups, *self.rewards.values(), *self.role_rewards.values())
+        own = needs_of(self._own_source, self.follow_ups, *self.rewards.values(), *self.role_rewards.values())
+        return own if self.documents is None else own | needs_of(self._reading.vote())
+
+    @property
+    def _reading(self) -> Reading:
+        """``data.reading``; ``predict`` trains nothing, so that the policy itself is the reference there."""
+        predicts = self.trainer is not None and self.trainer.predicting
+        return replace(self.reading, reader="policy") if predicts else self.reading
 
     @property
     def writes(self) -> bool:
@@ -328,7 +335,7 @@ class SelfPlayDataModule(pl.LightningDataModule):
         gate = LabelElseVote(self.grader)
         default = gate if self.reward_name is None else named_reward(self.reward_name, self.grader, self.seed)
         controlled = self.reward_name in _CONTROLS or isinstance(self.rewards.get("solve"), _CONTROL_CLASSES)
-        ground = Ground(self.passages, self.reading, imitates=not controlled, solve=self.solve)
+        ground = Ground(self.passages, self._reading, imitates=not controlled, solve=self.solve)
         setup = RoundSetup(
             options=self.round_options,
             source=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -43,17 +43,19 @@ class OpenBookVote:
     Args:
         min_share: Least share of the responses that agree.
         imitate: Factor of the advantage of agreed responses; 0 trains on none of them.
+        answered_by: Whose weights write the responses with the passage in view: ``policy`` or ``reference``.
 
     Raises:
         InputError: for a share outside [0, 1], or ``imitate`` below 0.
     """
 
-    needs: frozenset[str] = frozenset()
-
-    def __init__(self, min_share: float = 0.6, imitate: float = 1.0) -> None:
+    def __init__(
+        self, min_share: float = 0.6, imitate: float = 1.0, answered_by: Literal["policy", "reference"] = "policy"
+    ) -> None:
         check_range("data.reading.min_share", min_share, at_least=0, at_most=1)
         check_range("data.reading.imitate", imitate, at_least=0)
         self.vote, self.imitate = MajorityVote(min_share=min_share, ties="abstain"), imitate
+        self.answered_by, self.needs = answered_by, frozenset({answered_by} - {"policy"})
 
     def labels(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """The votes; a verdict without label says why in ``info["unscored"]``, or has no answer."""

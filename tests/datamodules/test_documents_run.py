@@ -28,9 +28,19 @@ def test_every_problem_that_is_trained_on_has_its_passage(corpus, tmp_path):
     reading = Reading(passage_chars=100, min_share=0.5, ask=ASK)
     filters = [QualityFilter(), NoveltyFilter()]
     options = {"seeds": None, "documents": str(corpus), "reading": reading, "max_tokens": 40}
-    module, data = selfplay(**options, rounds_per_epoch=3)
+    module, data = selfplay(**options, rounds_per_epoch=2)
     module.temperature = 0.3  # the embedded policy was trained without passages before a question, and scatters
+    asked: dict[str, set[bool]] = {"policy": set(), "reference": set()}  # of whom, and whether a passage was in view
+
+    def generate(requests, who="policy", write=data.engine.generate):
+        asked[who] |= {any(p.text in module.policy.tokenizer.decode(r.prompt_ids) for p in data.passages)
+                       for r in requests if "1." not in module.policy.tokenizer.decode(r.prompt_ids)[-4:]}  # fmt: skip
+        return write(requests, who)
+
+    data.engine.generate = generate
     trainer_for(tmp_path / "run", filters).fit(module, data)
+    # the model as training began reads, and the policy answers without the passage
+    assert asked == {"policy": {False}, "reference": {True}}
     ledger = rows(tmp_path / "run", "ledger")
     passage = {row["uid"]: row["passage"] for row in ledger if row["event"] == "proposed"}
     trained = [row["uid"] for row in ledger if row["event"] == "trained"]

@@ -12,6 +12,7 @@ from lightning_serl.datamodules.rounds.context import Context
 from lightning_serl.datamodules.rounds.report import RoundLog, proposal_facts
 from lightning_serl.datamodules.rounds.setup import RoundSetup, Score, needs_of
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.engines.base import Who
 from lightning_serl.rewards.base import fill_answers
 from lightning_serl.types import Event, Group, Instruction, Verdict
 
@@ -37,7 +38,7 @@ def answer(
         ctx = setup.context(number, "rollout", tick=tick)
         ctx.arrived = read
         fresh = [i for i in mine if isinstance(i, Instruction)]
-        rolled = dict(zip((i.uid for i in fresh), ctx.generate(fresh, options.samples_per_prompt), strict=True))
+        rolled = _rolled_out(setup, fresh, ctx)
         families = _Families([i if isinstance(i, Group) else rolled[i.uid] for i in mine])
         wave = list(families.groups.values())
         for _ in range(options.max_waves):
@@ -61,6 +62,15 @@ def answer(
         facts = {"label": verdict.label, "confidence": round(verdict.confidence, 6), "scores": scores}
         log.event(group.instruction.uid, "voted", **facts)
     return answered
+
+
+def _rolled_out(setup: RoundSetup, fresh: Sequence[Instruction], ctx: Context) -> dict[str, Group]:
+    """The groups of instructions by uid; the reward of a role may name the reference to write them."""
+    parts: dict[Who, list[Instruction]] = {}
+    for one in fresh:
+        parts.setdefault(getattr(setup.rewards.get(one.role), "answered_by", "policy"), []).append(one)
+    groups = [g for who, some in parts.items() for g in ctx.generate(some, setup.options.samples_per_prompt, who)]
+    return {group.instruction.uid: group for group in groups}
 
 
 @dataclass

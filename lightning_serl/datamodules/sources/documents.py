@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning_serl.datamodules.problems.passages import Passage
 from lightning_serl.datamodules.rounds.context import Context
@@ -13,7 +13,7 @@ from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.writing import Writing
 from lightning_serl.distributed.seeding import rng_for
 from lightning_serl.engines.base import Request
-from lightning_serl.errors import InputError, check_range
+from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.prompts.encoding import check_places
 from lightning_serl.prompts.passages import QuestionTemplate
 from lightning_serl.prompts.proposals import split_items
@@ -36,6 +36,8 @@ class Reading:
         questions: Problems that are read from one list about a passage, at most.
         min_share: Least share of the answers with the passage in view that must agree to be the label.
         imitate: Factor of the advantage of the agreed answers when they are trained on without the passage; 0 for none.
+        reader: Whose weights answer with the passage in view. ``reference`` is the model as training began: a policy
+            that learns to answer without passages reads them less and less, and its mistakes would become labels.
         again: Share of each round that asks problems of earlier rounds again, those that are not known yet first.
         ask: How the policy is asked for problems.
         frame: The prompt with the passage in view, with the places ``{passage}`` and ``{problem}``; the latter is the
@@ -49,6 +51,7 @@ class Reading:
     questions: int = 3
     min_share: float = 0.6
     imitate: float = 1.0
+    reader: Literal["reference", "policy"] = "reference"
     again: float = 0.5
     ask: QuestionTemplate = field(default_factory=QuestionTemplate)
     frame: str = "{passage}\n\n{problem}"
@@ -56,6 +59,7 @@ class Reading:
     def __post_init__(self) -> None:
         check_range("data.reading.passage_chars", self.passage_chars, at_least=100)
         check_range("data.reading.questions", self.questions, at_least=1)
+        check_choice("data.reading.reader", self.reader, ("reference", "policy"))
         hint = "some problems must be new"
         check_range("data.reading.again", self.again, at_least=0, below=1, hint=hint)
         check_places("data.reading.frame", self.frame, ("passage", "problem"), ())
@@ -63,7 +67,7 @@ class Reading:
 
     def vote(self, imitate: bool = True) -> OpenBookVote:
         """The reward of the answers with the passage in view."""
-        return OpenBookVote(self.min_share, self.imitate if imitate else 0.0)
+        return OpenBookVote(self.min_share, self.imitate if imitate else 0.0, self.reader)
 
 
 class DocumentQuestions(InstructionSource):
