@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from lightning_serl.callbacks.run_folder.live_table import stop_live_tables
 from lightning_serl.cli.run_folder import CommandState
 
 # Seconds that Python's handler may take to be called before the watching thread ends the process.
@@ -35,6 +36,7 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         called.set()
+        stop_live_tables()  # Lightning writes its message before it calls a callback
         signal.default_int_handler(number, frame)
 
     def on_hangup(number: int, frame: FrameType | None) -> None:

@@ -1,10 +1,13 @@
 """The pages of the documentation: links lead somewhere, commands are accepted, and the guides' code runs."""
 
+import ast
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.command_line import cli, finish, fork, problems, write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +65,31 @@ def test_the_commands_of_the_pages_are_accepted(tmp_path, monkeypatch):
                 refused.append(f"{page}: {' '.join(words)}: {ended.err.splitlines()[-1]}")
     assert len(seen) > 20
     assert refused == []
+
+
+def test_the_blocks_of_the_pages_are_valid_in_their_language():
+    """Python, YAML and JSON lines are parsed; a JSON block may also be one object over several lines."""
+    read = {"python": ast.parse, "yaml": yaml.safe_load, "json": parse_json}
+    seen, wrong = set(), []
+    for page in PAGES:
+        for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+            if language not in read:
+                continue
+            seen.add(language)
+            try:
+                read[language](block)
+            except (SyntaxError, ValueError, yaml.YAMLError) as error:
+                wrong.append(f"{page.relative_to(ROOT)}: {language}: {error}")
+    assert seen == set(read)
+    assert wrong == []
+
+
+def parse_json(block):
+    """The values of a block: one, or one a line."""
+    try:
+        return [json.loads(block)]
+    except ValueError:
+        return [json.loads(line) for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("page", ["lightning-project"])

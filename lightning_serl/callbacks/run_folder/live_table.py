@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -15,6 +16,15 @@ from lightning_serl.types import Round
 
 # Columns between the cells of a row, and the narrowest and widest bar.
 _GAP, _NARROWEST, _WIDEST = 2, 8, 40
+
+
+_shown_tables: weakref.WeakSet[LiveTable] = weakref.WeakSet()
+
+
+def stop_live_tables() -> None:
+    """Take every table from the screen, before a handler of Ctrl-C lets others write there."""
+    for table in tuple(_shown_tables):
+        table.stop()
 
 
 class LiveTable:
@@ -42,6 +52,7 @@ class LiveTable:
         if self._live is None:
             self._live = Live(self, console=self._console, transient=True, refresh_per_second=4)
             self._live.start()
+            _shown_tables.add(self)
         self._live.refresh()  # so that a short phase is seen too
 
     def close(self, clock: PhaseClock) -> None:
@@ -55,6 +66,7 @@ class LiveTable:
         """Take the table from the screen and show the cursor again."""
         live, self._live = self._live, None
         self._clocks = []
+        _shown_tables.discard(self)
         if live is not None:
             live.stop()
 
