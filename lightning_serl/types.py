@@ -21,7 +21,7 @@ Reason = Literal[
     "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "non_ascii", "duplicate",
     "truncated_item", "solution_leak", "no_choices", "too_easy", "too_hard", "no_spread", "no_answer",
     "over_long_prompt", "stale", "no_room", "no_question", "several_questions", "no_context",
-    "low_consensus", "no_view", "no_grade", "needs_passage", "answer_in_problem",
+    "low_consensus", "no_view", "no_grade", "no_evaluation", "needs_passage", "answer_in_problem",
 ]  # fmt: skip
 
 #: Role of a problem that is answered with its passage in view; ``solve`` is the role of answers without it.

@@ -1,4 +1,4 @@
-"""Runs one arm of a comparison as a separate process, whose output goes to a log file."""
+"""Runs the arms of a comparison as separate processes, some at a time, whose output goes to log files."""
 
 from __future__ import annotations
 
@@ -7,39 +7,116 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from lightning_serl.cli.run_folder import CommandState
 
 #: Seconds between two lines that relay what a running arm says.
 EVERY = 60.0
+# Seconds between two looks at the running processes.
+_POLL = 0.1
+
+#: The processes of an arm, one after another: each is yielded when it has started, and its exit status is sent.
+Steps: TypeAlias = Generator["ArmProcess", int, None]
 
 
-def run_arm(arguments: Sequence[str], log: Path, state: CommandState, relay: Callable[[str], None]) -> int:
-    """Run ``lightning-serl`` with arguments and append its output to ``log``; returns its exit status.
+class ArmProcess:
+    """A process of ``lightning-serl`` whose output is appended to a log.
 
-    It is negative where a signal ended the process. Ctrl-C is handed on once, so that the arm saves a checkpoint, and
-    raised again when it has ended. ``relay`` gets the newest line of the log once a minute.
+    Args:
+        arguments: Of ``lightning-serl``.
+        log: The file.
+        relay: Gets the newest line of the log once a minute.
+        threads: ``OMP_NUM_THREADS`` of the process; ``None`` leaves the environment as it is.
     """
-    command = [sys.executable, "-m", "lightning_serl", *arguments]
-    with log.open("ab") as file:
-        # in a new session, so that Ctrl-C reaches it once, from here
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    state.children = lambda: [process]
-    try:
-        while True:
-            try:
-                return process.wait(EVERY)
-            except subprocess.TimeoutExpired:
-                relay(last_line(log))
-    except BaseException:
+
+    def __init__(
+        self, arguments: Sequence[str], log: Path, relay: Callable[[str], None], threads: int | None = None
+    ) -> None:
+        self.log, self.relay, self._said = log, relay, time.monotonic()
+        env = None if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        with log.open("ab") as file:
+            # in a new session, so that Ctrl-C reaches it once, from here
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "lightning_serl", *arguments],
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=env,
+            )  # fmt: skip
+
+    def poll(self) -> int | None:
+        """Its exit status, negative where a signal ended it; ``None`` while it runs, and then its log is relayed."""
+        status = self.popen.poll()
+        if status is None and time.monotonic() - self._said >= EVERY:
+            self._said = time.monotonic()
+            self.relay(last_line(self.log))
+        return status
+
+    def interrupt(self) -> None:
+        """Hand Ctrl-C on, so that it saves a checkpoint."""
         with contextlib.suppress(OSError):
-            process.send_signal(signal.SIGINT)
-        process.wait()
+            self.popen.send_signal(signal.SIGINT)
+
+
+def run_arms(arms: Iterable[Callable[[], Steps]], jobs: int, state: CommandState) -> None:
+    """Run arms in their order, ``jobs`` at a time.
+
+    Ctrl-C, or any exception, is handed on to all running processes once. When they have ended it is raised again, also
+    inside the steps of each arm.
+    """
+    waiting, running = deque(arms), dict[int, tuple[Steps, ArmProcess]]()
+    state.children = lambda: [process.popen for _, process in running.values()]
+    number = 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number, steps = number + 1, waiting.popleft()()
+                running[number] = steps, next(steps)
+            time.sleep(_POLL)
+            for key, (steps, process) in list(running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                try:
+                    running[key] = steps, steps.send(status)
+                except StopIteration:
+                    del running[key]
+    except BaseException as error:
+        for _, process in running.values():
+            process.interrupt()
+        for steps, process in running.values():
+            process.popen.wait()
+            with contextlib.suppress(type(error), StopIteration):
+                steps.throw(error)
         raise
     finally:
         state.children = list
+
+
+def threads_of(jobs: int, ranks: int) -> int | None:
+    """``OMP_NUM_THREADS`` of each process where several arms run at a time; ``None`` for one arm, or if it is set."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // (jobs * ranks))
+
+
+def seconds_left(ended: Sequence[float], running: Sequence[float], waiting: int, jobs: int) -> float:
+    """Seconds until all arms have ended, if each takes the mean of those that have ended, in their order.
+
+    Args:
+        ended: Seconds of each arm that has ended, at least one.
+        running: Seconds that each running arm has taken so far.
+        waiting: Arms that are still to start.
+        jobs: Arms that run at a time.
+    """
+    mean = sum(ended) / len(ended)
+    lanes = [max(0.0, mean - taken) for taken in running] + [0.0] * (jobs - len(running))
+    for _ in range(waiting):
+        lanes[lanes.index(min(lanes))] += mean
+    return max(lanes)
 
 
 def last_line(log: Path) -> str:

@@ -6,11 +6,13 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +20,7 @@ from lightning_serl.callbacks.run_folder.comparison_picture import draw_comparis
 from lightning_serl.callbacks.run_folder.phase_clock import duration
 from lightning_serl.cli import run_folder
 from lightning_serl.cli.arm_check import Checked, check_arm
-from lightning_serl.cli.arm_process import reason_of, run_arm
+from lightning_serl.cli.arm_process import ArmProcess, Steps, reason_of, run_arms, seconds_left, threads_of
 from lightning_serl.cli.comparison_folder import (
     PICTURE,
     RESULT,
@@ -37,7 +39,7 @@ from lightning_serl.errors import InputError, SeRLError
 from lightning_serl.evaluation import comparison, comparison_tables
 from lightning_serl.evaluation.comparison import GOLD, RANDOM
 
-_OWN = ("--methods", "--seeds", "--gold")
+_OWN = ("--methods", "--seeds", "--gold", "--jobs")
 # Options of fit that the comparison sets itself, with what to give in their place.
 _TAKEN = {
     "--data.reward": "list rewards at --methods, with options as in 'MajorityVote --data.reward.soft true'",
@@ -49,7 +51,8 @@ _TAKEN = {
 }
 _FOLDER = "--trainer.default_root_dir"
 _RECORD = ("--trainer.callbacks+", "lightning_serl.callbacks.ComparisonRecord")
-_HELP = """usage: lightning-serl compare --methods METHOD [METHOD ...] [--seeds 0 1 2] [--gold METHOD] [options of fit]
+_HELP = """usage: lightning-serl compare --methods METHOD [METHOD ...] [--seeds 0 1 2] [--gold METHOD] [--jobs N]
+                              [options of fit]
 
 Trains and measures several methods in the same way, beside the controls random, format, frozen and gold, and writes one
 table with intervals: comparison.md, comparison.json and comparison.png in --trainer.default_root_dir (runs/compare).
@@ -59,6 +62,7 @@ table with intervals: comparison.md, comparison.json and comparison.png in --tra
               ('MajorityVote --data.reward.soft true'), with a name before = (soft='MajorityVote ...')
   --seeds     run seeds; 0 by default
   --gold      method of the gold arm; by default labelled seeds, scored against their labels
+  --jobs      runs at a time; 1 by default. They share the cores and the GPUs of this machine
 
 All further options are those of fit (lightning-serl fit --help) and hold for every run; --data.evaluation.sets.NAME
 must be a labelled problem set. The same command again runs what is missing. docs/compare.md says how to read the table.
@@ -74,6 +78,7 @@ class Request:
     gold: Method | None
     common: list[str]
     root: str | None
+    jobs: int
 
 
 def compare(arguments: Sequence[str], state: CommandState) -> None:
@@ -96,7 +101,7 @@ def compare(arguments: Sequence[str], state: CommandState) -> None:
     print(about, flush=True)
     state.began = True
     try:
-        _run_all(runs, root, about, state)
+        _Comparison(runs, root, about, request.jobs).run(state)
     finally:
         result = _write(root, runs, about)
         _print(result)
@@ -138,6 +143,7 @@ def read_request(arguments: Sequence[str]) -> Request:
         None if gold is None else replace(read_method(gold[0], "--gold"), label=GOLD, control=True),
         common,
         root,
+        _jobs(own.get("--jobs", ["1"])),
     )
 
 
@@ -159,6 +165,13 @@ def _seeds(given: Sequence[str]) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError("--seeds needs run seeds, each once, as in --seeds 0 1 2")
     return seeds
+
+
+def _jobs(given: Sequence[str]) -> int:
+    if len(given) != 1 or not given[0].isdecimal() or int(given[0]) < 1:
+        said = f", got {' '.join(given)[:60]}" if given else ""
+        raise InputError(f"--jobs takes one whole number from 1 on, the runs at a time{said}")
+    return int(given[0])
 
 
 def _check_measured(checked: Checked) -> None:
@@ -228,52 +241,93 @@ def _about(runs: Sequence[Run], said: str) -> str:
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def _run_all(runs: list[Run], root: Path, about: str, state: CommandState) -> None:
-    """Run the arms that have not ended, one after another; the files are written again after each."""
-    waiting = [run for run in runs if not run.ended]
-    if len(waiting) < len(runs):
-        print(f"{len(runs) - len(waiting)} of {len(runs)} runs have ended before")
-    began = time.monotonic()
-    for done, run in enumerate(waiting):
-        _write(root, runs, about)
-        left = ""
-        if done:
-            left = f"; about {duration((time.monotonic() - began) / done * (len(waiting) - done))} left"
+@dataclass
+class _Comparison:
+    """The running of arms: what is printed of them, how long they take, and the files written meanwhile."""
+
+    runs: list[Run]
+    root: Path
+    about: str
+    jobs: int
+    ended: list[float] = field(default_factory=list)  # seconds of each arm that ended
+    began: dict[str, float] = field(default_factory=dict)  # when each running arm began, by name
+    waiting: int = 0
+
+    def run(self, state: CommandState) -> None:
+        """Run the arms that have not ended, ``jobs`` at a time; the files are written again when one starts or ends."""
+        missing = [run for run in self.runs if not run.ended]
+        if len(missing) < len(self.runs):
+            print(f"{len(self.runs) - len(missing)} of {len(self.runs)} runs have ended before")
+        self.jobs, self.waiting = max(1, min(self.jobs, len(missing))), len(missing)
+        if self.jobs > 1:
+            print(_sharing(self.jobs, missing[0].options), flush=True)
+        starts = [partial(self._steps, run, f"run {n} of {len(missing)}") for n, run in enumerate(missing, 1)]
+        run_arms(starts, self.jobs, state)
+
+    def _steps(self, run: Run, place: str) -> Steps:
+        """Run one arm, note its end, and say what became of it."""
         name = f"{run.method.label}, seed {run.seed}"
-        print(f"run {done + 1} of {len(waiting)}: {name} (log: {run.log}){left}", flush=True)
-        print(f"  {_run_one(run, state)}", flush=True)
+        _write(self.root, self.runs, self.about)
+        print(f"{place}: {name} (log: {run.log}){self._left()}", flush=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock = run_folder.lock(run.folder)  # refused while an orphan of a killed comparison still trains there
+        if lock is not None:
+            os.close(lock)
+        run.note("running")
+        began = self.began[name] = time.monotonic()
+        self.waiting -= 1
+        lead = f"{name}: " if self.jobs > 1 else "  "
+        start = partial(ArmProcess, log=run.log, relay=partial(relay, lead), threads=_threads(self.jobs, run.options))
+        try:
+            status = yield start(run.arguments)
+        except BaseException:
+            run.note("interrupted", seconds=time.monotonic() - began)
+            raise
+        seconds = time.monotonic() - began
+        said = f"in {duration(seconds)}"
+        if status == 0:
+            run.note("done", seconds=seconds)
+        else:
+            reason = reason_of(status, run.log)
+            said = f"failed after {duration(seconds)}: {reason}"
+            if status < 0 or status in (130, 143):
+                # what a signal ended may not come again: the next command continues it
+                run.note("killed", reason, seconds)
+            else:
+                if (run.folder / "checkpoints" / "last.ckpt").exists():
+                    yield start(("validate", *run.arguments[1:]))  # the policy that it left
+                run.note("failed", reason, seconds)
+        del self.began[name]
+        self.ended.append(time.monotonic() - began)
+        print(f"{lead}{run.figures}{said}", flush=True)
+
+    def _left(self) -> str:
+        """How long all that is missing takes, once an arm has ended."""
+        if not self.ended:
+            return ""
+        running = [time.monotonic() - began for began in self.began.values()]
+        return f"; about {duration(seconds_left(self.ended, running, self.waiting, self.jobs))} left"
 
 
-def relay(line: str) -> None:
+def _threads(jobs: int, options: Mapping[str, Any]) -> int | None:
+    """See :func:`threads_of`; the ranks of an arm share its cores."""
+    devices = options.get("trainer.devices")
+    return threads_of(jobs, devices if isinstance(devices, int) and devices > 0 else 1)
+
+
+def _sharing(jobs: int, options: Mapping[str, Any]) -> str:
+    """One line on what runs share that go on at the same time."""
+    threads = _threads(jobs, options)
+    said = "OMP_NUM_THREADS threads as set" if threads is None else f"{threads} thread{'s' * (threads > 1)}"
+    line = f"{jobs} runs at a time, each process with {said}"
+    if options.get("trainer.accelerator") != "cpu" and torch.cuda.is_available():
+        line += "; all of them use the same GPUs, whose memory must hold them together"
+    return line
+
+
+def relay(lead: str, line: str) -> None:
     """Print a line of a running arm."""
-    print(f"  {line[:110]}", flush=True)
-
-
-def _run_one(run: Run, state: CommandState) -> str:
-    """Run one arm and note its end; returns what became of it."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = run_folder.lock(run.folder)  # refused while an orphan of a killed comparison still trains there
-    if lock is not None:
-        os.close(lock)
-    run.note("running")
-    began = time.monotonic()
-    try:
-        status = run_arm(run.arguments, run.log, state, relay)
-    except BaseException:
-        run.note("interrupted", seconds=time.monotonic() - began)
-        raise
-    seconds = time.monotonic() - began
-    if status == 0:
-        run.note("done", seconds=seconds)
-        return f"{run.figures}in {duration(seconds)}"
-    reason = reason_of(status, run.log)
-    if status < 0 or status in (130, 143):
-        run.note("killed", reason, seconds)  # what a signal ended may not come again: the next command continues it
-    else:
-        if (run.folder / "checkpoints" / "last.ckpt").exists():
-            run_arm(("validate", *run.arguments[1:]), run.log, state, relay)  # the policy that it left
-        run.note("failed", reason, seconds)
-    return f"{run.figures}failed after {duration(seconds)}: {reason}"
+    print(f"{lead}{line[:110]}", flush=True)
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

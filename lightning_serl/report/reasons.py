@@ -30,4 +30,5 @@ MEANINGS: dict[str, str] = {
     "needs_passage": "It cannot be understood without the passage that it was written from.",
     "answer_in_problem": "The problem contains its answer.",
     "no_grade": "The judge wrote no grade that can be read.",
+    "no_evaluation": "The reward scores solutions by evaluations of them, and there was none.",
 }

@@ -10,6 +10,7 @@ from lightning_serl.rewards.cross_vote import CrossVote
 from lightning_serl.rewards.dual import DualReward
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.harmonic import HarmonicVote
+from lightning_serl.rewards.interaction import InteractionReward
 from lightning_serl.rewards.judge import SelfJudge
 from lightning_serl.rewards.majority import MajorityVote
 from lightning_serl.rewards.mix import Mix
@@ -31,6 +32,7 @@ __all__ = [
     "DualReward",
     "FormatReward",
     "HarmonicVote",
+    "InteractionReward",
     "LabelElseVote",
     "MajorityVote",
     "Mix",

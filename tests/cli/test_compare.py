@@ -4,12 +4,13 @@ import json
 import re
 import stat
 import sys
+from types import SimpleNamespace
 
 import pytest
-from helpers.command_line import cli
+from helpers.command_line import cli, fork, small
 
 from lightning_serl.cli import arm_process
-from lightning_serl.cli.arm_process import reason_of, run_arm
+from lightning_serl.cli.arm_process import ArmProcess, reason_of, run_arms, seconds_left, threads_of
 from lightning_serl.cli.compare import read_request
 from lightning_serl.cli.comparison_folder import Run, arms_of, check_folder, folder_of
 from lightning_serl.cli.methods import CONTROLS, read_method
@@ -41,6 +42,10 @@ REFUSED = [  # arguments after compare, and what is said; nothing is parsed or l
     ("--methods MajorityVote --seeds 0 0", "each once"),
     ("--methods MajorityVote --seeds one", "'one' is no run seed"),
     ("--methods MajorityVote --seeds -1", "needs run seeds"),
+    ("--methods MajorityVote --jobs 0", "--jobs takes one whole number from 1 on, the runs at a time, got 0"),
+    ("--methods MajorityVote --jobs two", "got two"),
+    ("--methods MajorityVote --jobs 1 2", "got 1 2"),
+    ("--methods MajorityVote --jobs -1", "--jobs takes one whole number"),
     ("--methods MajorityVote --gold", "--gold takes one method"),
     ("--methods MajorityVote --gold Majority", "--gold: there is no method 'Majority'"),
     ("--methods MajorityVote --data.reward SelectiveVote", "compare does not take --data.reward: list rewards at"),
@@ -142,6 +147,7 @@ def test_arguments_of_methods(tmp_path, monkeypatch):
     request = read_request([*given, "--trainer.default_root_dir=out"])
     assert [method.label for method in request.methods] == ["MajorityVote", "mine"]
     assert (request.seeds, request.common, request.root) == ([0, 7], ["-c", "a.yaml", "--x", "1"], "out")
+    assert (request.jobs, read_request([*given, "--jobs", "3"]).jobs) == (1, 3)
     assert (request.gold.label, request.gold.control, request.gold.configs) == ("gold", True, ("mine.yaml",))
 
 
@@ -189,27 +195,77 @@ def stand_in(tmp_path, monkeypatch):
         return tmp_path / "log.txt"
 
     monkeypatch.setattr(arm_process, "EVERY", 0.1)
+    monkeypatch.setattr(arm_process, "_POLL", 0.02)
     return make
 
 
+def arm(log, relay=print, *arguments, ends=None, threads=None):
+    """What :func:`run_arms` calls to begin an arm of one process; its status, or the exception, goes to ``ends``."""
+
+    def steps():
+        try:
+            ends.append((yield ArmProcess(arguments, log, relay, threads)))
+        except BaseException as error:
+            ends.append(type(error))
+            raise
+
+    return steps
+
+
 def test_the_process_of_an_arm(stand_in):
-    state, lines = CommandState(), []
-    log = stand_in('echo "$@"; echo "error: no room" >&2; exit 1')
-    assert run_arm(["fit", "--x", "1"], log, state, lines.append) == 1
-    assert log.read_text().splitlines()[0] == "-m lightning_serl fit --x 1"
+    state, lines, ends = CommandState(), [], []
+    log = stand_in('echo "$@" $OMP_NUM_THREADS; echo "error: no room" >&2; exit 1')
+    run_arms([arm(log, lines.append, "fit", "--x", "1", ends=ends, threads=3)], 1, state)
+    assert (ends, log.read_text().splitlines()[0]) == ([1], "-m lightning_serl fit --x 1 3")
     assert reason_of(1, log) == "no room"
     log = stand_in("echo round 1; sleep 0.3; kill -9 $$")
-    assert run_arm([], log, state, lines.append) == -9
-    assert lines[0] == "round 1"
+    run_arms([arm(log, lines.append, ends=ends)], 1, state)
+    assert (ends[-1], lines[0]) == (-9, "round 1")
     assert reason_of(-9, log) == "its process was ended by SIGKILL, which the system sends where memory runs out"
     assert reason_of(3, stand_in("").with_name("none")) == "it ended with status 3 and no message"
 
+
+def test_an_interrupt_reaches_every_running_arm_once(stand_in):
+    script = """echo "$3"; trap 'echo saved; sleep 0.1; exit 130' INT; while :; do sleep 0.02; done"""
+    state, ends, log = CommandState(), [], stand_in(script)
+    logs = [log.with_name(f"{name}.txt") for name in "abc"]
+
     def interrupt(line):
-        assert state.children()
+        assert len(state.children()) == 2
         raise KeyboardInterrupt
 
-    log = stand_in("trap 'echo saved; exit 130' INT; while :; do sleep 0.05; done")
+    arms = [arm(one, interrupt, one.stem, ends=ends) for one in logs]
     with pytest.raises(KeyboardInterrupt):
-        run_arm([], log, state, interrupt)
-    assert log.read_text().splitlines()[-1] == "saved"
-    assert state.children() == []
+        run_arms(arms, 2, state)
+    assert [one.read_text().split() for one in logs[:2]] == [["a", "saved"], ["b", "saved"]]
+    assert (ends, logs[2].exists(), state.children()) == ([KeyboardInterrupt] * 2, False, [])
+
+
+def test_what_is_left_and_how_many_threads(monkeypatch):
+    for ended, running, waiting, jobs, left in (
+        ([10], [], 3, 1, 30),  # as many times the mean as there are arms
+        ([8, 12], [4], 2, 2, 16),  # lanes of 6 and 0: the next ones end at 10 and 16
+        ([10], [25, 1], 0, 2, 9),  # one takes longer than the others did
+        ([10], [9, 9, 9], 1, 3, 11),
+    ):
+        assert seconds_left(ended, running, waiting, jobs) == left, (ended, running, waiting, jobs)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_of(jobs, 1) for jobs in (1, 2, 3, 16)] == [None, 4, 2, 1]
+    assert threads_of(2, 2) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads_of(2, 1) is None
+
+
+def test_results_do_not_depend_on_the_runs_at_a_time(tmp_path, monkeypatch):
+    forked = SimpleNamespace(Popen=lambda command, **_: fork(*command[3:]), STDOUT=None)
+    monkeypatch.setattr(arm_process, "subprocess", forked)
+    ends, options = [], [(*small(tmp_path / f"two-{seed}", rounds=1), "--seed_everything", seed) for seed in (0, 1)]
+    run_arms([arm(tmp_path / "log", print, "fit", *one, ends=ends) for one in options], 2, CommandState())
+    assert ends == [0, 0]
+    for seed in (0, 1):
+        alone = cli("fit", *small(tmp_path / f"one-{seed}", rounds=1), "--seed_everything", seed)
+        assert alone.status == 0, alone.err
+        for name in ("ledger.jsonl", "export/model.safetensors"):
+            two, one = ((tmp_path / f"{way}-{seed}" / name).read_bytes() for way in ("two", "one"))
+            assert two == one, (seed, name)

@@ -27,7 +27,7 @@ METHODS = {
 }  # fmt: skip
 # Methods with a source of their own; tests/datamodules/sources/ and tests/seams/ run one each.
 SOURCES = ["sqlm", "r-zero", "spell", "lsp", "azr", "mae", "refine-af", "sec", "ladder", "eva", "sws"]
-SOURCES += ["co-reward", "self-harmony", "svs", "r-few"]
+SOURCES += ["co-reward", "self-harmony", "svs", "r-few", "comas"]
 # One that asks for other weights, for statistics, for judgements; benchmarks/methods.py runs all of them.
 SAMPLE = ["teacher-vote", "scrl", "sirlc"]
 

@@ -23,13 +23,15 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     started = []
 
-    def run_arm(arguments, log, state, relay):
-        started.append(arguments)
-        if len(started) == stop_at.get("run"):
-            raise KeyboardInterrupt
-        ended = cli(*arguments)
-        log.write_text(ended.out + ended.err)
-        return ended.status
+    class InThisProcess:
+        def __init__(self, arguments, log, relay, threads):
+            started.append(arguments)
+            if len(started) == stop_at.get("run"):
+                raise KeyboardInterrupt
+            ended = cli(*arguments)
+            log.write_text(ended.out + ended.err)
+            self.poll, self.threads = lambda: ended.status, threads
+            assert threads == (1 if stop_at.get("jobs") else None)
 
     checked = {}
 
@@ -40,11 +42,11 @@ def here(tmp_path, monkeypatch):
 
     stop_at = {}
     monkeypatch.setattr("lightning_serl.cli.compare.check_arm", check)  # each takes a third of a second
-    monkeypatch.setattr("lightning_serl.cli.compare.run_arm", run_arm)
+    monkeypatch.setattr("lightning_serl.cli.compare.ArmProcess", InThisProcess)
     return started, stop_at
 
 
-def test_the_example(here, tmp_path):
+def test_the_example(here, tmp_path, monkeypatch):
     started, stop_at = here
     command = shlex.split(DOC.split("```bash\n")[-1].split("```")[0].replace("\\\n", ""))
     assert command[:2] == ["lightning-serl", "compare"]
@@ -60,8 +62,12 @@ def test_the_example(here, tmp_path):
     ]  # fmt: skip
 
     stop_at.clear()
-    ended = cli(*command[1:], *small, picture=True)
+    stop_at["jobs"] = 64  # more than there are runs, and than cores
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    ended = cli(*command[1:], *small, "--jobs", 64, picture=True)
     assert ended.status == 0, ended.err
+    assert "4 runs at a time, each process with" in ended.out
+    assert re.search(r"^mine, seed 0: held_out [\d.]+ → [\d.]+ %, in ", ended.out, re.MULTILINE), ended.out
     assert "1 of 5 runs have ended before" in ended.out
     assert [" ".join(call).count("--ckpt_path last") for call in started] == [1] * len(started)
     by_name = {row["method"]: row for row in result(ended.run)}

@@ -16,8 +16,8 @@ TEXT_CHARACTERS = 20_000
 #: Groups of a round whose first responses have their tokens' log-probs, and how many responses.
 WITH_LOGPROBS = (4, 4)
 _EXEMPLAR_CHARACTERS = 300
-# What a row says in separate fields, or what belongs to the writing of problems.
-_TOLD = ("choices", "origin", "round", "truncated", "exemplars", "first")
+# What a row says in separate fields or in its prompt, or what belongs to the writing of problems.
+_TOLD = ("choices", "origin", "round", "truncated", "exemplars", "first", "task", "solution")
 
 
 def sample_rows(played: Round, tokenizer: Any) -> list[dict[str, Any]]:

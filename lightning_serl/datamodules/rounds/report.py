@@ -24,6 +24,9 @@ _ADVICE = {
         "easier problems"
     ),
     "no_view": "the reward compares two views of a problem: set data.source Paraphrase and data.round.max_waves 1",
+    "no_evaluation": (
+        "the reward scores solutions by evaluations of them: set data.source Discussion, as preset:method-comas does"
+    ),
     "answer_in_problem": "the written problems contain their answers: ask for others with data.reading.ask.text",
     "no_grade": (
         "the judge wrote no grade that can be read: raise max_tokens of data.reward, or take a stronger policy"

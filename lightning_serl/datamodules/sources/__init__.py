@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_serl.datamodules.sources.bandit import CategoryBandit
 from lightning_serl.datamodules.sources.base import InstructionSource
+from lightning_serl.datamodules.sources.discussion import Discussion
 from lightning_serl.datamodules.sources.documents import DocumentQuestions, Reading
 from lightning_serl.datamodules.sources.evolve import EvolvedPrompts
 from lightning_serl.datamodules.sources.few_shot import FewShotSelfInstruction
@@ -18,6 +19,7 @@ from lightning_serl.datamodules.sources.writing import Writing
 
 __all__ = [
     "CategoryBandit",
+    "Discussion",
     "DocumentQuestions",
     "EasierVariants",
     "EvolvedPrompts",

@@ -140,6 +140,6 @@ def test_choices(policy):
 def test_every_reason_is_met_above():
     met = {end for ends in WRITTEN.values() for end in ends} - {"kept"}
     of_groups = {"too_easy", "too_hard", "no_answer", "no_spread", "stale", "no_room", "no_choices"}
-    of_rewards = {"low_consensus", "no_view", "no_grade"}
+    of_rewards = {"low_consensus", "no_view", "no_grade", "no_evaluation"}
     of_documents = {"needs_passage", "answer_in_problem"}  # tests/rewards/test_open_book.py
     assert met | of_groups | of_rewards | of_documents == set(get_args(Reason))

@@ -1,10 +1,13 @@
 """Paraphrases and variations: what is asked, what is used of the texts, and what becomes of the rest."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lightning_serl.datamodules.option_values import parse_follow_ups, parse_source
-from lightning_serl.datamodules.sources import Paraphrase, PromptSet, Variations
+from lightning_serl.datamodules.sources import Discussion, Paraphrase, PromptSet, Variations
 from lightning_serl.datamodules.sources.paraphrase import keeps_meaning
 from lightning_serl.errors import InputError
 from lightning_serl.types import Completion, Group, Instruction, Link, Verdict
@@ -106,3 +109,36 @@ def test_the_base_of_follow_ups_is_the_source():
         parse_follow_ups(Paraphrase(base=Variations(most=1)))
     with pytest.raises(InputError, match=r"data\.source"):
         Paraphrase(who="teacher")
+
+
+def test_solutions_are_evaluated_and_problems_put_again():
+    source = Discussion(solutions=3)
+    assert (source.roles, source.waves, source.follow_ups) == (("evaluate",), 3, 3)
+    problem = Instruction("Is 7 prime?", "q", meta={"choices": ["yes", "no"], "subject": "primes"})
+    solved = Group(
+        problem, (), [Completion((), text) for text in ("Yes. {task}", "", "<think>no</think>No.", "Maybe.")]
+    )
+    ctx = SimpleNamespace(seeds=lambda uid, n: tuple(len(uid) + k for k in range(n)))
+    asked = source.follow([solved], [None], ctx)
+    # the second has no text, the fourth is beyond the three
+    assert [(one.role, one.link, one.meta["solution"]) for one in asked] == [
+        ("evaluate", Link("evaluation", "q", 0), "Yes. {task}"), ("evaluate", Link("evaluation", "q", 2), "No."),
+    ]  # fmt: skip
+    assert all("Is 7 prime?\nA. yes\nB. no\n\nThe solution" in one.prompt for one in asked)
+    assert all("choices" not in one.meta and one.meta["subject"] == "primes" for one in asked)
+    evaluated = [Group(replace(one, uid=f"e{k}"), (), [Completion((), f"fault {k}"), Completion((), "")])
+                 for k, one in enumerate(asked)]  # fmt: skip
+    (again,) = source.follow(evaluated, [None] * 2, ctx)
+    assert (again.role, again.link, again.meta["choices"]) == ("solve", Link("discussion", "q"), ["yes", "no"])
+    assert again.prompt.startswith("Is 7 prime?\n\n")
+    for shown in ("Yes. {task}", "No.", "fault 0", "fault 1"):
+        assert again.prompt.count(f"===\n{shown}\n===") == 1
+    # what is put again is evaluated as the problem itself, and not put a third time
+    (last,) = source.follow([Group(replace(again, uid="q.d"), (), [Completion((), "Yes.")])], [None], ctx)
+    assert (last.link, last.meta["task"], last.meta["turn"]) == (Link("evaluation", "q.d", 0), asked[0].meta["task"], 2)
+    assert source.follow([Group(replace(last, uid="e"), (), [Completion((), "none")])], [None], ctx) == []
+    silent = [Group(one.instruction, (), [Completion((), "")]) for one in evaluated]
+    assert source.follow(silent, [None] * 2, ctx) == []
+    for name in ("solutions", "turns", "references"):
+        with pytest.raises(InputError, match=f"data.source.{name} of Discussion"):
+            Discussion(**{name: 0})
