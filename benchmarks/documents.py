@@ -10,7 +10,8 @@ text with one paragraph for each of 24 names, three facts each. The held-out que
 wordings that the base never writes.
 
 - *documents*: ``--data.documents DIR`` with the defaults of ``data.reading``, its prompt and passage length aside;
-- *scores alone*: the same with ``--data.reading.imitate 0``, the shape of SPICE; a run that finds nothing to learn from ends early;
+- *scores alone*: the same with ``--data.reading.imitate 0``, the shape of SPICE; such a run may
+  find nothing to learn from, and ends then;
 - *random reward*: ``--data.reward RandomReward``, which also turns imitation off;
 - *other corpus*: trained on a folder with the same names and other facts, measured on the facts of the first.
 
@@ -349,7 +350,8 @@ def main() -> int:
                 if error := run(world.options(arm, seed, args.rounds, folder)):
                     print(f"| {arm} | {seed} | ended: {error[:90]} | | | | | |", flush=True)
                     # scores alone run dry where no answer is right by chance, which is an outcome and no fault
-                    failed += [] if arm == "scores alone" else [f"{arm}, seed {seed}: {error}"]
+                    dry = arm == "scores alone" and "groups survived" in error
+                    failed += [] if dry else [f"{arm}, seed {seed}: {error}"]
                     continue
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             before, after = summary["before"], summary["after"]

@@ -55,7 +55,8 @@ class OpenBookVote:
         check_range("data.reading.min_share", min_share, at_least=0, at_most=1)
         check_range("data.reading.imitate", imitate, at_least=0)
         self.vote, self.imitate = MajorityVote(min_share=min_share, ties="abstain"), imitate
-        self.answered_by, self.needs = answered_by, frozenset({answered_by} - {"policy"})
+        self.answered_by = answered_by
+        self.needs: frozenset[str] = frozenset() if answered_by == "policy" else frozenset({answered_by})
 
     def labels(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """The votes; a verdict without label says why in ``info["unscored"]``, or has no answer."""
