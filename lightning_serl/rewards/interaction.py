@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+
 from lightning_serl.errors import InputError, check_choice, check_range
 from lightning_serl.rewards.judging import fence_of, likely_grade, read_grade, to_judge
 from lightning_serl.types import Group, Instruction, Reason, Verdict
@@ -109,7 +111,7 @@ class InteractionReward:
             given = [scores.get(place) for place in places]
             left = [(score or 0.0) if place in asked else None for place, score in zip(places, given, strict=True)]
             info = {"tie": False, "abstained": sum(place in unread for place in places), "solution": left}
-            reason = "no_grade" if info["abstained"] and all(score is None for score in given) else None
+            reason: Reason | None = "no_grade" if info["abstained"] and all(score is None for score in given) else None
             points = [0.0 if score is None else 1 - score for score in given]
             out[group.instruction.uid] = _verdict(points, [1.0] * len(points), info, reason)
         return out
@@ -134,7 +136,8 @@ def _verdict(points: list[float], weight: list[float], info: dict[str, Any], rea
     """A verdict with these points; one with a reason leaves all of the group out."""
     if reason is not None:
         weight, info = [0.0] * len(points), {**info, "unscored": reason}
-    return Verdict(points, confidence=sum(points) / max(1, len(points)), weight=weight, info=info)
+    mean = sum(points) / max(1, len(points))
+    return Verdict(torch.tensor(points), confidence=mean, weight=torch.tensor(weight), info=info)
 
 
 def _evaluations(group: Group) -> list[Group]:

@@ -4,10 +4,9 @@ import json
 import re
 import stat
 import sys
-from types import SimpleNamespace
 
 import pytest
-from helpers.command_line import cli, fork, small
+from helpers.command_line import cli
 
 from lightning_serl.cli import arm_process
 from lightning_serl.cli.arm_process import ArmProcess, reason_of, run_arms, seconds_left, threads_of
@@ -255,17 +254,3 @@ def test_what_is_left_and_how_many_threads(monkeypatch):
     assert threads_of(2, 2) == 2
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert threads_of(2, 1) is None
-
-
-def test_results_do_not_depend_on_the_runs_at_a_time(tmp_path, monkeypatch):
-    forked = SimpleNamespace(Popen=lambda command, **_: fork(*command[3:]), STDOUT=None)
-    monkeypatch.setattr(arm_process, "subprocess", forked)
-    ends, options = [], [(*small(tmp_path / f"two-{seed}", rounds=1), "--seed_everything", seed) for seed in (0, 1)]
-    run_arms([arm(tmp_path / "log", print, "fit", *one, ends=ends) for one in options], 2, CommandState())
-    assert ends == [0, 0]
-    for seed in (0, 1):
-        alone = cli("fit", *small(tmp_path / f"one-{seed}", rounds=1), "--seed_everything", seed)
-        assert alone.status == 0, alone.err
-        for name in ("ledger.jsonl", "export/model.safetensors"):
-            two, one = ((tmp_path / f"{way}-{seed}" / name).read_bytes() for way in ("two", "one"))
-            assert two == one, (seed, name)

@@ -70,6 +70,7 @@ def test_the_example(here, tmp_path, monkeypatch):
     assert re.search(r"^mine, seed 0: held_out [\d.]+ → [\d.]+ %, in ", ended.out, re.MULTILINE), ended.out
     assert "1 of 5 runs have ended before" in ended.out
     assert [" ".join(call).count("--ckpt_path last") for call in started] == [1] * len(started)
+    assert started[1] == started[2], "what a run is given depends on the number of runs at a time"
     by_name = {row["method"]: row for row in result(ended.run)}
     assert by_name["mine"]["done"] == [0]
     assert by_name["frozen"]["figures"]["pass@1"]["change"] == {"value": 0.0, "interval": [0.0, 0.0]}
