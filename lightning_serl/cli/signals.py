@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 
-from lightning_serl.callbacks.run_folder.live_table import stop_live_tables
 from lightning_serl.cli.run_folder import CommandState
 
 # Seconds that Python's handler may take to be called before the watching thread ends the process.
@@ -36,7 +36,10 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         called.set()
-        stop_live_tables()  # Lightning writes its message before it calls a callback
+        # only where it was loaded: commands such as report need neither torch nor Lightning
+        table = sys.modules.get("lightning_serl.callbacks.run_folder.live_table")
+        if table is not None:
+            table.stop_live_tables()  # Lightning writes its message before it calls a callback
         signal.default_int_handler(number, frame)
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
