@@ -318,7 +318,7 @@ def _threads(jobs: int, options: Mapping[str, Any]) -> int | None:
 def _sharing(jobs: int, options: Mapping[str, Any]) -> str:
     """One line on what runs share that go on at the same time."""
     threads = _threads(jobs, options)
-    said = "OMP_NUM_THREADS threads as set" if threads is None else f"{threads} thread{'s' * (threads > 1)}"
+    said = "OMP_NUM_THREADS as you set it" if threads is None else f"OMP_NUM_THREADS={threads}"
     line = f"{jobs} runs at a time, each process with {said}"
     if options.get("trainer.accelerator") != "cpu" and torch.cuda.is_available():
         line += "; all of them use the same GPUs, whose memory must hold them together"
