@@ -34,11 +34,14 @@ _FORMS = {"lora": ["--model.lora.r", "16"], "full": []}
 _RESULT, _TARGET, _WITHIN = "RESULT ", 1.8, 0.05
 
 
-def products_per_second() -> float:
-    """Floating point operations of a matrix product in a processor second."""
+def products_per_second(model: str) -> float:
+    """Floating point operations of a matrix product in a processor second, in the shape of the feed-forward layer."""
     import torch
+    from transformers import AutoConfig
 
-    a, b = torch.randn(512, 576), torch.randn(576, 1536)
+    config = AutoConfig.from_pretrained(model).get_text_config()
+    rows, width, inner = 512, config.hidden_size, config.intermediate_size
+    a, b = torch.randn(rows, width), torch.randn(width, inner)
     for _ in range(5):
         a @ b
     began = time.process_time()
@@ -46,7 +49,7 @@ def products_per_second() -> float:
     while (spent := time.process_time() - began) < 1.0:
         a @ b
         count += 1
-    return count * 2 * 512 * 576 * 1536 / spent
+    return count * 2 * rows * width * inner / spent
 
 
 def child(mode: str, arguments: list[str]) -> int:
@@ -74,9 +77,10 @@ def child(mode: str, arguments: list[str]) -> int:
         with counter:
             status = main(arguments)
     else:
-        speed = products_per_second()
+        model = arguments[arguments.index("--model.model_name_or_path") + 1]
+        speed = products_per_second(model)
         status = main(arguments)
-        found["speed"] = (speed + products_per_second()) / 2
+        found["speed"] = (speed + products_per_second(model)) / 2
     found |= {"flop": at_rows[1] - at_rows[0], "seconds": ends[1] - ends[0]}
     print(_RESULT + json.dumps(found))
     return status

@@ -26,6 +26,9 @@ class Reward(Protocol):
     Attributes:
         needs: Names from :data:`STATISTICS`, which are then in ``Group.stats``, and from :data:`POLICIES`, which can
             then be ``who`` in ``ctx.generate`` and ``ctx.score``; a function may lack the attribute.
+
+    A reward of a role may also have ``answered_by``: ``reference`` has the frozen reference write the responses of that
+    role in place of the policy. It must then be in ``needs``.
     """
 
     needs: frozenset[str]

@@ -56,8 +56,8 @@ class InteractionReward:
 
     Args:
         who: Who scores, ``policy`` as in the paper, or ``reference``.
-        unread: What counts where the scorer wrote no score: ``zero`` pays nobody, as in the paper; ``likelihood`` takes
-            the mean of the scores weighted by how likely the scorer finds each, for models that write none.
+        unread: What counts where the scorer wrote no score: ``zero`` pays neither text, as in the paper; ``likelihood``
+            takes the mean of the scores weighted by how likely the scorer finds each, for models that write none.
         max_tokens: Most tokens of the scorer's text.
 
     Raises:
@@ -78,6 +78,8 @@ class InteractionReward:
 
     def __call__(self, groups: Sequence[Group], ctx: Any) -> list[Verdict]:
         """One verdict for each group of role ``solve`` or ``evaluate``; one call of the engine for all.
+
+        Scores, from 0 to 1, and weights are (n,) float32 tensors for the n texts of a group.
 
         Evaluations are scored once: their verdicts are put into ``ctx.verdicts`` with those of their solutions.
         """

@@ -16,8 +16,7 @@ from lightning_serl.types import Round
 
 # Columns between the cells of a row, and the narrowest and widest bar.
 _GAP, _NARROWEST, _WIDEST = 2, 8, 40
-
-
+# On a screen now; weak, since a table that is dropped is no longer there to be stopped.
 _shown_tables: weakref.WeakSet[LiveTable] = weakref.WeakSet()
 
 

@@ -13,6 +13,11 @@ _UNITS = {
 }  # fmt: skip
 
 
+def counts_answers(phase: str) -> bool:
+    """Whether the units of a phase are completions of the engine."""
+    return _UNITS.get(phase) == "answers"
+
+
 class Written(NamedTuple):
     """What an engine has written since it was made; under training, what was trained on."""
 
@@ -57,7 +62,7 @@ class PhaseClock:
 
     def finished(self, now: Written) -> int:
         """Units that are done; answers that the engine has finished count before they are handed on."""
-        if _UNITS.get(self.name) != "answers":
+        if not counts_answers(self.name):
             return self.done
         return max(self.done, min(self.total, now.completions - self.start.completions))
 

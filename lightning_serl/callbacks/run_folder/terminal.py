@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from lightning_serl.callbacks.rollout_hooks import RolloutHooks, Tick
 from lightning_serl.callbacks.run_folder.live_table import LiveTable
-from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, Written, duration, plain
+from lightning_serl.callbacks.run_folder.phase_clock import PhaseClock, Written, counts_answers, duration, plain
 from lightning_serl.protocols import data_of, module_of
 from lightning_serl.types import Round
 
@@ -118,8 +118,7 @@ class RoundProgress(RolloutHooks):
     def _make_clock(self, name: str, total: int) -> PhaseClock:
         data: Any = getattr(self._trainer, "datamodule", None)
         longest = getattr(getattr(data, "sampling", None), "longest", None)
-        answers = name in ("answering", "probing", "evaluating")
-        return PhaseClock(name, total, self._written(name), longest if answers else None)
+        return PhaseClock(name, total, self._written(name), longest if counts_answers(name) else None)
 
     def _bar(self) -> Progress | None:
         """Lightning's bar, if there is one and training has started."""
