@@ -176,7 +176,7 @@ def test_every_reason_of_the_quality_rules_is_in_the_tables() -> None:
         "empty", "too_short", "too_long", "keyword", "write_a_program", "punctuation", "solution_leak",
         "no_question", "several_questions", "no_context",
     }  # fmt: skip
-    assert len(set(REASONS)) == len(REASONS) == 26
+    assert len(set(REASONS)) == len(REASONS) == 27
 
 
 def test_a_cut_off_proposal_is_named_as_such() -> None:
