@@ -205,6 +205,13 @@ class RolloutEngine(ABC):
         The temperature is 1 whatever the policy's: it describes how completions are drawn, and scored text was not.
         """
 
+    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
+        """As :meth:`score`, for the tokens of each ``(token ids, start)`` from ``start`` (at least 1) on: (len - start,).
+
+        Texts are often compared after one prompt, which an engine need not compute for each of them.
+        """
+        return [logp[start - 1 :] for logp, (_, start) in zip(self.score([r[0] for r in rows], who), rows, strict=True)]
+
     @abstractmethod
     def push(self, update: WeightUpdate) -> Receipt:
         """Load new weights, drop every cached prefix, and return what arrived.

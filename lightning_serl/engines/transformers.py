@@ -76,8 +76,12 @@ class TransformersEngine(RolloutEngine):
 
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
+        return self.score_from([(ids, 1) for ids in token_ids], who)
+
+    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
+        """See :meth:`RolloutEngine.score_from`; equal beginnings are computed once if the model can be packed."""
         with self.policy.at_temperature(1.0):
-            return [s.logp for s in self.policy.stats([(ids, 1) for ids in token_ids], who)]
+            return [s.logp for s in self.policy.stats(rows, who)]
 
     def generate(self, requests: Sequence[Request], who: Who = "policy") -> Iterator[tuple[int, list[Completion]]]:
         """See :meth:`RolloutEngine.generate`."""

@@ -169,6 +169,15 @@ def test_score_is_at_temperature_one(policy, prompts, engine):
     torch.testing.assert_close(scores[0], expected, atol=1e-4, rtol=0)
 
 
+def test_texts_after_one_prompt_score_as_whole_rows_do(policy, prompts, engine):
+    prompt = list(prompts[0])
+    rows = [([*prompt, 7, 8, 9], len(prompt)), ([7, 8], 1), ([*prompt, 9], len(prompt)), (prompt, len(prompt))]
+    with policy.gathered():
+        whole, parts = engine.score([ids for ids, _ in rows]), engine.score_from(rows)
+    for row, part, (_, start) in zip(whole, parts, rows, strict=True):
+        torch.testing.assert_close(part, row[start - 1 :], atol=1e-4, rtol=0)
+
+
 def test_ambient_random_numbers_are_neither_read_nor_moved(policy, prompts, engine):
     def ambient():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()

@@ -192,8 +192,7 @@ class Context:
         for prefix, text in zip(prefixes, texts, strict=True):
             head = encode(prefix) or [self.policy.tokenizer.eos_token_id]
             rows.append((head + encode(text, add_special_tokens=False), len(head)))
-        logps = self.engine.score([ids for ids, _ in rows], who)
-        return [logp[start - 1 :] for logp, (_, start) in zip(logps, rows, strict=True)]
+        return self.engine.score_from(rows, who)
 
 
 def _instructions(given: Sequence[Instruction | str]) -> list[Instruction]:

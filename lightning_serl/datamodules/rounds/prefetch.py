@@ -85,6 +85,10 @@ class CachedEngine(RolloutEngine):
         """See :meth:`RolloutEngine.score`."""
         return self.engine.score(token_ids, who)
 
+    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
+        """See :meth:`RolloutEngine.score_from`."""
+        return self.engine.score_from(rows, who)
+
     def push(self, update: WeightUpdate) -> Receipt:
         """See :meth:`RolloutEngine.push`."""
         return self.engine.push(update)

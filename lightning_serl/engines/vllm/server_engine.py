@@ -275,6 +275,11 @@ class VLLMServerEngine(RolloutEngine):
         written = ((key, session.completion_of(a, requests[key[0]].sampling, url)) for key, url, a in answers)
         yield from by_request(requests, written)
 
+    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
+        """See :meth:`RolloutEngine.score_from`."""
+        session = self._started_session()
+        return super().score_from(rows, who) if session.serves(who) else session.fallback.score_from(rows, who)
+
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
         session = self._started_session()
