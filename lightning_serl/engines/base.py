@@ -206,7 +206,7 @@ class RolloutEngine(ABC):
         """
 
     def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
-        """As :meth:`score`, of the tokens from ``start`` (at least 1) of each ``(token ids, start)``: (len - start,) each.
+        """Log-probs as :meth:`score` gives them, from each row's ``start`` (at least 1) on: (len - start,) each.
 
         Texts are often compared after one prompt, which an engine need not compute for each of them.
         """
