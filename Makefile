@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported: compiling all of them is a third of the installation or more.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # Where an index offers CPU builds of torch under this exact version, no CUDA packages are pulled.
 TORCH ?= torch==2.13.0
 
@@ -69,26 +71,26 @@ $(VENV)/bin/python:
 
 # torch first and pinned: left to itself, the resolver takes the newest build with several GB of CUDA packages
 $(VENV)/.torch: $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python $(INSTALL) $(TORCH)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python $(INSTALL) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch setup.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,qlora]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[dev,qlora]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python $(INSTALL) -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(VLLM_VENV)/.tried: $(VENV)/.dev
 	@rm -rf $(VLLM_VENV) && $(PYTHON) -m venv $(VLLM_VENV)
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
 		"$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
-	@if $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(VLLM) \
+	@if $(VLLM_BIN)/python $(INSTALL) -c constraints.txt $(VLLM) \
 		> $(VLLM_VENV)/pip.log 2>&1; then \
 		$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec && \
 		$(VLLM_BIN)/python -c 'import vllm' > /dev/null && touch $(VLLM_VENV)/.ready; \
