@@ -508,7 +508,9 @@ def test_without_any_set_the_rounds_are_compared(tmp_path):
 def test_two_runs_with_one_seed_are_equal_bytes(tmp_path, fitted, held_out):
     """Under another hash seed, in another working directory, by the console script instead of the module."""
     script = "-c", "from lightning_serl.cli.command import entry; entry()"
-    ended = finish(start("fit", *small("run", held_out, samples=2), program=script, cwd=tmp_path, PYTHONHASHSEED="4242"))
+    ended = finish(
+        start("fit", *small("run", held_out, samples=2), program=script, cwd=tmp_path, PYTHONHASHSEED="4242")
+    )
     assert ended.status == 0, ended.err
     root = tmp_path / "run"
     assert ended.run == root
