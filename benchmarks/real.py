@@ -6,7 +6,7 @@
 
 Every row of the table is a run of ``lightning-serl fit`` in a folder of its own below ``--out``. A run that was stopped
 goes on where it stopped, a finished one is only printed, one that failed is a row with its error and is tried again.
-Without ``--tasks`` the rows are those of ``docs/results.md``. ``--base`` measures the untrained model on all tasks, and
+Without ``--tasks`` the rows are those of ``docs/real-model.md``. ``--base`` measures the untrained model on all tasks, and
 ``--print`` runs nothing. ``make real-model`` writes the default model.
 """
 
@@ -88,7 +88,7 @@ class Settings:
         return [part for name, value in given.items() for part in (f"--{name}", str(value))] + list(self.more)
 
 
-# The rows of docs/results.md.
+# The rows of docs/real-model.md.
 TASKS = ("sums", "opposites", "letters")
 DEFAULT_ROWS = [
     *(Row(task, seed=seed) for task in TASKS for seed in (0, 1, 2)),

@@ -41,7 +41,7 @@ CONTENTS = {
         "domains", "documents", "probe", "plan", "engines", "memory", "scaling", "evaluation", "health",
         "keep-and-stop", "report", "compare", "sharing", "own-projects",
     ],
-    "Measured": ["quickstart", "worth", "results", "speed"],
+    "Measured": ["results", "quickstart", "real-model", "worth", "speed"],
     "Reference": ["options", "presets", "metrics", "messages", "classes", "architecture", "changes"],
 }  # fmt: skip
 CLASSES = [
