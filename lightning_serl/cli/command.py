@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning_serl.cli import conventions, run_folder
+from lightning_serl.cli.overview import OVERVIEW
 from lightning_serl.cli.own_code import find_modules_here
 from lightning_serl.cli.parser_errors import ParserRefusal, refusal
 from lightning_serl.cli.run_folder import CommandState
@@ -66,7 +67,12 @@ def main(args: Sequence[str] | None = None) -> int:
 def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
     """Make and run the command that the first argument names."""
     command, rest = (arguments[0] if arguments else ""), arguments[1:]
-    if command in ("plan", "probe"):
+    if command in ("-h", "--help"):
+        print(OVERVIEW, end="")
+    elif not command:
+        print(OVERVIEW, file=sys.stderr)
+        raise ParserRefusal("no command was given; name one of the above, as in lightning-serl fit")
+    elif command in ("plan", "probe"):
         _plan_or_probe(command, arguments, state)
     elif command == "compare":
         from lightning_serl.cli.compare import compare
@@ -84,6 +90,8 @@ def _carry_out(arguments: Sequence[str], state: CommandState) -> None:
         from lightning_serl.cli.push import push
 
         push(rest, state)
+    elif (said := conventions.command_refusal(arguments)) is not None:
+        raise ParserRefusal(said)
     else:
         from lightning_serl.cli.lightning_cli import SelfPlayCLI
 

@@ -45,26 +45,28 @@ _ENVIRONMENT = re.compile(rf"PL_({'|'.join(COMMANDS).upper()})__\w+|PL_CONFIG")
 
 
 def command_refusal(arguments: Sequence[str]) -> str | None:
-    """What is wrong with arguments whose first is no command and no ``--help``; ``None`` if nothing is."""
-    first = arguments[0] if arguments else "--help"
-    if first in COMMANDS or first in ("-h", "--help"):
+    """What is wrong with arguments, at least one, whose first is no command; ``None`` if it is one."""
+    first, known = arguments[0], (*COMMANDS, *OWN_COMMANDS)
+    if first in COMMANDS:
         return None
     if not first.startswith("-"):
         near = (
             [_OTHER_COMMANDS[first]]
             if first in _OTHER_COMMANDS
-            else difflib.get_close_matches(first, (*COMMANDS, *OWN_COMMANDS), n=1, cutoff=0.65)
+            else difflib.get_close_matches(first, known, n=1, cutoff=0.65)
         )
-        return f"there is no command {first[:60]!r}; " + (f"did you mean {near[0]}?" if near else f"give {_one_of()}")
-    named = next((argument for argument in arguments if argument in COMMANDS), None)
+        advice = f"did you mean {near[0]}?" if near else f"give {_one_of(known)}"
+        return f"there is no command {first[:60]!r}; {advice}"
+    named = next((argument for argument in arguments if argument in known), None)
     option = first.partition("=")[0]
     if named is not None:
         return f"{option} stands before the command; give it after {named}, as in lightning-serl {named} {option} ..."
-    return f"no command was given before {option}; give {_one_of()} first, as in lightning-serl fit {option} ..."
+    advice = f"give {_one_of(COMMANDS)} first, as in lightning-serl fit {option} ..."
+    return f"no command was given before {option}; {advice}"
 
 
-def _one_of() -> str:
-    return f"{', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}"
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def reads_environment(variables: Mapping[str, str] = os.environ) -> bool:

@@ -26,9 +26,9 @@ from lightning_serl.callbacks import (
 from lightning_serl.callbacks.preemption import Preemption
 from lightning_serl.checkpoints.checks import check_checkpoint, check_overrides
 from lightning_serl.cli import run_folder
-from lightning_serl.cli.conventions import command_refusal, reads_environment, unused_variables
+from lightning_serl.cli.conventions import reads_environment, unused_variables
 from lightning_serl.cli.exported import exported_options, said_of_export
-from lightning_serl.cli.parser_errors import ParserRefusal, construction_refusal
+from lightning_serl.cli.parser_errors import construction_refusal
 from lightning_serl.cli.parser_internals import option_groups, option_names
 from lightning_serl.cli.preset_cli import PresetCLI
 from lightning_serl.cli.run_folder import CommandState
@@ -38,12 +38,6 @@ from lightning_serl.distributed.strategies import check_strategy, check_strategy
 from lightning_serl.errors import InputError, own_place
 from lightning_serl.module import SeRLModule
 
-_DESCRIPTION = (
-    "Self-play reinforcement learning of language models without labels. `lightning-serl probe` says whether a "
-    "fit has something to learn from, `plan` foresees what it takes, `compare` runs several methods side by side, "
-    "`report` shows what a run did, `merge` merges an adapter that was exported alone, `push` publishes a run on the "
-    "hub; add --help to any."
-)
 _TRAINER_DEFAULTS = {
     "logger": False,
     "enable_progress_bar": False,
@@ -98,8 +92,6 @@ class SelfPlayCLI(PresetCLI):
 
     def __init__(self, args: Sequence[str], state: CommandState) -> None:
         self.state = state
-        if (said := command_refusal(args)) is not None:
-            raise ParserRefusal(said)
         super().__init__(
             SeRLModule,
             self.datamodule_kind,
@@ -109,16 +101,15 @@ class SelfPlayCLI(PresetCLI):
             trainer_defaults=_TRAINER_DEFAULTS,
             parser_kwargs={
                 "prog": "lightning-serl",
-                "description": _DESCRIPTION,
                 "default_env": reads_environment(),  # the help names a variable for each option otherwise
             },
             args=args,
         )
 
     def subcommands(self) -> dict[str, set[str]]:
-        """The subcommand that was asked for, since each parser takes half a second to make; all if none was."""
-        known = LightningCLI.subcommands()
-        return {name: known[name] for name in self.arguments[:1] if name in known} or known
+        """The subcommand that was asked for alone, since each parser takes half a second to make."""
+        asked = self.arguments[0]
+        return {asked: LightningCLI.subcommands()[asked]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of publishing, which Lightning turns into a callback."""

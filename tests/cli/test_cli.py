@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_serl import SelfPlayDataModule, SeRLModule, tiny
+from lightning_serl.cli import conventions
 from lightning_serl.cli.config_files import presets
 from lightning_serl.types import Reason
 
@@ -361,11 +362,18 @@ def test_help_explains_every_option(command, monkeypatch):
     assert all(n in whole for n in presets())
 
 
-def test_help_of_the_program_names_all_commands():
+def test_the_overview_names_every_command_on_one_screen():
     ended = cli("--help")
     assert ended.status == 0
-    for command in ("fit", "validate", "test", "predict"):
-        assert re.search(rf"^\s+{command}\b", ended.out, re.MULTILINE), command
+    lines = ended.out.splitlines()
+    assert len(lines) < 40
+    assert max(map(len, lines)) < 120
+    named = [line.split()[0] for line in lines if re.match(r"  \w+  ", line)]
+    assert sorted(named) == sorted([*conventions.COMMANDS, *conventions.OWN_COMMANDS])
+    bare = cli()
+    assert bare.status == 2
+    assert bare.err.startswith(ended.out)
+    assert bare.error.startswith("no command was given")
 
 
 def test_fields_of_any_name(tmp_path):
