@@ -4,7 +4,7 @@
     python benchmarks/real.py --tasks sums opposites --arms vote gold --seeds 0 1 [--weights full] [--source mix:0.5]
     python benchmarks/real.py --base
 
-Every row of the table is a run of ``lightning-serl fit`` in a separate folder below ``--out``. A run that was stopped goes
+Every row of the table is one ``lightning-serl fit`` in a separate folder below ``--out``. A run that was stopped goes
 on where it stopped, a finished one is only printed, one that failed is a row with its error and is tried again. Without
 ``--tasks`` the rows are those of ``docs/real-model.md``. ``--base`` measures the untrained model on all tasks, and
 ``--print`` runs nothing. ``make real-model`` writes the default model.
