@@ -348,11 +348,11 @@ def _print(result: dict[str, Any]) -> None:
         head = comparison_tables.columns(one["k"])
         wanted = [place for place, title in enumerate(head) if title != "notes"]
         table = Table(*(head[place] for place in wanted), title=name or None, title_justify="left")
-        tokens = comparison_tables.tokens_of_random(one["rows"])
+        random = comparison_tables.row_of_random(one["rows"])
         for row in one["rows"]:
-            cells = comparison_tables.cells(row, one["k"], tokens)
+            cells = comparison_tables.cells(row, one["k"], random)
             table.add_row(*(cells[place] for place in wanted))
         console.print(table)
         for row in one["rows"]:
-            for note in comparison_tables.notes(row, tokens):
+            for note in comparison_tables.notes(row, random):
                 console.print(f"{row['method']}: {note}", soft_wrap=True, markup=False)

@@ -54,6 +54,7 @@ class Arm:
         tokens: Tokens written in them; ``None`` if unknown.
         seconds: Duration of the fit.
         health: Signs of health outside their bands at the end.
+        learning_rate: The largest of its steps; ``None`` without a step.
     """
 
     method: str
@@ -67,6 +68,7 @@ class Arm:
     tokens: int | None = None
     seconds: float | None = None
     health: Sequence[str] = ()
+    learning_rate: float | None = None
 
 
 def read_graded(rows: Iterable[Mapping[str, Any]]) -> dict[str, Graded]:
@@ -193,6 +195,7 @@ def _facts(arms: Sequence[Arm]) -> dict[str, Any]:
         "tokens": _mean([arm.tokens for arm in done]),
         "seconds": _mean([arm.seconds for arm in done]),
         "health": sorted({sign for arm in done for sign in arm.health}),
+        "learning_rate": max((arm.learning_rate for arm in done if arm.learning_rate is not None), default=None),
     }
 
 

@@ -18,7 +18,7 @@ def columns(k: int) -> list[str]:
     return ["method", "runs", "before", "after", "lift", "of gold", *sampled, "tokens", "seconds", "notes"]
 
 
-def cells(row: Mapping[str, Any], k: int, random_tokens: float | None) -> list[str]:
+def cells(row: Mapping[str, Any], k: int, random: Mapping[str, Any] | None) -> list[str]:
     """The cells of a row under :func:`columns`; shares in %, changes in points, 95 % intervals in brackets."""
     figures, share = row.get("figures", {}), row.get("share_of_gold")
     one = figures.get("pass@1")
@@ -35,11 +35,15 @@ def cells(row: Mapping[str, Any], k: int, random_tokens: float | None) -> list[s
         out.append(" → ".join(both) or NOTHING)
     out.append(NOTHING if row["tokens"] is None else f"{row['tokens']:,.0f}")
     out.append(NOTHING if row["seconds"] is None else f"{row['seconds']:.0f}")
-    return [*out, "; ".join(notes(row, random_tokens))]
+    return [*out, "; ".join(notes(row, random))]
 
 
-def notes(row: Mapping[str, Any], random_tokens: float | None) -> list[str]:
-    """What the figures of a row do not say: failures, runs to come, signs of health, tokens beyond the control's."""
+def notes(row: Mapping[str, Any], random: Mapping[str, Any] | None) -> list[str]:
+    """What the figures of a row do not say: failures, runs to come, signs of health, how it differs from the control.
+
+    Tokens beyond those of ``random`` are named, and another learning rate than its: a method that trains at a hundredth
+    of the others' rate has not been compared with them.
+    """
     said = []
     for seed, fault in row["failed"].items():
         rounds = f"{fault['rounds']} round{'' if fault['rounds'] == 1 else 's'}"
@@ -48,14 +52,18 @@ def notes(row: Mapping[str, Any], random_tokens: float | None) -> list[str]:
         said.append(f"to come: seed {', '.join(map(str, row['open']))}")
     if row["health"]:
         said.append(f"health: {', '.join(row['health'])}")
-    if random_tokens and row["tokens"] and row["tokens"] > _MUCH_MORE * random_tokens:
-        said.append(f"writes {row['tokens'] / random_tokens:.1f} times the tokens of {RANDOM}")
+    tokens = random["tokens"] if random else None
+    if tokens and row["tokens"] and row["tokens"] > _MUCH_MORE * tokens:
+        said.append(f"writes {row['tokens'] / tokens:.1f} times the tokens of {RANDOM}")
+    rate = random["learning_rate"] if random else None
+    if rate and row["learning_rate"] and row["learning_rate"] != rate:
+        said.append(f"trained at learning rate {row['learning_rate']:g}, {RANDOM} at {rate:g}")
     return said
 
 
-def tokens_of_random(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens that the random control wrote, against which the others are held."""
-    return next((row["tokens"] for row in rows if row["method"] == RANDOM), None)
+def row_of_random(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of the random control, whose tokens and learning rate those of the others are compared with."""
+    return next((row for row in rows if row["method"] == RANDOM), None)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -65,8 +73,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         rows, k = one["rows"], one["k"]
         if name:
             parts.append(f"## {name}: {one['n']} held-out problems")
-        reference = tokens_of_random(rows)
-        parts.append(_table(columns(k), [cells(row, k, reference) for row in rows]))
+        random = row_of_random(rows)
+        parts.append(_table(columns(k), [cells(row, k, random) for row in rows]))
         parts += _differences(rows) + _runs(rows)
     return "\n\n".join([*parts, _READING]) + "\n"
 

@@ -111,9 +111,11 @@ def test_intervals_against_references():
 
 def test_the_table_in_markdown():
     arms = [
-        arm("a|b", BASE, [YES] * 4, seed=seed, tokens=1500, seconds=90, health=["length"]) for seed in (0, 1)
-    ]  # fmt: skip
-    arms += [Arm("c", 1, state="failed", reason="all is lost", rounds=1), arm("random", BASE, BASE, tokens=1000)]
+        arm("a|b", BASE, [YES] * 4, seed, tokens=1500, seconds=90, health=["length"], learning_rate=5e-7)
+        for seed in (0, 1)
+    ]
+    arms.append(Arm("c", 1, state="failed", reason="all is lost", rounds=1))
+    arms.append(arm("random", BASE, BASE, tokens=1000, learning_rate=1e-4))
     result = {"about": "four methods", **compare(arms)}
     assert json.loads(json.dumps(result)) == result
     text = markdown(result)
@@ -125,6 +127,7 @@ def test_the_table_in_markdown():
         "| 90 |",
         "health: length",
         "writes 1.5 times the tokens of random",
+        "trained at learning rate 5e-07, random at 0.0001",
     ):
         assert cell in line, cell
     assert "seed 1 failed after 1 round: all is lost" in text
