@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,6 +63,17 @@ class HubFailure(SeRLError):
 def short(name: str) -> str:
     """The name in quotes, shortened at its start to 100 characters so that the rest of a message fits."""
     return repr(name if len(name) <= 100 else f"...{name[-97:]}")
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``; did you mean NAME?`` for the known name that a wrong one is near to or the beginning of; empty if none is.
+
+    Upper and lower case are alike.
+    """
+    typed, by_lower = name.lower(), {one.lower(): one for one in known}
+    near = [one for one in by_lower if len(typed) > 2 and one.startswith(typed)]
+    near = near or difflib.get_close_matches(typed, by_lower, n=1, cutoff=cutoff)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def reason(error: BaseException) -> str:

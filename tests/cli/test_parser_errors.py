@@ -281,6 +281,23 @@ NAMES = [
             "data.engine: there is no 'VLMEngine'; did you mean VLLMEngine?",
         ),
         (
+            'Parser key "trainer.logger":\n\n  - Expected a dot import path string: TensorBordLogger',
+            "trainer.logger: there is no 'TensorBordLogger'; did you mean TensorBoardLogger?",
+        ),
+        (
+            "Parser key \"trainer.logger\":\n\n  - Expected a <class 'bool'>\n"
+            "  - Expected a dot import path string: wandb",
+            "trainer.logger: there is no 'wandb'; did you mean WandbLogger?",
+        ),
+        (
+            'Parser key "model.optimizer":\n\n  - Expected a dot import path string: AdmW',
+            "model.optimizer: there is no 'AdmW'; did you mean AdamW?",
+        ),
+        (
+            "Parser key \"data.seed\":\n  Expected a <class 'int'>. Got value: p.jsonl",
+            "data.seed: expected a whole number, but got p.jsonl; did you mean --data.seeds?",
+        ),
+        (
             "Parser key \"k\":\n  Expected a typing.Literal['k1', 'k2']. Got value: k9",
             "k: expected one of 'k1', 'k2', but got k9",
         ),
