@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,6 +160,17 @@ def check_range(
         bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
         said = " and ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
         raise InputError(f"{option} must be {said}, got {value}{hint and '; ' + hint}")
+
+
+def check_target(option: str, path: Path) -> None:
+    """Refuse a file that could not be written once the work is done."""
+    shown = short(str(path))
+    if path.is_dir():
+        raise InputError(f"{option} {shown} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{option}: the folder of {shown} does not exist; make it, or name another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{option}: {shown} cannot be written (no permission); name another file")
 
 
 def check_choice(option: str, value: object, choices: Iterable[object]) -> None:

@@ -26,6 +26,7 @@ from lightning_serl.policy.parts import freeze_beside_text
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization, compute_exactly, let_go_of_files, quantization_config
 from lightning_serl.policy.vocabulary import check_tokenizer
+from lightning_serl.report.folder import is_run, runs_inside
 
 # Names that the hub accepts, with or without an organisation.
 _HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -68,6 +69,8 @@ def check_model_path(name: str) -> str:
             f"model directory {shown} holds only an adapter; give the base here and the adapter with "
             "--model.lora.start_from"
         )
+    if not (path / "config.json").is_file() and (meant := _export_inside(path)):
+        raise InputError(f"model directory {shown} has no config.json; {meant}")
     wanted = {
         "config.json": ["config.json"],
         "weights (*.safetensors or *.bin)": ["*.safetensors", "*.bin"],
@@ -79,6 +82,17 @@ def check_model_path(name: str) -> str:
                 f"model directory {shown} has no {what}; save model and tokenizer there with save_pretrained"
             )
     return resolved
+
+
+def _export_inside(path: Path) -> str:
+    """What is meant by a run folder, or by a folder of runs, in place of a model; empty for any other directory."""
+    if (path / "export" / "config.json").is_file():
+        return f"it is a run folder, whose trained model is {short(str(path / 'export'))}"
+    if (path / "export" / "adapter_config.json").is_file():
+        return f"it is a run folder, whose adapter lightning-serl merge {path} --out DIR merges into its base"
+    if is_run(path):
+        return "it is a run folder without an export yet; continue the run to its end with --ckpt_path last"
+    return runs_inside(path, "export").removeprefix("; ")
 
 
 def loaded_dtype(name: str | None, dtype: str) -> str:

@@ -101,12 +101,22 @@ def run_folders(given: str) -> list[Path]:
     arms = root / _ARMS
     if not is_run(root) and arms.is_dir() and (found := sorted(p for p in arms.iterdir() if is_run(p))):
         return found
-    if not is_run(root) and (inside := sorted(p.name for p in root.iterdir() if p.is_dir() and is_run(p))):
-        more = "" if len(inside) == 1 else f" or another of the {len(inside)} runs in it"
-        raise InputError(
-            f"report: {short(given)} is no run folder; did you mean {short(str(root / inside[-1]))}{more}?"
-        )
+    if not is_run(root) and (meant := runs_inside(root)):
+        raise InputError(f"report: {short(given)} is no run folder{meant}")
     return [root]
+
+
+def runs_inside(root: Path, part: str = "") -> str:
+    """``; did you mean RUN?`` with the runs in a folder and in its folders, the last changed first; else empty.
+
+    ``part`` is a folder of a run that must be there, such as ``export``, and is named with it.
+    """
+    places = (one for pattern in ("*", "*/*") for one in root.glob(pattern) if is_run(one) and (one / part).is_dir())
+    found = sorted(places, key=lambda one: one.stat().st_mtime_ns, reverse=True)
+    if not found:
+        return ""
+    shown = " or ".join(short(str(one / part)) for one in found[:2])
+    return f"; did you mean {shown}{f', or another of the {len(found)} runs in it' if len(found) > 2 else ''}?"
 
 
 def _rows(path: Path) -> Iterator[Row | None]:

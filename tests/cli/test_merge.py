@@ -81,6 +81,8 @@ def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path):
     model.save_pretrained(adapter)
     (full / "export").mkdir(parents=True)
     (full / "export" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "one" / "export").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "ledger.jsonl").touch()
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / "config.yaml").write_text("seed_everything: 0")
     (tmp_path / "taken").mkdir()
@@ -90,6 +92,7 @@ def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path):
         (nothing, [], "does not exist"),
         (adapter / "adapter_config.json", [], "is a file"),
         (tmp_path / "taken", [], "is no adapter (there is no adapter_config.json)"),
+        (tmp_path / "runs", [], f"did you mean '{tmp_path / 'runs' / 'one' / 'export'}'?"),
         (base, [], "holds a whole model and no adapter"),
         (full, [], "holds a whole model and no adapter"),
         (tmp_path / "young", [], "has no export yet"),

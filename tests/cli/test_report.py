@@ -37,7 +37,8 @@ def test_bad_arguments_are_refused_in_one_sentence(run, tmp_path):
         ((run, "--out", tmp_path / "notes.html"), "is a file of another kind"),
         ((run, "--out=a.html", "--out=b.html"), "given twice"),
         ((tmp_path / "none",), "there is no folder"),
-        ((tmp_path,), "did you mean"),
+        ((tmp_path,), f"did you mean '{run}'?"),
+        ((tmp_path.parent,), f"'{run}'"),
     ):
         ended = cli("report", *arguments)
         assert ended.status == 2, arguments
