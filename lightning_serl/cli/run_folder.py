@@ -23,6 +23,7 @@ class CommandState:
     """How far a command came, and what it left behind."""
 
     began: bool = False  # whether work began: the first rollout of any stage
+    trained: bool = False  # whether a fit took a step
     ended_by: BaseException | None = None  # the exception that ended the Trainer's work
     run_folder: Path | None = None  # once it is chosen
     hung_up: bool = False  # whether the terminal was closed (SIGHUP), which ends a command as SIGTERM does

@@ -231,6 +231,7 @@ def test_a_run_that_has_nothing_left_to_do_ends_well(tmp_path, run):
     assert ended.status == 0, ended.err
     assert ended.run == tmp_path / "run"
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
+    assert "has reached trainer.max_epochs 1; a higher --trainer.max_epochs trains it further" in ended.err
 
 
 def test_a_refused_command_leaves_the_run_as_it_was(run):
