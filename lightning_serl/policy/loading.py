@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -63,7 +68,7 @@ def check_model_path(name: str) -> str:
             raise InputError(
                 f"model directory {shown} does not exist; give a directory or a hub name such as org/model"
             )
-        return resolved
+        return _of_hub(name) if _plans.get() else resolved
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise InputError(
             f"model directory {shown} holds only an adapter; give the base here and the adapter with "
@@ -82,6 +87,29 @@ def check_model_path(name: str) -> str:
                 f"model directory {shown} has no {what}; save model and tokenizer there with save_pretrained"
             )
     return resolved
+
+
+@cache
+def _of_hub(name: str) -> str:
+    """The hub name of a model to plan for or, where the hub cannot be reached, the directory where it was stored.
+
+    transformers itself would try for twenty seconds, which is right before a download and too long for a plan.
+    """
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return name
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        stored = try_to_load_from_cache(name, "config.json")
+        if isinstance(stored, str):
+            return str(Path(stored).parent)
+        raise InputError(
+            f"model {short(name)} is not a directory, and {address.hostname} cannot be reached ({reason(error)}); give "
+            "a directory with the model's config.json"
+        ) from error
+    return name
 
 
 def _export_inside(path: Path) -> str:

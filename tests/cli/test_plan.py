@@ -3,6 +3,7 @@
 import json
 import re
 from statistics import fmean
+from unittest import mock
 
 import pytest
 import torch
@@ -134,6 +135,10 @@ def test_what_a_plan_refuses(unmeasured, tmp_path):
         ended = cli("plan", "-c", "preset:quickstart", *arguments)
         assert ended.status == 2, arguments
         assert said in ended.error, (arguments, ended.error)
+    unreachable = mock.patch("socket.create_connection", side_effect=OSError("no route to host"))
+    with unreachable, mock.patch("lightning_serl.policy.loading.getproxies", dict):
+        said = cli("plan", "-c", "preset:quickstart", "--model.model_name_or_path", "some/model").error
+    assert "cannot be reached (no route to host); give a directory with the model's config.json" in said
     assert cli("plna").error == "there is no command 'plna'; did you mean plan?"
     (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
     ended = cli("plan", "-c", "preset:quickstart", "--model.model_name_or_path", tmp_path)
