@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,6 +64,17 @@ class HubFailure(SeRLError):
 def short(name: str) -> str:
     """The name in quotes, shortened at its start to 100 characters so that the rest of a message fits."""
     return repr(name if len(name) <= 100 else f"...{name[-97:]}")
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``; did you mean NAME?`` for the known name that a wrong one is near to or the beginning of; empty if none is.
+
+    Upper and lower case are alike.
+    """
+    typed, by_lower = name.lower(), {one.lower(): one for one in known}
+    near = [one for one in by_lower if len(typed) > 2 and one.startswith(typed)]
+    near = near or difflib.get_close_matches(typed, by_lower, n=1, cutoff=cutoff)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def reason(error: BaseException) -> str:
@@ -147,6 +160,17 @@ def check_range(
         bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
         said = " and ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
         raise InputError(f"{option} must be {said}, got {value}{hint and '; ' + hint}")
+
+
+def check_target(option: str, path: Path) -> None:
+    """Refuse a file that could not be written once the work is done."""
+    shown = short(str(path))
+    if path.is_dir():
+        raise InputError(f"{option} {shown} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{option}: the folder of {shown} does not exist; make it, or name another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{option}: {shown} cannot be written (no permission); name another file")
 
 
 def check_choice(option: str, value: object, choices: Iterable[object]) -> None:

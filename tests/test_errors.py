@@ -1,10 +1,11 @@
-"""The two checks of option values that the whole package shares."""
+"""The checks of option values that the whole package shares."""
 
 import math
+import os
 
 import pytest
 
-from lightning_serl.errors import InputError, check_choice, check_range
+from lightning_serl.errors import InputError, check_choice, check_range, check_target, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,21 @@ def test_a_choice_that_is_none_is_refused_with_all_there_are():
         check_choice("data.level", 2, (0, 1))
     with pytest.raises(InputError, match=r"^data\.style must be default, serl or none, got 'fast'$"):
         check_choice("data.style", "fast", ("default", "serl", "none"))
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_target("--out", tmp_path / "new.json")
+    with pytest.raises(InputError, match="is a folder"):
+        check_target("--out", tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        check_target("--out", tmp_path / "none" / "new.json")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=r"cannot be written \(no permission\)"):
+        check_target("--out", tmp_path / "new.json")
+
+
+def test_the_name_that_was_meant():
+    known = ["MajorityVote", "CSVLogger", "WandbLogger"]
+    assert did_you_mean("majortyvote", known) == "; did you mean MajorityVote?"
+    assert did_you_mean("csv", known) == "; did you mean CSVLogger?"
+    assert did_you_mean("cs", known) == did_you_mean("Other", known) == ""

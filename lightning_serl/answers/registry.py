@@ -9,7 +9,7 @@ from lightning_serl.answers.auto_grader import AutoGrader
 from lightning_serl.answers.choice_grader import ChoiceGrader
 from lightning_serl.answers.math_grader import MODES, MathGrader
 from lightning_serl.answers.text_grader import TextGrader
-from lightning_serl.errors import InputError, check_choice
+from lightning_serl.errors import InputError, check_choice, did_you_mean
 
 NAMES = ("auto", "math", "choice", "text")
 
@@ -57,7 +57,8 @@ def resolve_grader(grader: str | AnswerGrader, mode: str = "fast", option: str =
     if grader == "text":
         return TextGrader()
     if isinstance(grader, str):
-        raise InputError(f"{option} is {grader!r}; use {', '.join(NAMES)} or an object with extract and same")
+        meant = did_you_mean(grader, NAMES) or f"; use {', '.join(NAMES)} or an object with extract and same"
+        raise InputError(f"{option} is {grader!r}{meant}")
     if isinstance(grader, type):
         raise InputError(f"{option} is the class {grader.__name__}; pass an object, as in {grader.__name__}()")
     for method in ("extract", "same"):

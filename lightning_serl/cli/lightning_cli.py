@@ -79,6 +79,12 @@ class StateObserver(RolloutHooks):
         """Work begins with the first rollout."""
         self.state.began = True
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The fit has something left to do."""
+        self.state.trained = True
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the exception."""
         self.state.ended_by = exception
@@ -206,6 +212,8 @@ class SelfPlayCLI(PresetCLI):
     def after_fit(self) -> None:
         """Evaluate the last weights, if the fit did not, and print the summary."""
         trainer, model = self.trainer, self.model
+        if not self.state.trained:
+            rank_zero_info(self._nothing_left())
         stale = model.evaluated_at != trainer.global_step and not trainer.fast_dev_run
         if stale and self.datamodule.evaluation.sets:
             # max_steps or max_time ended the run inside an epoch
@@ -218,6 +226,15 @@ class SelfPlayCLI(PresetCLI):
             tables.finish(trainer, close=True)
         for push in self._all(PushToHub):
             push.finish(trainer)
+
+    def _nothing_left(self) -> str:
+        """Why a fit took no step, and which option lets it go on."""
+        trainer = self.trainer
+        for option, done in (("max_steps", trainer.global_step), ("max_epochs", trainer.current_epoch)):
+            if 0 <= (most := getattr(trainer, option)) <= done:
+                said = f"no step was left to take, because the run has reached trainer.{option} {most}"
+                return f"{said}; a higher --trainer.{option} trains it further"
+        return "the run ended before its first step"
 
     def _all(self, kind: type[Any]) -> list[Any]:
         return [c for c in self.trainer.callbacks if isinstance(c, kind)]

@@ -7,13 +7,13 @@ import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
-from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
 from lightning_serl.cli import conventions
+from lightning_serl.cli.class_names import advice_on, classes_of
 from lightning_serl.cli.own_code import import_trouble
-from lightning_serl.errors import short
+from lightning_serl.errors import did_you_mean, short
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?')
 _ARGUMENTS = re.compile(r"[Uu]nrecognized arguments: (.+)")
@@ -36,15 +36,8 @@ _HEADINGS = ("Subtypes:", "Given value", "Errors:", "Does not validate against a
 _ADVICE = ("Subclass types expect one of", "a class path (str)", "a dict with", "a dict without")
 _NAMES = {"NoneType": "null", "str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
 _NAMES |= {"dict": "a mapping", "list": "a list"}
-# Where the classes of an option are. Those of a protocol must be given by their full path.
-_PACKAGES = {
-    "data.engine": "lightning_serl.engines",
-    "data.grader": "lightning_serl.answers",
-    "data.reward": "lightning_serl.rewards",
-    "trainer.callbacks": "lightning_serl.callbacks",
-    "trainer.logger": "lightning.pytorch.loggers",
-    "trainer.strategy": "lightning_serl.distributed",
-}
+# Options that take a class or several, or true or false, which any word but these two is meant as a class at.
+_LISTS = ("trainer.callbacks", "trainer.logger")
 # Options that take a function of the weights or of the optimizer, with a class for an example. Without a class the
 # parser takes the base class, of which it then says that it has no such option.
 _FACTORIES = {"model.optimizer": "AdamW", "model.lr_scheduler": "StepLR"}
@@ -90,13 +83,15 @@ def refusal(text: str, options: Iterable[str] = ()) -> str:
         return convention
     if keys and (classless := _without_class(keys[0], text, reasons) or _in_class(keys[0], text, reasons)):
         return " ".join(classless.split())
-    reason = _reason(_KEY.sub("", text), reasons)
+    reason = _reason(keys[0] if keys else "", _KEY.sub("", text), reasons)
     if untyped := _PROTOCOL.search(text):
         reason = f"the methods of {untyped[1]} lack the types that {untyped[2]} has; give them, or its bare path"
     given = _GIVEN.search(text)
     if given and reason.startswith("expected") and "but got" not in reason:
         nested = _NESTED.match(given[1])
         reason = f"{reason}, but got {_cut(nested[2].strip(chr(39)) if nested else given[1])}"
+    if reason.startswith("expected a whole number") and keys and f"--{keys[0]}s" in options:
+        reason += f"; did you mean --{keys[0]}s?"  # data.seed, where data.seeds was meant
     return " ".join((where + reason).split())
 
 
@@ -163,6 +158,8 @@ def _without_class(option: str, text: str, reasons: list[str]) -> str:
     if nested:
         key, value = nested[1], nested[2].strip("'\"")
         names = [m[1] for m in map(_NO_CLASS.match, reasons) if m and m[1] != value]
+        if names and names[0][0].isupper() and (meant := did_you_mean(names[0], classes_of(option))):
+            return f"{option}: there is no {names[0]!r}{meant}"
         had = f"{option} {names[0]!r} takes no options; give a class" if names else f"{option} needs a class first"
         example = f"--{option} {_class_with(option, key, *names)} --{option}.{key} {_cut(value, 40)}"
         return f"{option}.{key}: {had}, as in {example}"
@@ -184,9 +181,7 @@ def _is_implied(reason: str, text: str) -> bool:
 
 def _class_with(option: str, parameter: str, named: str = "") -> str:
     """A class for an example: the one that was named, or the simplest of the option's package with the parameter."""
-    package = import_module(_PACKAGES.get(option, "lightning_serl"))
-    parts = {name: getattr(package, name) for name in (package.__all__ if option in _PACKAGES else ())}
-    taken = {n: inspect.signature(part).parameters for n, part in parts.items() if inspect.isclass(part)}
+    taken = {name: inspect.signature(part).parameters for name, part in classes_of(option).items()}
     having = sorted((n for n in taken if parameter in taken[n]), key=lambda n: (n != named, len(taken[n])))
     return "package.module.Name" if not having else _PREFIX.get(option, "") + having[0]
 
@@ -217,7 +212,7 @@ def _in_class(option: str, text: str, reasons: list[str]) -> str:
     return f"{option}: {trouble or f'{name}: {reason}'}"
 
 
-def _reason(text: str, reasons: list[str]) -> str:
+def _reason(option: str, text: str, reasons: list[str]) -> str:
     """Of the reasons for each kind of value that an option takes, the one that the user most likely meant."""
     reasons = [r for r in reasons if not _IDLE.match(r)] or reasons
     if len(reasons) > 1 and _CLASS.match(reasons[0]):
@@ -232,18 +227,13 @@ def _reason(text: str, reasons: list[str]) -> str:
     missing = next((m for m in map(_NO_CLASS.match, reasons) if m), None)
     simple = [m for m in map(_EXPECTED.match, reasons) if m]
     # a value that looks like a class is meant as one
-    named = missing is not None and (missing[1][0].isupper() or "." in missing[1])
+    named = missing is not None and (missing[1][0].isupper() or "." in missing[1] or option in _LISTS)
     if simple and not named and all(_EXPECTED.match(r) or _NO_CLASS.match(r) or _IDLE.match(r) for r in reasons):
         kinds = " or ".join(dict.fromkeys(_NAMES.get(m[1], m[1]) if m[1] else f"one of {m[2]}" for m in simple))
         got = re.search(r"Got value: (.*)$", reason)
         return f"expected {kinds}" + (f", but got {_cut(got[1])}" if got else "")
     if missing:
-        from lightning_serl import callbacks, engines
-
-        near = difflib.get_close_matches(missing[1], [*engines.__all__, *callbacks.__all__], n=1, cutoff=0.7)
-        known = "give a known name or a full class path such as package.module.Name"
-        advice = f"did you mean {near[0]}?" if near else known
-        return f"there is no {_cut(missing[1])!r}; {advice}"
+        return f"there is no {_cut(missing[1])!r}{advice_on(option, missing[1])}"
     return reason.replace("Got value:", "but got")
 
 

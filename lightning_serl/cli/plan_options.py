@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from lightning_serl.errors import InputError, check_range
+from lightning_serl.errors import InputError, check_range, check_target
 
 #: Printed by ``lightning-serl plan --help``.
 HELP = """usage: lightning-serl plan [options of fit] [--plan.OPTION VALUE ...]
@@ -56,8 +56,8 @@ class PlanOptions:
             check_range(f"plan.{name}", getattr(self, name), above=0, at_most=1)
         if self.like is not None:
             self._take_from(Path(self.like))
-        if self.json is not None and not Path(self.json).expanduser().parent.is_dir():
-            raise InputError(f"plan.json: the folder of {self.json} does not exist; make it, or name another file")
+        if self.json is not None:
+            check_target("plan.json", Path(self.json).expanduser())
 
     def _take_from(self, run: Path) -> None:
         """Fill what is open with the means of a run."""

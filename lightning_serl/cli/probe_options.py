@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_serl.cli.plan_options import split_own
-from lightning_serl.errors import InputError, check_range
+from lightning_serl.errors import InputError, check_range, check_target
 
 #: Printed by ``lightning-serl probe --help``.
 HELP = """usage: lightning-serl probe [options of fit] [--probe.OPTION VALUE ...] [--out FILE]
@@ -37,8 +37,7 @@ class ProbeOptions:
     def __post_init__(self) -> None:
         check_range("probe.tokens", self.tokens, at_least=1)
         self.swept  # noqa: B018 - refuses what is no list of temperatures
-        if self.file.is_dir() or not self.file.parent.is_dir():
-            raise InputError(f"--out: the folder of {self.out[-150:]} does not exist; make it, or name another file")
+        check_target("--out", self.file)
 
     @property
     def swept(self) -> list[float]:

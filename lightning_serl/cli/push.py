@@ -17,6 +17,7 @@ from lightning_serl.cli.run_folder import CommandState
 from lightning_serl.datamodules.problems.files import read_problems
 from lightning_serl.datamodules.problems.rows import Fields
 from lightning_serl.errors import InputError
+from lightning_serl.report.folder import runs_inside
 
 _DESCRIPTION = (
     "Publishes on the Hugging Face hub what a run left behind: the export with its card (--repo), the problems that "
@@ -70,7 +71,8 @@ def _export(root: Path) -> Path:
     for folder in (root / "export", root):
         if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             return folder
-    raise InputError(f"{root} holds no exported model (no export/config.json); let the run end, or name an export")
+    advice = runs_inside(root, "export") or "; let the run end, or name an export"
+    raise InputError(f"{root} holds no exported model (no export/config.json){advice}")
 
 
 def _data_set(root: Path) -> Path:

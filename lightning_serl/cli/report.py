@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_serl.cli import run_folder
-from lightning_serl.errors import InputError, short
+from lightning_serl.errors import InputError, check_target, short
 from lightning_serl.report import PAGE, write_report
 from lightning_serl.report.folder import run_folders
 from lightning_serl.report.page import MARK
@@ -63,10 +63,7 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], str | None]:
 
 def _check(target: Path) -> None:
     """Refuse a target that cannot be written, or that holds something else than a report."""
-    if target.is_dir():
-        raise InputError(f"report: --out {short(str(target))} is a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise InputError(f"report: the folder of --out {short(str(target))} does not exist; make it")
+    check_target("report: --out", target)
     if target.exists():
         with target.open("rb") as file:
             head = file.read(400)

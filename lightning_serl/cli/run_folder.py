@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_serl.errors import InputError
+from lightning_serl.report.folder import runs_inside
 
 #: Environment variable that gives the run folder to the processes that this one starts.
 VARIABLE = "LIGHTNING_SERL_RUN"
@@ -22,6 +23,7 @@ class CommandState:
     """How far a command came, and what it left behind."""
 
     began: bool = False  # whether work began: the first rollout of any stage
+    trained: bool = False  # whether a fit took a step
     ended_by: BaseException | None = None  # the exception that ended the Trainer's work
     run_folder: Path | None = None  # once it is chosen
     hung_up: bool = False  # whether the terminal was closed (SIGHUP), which ends a command as SIGTERM does
@@ -62,6 +64,10 @@ def check(root: Path, command: str, ckpt_path: Any) -> None:
             f"{root} holds a run already; continue it with --ckpt_path last, or name another --trainer.default_root_dir"
         )
     try:
+        place = next(one for one in (root, *root.parents) if one.exists())
+        if not place.is_dir():
+            said = f"the run folder {root} cannot be written, because {place} is a file"
+            raise InputError(f"{said}; name another --trainer.default_root_dir")
         root.mkdir(parents=True, exist_ok=True)
         probe = root / ".writable"
         probe.touch()
@@ -127,7 +133,8 @@ def last_checkpoint(root: Path, command: str) -> str | None:
         )
     finished = (root / "summary.json").exists() or (root / "export").exists()
     if command != "fit" or finished:
-        raise InputError(f"--ckpt_path last: there is no {last}; check --trainer.default_root_dir")
+        meant = runs_inside(root) or "; check --trainer.default_root_dir"
+        raise InputError(f"--ckpt_path last: there is no {last}{meant}")
     if not is_first_process():
         return None  # the first process says it, and may be writing already
     if (root / "config.yaml").exists() or (root / "ledger.jsonl").exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import pkgutil
@@ -19,7 +18,7 @@ from lightning_serl.datamodules import sources
 from lightning_serl.datamodules.sources.base import InstructionSource
 from lightning_serl.datamodules.sources.follow_ups import FollowUps
 from lightning_serl.datamodules.sources.seeded import SeededSource
-from lightning_serl.errors import InputError, own_place, said_by
+from lightning_serl.errors import InputError, did_you_mean, own_place, said_by
 from lightning_serl.rewards.base import Reward, check_reward
 from lightning_serl.rewards.format import FormatReward
 from lightning_serl.rewards.majority import MajorityVote
@@ -92,8 +91,7 @@ def parse_source(source: str | InstructionSource) -> tuple[str | InstructionSour
     if said := made_by_the_run(source):
         raise InputError(said)
     if not source.startswith("mix:"):
-        near = difflib.get_close_matches(source, ["self", "seeds", *_NAMED], n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        meant = did_you_mean(source, ["self", "seeds", *_NAMED])
         raise InputError(f"data.source must be {_SOURCES} or the class path of your own, got {source!r}{meant}")
     try:
         ratio = float(source[4:])
@@ -143,7 +141,9 @@ def parse_role_rewards(rewards: Mapping[str, Any] | None) -> dict[str, Callable[
 def _own_reward(reward: Any, option: str) -> Callable[..., Any]:
     """The reward at a class path, or the object itself, after a check of its signature."""
     if isinstance(reward, str):
-        known = f"use {', '.join(_REWARDS)}, or the class path of your own"
+        # all names would fill the message
+        meant = did_you_mean(reward, _REWARDS).removeprefix("; ")
+        known = meant or f"use {', '.join(_MAKERS)} or another of lightning_serl.rewards, or the class path of your own"
         reward = load_class_path(f"{rewards.__name__}.{reward}" if reward in _REWARDS else reward, option, known)
     return check_reward(reward)
 
@@ -203,8 +203,7 @@ def _why_unmade(given: Any, option: str) -> str | None:
     except Exception as error:
         return f"{option}: there is no {path[:80]!r} ({said_by(error)[:120]})"
     for wrong in (one for one in options if one not in taken):
-        near = difflib.get_close_matches(str(wrong), taken, n=1)
-        return f"{option}: {found.__name__} has no option {wrong!r}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{option}: {found.__name__} has no option {wrong!r}{did_you_mean(str(wrong), taken)}"
     missing = [n for n, p in taken.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     for name in (one for one in missing if one not in options):
         return f"{option}: {found.__name__} needs {name}; give it in init_args"

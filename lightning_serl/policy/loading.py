@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -26,6 +31,7 @@ from lightning_serl.policy.parts import freeze_beside_text
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization, compute_exactly, let_go_of_files, quantization_config
 from lightning_serl.policy.vocabulary import check_tokenizer
+from lightning_serl.report.folder import is_run, runs_inside
 
 # Names that the hub accepts, with or without an organisation.
 _HUB_NAME = re.compile(r"(?=[^\x00]{1,96}\Z)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -62,12 +68,14 @@ def check_model_path(name: str) -> str:
             raise InputError(
                 f"model directory {shown} does not exist; give a directory or a hub name such as org/model"
             )
-        return resolved
+        return _of_hub(name) if _plans.get() else resolved
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise InputError(
             f"model directory {shown} holds only an adapter; give the base here and the adapter with "
             "--model.lora.start_from"
         )
+    if not (path / "config.json").is_file() and (meant := _export_inside(path)):
+        raise InputError(f"model directory {shown} has no config.json; {meant}")
     wanted = {
         "config.json": ["config.json"],
         "weights (*.safetensors or *.bin)": ["*.safetensors", "*.bin"],
@@ -79,6 +87,40 @@ def check_model_path(name: str) -> str:
                 f"model directory {shown} has no {what}; save model and tokenizer there with save_pretrained"
             )
     return resolved
+
+
+@cache
+def _of_hub(name: str) -> str:
+    """The hub name of a model to plan for or, where the hub cannot be reached, the directory where it was stored.
+
+    transformers itself would try for twenty seconds, which is right before a download and too long for a plan.
+    """
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return name
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        stored = try_to_load_from_cache(name, "config.json")
+        if isinstance(stored, str):
+            return str(Path(stored).parent)
+        raise InputError(
+            f"model {short(name)} is not a directory, and {address.hostname} cannot be reached ({reason(error)}); give "
+            "a directory with the model's config.json"
+        ) from error
+    return name
+
+
+def _export_inside(path: Path) -> str:
+    """What is meant by a run folder, or by a folder of runs, in place of a model; empty for any other directory."""
+    if (path / "export" / "config.json").is_file():
+        return f"it is a run folder, whose trained model is {short(str(path / 'export'))}"
+    if (path / "export" / "adapter_config.json").is_file():
+        return f"it is a run folder, whose adapter lightning-serl merge {path} --out DIR merges into its base"
+    if is_run(path):
+        return "it is a run folder without an export yet; continue the run to its end with --ckpt_path last"
+    return runs_inside(path, "export").removeprefix("; ")
 
 
 def loaded_dtype(name: str | None, dtype: str) -> str:

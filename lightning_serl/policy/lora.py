@@ -156,6 +156,7 @@ def add_lora(model: nn.Module, options: LoraOptions, load: bool = True) -> nn.Mo
     from peft import get_peft_model
 
     config = options.config()
+    config.base_model_name_or_path = None  # set by peft, which would warn of a base of another name
     linear = sorted({_leaf(n) for n, m in model.named_modules() if isinstance(m, nn.Linear)})
     known = short(", ".join(linear))[1:-1]
     left_out = _leave_out(model, config)

@@ -17,6 +17,7 @@ from lightning_serl.policy.lora import LoraOptions
 from lightning_serl.policy.policy import Policy
 from lightning_serl.policy.quantization import Quantization
 from lightning_serl.policy.vocabulary import check_tokenizer
+from lightning_serl.report.folder import runs_inside
 
 
 def adapter_directory(given: str) -> Path:
@@ -43,6 +44,8 @@ def adapter_directory(given: str) -> Path:
         raise InputError(
             f"merge: the run {short(given)} has no export yet; continue it to its end with --ckpt_path last"
         )
+    if meant := runs_inside(path, "export"):
+        raise InputError(f"merge: {short(given)} is neither a run folder nor an adapter{meant}")
     raise InputError(
         f"merge: {short(given)} is no adapter (there is no adapter_config.json); give a run folder, its export of form "
         "adapter, or a directory that peft has saved"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class RunFolder:
 
     Attributes:
         root: The folder.
+        label: What it is called beside other runs; by default the name of the folder.
         metrics: Rows of ``metrics.jsonl``.
         ledger: Rows of ``ledger.jsonl``.
         samples: Rows of ``samples.jsonl``.
@@ -37,6 +38,7 @@ class RunFolder:
     """
 
     root: Path
+    label: str = ""
     metrics: list[Row] = field(default_factory=list)
     ledger: list[Row] = field(default_factory=list)
     samples: list[Row] = field(default_factory=list)
@@ -47,8 +49,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
-        return self.root.absolute().name or str(self.root)
+        """What the run is called."""
+        return self.label or self.root.absolute().name or str(self.root)
 
     def option(self, path: str, default: Any = None) -> Any:
         """An option by its dotted name, as in ``data.reward``."""
@@ -101,12 +103,37 @@ def run_folders(given: str) -> list[Path]:
     arms = root / _ARMS
     if not is_run(root) and arms.is_dir() and (found := sorted(p for p in arms.iterdir() if is_run(p))):
         return found
-    if not is_run(root) and (inside := sorted(p.name for p in root.iterdir() if p.is_dir() and is_run(p))):
-        more = "" if len(inside) == 1 else f" or another of the {len(inside)} runs in it"
-        raise InputError(
-            f"report: {short(given)} is no run folder; did you mean {short(str(root / inside[-1]))}{more}?"
-        )
+    if not is_run(root) and (meant := runs_inside(root)):
+        raise InputError(f"report: {short(given)} is no run folder{meant}")
     return [root]
+
+
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    """What runs are called: the names of their folders, or where these are equal, what distinguishes their paths.
+
+    A folder that is called ``run`` is named by the one around it.
+    """
+    paths = [list(folder.absolute().parts) for folder in folders]
+    if len(set(map(tuple, paths))) < len(paths) or len({path[-1] for path in paths}) == len(paths):
+        return ["/".join(path[-2 if path[-1] == "run" else -1 :]) for path in paths]
+    while len({path[-1] for path in paths}) == 1:
+        paths = [path[:-1] for path in paths]
+    while len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 1:
+        paths = [path[1:] for path in paths]
+    return ["/".join(path) for path in paths]
+
+
+def runs_inside(root: Path, part: str = "") -> str:
+    """``; did you mean RUN?`` with the runs in a folder and in its folders, the last changed first; else empty.
+
+    ``part`` is a folder of a run that must be there, such as ``export``, and is named with it.
+    """
+    places = (one for pattern in ("*", "*/*") for one in root.glob(pattern) if is_run(one) and (one / part).is_dir())
+    found = sorted(places, key=lambda one: one.stat().st_mtime_ns, reverse=True)
+    if not found:
+        return ""
+    shown = " or ".join(short(str(one / part)) for one in found[:2])
+    return f"; did you mean {shown}{f', or another of the {len(found)} runs in it' if len(found) > 2 else ''}?"
 
 
 def _rows(path: Path) -> Iterator[Row | None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_serl.checkpoints.atomic_write import write_whole
 from lightning_serl.report.content import content_of
-from lightning_serl.report.folder import RunFolder
+from lightning_serl.report.folder import RunFolder, labels_of
 from lightning_serl.report.problems import read_story
 from lightning_serl.report.transcripts import pack
 
@@ -42,8 +42,9 @@ def write_report(folders: Sequence[Path], target: Path, states: Mapping[Path, st
         StorageFailure: if the file cannot be written.
     """
     runs = []
-    for folder in folders:
+    for folder, label in zip(folders, labels_of(folders), strict=True):
         run = RunFolder.read(folder)
+        run.label = label
         story = read_story(run.ledger)
         state = (states or {}).get(folder) or ("finished" if run.summary else "not finished")
         runs.append((run, story, content_of(run, story, state)))

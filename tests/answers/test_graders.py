@@ -21,7 +21,8 @@ def test_a_users_grader_needs_two_methods():
 
 
 @pytest.mark.parametrize(
-    ("grader", "words"), [("maths", "math, choice, text"), (3, "extract"), (MathGrader, r"MathGrader\(\)")]
+    ("grader", "words"),
+    [("maths", "mean math"), ("xyz", "math, choice, text"), (3, "extract"), (MathGrader, r"MathGrader\(\)")],
 )
 def test_bad_graders_are_named(grader, words):
     with pytest.raises(InputError, match=words):

@@ -74,13 +74,15 @@ def test_an_adapter_of_a_run_on_four_bits(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "low").dtype == torch.bfloat16
 
 
-def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path):
+def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path, recwarn):
     base, adapter, full = tmp_path / "base", tmp_path / "adapter", tmp_path / "full"
     save_model(base, "qwen2")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, task_type="CAUSAL_LM"))
     model.save_pretrained(adapter)
     (full / "export").mkdir(parents=True)
     (full / "export" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "one" / "export").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "ledger.jsonl").touch()
     (tmp_path / "young").mkdir()
     (tmp_path / "young" / "config.yaml").write_text("seed_everything: 0")
     (tmp_path / "taken").mkdir()
@@ -90,6 +92,7 @@ def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path):
         (nothing, [], "does not exist"),
         (adapter / "adapter_config.json", [], "is a file"),
         (tmp_path / "taken", [], "is no adapter (there is no adapter_config.json)"),
+        (tmp_path / "runs", [], f"did you mean '{tmp_path / 'runs' / 'one' / 'export'}'?"),
         (base, [], "holds a whole model and no adapter"),
         (full, [], "holds a whole model and no adapter"),
         (tmp_path / "young", [], "has no export yet"),
@@ -108,4 +111,5 @@ def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path):
     base.rename(tmp_path / "moved")
     assert "give it with --base" in cli("merge", adapter, "--out", tmp_path / "out").error
     assert cli("merge", adapter, "--out", tmp_path / "out", "--base", tmp_path / "moved").status == 0
+    assert not [one for one in recwarn if "base_model_name_or_path" in str(one.message)]
     assert "usage: lightning-serl merge" in cli("merge", "--help").out

@@ -231,6 +231,7 @@ def test_a_run_that_has_nothing_left_to_do_ends_well(tmp_path, run):
     assert ended.status == 0, ended.err
     assert ended.run == tmp_path / "run"
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
+    assert "has reached trainer.max_epochs 1; a higher --trainer.max_epochs trains it further" in ended.err
 
 
 def test_a_refused_command_leaves_the_run_as_it_was(run):
@@ -279,6 +280,23 @@ NAMES = [
         (
             'Parser key "data.engine":\n\n  - Expected a dot import path string: VLMEngine',
             "data.engine: there is no 'VLMEngine'; did you mean VLLMEngine?",
+        ),
+        (
+            'Parser key "trainer.logger":\n\n  - Expected a dot import path string: TensorBordLogger',
+            "trainer.logger: there is no 'TensorBordLogger'; did you mean TensorBoardLogger?",
+        ),
+        (
+            "Parser key \"trainer.logger\":\n\n  - Expected a <class 'bool'>\n"
+            "  - Expected a dot import path string: wandb",
+            "trainer.logger: there is no 'wandb'; did you mean WandbLogger?",
+        ),
+        (
+            'Parser key "model.optimizer":\n\n  - Expected a dot import path string: AdmW',
+            "model.optimizer: there is no 'AdmW'; did you mean AdamW?",
+        ),
+        (
+            "Parser key \"data.seed\":\n  Expected a <class 'int'>. Got value: p.jsonl",
+            "data.seed: expected a whole number, but got p.jsonl; did you mean --data.seeds?",
         ),
         (
             "Parser key \"k\":\n  Expected a typing.Literal['k1', 'k2']. Got value: k9",

@@ -3,6 +3,7 @@
 import json
 import re
 from statistics import fmean
+from unittest import mock
 
 import pytest
 import torch
@@ -120,7 +121,8 @@ REFUSED = [
     (["--plan.gpus", "0"], "plan.gpus must be at least 1, got 0"),
     (["--plan.kept", "1.5"], "plan.kept must be above 0 and at most 1, got 1.5"),
     (["--plan.json"], "plan.json needs a value"),
-    (["--plan.json", "/nowhere/at/all.json"], "plan.json: the folder of /nowhere/at/all.json does not exist"),
+    (["--plan.json", "/nowhere/at/all.json"], "plan.json: the folder of '/nowhere/at/all.json' does not exist"),
+    (["--plan.json", "/"], "plan.json '/' is a folder; name a file in it"),
     (["--plan.like", "/nowhere"], "plan.like /nowhere: there is no metrics.jsonl"),
     (["--model.learning_rate", "1"], "did you mean --model.lr?"),
     (["--data.seeds", "absent.jsonl"], "absent.jsonl"),
@@ -133,6 +135,10 @@ def test_what_a_plan_refuses(unmeasured, tmp_path):
         ended = cli("plan", "-c", "preset:quickstart", *arguments)
         assert ended.status == 2, arguments
         assert said in ended.error, (arguments, ended.error)
+    unreachable = mock.patch("socket.create_connection", side_effect=OSError("no route to host"))
+    with unreachable, mock.patch("lightning_serl.policy.loading.getproxies", dict):
+        said = cli("plan", "-c", "preset:quickstart", "--model.model_name_or_path", "some/model").error
+    assert "cannot be reached (no route to host); give a directory with the model's config.json" in said
     assert cli("plna").error == "there is no command 'plna'; did you mean plan?"
     (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
     ended = cli("plan", "-c", "preset:quickstart", "--model.model_name_or_path", tmp_path)

@@ -138,7 +138,7 @@ REFUSED = [
     (["--probe.token", "9"], "there is no option --probe.token; did you mean --probe.tokens?"),
     (["--probe.temperatures", "warm"], "probe.temperatures must be numbers such as 0.6,0.8, or none"),
     (["--probe.temperatures", "0.5,-1"], "probe.temperatures must be above 0"),
-    (["--out", "/nowhere/at/all.json"], "--out: the folder of /nowhere/at/all.json does not exist"),
+    (["--out", "/nowhere/at/all.json"], "--out: the folder of '/nowhere/at/all.json' does not exist"),
     (["--data.seeds", "null"], "no seeds were given; set --data.seeds"),
     (["--data.seeds", "absent.jsonl"], "absent.jsonl"),
     (["--model.model_name_or_path", "/nowhere/model"], "model directory '/nowhere/model' does not exist"),

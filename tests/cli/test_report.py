@@ -3,6 +3,8 @@
 import pytest
 from helpers.command_line import cli
 
+from lightning_serl.report.folder import labels_of
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -23,6 +25,10 @@ def test_one_run_and_several(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli("report", run, "second").out.startswith("report: report.html")
     assert (tmp_path / "report.html").exists()
+    assert labels_of([run, tmp_path / "second"]) == [f"{tmp_path.name}/run", "second"]
+    assert labels_of([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a", "b"]
+    assert labels_of([tmp_path / "a" / "x" / "run", tmp_path / "b" / "run"]) == ["a/x", "b"]
+    assert f"<title>{tmp_path.name}/run - report</title>" in (run / "report.html").read_text()
     assert "usage: lightning-serl report RUN" in cli("report", "--help").out
 
 
@@ -37,7 +43,8 @@ def test_bad_arguments_are_refused_in_one_sentence(run, tmp_path):
         ((run, "--out", tmp_path / "notes.html"), "is a file of another kind"),
         ((run, "--out=a.html", "--out=b.html"), "given twice"),
         ((tmp_path / "none",), "there is no folder"),
-        ((tmp_path,), "did you mean"),
+        ((tmp_path,), f"did you mean '{run}'?"),
+        ((tmp_path.parent,), f"'{run}'"),
     ):
         ended = cli("report", *arguments)
         assert ended.status == 2, arguments

@@ -124,6 +124,10 @@ def test_the_checkpoint_that_last_means(tmp_path, capsys, files, command, expect
     if expected is InputError:
         with pytest.raises(InputError, match="--ckpt_path last: there is no"):
             last_checkpoint(root, command)
+        if "config.yaml" in (files or ()):
+            (root / "ledger.jsonl").touch()
+            with pytest.raises(InputError, match=f"did you mean '{root}'"):
+                last_checkpoint(tmp_path, "validate")
         return
     found = last_checkpoint(root, command)
     if expected.endswith(".ckpt"):

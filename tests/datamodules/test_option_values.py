@@ -1,5 +1,6 @@
 """From the values of options to sources, rewards and graders."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,12 @@ def test_rewards_by_name_by_path_by_role_and_as_objects():
     assert name is None
     assert isinstance(rewards["solve"], MajorityVote)
     for wrong, said in (
-        ("Majority", "there is no 'Majority'; use MajorityVote"),
+        ("Majority", "there is no 'Majority'; did you mean MajorityVote?"),
+        ("Xyz", "there is no 'Xyz'; use MajorityVote"),
         ("no.such.Reward", "'no.such.Reward' cannot be used"),
         ({}, "an empty mapping"),
     ):
-        with pytest.raises(InputError, match=f"data.reward.* ?{said}"):
+        with pytest.raises(InputError, match=f"data.reward.* ?{re.escape(said)}"):
             parse_reward(wrong)
 
 

@@ -427,3 +427,19 @@ def test_the_tokenizer_of_the_export_is_the_same(tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again.chat_template == tokenizer.chat_template
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_a_run_folder_in_place_of_a_model_names_its_export(tmp_path):
+    run = tmp_path / "runs" / "one"
+    (run / "export").mkdir(parents=True)
+    (run / "ledger.jsonl").touch()
+    for files, given, said in (
+        ((), run, "without an export yet"),
+        (("config.json",), run, f"whose trained model is '{run / 'export'}'"),
+        ((), run.parent, f"did you mean '{run / 'export'}'?"),
+    ):
+        for name in files:
+            (run / "export" / name).touch()
+        with pytest.raises(InputError) as refused:
+            check_model_path(str(given))
+        assert said in str(refused.value)

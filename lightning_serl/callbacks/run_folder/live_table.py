@@ -95,6 +95,11 @@ class LiveTable:
             rows.append((clock, clock.finished(now), [f"{clock.name} ", *clock.cells(now)]))
         columns = [max((len(cells[i]) for _, _, cells in rows), default=0) for i in range(4)]
         room = options.max_width - sum(columns) - _GAP * len(columns)
+        # whole cells go before any is cut: tokens per second, then what is done
+        for place in (2, 1):
+            if room < -_GAP:  # the last column needs no gap behind it
+                rows = [(clock, done, [c for i, c in enumerate(cells) if i != place]) for clock, done, cells in rows]
+                room += columns[place] + _GAP
         table = Table.grid(padding=(0, _GAP, 0, 0))
         for clock, done, (name, *cells) in rows:
             bar = [ProgressBar(max(1, clock.total), done, min(room, _WIDEST))] if room >= _NARROWEST else []

@@ -184,7 +184,7 @@ def test_the_table_fits_its_terminal():
     prompt = "What is \x1b[2J the\nsum of " + "many " * 60 + "numbers?"
     group = Group.from_texts(prompt, ["7", "7", "8"])
     played = Round(3, answered=[(group, Verdict(torch.zeros(3), label="7\x1b[31m", confidence=2 / 3))])
-    for width, encoding in ((30, "utf-8"), (80, "utf-8"), (80, "ascii"), (200, "utf-8")):
+    for width, encoding in ((30, "utf-8"), (50, "utf-8"), (80, "utf-8"), (80, "ascii"), (200, "utf-8")):
         screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         console = Console(file=screen, width=width, legacy_windows=False)
         table = LiveTable(console, lambda name: Written(123_456))
@@ -200,6 +200,9 @@ def test_the_table_fits_its_terminal():
         assert len(lines) == 4
         assert all(len(line.rstrip()) <= width for line in lines), lines
         assert "\x1b" not in "".join(lines)
+        if width >= 50:  # the time left is whole, and so is what stands beside it
+            assert re.search(r"96 of 256 answers .*(left|so far)$", lines[2].rstrip()), lines
+            assert ("tokens/s" in lines[2]) == (width >= 80)
         if width >= 80:
             assert lines[0].rstrip() == "round 4/200, about 2 h 15 min left"
             assert "96 of 256 answers" in lines[2]
