@@ -40,6 +40,8 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
         table = sys.modules.get("lightning_serl.callbacks.run_folder.live_table")
         if table is not None:
             table.stop_live_tables()  # Lightning writes its message before it calls a callback
+        if signal.getsignal(signal.SIGTERM) is on_sigterm and _imports(frame):
+            _end(state, number)
         signal.default_int_handler(number, frame)
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
@@ -75,6 +77,13 @@ def end_on_signals(state: CommandState) -> Callable[[], None]:
         os.close(writing)
 
     return undo
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: libraries catch any exception there, and fail later for want of a part."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def stopped_by(state: CommandState) -> str:

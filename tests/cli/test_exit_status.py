@@ -174,3 +174,18 @@ def test_a_closed_terminal_does_not_hide_the_error(tmp_path):
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "error: standard output was closed before the command ended"
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_ctrl_c_during_an_import_ends_the_command_at_once(tmp_path):
+    """A library that catches every exception while it is imported cannot swallow it."""
+    (tmp_path / "swallows.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    pass\nprint('went on')\n"
+    )
+    program = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from lightning_serl.cli.run_folder import CommandState\n"
+        "from lightning_serl.cli.signals import end_on_signals\n"
+        "end_on_signals(CommandState()); import swallows"
+    )
+    ended = finish(start(program=("-c", program), cwd=tmp_path))
+    assert (ended.status, ended.out, ended.err) == (130, "", "error: interrupted\n")
