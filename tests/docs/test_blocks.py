@@ -4,6 +4,7 @@ import contextlib
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def here(tmp_path, monkeypatch):
     """A working directory with the files that the pages name; parsers are made once, which takes most of the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)  # another test's, of the same page
     for name in ("examples", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("problems.jsonl", "labelled.jsonl"):
@@ -86,7 +88,8 @@ def here(tmp_path, monkeypatch):
         self.parser, self._subcommand_parsers, self._subcommand_method_arguments = made[key]
 
     monkeypatch.setattr(LightningCLI, "setup_parser", setup_parser)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("my_parts", None)
 
 
 def parsed(words):
