@@ -514,17 +514,23 @@ def test_without_any_set_the_rounds_are_compared(tmp_path):
 
 
 def test_two_runs_with_one_seed_are_equal_bytes(tmp_path, fitted, held_out):
-    """Under another hash seed, in another working directory, by the console script instead of the module."""
-    script = "-c", "from lightning_serl.cli.command import entry; entry()"
-    ended = finish(
-        start("fit", *small("run", held_out, samples=2), program=script, cwd=tmp_path, PYTHONHASHSEED="4242")
-    )
-    assert ended.status == 0, ended.err
-    root = tmp_path / "run"
-    assert ended.run == root
-    assert trace(root) == trace(fitted[0])
-    assert (root / "curves.png").read_bytes() == (fitted[0] / "curves.png").read_bytes()
-    assert (root / "samples.jsonl").read_bytes() == (fitted[0] / "samples.jsonl").read_bytes()
+    """Under other hash seeds, in other working directories, by module and by console script."""
+    runs = []
+    for name, program in (
+        ("1", ("-m", "lightning_serl")),
+        ("4242", ("-c", "from lightning_serl.cli.command import entry; entry()")),
+    ):
+        here = tmp_path / f"cwd{name}"
+        here.mkdir()
+        runs.append(start("fit", *small("run", held_out, samples=2), program=program, cwd=here, PYTHONHASHSEED=name))
+    for process, name in zip(runs, ("1", "4242"), strict=True):
+        ended = finish(process)
+        assert ended.status == 0, ended.err
+        root = tmp_path / f"cwd{name}" / "run"
+        assert ended.run == root
+        assert trace(root) == trace(fitted[0])
+        assert (root / "curves.png").read_bytes() == (fitted[0] / "curves.png").read_bytes()
+        assert (root / "samples.jsonl").read_bytes() == (fitted[0] / "samples.jsonl").read_bytes()
 
 
 def test_another_seed_is_another_run(tmp_path, fitted, held_out):

@@ -81,7 +81,7 @@ def test_verdicts_do_not_depend_on_hash_seed_or_working_directory(tmp_path):
     )
     root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
     outputs = set()
-    for seed in ("0", "12345"):
+    for seed in ("0", "1", "12345"):
         done = _python(code, cwd=tmp_path, env={"PYTHONHASHSEED": seed, "PYTHONPATH": root})
         assert done.returncode == 0, done.stderr
         outputs.add(done.stdout)
