@@ -16,6 +16,7 @@ from lightning_serl.engines.token_choice import choose_tokens
 from lightning_serl.errors import EngineFailure
 from lightning_serl.policy import Policy
 from lightning_serl.policy.loading import load_policy
+from lightning_serl.policy.packing_check import unpackable
 from lightning_serl.policy.vocabulary import TextDecoder
 from lightning_serl.tiny.language import held_out, solve_prompt
 
@@ -152,6 +153,26 @@ def test_score_gives_every_token_after_the_first(policy, prompts):
         logits = policy.model(torch.tensor([prompts[0]])).logits[0, :-1].log_softmax(-1)
     assert [len(s) for s in scores] == [len(prompts[0]) - 1, 0]
     torch.testing.assert_close(scores[0], logits.gather(-1, torch.tensor(prompts[0][1:])[:, None])[:, 0])
+
+
+def test_a_prompt_that_texts_share_goes_through_the_model_once(policy, prompts):
+    packed = Policy(policy.model, policy.tokenizer)
+    engine, tokens = TransformersEngine(), []
+    engine.start(packed)
+    rows = [([*prompts[0], 5, k], len(prompts[0])) for k in range(7, 12)]
+    with packed.gathered():
+        assert unpackable(packed) is None
+        handle = packed.model.get_input_embeddings().register_forward_hook(
+            lambda module, given, out: tokens.append(given[0].numel())
+        )
+        try:
+            parts = engine.score_from(rows)
+        finally:
+            handle.remove()
+        whole = engine.score([ids for ids, _ in rows])
+    assert sum(tokens) == len(prompts[0]) + len(rows)  # and the last token of a row predicts nothing
+    for part, row in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, row[len(prompts[0]) - 1 :], atol=1e-4, rtol=0)
 
 
 # --- a completion depends on its own seed ----------------------------------------------------------------------------

@@ -271,11 +271,6 @@ class VLLMEngine(RolloutEngine):
         )
         yield from by_request(requests, written)
 
-    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
-        """See :meth:`RolloutEngine.score_from`."""
-        session = self._started_session()
-        return super().score_from(rows, who) if session.serves(who) else session.fallback.score_from(rows, who)
-
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
         session = self._started_session()
@@ -290,6 +285,11 @@ class VLLMEngine(RolloutEngine):
             rows = zip(output.prompt_logprobs[1:], token_ids[i][1:], strict=True)
             out[i] = torch.tensor([row[int(token)].logprob for row, token in rows], dtype=torch.float32)
         return out
+
+    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
+        """See :meth:`RolloutEngine.score_from`."""
+        session = self._started_session()
+        return super().score_from(rows, who) if session.serves(who) else session.fallback.score_from(rows, who)
 
     def _run(self, jobs: Sequence[tuple[tuple[int, ...], Any, Any]], adapter: Any) -> Iterator[tuple[Any, Any]]:
         """Run (token ids, ``SamplingParams``, key) and yield (key, vLLM's output) in the order they finish."""

@@ -275,11 +275,6 @@ class VLLMServerEngine(RolloutEngine):
         written = ((key, session.completion_of(a, requests[key[0]].sampling, url)) for key, url, a in answers)
         yield from by_request(requests, written)
 
-    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
-        """See :meth:`RolloutEngine.score_from`."""
-        session = self._started_session()
-        return super().score_from(rows, who) if session.serves(who) else session.fallback.score_from(rows, who)
-
     def score(self, token_ids: Sequence[Sequence[int]], who: Who = "policy") -> list[Tensor]:
         """See :meth:`RolloutEngine.score`."""
         session = self._started_session()
@@ -301,6 +296,11 @@ class VLLMServerEngine(RolloutEngine):
                 pairs = zip(token_ids[i][1:], choice["prompt_logprobs"][1:], strict=True)
                 out[i] = torch.tensor([row[str(token)]["logprob"] for token, row in pairs], dtype=torch.float32)
         return out
+
+    def score_from(self, rows: Sequence[tuple[Sequence[int], int]], who: Who = "policy") -> list[Tensor]:
+        """See :meth:`RolloutEngine.score_from`."""
+        session = self._started_session()
+        return super().score_from(rows, who) if session.serves(who) else session.fallback.score_from(rows, who)
 
     def _run(self, jobs: Sequence[Job], limit: int | None = None) -> Iterator[Answer]:
         """Send the jobs and yield (key, server, answer) in the order they finish, calling ``poll`` while waiting."""
