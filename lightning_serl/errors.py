@@ -66,14 +66,14 @@ def short(name: str) -> str:
     return repr(name if len(name) <= 100 else f"...{name[-97:]}")
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean NAME?`` for the known name that a wrong one is near to or the beginning of; empty if none is.
 
     Upper and lower case are alike.
     """
     typed, by_lower = name.lower(), {one.lower(): one for one in known}
     near = [one for one in by_lower if len(typed) > 2 and one.startswith(typed)]
-    near = near or difflib.get_close_matches(typed, by_lower, n=1, cutoff=cutoff)
+    near = near or difflib.get_close_matches(typed, by_lower, n=1)
     return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
@@ -163,7 +163,7 @@ def check_range(
 
 
 def check_target(option: str, path: Path) -> None:
-    """Refuse a file that could not be written once the work is done."""
+    """Refuse a file that could not be written once the work is done, with an InputError that names the option."""
     shown = short(str(path))
     if path.is_dir():
         raise InputError(f"{option} {shown} is a folder; name a file in it")

@@ -117,11 +117,11 @@ def _arm(folder: Path, method: str, seed: int, control: bool) -> Arm:
         record.get("tokens"),
         summary.get("seconds", facts.get("seconds")),
         tuple(record.get("health", ())),
-        _rate(folder / "metrics.jsonl") if summary else None,
+        _learning_rate(folder / "metrics.jsonl") if summary else None,
     )
 
 
-def _rate(metrics: Path) -> float | None:
+def _learning_rate(metrics: Path) -> float | None:
     """The largest learning rate of a run that has ended."""
     return max((row["learning_rate"] for row in _rows(metrics) if "learning_rate" in row), default=None)
 

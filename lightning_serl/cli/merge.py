@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NoReturn
 
 from lightning_serl.callbacks.publishing.model_card import merged_card
 from lightning_serl.cli.run_folder import CommandState
-from lightning_serl.errors import InputError, SeRLError, reason, short
+from lightning_serl.errors import InputError, SeRLError, did_you_mean, reason, short
 from lightning_serl.policy.merging import adapter_directory, base_of, merge_adapter, stored_card
 
 _HELP = """usage: lightning-serl merge RUN_OR_EXPORT --out DIR [--base MODEL] [--dtype DTYPE] [--quantize nf4]
@@ -71,11 +70,8 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
     for word in arguments:
         name = word.partition("=")[0]
         if name.startswith("--") and name not in _OPTIONS:
-            near = difflib.get_close_matches(name, _OPTIONS, n=1)
-            raise InputError(
-                f"merge has no option {name[:60]}; "
-                + (f"did you mean {near[0]}?" if near else f"give {', '.join(_OPTIONS)}")
-            )
+            advice = did_you_mean(name, _OPTIONS) or f"; give {', '.join(_OPTIONS)}"
+            raise InputError(f"merge has no option {name[:60]}{advice}")
     return parser.parse_args(list(arguments))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_serl.cli import run_folder
-from lightning_serl.errors import InputError, check_target, short
+from lightning_serl.errors import InputError, check_target, did_you_mean, short
 from lightning_serl.report import PAGE, write_report
 from lightning_serl.report.folder import run_folders
 from lightning_serl.report.page import MARK
@@ -51,9 +50,8 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], str | None]:
             if not out or (not equals and out.startswith("--")):
                 raise InputError("report: --out needs a file, as in --out report.html")
         elif word.startswith("-"):
-            near = difflib.get_close_matches(name, _OPTIONS, n=1)
-            advice = f"did you mean {near[0]}?" if near else "its only option is --out FILE"
-            raise InputError(f"report: there is no option {short(name)}; {advice}")
+            advice = did_you_mean(name, _OPTIONS) or "; its only option is --out FILE"
+            raise InputError(f"report: there is no option {short(name)}{advice}")
         else:
             given.append(word)
     if not given:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lightning_serl.errors import InputError, reason, short
+from lightning_serl.errors import InputError, did_you_mean, reason, short
 from lightning_serl.policy.finite import check_finite
 from lightning_serl.policy.parts import beside_text, experts, read_by_kernels, routers
 
@@ -100,11 +99,8 @@ def _check_peft_option(name: str, value: Any) -> None:
         raise InputError(f"{where} is an option of model.lora: set model.lora.{_OURS[name]} instead")
     known = {n for n, f in LoraConfig.__dataclass_fields__.items() if f.init} - _FIXED
     if name not in known:
-        near = difflib.get_close_matches(str(name), sorted(known), n=1)
-        raise InputError(
-            f"model.lora.peft has no option {short(str(name))}"
-            + (f"; did you mean {near[0]}?" if near else "; see peft.LoraConfig for its options")
-        )
+        advice = did_you_mean(str(name), sorted(known)) or "; see peft.LoraConfig for its options"
+        raise InputError(f"model.lora.peft has no option {short(str(name))}{advice}")
     default = getattr(LoraConfig(), name)
     for kind, expected in ((bool, "true or false"), (dict, "a mapping")):
         if isinstance(default, kind) and not isinstance(value, kind) and name != "init_lora_weights":
